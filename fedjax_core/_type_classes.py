@@ -1,0 +1,714 @@
+"""The type classes, and the two ways to write a type: as a pytree of specs and as text."""
+
+import dataclasses
+import enum
+import functools
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+
+from fedjax_core import _type_containers, _type_dtypes, _type_notation
+
+
+class Placement(enum.Enum):
+    """Where a federated value lives: at the `SERVER`, or one value at each of the `CLIENTS`."""
+
+    SERVER = "SERVER"
+    CLIENTS = "CLIENTS"
+
+    def __str__(self) -> str:
+        return self.value
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+SERVER = Placement.SERVER
+CLIENTS = Placement.CLIENTS
+
+
+class TypeNotAssignableError(TypeError):
+    """A value of one type was given where another type is required."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Difference:
+    """The first part of two types that keeps one from being assigned to the other."""
+
+    path: str
+    target: "Type"
+    source: "Type"
+    reason: str
+
+
+class Type:
+    """The base of all types; immutable, equal and hashed by notation.
+
+    Types are leaves of a pytree, never nodes, so a pytree of types is a description of a value.
+    """
+
+    kind = "type"
+
+    @property
+    def fedjax_type(self) -> "Type":
+        """The type itself, so that in `type_of` a type stands for a value of it."""
+        return self
+
+    @functools.cached_property
+    def _notation(self) -> str:
+        return self._render(None)
+
+    def _render(self, indent: int | None) -> str:
+        raise NotImplementedError
+
+    def _parts(self) -> tuple["Type", ...]:
+        return ()
+
+    def _difference(self, source: Any, path: str) -> _Difference | None:
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _kinds(self) -> frozenset[str]:
+        return frozenset({self.kind}).union(*(part._kinds for part in self._parts()))
+
+    def __str__(self) -> str:
+        return self._notation
+
+    def __repr__(self) -> str:
+        return f"parse_type({self._notation!r})"
+
+    def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, Type):
+            return NotImplemented
+        return self is other or self._notation == other._notation
+
+    def __hash__(self) -> int:
+        return hash(self._notation)
+
+    def __copy__(self) -> "Type":
+        return self
+
+    def __deepcopy__(self, memo: dict) -> "Type":
+        return self
+
+    def formatted(self) -> str:
+        """The notation for people: one struct element per line, indented by two spaces.
+
+        Example:
+          >>> print(parse_type("<w=float32[3],b=float32>@SERVER").formatted())
+          <
+            w=float32[3],
+            b=float32
+          >@SERVER
+        """
+        return self._render(0)
+
+    def is_assignable_from(self, source: "Type") -> bool:
+        """Whether a value of type `source` may be given where this type is required.
+
+        Tensors: the same dtype, and every dimension of the target `?` or equal (`[...]` takes
+        any shape). Structs: position by position, the source's name absent or equal. Sequences
+        and federated members: elementwise; a target that is all-equal needs such a source.
+        Functions: contravariant parameter, covariant result.
+
+        Raises:
+          TypeError: `source` is not a Type.
+
+        Example:
+          >>> parse_type("int32[?]").is_assignable_from(parse_type("int32[3]"))
+          True
+          >>> parse_type("<int32>").is_assignable_from(parse_type("<a=int32>"))
+          False
+        """
+        _require_type(source, "is_assignable_from")
+        return self == source or _is_assignable(self, source)
+
+    def is_equivalent_to(self, other: "Type") -> bool:
+        """Whether each of the two types is assignable from the other.
+
+        Raises:
+          TypeError: `other` is not a Type.
+
+        Example:
+          >>> parse_type("float32@CLIENTS").is_equivalent_to(parse_type("{float32}@CLIENTS"))
+          False
+        """
+        _require_type(other, "is_equivalent_to")
+        return self == other or (_is_assignable(self, other) and _is_assignable(other, self))
+
+    def check_assignable_from(self, source: "Type") -> None:
+        """Raises unless a value of type `source` may be given where this type is required.
+
+        Raises:
+          TypeNotAssignableError: it may not; the message prints both types and points at the
+            first part that differs.
+          TypeError: `source` is not a Type.
+
+        Example:
+          >>> parse_type("<x=int32,y=int32[2]>").check_assignable_from(parse_type("<x=int32,y=int32[3]>"))
+          Traceback (most recent call last):
+            ...
+          fedjax_core._type_classes.TypeNotAssignableError: cannot assign a value of type
+            <x=int32,y=int32[3]>
+          to the type
+            <x=int32,y=int32[2]>
+          The first difference is at y: expected int32[2], got int32[3] (dimension 0 is 3, not 2).
+        """
+        _require_type(source, "check_assignable_from")
+        difference = None if self == source else _difference(self, source, "")
+        if difference is None:
+            return
+        where = f"at {difference.path}: " if difference.path else "the whole type: "
+        raise TypeNotAssignableError(
+            f"cannot assign a value of type\n  {source}\nto the type\n  {self}\n"
+            f"The first difference is {where}expected {difference.target}, got {difference.source} "
+            f"({difference.reason})."
+        )
+
+
+def _require_type(source: Any, method: str) -> None:
+    if not isinstance(source, Type):
+        raise TypeError(
+            f"`{method}` compares types, got {source!r} of type {type(source).__name__}; "
+            f"use type_of(value) for a value and parse_type(text) for a notation"
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_assignable(target: Type, source: Type) -> bool:
+    return _difference(target, source, "") is None
+
+
+def _difference(target: Type, source: Type, path: str) -> _Difference | None:
+    if target == source:
+        return None
+    if target.kind != source.kind:
+        return _Difference(path, target, source, _kind_reason(target, source))
+    return target._difference(source, path)
+
+
+def _kind_reason(target: Type, source: Type) -> str:
+    reason = f"a {source.kind} type is not a {target.kind} type"
+    if target.kind == "federated" and source.kind == "struct" and "federated" in source._kinds:
+        return f"{reason}; federated_zip makes one federated value of a struct of them"
+    if target.kind == "federated":
+        return f"{reason}; federated_value(value, {target.placement}) places a value"
+    if source.kind == "federated":
+        return f"{reason}; work on the members with federated_map(fn, value)"
+    return reason
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TensorType(Type):
+    """An array: a dtype and a shape.
+
+    Attributes:
+      dtype: a NumPy dtype, or the dtype of a JAX key (`key<fry>`). The constructor takes a
+        dtype, a scalar type or a dtype's name.
+      shape: a tuple whose entries are sizes, None where a size is not known, or None where the
+        rank is not known.
+
+    Raises:
+      TypeError: `dtype` stands for no dtype of JAX, or `shape` is not a sequence of integers.
+      ValueError: a dimension is negative.
+
+    Example:
+      >>> str(TensorType("float32", (None, 784))), str(TensorType("int32")), str(TensorType("bool", None))
+      ('float32[?,784]', 'int32', 'bool[...]')
+    """
+
+    dtype: Any
+    shape: tuple[int | None, ...] | None = ()
+
+    kind = "tensor"
+
+    def __post_init__(self):
+        object.__setattr__(self, "dtype", _type_dtypes.as_dtype(self.dtype))
+        object.__setattr__(self, "shape", None if self.shape is None else _as_shape(self.shape))
+
+    def _render(self, indent: int | None) -> str:
+        if self.shape is None:
+            return f"{self.dtype}[...]"
+        dims = ",".join("?" if dim is None else str(dim) for dim in self.shape)
+        return f"{self.dtype}[{dims}]" if dims else str(self.dtype)
+
+    def _difference(self, source: "TensorType", path: str) -> _Difference | None:
+        reason = None
+        if self.dtype != source.dtype:
+            reason = _dtype_reason(self.dtype, source.dtype)
+        elif self.shape is None:
+            return None
+        elif source.shape is None:
+            reason = "a value of unknown rank may have any shape"
+        elif len(self.shape) != len(source.shape):
+            reason = f"it has {len(source.shape)} dimensions, not {len(self.shape)}"
+        else:
+            for axis, (wanted, found) in enumerate(zip(self.shape, source.shape, strict=True)):
+                if wanted is not None and wanted != found:
+                    found = "unknown" if found is None else found
+                    reason = f"dimension {axis} is {found}, not {wanted}"
+                    break
+        return reason and _Difference(path, self, source, reason)
+
+
+def _dtype_reason(target: Any, source: Any) -> str:
+    reason = f"its dtype is {source}, not {target}, and nothing is converted by itself"
+    if _type_dtypes.is_key(target):
+        return f"{reason}; keys come from jax.random.key(seed)"
+    if _type_dtypes.canonical(target) != target:
+        return f"{reason}; {target} needs jax.config.update('jax_enable_x64', True)"
+    if _type_dtypes.is_key(source):
+        return reason
+    return f"{reason}; convert the value: jnp.asarray(value, '{target}')"
+
+
+def _as_shape(shape: Any) -> tuple[int | None, ...]:
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise TypeError(f"a tensor's shape is a tuple of sizes, got {shape!r}; write ({shape!r},) or None")
+    return tuple(None if dim is None else _as_dim(dim, shape) for dim in shape)
+
+
+def _as_dim(dim: Any, shape: Any) -> int:
+    try:
+        if isinstance(dim, bool):
+            raise TypeError
+        size = operator.index(dim)
+    except TypeError:
+        raise TypeError(
+            f"a dimension is an integer, or None if it is not known, got {dim!r} in the shape {shape!r}"
+        ) from None
+    if size < 0:
+        raise ValueError(f"a dimension is not negative, got {dim} in the shape {shape!r}; None is unknown")
+    return size
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class StructType(Type):
+    """A struct: any registered pytree, its elements in the order in which JAX flattens it.
+
+    Elements are selected by name or position, `t["w"]`, `t[0]`, `t.w` (where no method of the
+    type has that name), and `len(t)` counts them.
+
+    Attributes:
+      elements: pairs `(name, type)`; the name is None for an element that has a position only.
+        The constructor takes pairs, bare types, or a dict; whatever `to_type` takes is a type.
+      container: the one-level `PyTreeDef` that makes a value of its children. A struct that is
+        built without one is a dict (an `OrderedDict` where its names are not sorted), or a
+        tuple if an element has no name, or if there is none.
+
+    Raises:
+      ValueError: two elements have the same name, or `container` has another number of children.
+      TypeError: an element is no type, or a name no string.
+
+    Example:
+      >>> batch = StructType([("x", "float32[?,784]"), ("y", "int32[?]")])
+      >>> str(batch), str(batch.y), batch.names
+      ('<x=float32[?,784],y=int32[?]>', 'int32[?]', ('x', 'y'))
+      >>> batch.pack([1.0, 2])
+      {'x': 1.0, 'y': 2}
+    """
+
+    elements: tuple[tuple[str | None, Type], ...]
+    container: Any = None
+
+    kind = "struct"
+
+    def __post_init__(self):
+        elements, container = self.elements, self.container
+        if isinstance(elements, Mapping):
+            names, children, found = _type_containers.flatten(elements)
+            elements, container = list(zip(names, children, strict=True)), container or found
+        elif isinstance(elements, str) or not isinstance(elements, Iterable):
+            raise TypeError(
+                f"a struct's elements are pairs (name, type), got {elements!r}; "
+                f"write StructType([('x', 'float32'), ('y', 'int32')])"
+            )
+        elements = tuple(_as_element(element) for element in elements)
+        _check_names([name for name, _ in elements])
+        if container is None:
+            container = _type_containers.default_container(tuple(name for name, _ in elements))
+        elif container.num_leaves != len(elements):
+            raise ValueError(f"the container {container} has {container.num_leaves} children, not {len(elements)}")
+        object.__setattr__(self, "elements", elements)
+        object.__setattr__(self, "container", container)
+
+    @functools.cached_property
+    def names(self) -> tuple[str | None, ...]:
+        """The elements' names, None for an element that has a position only."""
+        return tuple(name for name, _ in self.elements)
+
+    @functools.cached_property
+    def children(self) -> tuple[Type, ...]:
+        """The elements' types."""
+        return tuple(child for _, child in self.elements)
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Type]:
+        return {name: child for name, child in self.elements if name is not None}
+
+    def __len__(self) -> int:
+        return len(self.elements)
+
+    def __iter__(self):
+        return iter(self.children)
+
+    def __contains__(self, name: Any) -> bool:
+        return name in self._by_name
+
+    def __getitem__(self, key: str | int) -> Type:
+        if isinstance(key, str):
+            if key not in self._by_name:
+                raise KeyError(f"{self} has no element {key!r}, only {list(self._by_name)}")
+            return self._by_name[key]
+        return self.children[key]
+
+    def __getattr__(self, name: str) -> Type:
+        if name.startswith("__") or "elements" not in self.__dict__ or name not in self._by_name:
+            names = list(self._by_name) if "elements" in self.__dict__ else []
+            raise AttributeError(f"a struct type with the elements {names} has no {name!r}")
+        return self._by_name[name]
+
+    def pack(self, children: Iterable[Any]) -> Any:
+        """The Python value that holds `children`, one for each element, in this type's container.
+
+        Raises:
+          ValueError: not as many children as elements.
+
+        Example:
+          >>> type_ = to_type({"a": "int32", "b": "int32"})
+          >>> type_.pack([1, 2])
+          {'a': 1, 'b': 2}
+        """
+        children = list(children)
+        if len(children) != len(self.elements):
+            raise ValueError(f"{self} has {len(self.elements)} elements, got {len(children)} children to pack")
+        return self.container.unflatten(children)
+
+    def unpack(self, value: Any) -> list[Any]:
+        """The children of `value`, one for each element, whatever its container.
+
+        Names are compared as in assignability: position by position, a child of `value` has the
+        element's name or none.
+
+        Raises:
+          TypeError: `value` is no struct of these names.
+
+        Example:
+          >>> to_type({"a": "int32", "b": "int32"}).unpack((1, 2))
+          [1, 2]
+        """
+        children, container = _type_containers.flatten_unnamed(value)
+        if container != self.container:
+            self._check_names_of(value)
+        return children
+
+    def _check_names_of(self, value: Any) -> None:
+        names, children, container = _type_containers.flatten(value)
+        if len(children) == 1 and children[0] is value:
+            raise TypeError(f"a value of type {self} is a struct, got {value!r} of type {type(value).__name__}")
+        reason = _names_reason(self.names, names)
+        if reason:
+            raise TypeError(
+                f"a value of type {self} has the elements {_listed(self.names)}, got a "
+                f"{_type_containers.describe(container)} with {_listed(names)}: {reason}"
+            )
+
+    def _parts(self) -> tuple[Type, ...]:
+        return self.children
+
+    def _render(self, indent: int | None) -> str:
+        deeper = None if indent is None else indent + 1
+        parts = [
+            ("" if name is None else f"{_type_notation.name_text(name)}=") + child._render(deeper)
+            for name, child in self.elements
+        ]
+        if indent is None or not parts:
+            return f"<{','.join(parts)}>"
+        inner = "\n" + "  " * (indent + 1)
+        return "<" + inner + f",{inner}".join(parts) + "\n" + "  " * indent + ">"
+
+    def _difference(self, source: "StructType", path: str) -> _Difference | None:
+        reason = _names_reason(self.names, source.names)
+        if reason:
+            return _Difference(path, self, source, reason)
+        for position, ((name, child), other) in enumerate(zip(self.elements, source.children, strict=True)):
+            difference = _difference(child, other, _type_containers.join(path, name, position))
+            if difference:
+                return difference
+        return None
+
+
+def _as_element(element: Any) -> tuple[str | None, Type]:
+    name = None
+    if isinstance(element, tuple) and len(element) == 2 and not isinstance(element[0], Type):
+        name, element = element
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"an element's name is a string, or None, got {name!r}; write {str(name)!r}")
+    return name, _part(element, "a struct's element")
+
+
+def _check_names(names: list[str | None]) -> None:
+    named = [name for name in names if name is not None]
+    if len(set(named)) < len(named):
+        repeated = sorted({name for name in named if named.count(name) > 1})
+        raise ValueError(f"the names of a struct's elements differ, got {repeated} more than once in {named}")
+
+
+def _listed(names: Iterable[str | None]) -> str:
+    return "(" + ", ".join("_" if name is None else name for name in names) + ")"
+
+
+def _names_reason(wanted: tuple[str | None, ...], found: tuple[str | None, ...]) -> str | None:
+    """Why a struct of the names `found` does not fit one of the names `wanted`, or None."""
+    if wanted == found:
+        return None
+    if len(wanted) != len(found):
+        reason = f"it has {len(found)} elements, not {len(wanted)}"
+        missing = [name for name in wanted if name is not None and name not in found]
+        surplus = [name for name in found if name is not None and name not in wanted]
+        reason += f"; missing {missing}" if missing and None not in found else ""
+        return reason + (f"; not expected {surplus}" if surplus and None not in wanted else "")
+    for position, (name, other) in enumerate(zip(wanted, found, strict=True)):
+        if other is not None and other != name:
+            if None not in found and sorted(map(str, wanted)) == sorted(found):
+                return (
+                    "the same names in another order; a dict's fields come in sorted order, "
+                    "a collections.OrderedDict or a NamedTuple keeps any"
+                )
+            expected = "not named" if name is None else f"named {name!r}"
+            return f"element {position} is named {other!r}, but must be {expected}; a tuple has no names"
+    return None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SequenceType(Type):
+    """A sequence, such as one client's batches: any number of elements of one type.
+
+    Raises:
+      ValueError: a federated value, a function or a sequence inside.
+      TypeError: `element` is no type.
+
+    Example:
+      >>> str(SequenceType(to_type({"x": "float32[?,784]", "y": "int32[?]"})))
+      '<x=float32[?,784],y=int32[?]>*'
+    """
+
+    element: Type
+
+    kind = "sequence"
+
+    def __post_init__(self):
+        object.__setattr__(self, "element", _part(self.element, "a sequence's element"))
+        _refuse(self.element, ("federated", "function", "sequence"), "a sequence")
+
+    def _parts(self) -> tuple[Type, ...]:
+        return (self.element,)
+
+    def _render(self, indent: int | None) -> str:
+        return f"{self.element._render(indent)}*"
+
+    def _difference(self, source: "SequenceType", path: str) -> _Difference | None:
+        return _difference(self.element, source.element, path)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FunctionType(Type):
+    """A function; its parameter is None if it takes nothing.
+
+    Raises:
+      TypeError: the parameter or the result is no type.
+
+    Example:
+      >>> str(FunctionType(None, "int32")), str(FunctionType("int32", "float32"))
+      ('( -> int32)', '(int32 -> float32)')
+    """
+
+    parameter: Type | None
+    result: Type
+
+    kind = "function"
+
+    def __post_init__(self):
+        if self.parameter is not None:
+            object.__setattr__(self, "parameter", _part(self.parameter, "a function's parameter"))
+        object.__setattr__(self, "result", _part(self.result, "a function's result"))
+
+    def _parts(self) -> tuple[Type, ...]:
+        return (self.result,) if self.parameter is None else (self.parameter, self.result)
+
+    def _render(self, indent: int | None) -> str:
+        parameter = "" if self.parameter is None else self.parameter._render(indent)
+        return f"({parameter} -> {self.result._render(indent)})"
+
+    def _difference(self, source: "FunctionType", path: str) -> _Difference | None:
+        if (self.parameter is None) != (source.parameter is None):
+            takes = "takes nothing" if source.parameter is None else "takes a parameter"
+            return _Difference(path, self, source, f"it {takes}")
+        if self.parameter is not None:
+            difference = _difference(source.parameter, self.parameter, _type_containers.join(path, "parameter", 0))
+            if difference:
+                reason = f"{difference.reason}; a parameter must take all that the target's takes"
+                return _Difference(difference.path, difference.source, difference.target, reason)
+        return _difference(self.result, source.result, _type_containers.join(path, "result", 1))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FederatedType(Type):
+    """A value at a placement: one at the server, or one at each client.
+
+    Attributes:
+      member: the type of the value at one place.
+      placement: `SERVER` or `CLIENTS`.
+      all_equal: whether the value is the same at all places; None gives the placement's
+        default, true at the server and false at the clients.
+
+    Raises:
+      ValueError: a federated value or a function inside.
+      TypeError: the member is no type, the placement no Placement, or `all_equal` no bool.
+
+    Example:
+      >>> str(FederatedType("float32", SERVER)), str(FederatedType("float32", CLIENTS))
+      ('float32@SERVER', '{float32}@CLIENTS')
+    """
+
+    member: Type
+    placement: Placement
+    all_equal: bool | None = None
+
+    kind = "federated"
+
+    def __post_init__(self):
+        object.__setattr__(self, "member", _part(self.member, "a federated value's member"))
+        if not isinstance(self.placement, Placement):
+            raise TypeError(f"a placement is SERVER or CLIENTS, got {self.placement!r}; import it from fedjax_core")
+        if self.all_equal is None:
+            object.__setattr__(self, "all_equal", self.placement is SERVER)
+        elif not isinstance(self.all_equal, bool):
+            raise TypeError(f"`all_equal` is True, False or None, got {self.all_equal!r}")
+        _refuse(self.member, ("federated", "function"), "a federated value")
+
+    def _parts(self) -> tuple[Type, ...]:
+        return (self.member,)
+
+    def _render(self, indent: int | None) -> str:
+        member = self.member._render(indent)
+        return f"{member}@{self.placement}" if self.all_equal else f"{{{member}}}@{self.placement}"
+
+    def _difference(self, source: "FederatedType", path: str) -> _Difference | None:
+        if self.placement is not source.placement:
+            repair = "federated_broadcast" if self.placement is CLIENTS else "federated_sum or federated_mean"
+            reason = f"it lives at {source.placement}, not at {self.placement}; {repair} brings it there"
+            return _Difference(path, self, source, reason)
+        if self.all_equal and not source.all_equal:
+            reason = "its value may differ from place to place, and one value for all is required"
+            return _Difference(path, self, source, reason)
+        return _difference(self.member, source.member, path)
+
+
+def _part(spec: Any, role: str) -> Type:
+    if isinstance(spec, Type):
+        return spec
+    if spec is None:
+        raise TypeError(f"{role} is a type, got None; the type of an empty struct is parse_type('<>')")
+    return to_type(spec)
+
+
+def _refuse(part: Type, kinds: tuple[str, ...], whole: str) -> None:
+    found = [kind for kind in kinds if kind in part._kinds]
+    if found:
+        repair = "; federated_zip makes one federated value of a struct of them" if "federated" in found else ""
+        raise ValueError(f"{whole} cannot contain a {found[0]} type, got {part}{repair}")
+
+
+def parse_type(text: str) -> Type:
+    """The type whose notation is `text`, compact or formatted.
+
+    `parse_type(str(t))` prints the same as `t`. The Python containers are not in the notation:
+    structs come back in the default container (see `StructType`).
+
+    Raises:
+      TypeError: `text` is not a string.
+      ValueError: it is not well formed, or writes an ill-formed type.
+
+    Example:
+      >>> parse_type("(<w=float32[3]>@SERVER -> {float32}@CLIENTS)").result.placement
+      CLIENTS
+      >>> str(parse_type('<"a-b"=key<fry>,n=int32[...]>'))
+      '<"a-b"=key<fry>,n=int32[...]>'
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a notation is a string, got {text!r}; use to_type for other descriptions of a type")
+    return _build(_type_notation.read(text))
+
+
+def _build(node: tuple) -> Type:
+    match node:
+        case ("tensor", dtype, shape):
+            return TensorType(dtype, shape)
+        case ("struct", elements):
+            return StructType([(name, _build(child)) for name, child in elements])
+        case ("sequence", element):
+            return SequenceType(_build(element))
+        case ("function", parameter, result):
+            return FunctionType(None if parameter is None else _build(parameter), _build(result))
+        case ("federated", member, placement, all_equal):
+            return FederatedType(_build(member), Placement(placement), all_equal)
+
+
+def to_type(spec: Any) -> Type:
+    """The type that a description stands for.
+
+    Args:
+      spec: a Type, a notation (`"float32[?,784]"`), a dtype or scalar type, a
+        `jax.ShapeDtypeStruct`, or any pytree of these, which is a struct with that container.
+
+    Raises:
+      TypeError: a leaf of `spec` is none of these.
+      ValueError: a notation is not well formed.
+
+    Example:
+      >>> str(to_type({"x": "float32[?,784]", "y": int, "z": ("bool", "int8@SERVER")}))
+      '<x=float32[?,784],y=int32,z=<bool,int8@SERVER>>'
+    """
+    return of_tree(spec, _spec_leaf)
+
+
+def _spec_leaf(spec: Any) -> Type:
+    if isinstance(spec, Type):
+        return spec
+    if isinstance(spec, str):
+        return parse_type(spec)
+    if _type_dtypes.is_dtype_like(spec):
+        return TensorType(spec)
+    if isinstance(spec, jax.ShapeDtypeStruct):
+        return abstract_tensor(spec)
+    raise TypeError(
+        f"a type is a Type, a notation, a dtype, a jax.ShapeDtypeStruct or a pytree of these, got {spec!r} "
+        f"of type {type(spec).__name__}; use type_of(value) for the type of a value"
+    )
+
+
+def abstract_tensor(value: Any) -> TensorType:
+    """The type of anything with a shape and a dtype; sizes that are symbols are not known."""
+    shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+    return TensorType(_type_dtypes.canonical(value.dtype), shape)
+
+
+def of_tree(tree: Any, leaf_type: Callable[[Any], Type], path: str = "") -> Type:
+    """The type of a pytree: a struct for every node, `leaf_type(leaf)` for every leaf."""
+    if isinstance(tree, Type):
+        return tree
+    names, children, container = _type_containers.flatten(tree)
+    if len(children) == 1 and children[0] is tree:
+        try:
+            return leaf_type(tree)
+        except (TypeError, ValueError) as error:
+            if not path:
+                raise
+            raise type(error)(f"at {path}: {error}") from None
+    elements = []
+    for position, (name, child) in enumerate(zip(names, children, strict=True)):
+        elements.append((name, of_tree(child, leaf_type, _type_containers.join(path, name, position))))
+    return StructType(elements, container)

@@ -1,0 +1,286 @@
+"""Arithmetic, norms and casts on pytrees of arrays, and one key for each leaf.
+
+All functions can be traced by JAX. A leaf is an array or a number; where a function says so,
+JAX's typed keys are leaves too. Two trees have the same structure and leaves of the same shapes.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """The sum `a + b`, leaf by leaf, in the dtypes that JAX's promotion gives.
+
+    Args:
+      a: a pytree of arrays.
+      b: a pytree of the same structure and shapes.
+
+    Raises:
+      ValueError: the structures differ.
+
+    Example:
+      >>> print(add({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, 4.0])})["w"])
+      [4. 6.]
+    """
+    return _map("add", jnp.add, a, b)
+
+
+def subtract(a: Tree, b: Tree) -> Tree:
+    """The difference `a - b`, leaf by leaf, in the dtypes that JAX's promotion gives.
+
+    Args:
+      a: a pytree of arrays.
+      b: a pytree of the same structure and shapes.
+
+    Raises:
+      ValueError: the structures differ.
+
+    Example:
+      >>> print(subtract({"w": jnp.array([3.0, 4.0])}, {"w": jnp.array([1.0, 2.0])})["w"])
+      [2. 2.]
+    """
+    return _map("subtract", jnp.subtract, a, b)
+
+
+def scale(tree: Tree, factor: jax.typing.ArrayLike) -> Tree:
+    """The product `factor * tree`; each leaf keeps its dtype, integers are rounded toward zero.
+
+    Args:
+      tree: a pytree of arrays.
+      factor: a scalar, the same for all leaves.
+
+    Raises:
+      ValueError: `factor` is not a scalar.
+
+    Example:
+      >>> print(scale({"w": jnp.array([1.0, 2.0], "bfloat16")}, 0.5)["w"])
+      [0.5 1]
+    """
+    _check_scalar("scale(tree, factor)", factor)
+    return jax.tree.map(lambda leaf: jnp.multiply(leaf, factor).astype(jnp.result_type(leaf)), tree)
+
+
+def divide(tree: Tree, denominator: jax.typing.ArrayLike) -> Tree:
+    """The quotient `tree / denominator`: floats keep their dtype, integers become floats.
+
+    Zero by zero is NaN, as everywhere in JAX.
+
+    Args:
+      tree: a pytree of arrays.
+      denominator: a scalar, the same for all leaves.
+
+    Raises:
+      ValueError: `denominator` is not a scalar.
+
+    Example:
+      >>> print(divide({"n": jnp.array([1, 2]), "w": jnp.array([1.0, 2.0])}, 4))
+      {'n': Array([0.25, 0.5 ], dtype=float32), 'w': Array([0.25, 0.5 ], dtype=float32)}
+    """
+    _check_scalar("divide(tree, denominator)", denominator)
+
+    def quotient(leaf):
+        dtype = jnp.result_type(leaf)
+        result = jnp.divide(leaf, denominator)
+        return result.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else result
+
+    return jax.tree.map(quotient, tree)
+
+
+def zeros_like(tree: Tree) -> Tree:
+    """Zeros of the shapes and dtypes of `tree`, whose leaves may be `jax.ShapeDtypeStruct`.
+
+    Example:
+      >>> print(zeros_like({"w": jnp.ones(2), "n": 3}))
+      {'n': Array(0, dtype=int32), 'w': Array([0., 0.], dtype=float32)}
+    """
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=_dtype(leaf)), tree)
+
+
+def where(condition: jax.typing.ArrayLike, a: Tree, b: Tree) -> Tree:
+    """`a` where `condition` is true, else `b`: one choice for all leaves, which may be keys.
+
+    Both are computed. A NaN in the gradient of the one not taken is not stopped.
+
+    Args:
+      condition: bool `[]`.
+      a: a pytree of arrays or keys.
+      b: a pytree of the same structure and shapes.
+
+    Raises:
+      ValueError: `condition` is not a scalar, or the structures differ.
+
+    Example:
+      >>> print(where(True, {"w": jnp.ones(2)}, {"w": jnp.zeros(2)})["w"])
+      [1. 1.]
+    """
+    _check_scalar("where(condition, a, b)", condition)
+    return _map("where", lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def squared_norm(tree: Tree) -> jax.Array:
+    r"""The sum of squares :math:`\sum_i |x_i|^2` over all entries of all leaves.
+
+    Returns:
+      float32 `[]`, summed in float32 whatever the leaves' dtypes; 0 for an empty tree. Its
+      gradient at zero is zero: prefer it to `norm(tree) ** 2`.
+
+    Example:
+      >>> print(squared_norm({"w": jnp.array([3, 4])}))
+      25.0
+    """
+    return sum((_sum_of_squares(leaf) for leaf in jax.tree.leaves(tree)), jnp.zeros((), jnp.float32))
+
+
+def norm(tree: Tree) -> jax.Array:
+    r"""The L2 norm :math:`\sqrt{\sum_i |x_i|^2}` of all entries of all leaves together.
+
+    Returns:
+      float32 `[]`; 0 for an empty tree. Its gradient at zero is zero, not NaN.
+
+    Example:
+      >>> print(norm({"w": jnp.array([3.0]), "b": jnp.array(4.0)}))
+      5.0
+    """
+    total = squared_norm(tree)
+    is_zero = total == 0
+    return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, total)))
+
+
+def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree) -> Tree:
+    r"""`tree` scaled down to a norm of at most `max_norm`: :math:`x \min(1, c / \|x\|)`.
+
+    The tree comes second, so that `functools.partial(clip_by_norm, max_norm)` is a clip.
+
+    Args:
+      max_norm: a positive scalar.
+      tree: a pytree of arrays; each leaf keeps its dtype. One NaN makes it all NaN.
+
+    Raises:
+      ValueError: `max_norm` is a number that is not positive, or not a scalar.
+
+    Example:
+      >>> print(clip_by_norm(1.0, {"w": jnp.array([3.0, 4.0])})["w"])
+      [0.6 0.8]
+    """
+    _check_scalar("clip_by_norm(max_norm, tree)", max_norm)
+    if isinstance(max_norm, int | float) and not max_norm > 0:
+        raise ValueError(f"`clip_by_norm(max_norm, tree)` needs a positive norm, got {max_norm}")
+    return scale(tree, max_norm / jnp.maximum(norm(tree), max_norm))
+
+
+def is_finite(tree: Tree) -> jax.Array:
+    """Whether no entry of any leaf is NaN or infinite.
+
+    Returns:
+      bool `[]`; integers and keys count as finite, and so does an empty tree.
+
+    Example:
+      >>> print(is_finite({"w": jnp.array([1.0, jnp.nan])}), is_finite({"n": 3}))
+      False True
+    """
+    inexact = [leaf for leaf in jax.tree.leaves(tree) if _is(leaf, jnp.inexact)]
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in inexact]).all() if inexact else jnp.array(True)
+
+
+def cast(tree: Tree, dtype: Any) -> Tree:
+    """`tree` with its real floating-point leaves converted to `dtype`; other leaves stay as they are.
+
+    Args:
+      tree: a pytree of arrays or keys.
+      dtype: a floating-point dtype.
+
+    Raises:
+      TypeError: `dtype` is not a floating-point dtype.
+
+    Example:
+      >>> print({k: v.dtype.name for k, v in cast({"w": jnp.ones(2), "n": jnp.array(3)}, "bfloat16").items()})
+      {'n': 'int32', 'w': 'bfloat16'}
+    """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"`cast(tree, dtype)` converts floats to floats, got {dtype!r}; "
+            f"for others write jax.tree.map(lambda x: x.astype(dtype), tree)"
+        )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if _is(leaf, jnp.floating) else leaf, tree)
+
+
+def split_key(key: jax.Array, tree: Tree) -> Tree:
+    """One independent key for each leaf: `key` folded with the leaf's number.
+
+    Args:
+      key: a typed key `[]`, consumed by this call.
+      tree: any pytree; only its structure counts.
+
+    Returns:
+      A tree of `tree`'s structure whose leaves are keys.
+
+    Raises:
+      TypeError: `key` is not a typed key.
+
+    Example:
+      >>> keys = split_key(jax.random.key(0), {"w": 0, "b": 0})
+      >>> print(jax.random.uniform(keys["w"]) == jax.random.uniform(keys["b"]))
+      False
+    """
+    if not _is(key, jax.dtypes.prng_key):
+        raise TypeError(f"`split_key(key, tree)` takes a typed key, got {key!r}; write jax.random.key(seed)")
+    structure = jax.tree.structure(tree)
+    return structure.unflatten([jax.random.fold_in(key, i) for i in range(structure.num_leaves)])
+
+
+def size(tree: Tree) -> int:
+    """The number of scalars in all leaves (arrays, keys or `jax.ShapeDtypeStruct`).
+
+    Example:
+      >>> size({"w": jnp.ones((2, 3)), "b": 1.0})
+      7
+    """
+    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def num_bytes(tree: Tree) -> int:
+    """The bytes that the leaves hold (arrays, keys or `jax.ShapeDtypeStruct`).
+
+    Example:
+      >>> num_bytes({"w": jnp.ones((2, 3)), "b": jnp.ones(2, "bfloat16")})
+      28
+    """
+    return sum(math.prod(jnp.shape(leaf)) * _dtype(leaf).itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _map(name: str, fn: Callable[[Any, Any], Any], a: Tree, b: Tree) -> Tree:
+    structure, other = jax.tree.structure(a), jax.tree.structure(b)
+    if structure != other:
+        raise ValueError(
+            f"`{name}` takes two trees of the same structure, got\n  {structure}\nand\n  {other}\n"
+            f"use jax.tree.map(lambda leaf: ..., tree) to bring one into the other's form"
+        )
+    return jax.tree.map(fn, a, b)
+
+
+def _check_scalar(call: str, value: Any) -> None:
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"`{call}` takes one scalar for all leaves, got the shape {jnp.shape(value)}; "
+            f"for a factor per leaf write jax.tree.map(jnp.multiply, tree, factors)"
+        )
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+
+
+def _is(leaf: Any, kind: Any) -> bool:
+    return jnp.issubdtype(_dtype(leaf), kind)
+
+
+def _sum_of_squares(leaf: Any) -> jax.Array:
+    if _is(leaf, jnp.complexfloating):
+        return _sum_of_squares(jnp.real(leaf)) + _sum_of_squares(jnp.imag(leaf))
+    return jnp.sum(jnp.square(jnp.asarray(leaf, jnp.float32)))

@@ -1,0 +1,51 @@
+"""Types of federated values: placements, the type classes, their notation, assignability.
+
+A type says what a value is and, if it is federated, where it lives. `str(t)` is its compact
+notation and `parse_type` reads it back; two types are equal if their notations are. Any
+registered pytree is a struct: its type keeps the Python container, so that a value comes back
+as what it was, and the notation hides it.
+
+Example:
+  >>> from fedjax_core.types import at_clients, parse_type
+  >>> weights = at_clients({"w": "float32[784,10]", "b": "float32[10]"})
+  >>> str(weights)
+  '{<b=float32[10],w=float32[784,10]>}@CLIENTS'
+  >>> parse_type("<float32[?],int32>").is_assignable_from(parse_type("<float32[3],int32>"))
+  True
+"""
+
+from fedjax_core._type_classes import (
+    CLIENTS,
+    SERVER,
+    FederatedType,
+    FunctionType,
+    Placement,
+    SequenceType,
+    StructType,
+    TensorType,
+    Type,
+    TypeNotAssignableError,
+    parse_type,
+    to_type,
+)
+from fedjax_core._type_values import at_clients, at_server, leaves, tree_of_types, type_of
+
+__all__ = [
+    "CLIENTS",
+    "SERVER",
+    "FederatedType",
+    "FunctionType",
+    "Placement",
+    "SequenceType",
+    "StructType",
+    "TensorType",
+    "Type",
+    "TypeNotAssignableError",
+    "at_clients",
+    "at_server",
+    "leaves",
+    "parse_type",
+    "to_type",
+    "tree_of_types",
+    "type_of",
+]
