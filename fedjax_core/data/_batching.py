@@ -1,0 +1,182 @@
+"""How a client's examples become batches."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core.data import _hashing, _sources
+from fedjax_core.engine import _cohort
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """Epochs, shuffling and batch size, in the order in which they are applied.
+
+    The examples of a client are repeated `num_epochs` times, the repeated stream is shuffled, and
+    the shuffled stream is cut into batches. So batches cross epochs and only the last one may
+    be partial, as with `dataset.repeat(num_epochs).shuffle(buffer_size).batch(batch_size)` of tf.data.
+
+    Attributes:
+      batch_size: number of examples in a batch, at least 1.
+      num_epochs: how often every example occurs, at least 1.
+      shuffle: whether the stream is shuffled; the cohort then needs a key.
+      buffer_size: None shuffles the whole stream uniformly. A number shuffles within a window: the
+        i-th example (from 0) comes from the first `i + buffer_size` of the stream. A window as
+        long as the stream is uniform again.
+      drop_remainder: whether a partial last batch is left out.
+
+    Raises:
+      TypeError: a size that is no integer, a switch that is no bool.
+      ValueError: a size below 1, or a `buffer_size` without `shuffle`.
+
+    Example:
+      >>> Batching(batch_size=20, num_epochs=10, shuffle=True)
+      Batching(batch_size=20, num_epochs=10, shuffle=True, buffer_size=None, drop_remainder=False)
+      >>> Batching(batch_size=-1)
+      Traceback (most recent call last):
+      ValueError: Batching(batch_size=...) must be at least 1, got -1; for example Batching(batch_size=20)
+    """
+
+    batch_size: int
+    num_epochs: int = 1
+    shuffle: bool = False
+    buffer_size: int | None = None
+    drop_remainder: bool = False
+
+    def __post_init__(self):
+        self._check_size("batch_size", 20)
+        self._check_size("num_epochs", 1)
+        self._check_switch("shuffle")
+        self._check_switch("drop_remainder")
+        if self.buffer_size is not None:
+            self._check_size("buffer_size", 100)
+            if not self.shuffle:
+                raise ValueError(
+                    f"Batching(buffer_size={self.buffer_size}) is the window of a shuffle, got shuffle=False; use "
+                    f"Batching(batch_size={self.batch_size}, shuffle=True, buffer_size={self.buffer_size})"
+                )
+
+    def _check_size(self, name: str, example: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"Batching({name}=...) must be an integer, got {value!r}; {_repaired(name, example)}")
+        if value < 1:
+            raise ValueError(f"Batching({name}=...) must be at least 1, got {value}; {_repaired(name, example)}")
+        object.__setattr__(self, name, int(value))
+
+    def _check_switch(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"Batching({name}=...) must be True or False, got {value!r}; {_repaired(name, True)}")
+        object.__setattr__(self, name, bool(value))
+
+    def num_steps(self, num_examples: np.ndarray) -> np.ndarray:
+        """The number of batches that clients of these sizes take, int64."""
+        stream = np.asarray(num_examples, np.int64) * self.num_epochs
+        return stream // self.batch_size if self.drop_remainder else -(-stream // self.batch_size)
+
+
+def _repaired(name: str, value) -> str:
+    batch_size = "" if name == "batch_size" else "batch_size=20, "
+    return f"for example Batching({batch_size}{name}={value})"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClientBatches:
+    """The batches of the clients of a cohort: the `ClientSequences` of `engine`.
+
+    Attributes:
+      source: where the examples lie.
+      clients: int64 `[C]`, the source's number of each client of the cohort.
+      digests: uint64 `[C]`, `client_digests` of the ids, from which all randomness of a client comes.
+      batching: how examples become batches.
+      seed: uint64 `[1]` from the key, or None without shuffling.
+    """
+
+    source: _sources.ExampleSource
+    clients: np.ndarray
+    digests: np.ndarray
+    batching: Batching
+    seed: np.ndarray | None
+
+    @functools.cached_property
+    def element_type(self) -> types.Type:
+        return batch_type(self.source.element)
+
+    @property
+    def batch_size(self) -> int:
+        return self.batching.batch_size
+
+    @functools.cached_property
+    def num_examples(self) -> np.ndarray:
+        return self.source.sizes[self.clients]
+
+    @functools.cached_property
+    def num_steps(self) -> np.ndarray:
+        return self.batching.num_steps(self.num_examples)
+
+    @functools.cached_property
+    def _seeds(self) -> np.ndarray:
+        return _hashing.fold(self.seed, _cohort.identities(self.digests))
+
+    def batch_rows(self, clients: np.ndarray) -> np.ndarray:
+        sizes, batch_size = self.num_examples[clients], self.batch_size
+        lengths = sizes * self.batching.num_epochs
+        positions = _sources.ranges(np.zeros_like(lengths), lengths)
+        stream = positions
+        if self.seed is not None:
+            stream = shuffled(positions, lengths, self._seeds[clients], self.batching.buffer_size)
+        rows = stream if self.batching.num_epochs == 1 else stream % np.repeat(sizes, lengths)
+        slots = self.num_steps[clients] * batch_size
+        result = np.full((slots.sum() // batch_size, batch_size), -1, np.int32)
+        slot = positions + np.repeat(np.cumsum(slots) - slots, lengths)
+        if self.batching.drop_remainder:
+            kept = positions < np.repeat(slots, lengths)
+            rows, slot = rows[kept], slot[kept]
+        result.reshape(-1)[slot] = rows
+        return result
+
+    def read(self, clients: np.ndarray, out: Any) -> None:
+        self.source.read(self.clients[clients], out)
+
+
+def batch_type(element: Any) -> types.Type:
+    """The type of any number of examples, such as `<x=float32[?,784],y=int32[?]>`."""
+    return types.type_of(jax.tree.map(lambda e: types.TensorType(e.dtype, (None, *e.shape)), element))
+
+
+def shuffled(positions: np.ndarray, lengths: np.ndarray, seeds: np.ndarray, buffer_size: int | None) -> np.ndarray:
+    """Permutes the stream of every client on its own.
+
+    Args:
+      positions: int64 `[sum(lengths)]`: `arange(length)` of one client after another.
+      lengths: int64 `[C]`.
+      seeds: uint64 `[C]`; the permutation of a client is a function of its seed and length alone.
+      buffer_size: the window, or None for the whole stream.
+
+    Returns:
+      int64 `[sum(lengths)]`: the positions of each client's stream in the order of their tags. With a window
+      of b the tag of position p is uniform in [p, p + b): at most i elements come before the i-th, so that
+      it is one of the first i + b.
+    """
+    tag = _hashing.tags(np.repeat(seeds, lengths), positions)
+    if buffer_size is not None:
+        start = np.where(np.repeat(lengths <= buffer_size, lengths), 0, positions)
+        tag = (start + buffer_size * _hashing.uniform(tag)).view(np.uint64)  # floats >= 0 sort like their bits
+    return positions[_grouped_argsort(tag, lengths)]
+
+
+def _grouped_argsort(tag: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """`np.lexsort((tag, client))`, several times faster: the client takes the place of the lowest bits."""
+    client = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
+    bits = np.uint64(len(lengths).bit_length())
+    packed = (client << (np.uint64(64) - bits)) | (tag >> bits)
+    order = np.argsort(packed, kind="stable")
+    ordered = packed[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        return np.lexsort((tag, client))
+    return order

@@ -1,0 +1,151 @@
+"""What one client holds: checked, canonical arrays with one row an example.
+
+Examples are a dict of arrays (any pytree of arrays will do) that share their first dimension.
+A list counts as an array, not as a container.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def flatten(examples: Any) -> tuple[list, Any]:
+    """The fields of `examples` and their structure."""
+    return jax.tree.flatten(examples, is_leaf=_is_list)
+
+
+def field_names(examples: Any) -> list[str]:
+    """The path of every field, such as `x` or `image.pixels`."""
+    paths = jax.tree_util.tree_flatten_with_path(examples, is_leaf=_is_list)[0]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+
+
+def _is_list(value) -> bool:
+    return isinstance(value, list)
+
+
+def field_of(name: str) -> str:
+    """How an error names a field."""
+    return f"field {name!r}" if name else "the array"
+
+
+def owner_of(client_id) -> str:
+    """How an error names a client."""
+    return f"client {client_id!r}"
+
+
+def canonical(value: Any, where: str, owner: Callable[[int], str] | None = None) -> np.ndarray:
+    """The array that JAX would make of a field, on the host: 64-bit types narrow unless x64 is on.
+
+    Args:
+      value: an array or nested list of numbers with at least one dimension.
+      where: what an error calls it.
+      owner: row -> what an error calls the client that holds it, if `where` does not say.
+
+    Raises:
+      TypeError: it does not hold numbers or booleans.
+      ValueError: it has no rows, its rows differ in shape, or an integer does not fit.
+    """
+    array = _numeric(value, where)
+    if not array.ndim:
+        raise ValueError(f"{where} must have one row an example, got a scalar; wrap it: np.array([{value!r}])")
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if dtype == array.dtype:
+        return array
+    if array.dtype.kind in "iu" and array.size:
+        row = _first_unfit(array, np.iinfo(dtype))
+        if row is not None:
+            whose = f" of {owner(row)}" if owner else ""
+            raise ValueError(
+                f"{where}{whose} holds {_extreme(array[row])} in row {row}, which does not fit {dtype} (JAX runs "
+                "without 64-bit types); renumber it, split it in two fields, or "
+                'jax.config.update("jax_enable_x64", True)'
+            )
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
+
+
+def _numeric(value, where) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{where} must be an array, got rows of different shapes; pad them first") from error
+    is_number = jax.dtypes.issubdtype(array.dtype, np.number) and array.dtype.char not in "gG"
+    if not is_number and array.dtype != np.bool_:
+        raise TypeError(
+            f"{where} must hold numbers or booleans of a type that JAX has, got dtype {array.dtype}; encode it first, "
+            "for instance np.unique(values, return_inverse=True)[1]"
+        )
+    return array
+
+
+def _first_unfit(array: np.ndarray, limits: np.iinfo) -> int | None:
+    if array.min() >= limits.min and array.max() <= limits.max:
+        return None
+    unfit = (array < limits.min) | (array > limits.max)
+    return int(np.argwhere(unfit)[0][0])
+
+
+def _extreme(row: np.ndarray) -> int:
+    row = np.ravel(row)
+    return int(max(row.min(), row.max(), key=lambda v: abs(int(v))))
+
+
+def check_same_rows(leaves: Sequence[np.ndarray], names: Sequence[str], owner: str) -> None:
+    """Raises ValueError unless all fields have the same number of rows."""
+    for leaf, name in zip(leaves, names):
+        if len(leaf) != len(leaves[0]):
+            raise ValueError(
+                f"{owner}: {field_of(name)} has {len(leaf)} rows and {field_of(names[0])} has {len(leaves[0])}; "
+                "every field needs one row an example"
+            )
+
+
+def check_fields(examples: Any, expected: Any, owner: str, reference: str) -> list:
+    """The fields of `examples`, which must be structured like `expected`.
+
+    Args:
+      examples: fields of one client.
+      expected: a pytree of the fields that `reference` has.
+      owner: what an error calls the client.
+      reference: what an error calls the one it is compared with.
+
+    Raises:
+      ValueError: a field is missing or in excess, or the containers differ.
+    """
+    leaves, treedef = flatten(examples)
+    if treedef == jax.tree.structure(expected):
+        return leaves
+    names, wanted = field_names(examples), field_names(expected)
+    if missing := [n for n in wanted if n not in names]:
+        raise ValueError(f"{owner} has no field {missing[0]!r}, which {reference} has; its fields are {names}")
+    if excess := [n for n in names if n not in wanted]:
+        raise ValueError(f"{owner} has a field {excess[0]!r}, which {reference} has not; its fields are {wanted}")
+    raise ValueError(f"{owner} has other containers than {reference}: {treedef}, {jax.tree.structure(expected)}")
+
+
+def check_like(leaf: np.ndarray, expected: Any, where: str, reference: str) -> None:
+    """Raises unless a field's rows have the expected dtype and shape.
+
+    Args:
+      leaf: `[rows, ...]`.
+      expected: anything with the `dtype` and the `shape` of one row.
+      where: what an error calls the field.
+      reference: what an error calls the one it is compared with.
+
+    Raises:
+      TypeError: the dtypes differ.
+      ValueError: the shapes of a row differ.
+    """
+    if leaf.dtype != expected.dtype:
+        raise TypeError(
+            f"{where} is {leaf.dtype}, but {expected.dtype} in {reference}; "
+            f'convert it: np.asarray(values, "{expected.dtype}")'
+        )
+    if leaf.shape[1:] != tuple(expected.shape):
+        raise ValueError(
+            f"{where} has examples of shape {leaf.shape[1:]}, but {tuple(expected.shape)} in {reference}; "
+            "bring them to one shape first"
+        )

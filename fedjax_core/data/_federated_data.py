@@ -1,0 +1,300 @@
+"""A population of clients and their examples."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core.data import _batching, _examples, _grouping, _hashing, _ids, _sources
+from fedjax_core.engine import _cohort
+
+
+class FederatedData(Mapping):
+    """The examples of many clients, a mapping from client id to a dict of arrays.
+
+    In memory the examples of all clients are rows of the same arrays. `subset` and the splits share
+    these rows, `map` is applied when a client is read. Nothing is changed in place, so that several
+    threads may use the same data.
+
+    Arrays are what JAX would make of them: `float64` becomes `float32` and `int64` `int32` unless
+    `jax_enable_x64` is on.
+
+    Args:
+      ids: the clients' ids, strings or integers that differ from one another.
+      source: their examples, numbered in the order of `ids`. `from_clients` and `from_arrays` make one
+        from arrays; any object with the four members of `ExampleSource` will do.
+
+    Example:
+      >>> data = FederatedData.from_clients({
+      ...     "ada": {"x": np.zeros((3, 2)), "y": [0, 1, 1]},
+      ...     "bob": {"x": np.ones((1, 2)), "y": [0]},
+      ... })
+      >>> data
+      FederatedData(2 clients with 4 examples of <x=float32[?,2],y=int32[?]>)
+      >>> data.client_ids, data.sizes, data["ada"]["y"]
+      (('ada', 'bob'), array([3, 1]), array([0, 1, 1], dtype=int32))
+    """
+
+    def __init__(self, ids: Iterable, source: _sources.ExampleSource):
+        self._ids = ids if isinstance(ids, _ids.ClientIds) else _ids.ClientIds(ids)
+        self._source = source
+        if len(self._ids) != len(source.sizes):
+            raise ValueError(f"FederatedData needs one id a client, got {len(self._ids)} for {len(source.sizes)}")
+
+    @classmethod
+    def from_clients(cls, clients: Mapping | Sequence) -> "FederatedData":
+        """Builds the data from what each client holds.
+
+        Args:
+          clients: a dict from client id to examples, or a list of examples, whose ids are then 0, 1, ...
+            Examples are a dict of arrays (or any pytree of arrays) that share their first dimension; a
+            client may have none (arrays of length 0).
+
+        Raises:
+          ValueError: there is no client, or a client's fields disagree in length, or its fields or
+            their shapes are not those of the first client.
+          TypeError: a field does not hold numbers, or another dtype than the first client's.
+
+        Example:
+          >>> FederatedData.from_clients([{"x": np.zeros((5, 2))}, {"x": np.zeros((0, 2))}]).sizes
+          array([5, 0])
+          >>> FederatedData.from_clients({"a": {"x": [1.0], "y": [1, 2]}})
+          Traceback (most recent call last):
+          ValueError: client 'a': field 'y' has 2 rows and field 'x' has 1; every field needs one row an example
+        """
+        if isinstance(clients, Mapping):
+            ids, examples = _ids.ClientIds(clients), list(clients.values())
+        elif isinstance(clients, list | tuple):
+            ids, examples = _ids.ClientIds(range(len(clients))), clients
+        else:
+            raise TypeError(
+                "from_clients takes a dict from client id to examples or a list of examples, got "
+                f"{type(clients).__name__}; for arrays of all clients' rows use from_arrays(arrays, client_ids)"
+            )
+        return cls(ids, _grouping.joined(ids.ids, examples))
+
+    @classmethod
+    def from_arrays(cls, arrays: Any, client_ids: Sequence | np.ndarray) -> "FederatedData":
+        """Builds the data from the rows of all clients, each labelled with its client.
+
+        Args:
+          arrays: a dict (or any pytree) of arrays `[rows, ...]`. Arrays that are in order already are not copied.
+          client_ids: `[rows]`, the id of the client that holds the row, in any order. Clients come in
+            the order in which they first appear, and the rows of a client keep their order.
+
+        Raises:
+          ValueError: the fields or `client_ids` differ in length, or an integer does not fit.
+          TypeError: a field does not hold numbers, or an id is neither a string nor an integer.
+
+        Example:
+          >>> data = FederatedData.from_arrays({"x": [10, 11, 12]}, ["bob", "ada", "bob"])
+          >>> data.client_ids, data["bob"]["x"]
+          (('bob', 'ada'), array([10, 12], dtype=int32))
+        """
+        ids, owners = _grouping.numbered(client_ids)
+        ids = _ids.ClientIds(ids)
+        return cls(ids, _grouping.grouped(arrays, owners, ids.ids))
+
+    @property
+    def client_ids(self) -> tuple:
+        """The clients' ids, strings and Python integers, in order."""
+        return self._ids.ids
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The number of examples of each client, int64 `[len(self)]`; loads nothing."""
+        return self._source.sizes
+
+    @property
+    def element_type(self) -> types.Type:
+        """The type of one client's examples, such as `<x=float32[?,784],y=int32[?]>`."""
+        return _batching.batch_type(self._source.element)
+
+    def __getitem__(self, client_id: str | int) -> Any:
+        """The examples of one client: a dict of arrays `[size, ...]`, not to be written to.
+
+        Raises:
+          UnknownClientError: there is no such client; a ValueError and a KeyError.
+        """
+        return self._source.examples(int(self._ids.find([client_id])[0]))
+
+    def __contains__(self, client_id) -> bool:
+        try:
+            return _ids.normalized([client_id])[0] in self._ids.position
+        except TypeError:
+            return False
+
+    def __iter__(self) -> Iterator:
+        return iter(self.client_ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"FederatedData({len(self)} clients with {self.sizes.sum()} examples of {self.element_type})"
+
+    def map(self, fn: Callable[[Any], Any]) -> "FederatedData":
+        """Preprocesses each client when it is read.
+
+        `fn` is called once now, on the first client that has examples, to learn what comes out, and
+        then whenever a client is read.
+
+        Args:
+          fn: the examples of one client (a dict of arrays) -> a dict of arrays with as many rows.
+            Fields, dtypes and the shape of an example may change. It must not depend on
+            anything but its argument. It may be called from several threads.
+
+        Raises:
+          ValueError: `fn` changed the number of rows, now or when the client is read.
+
+        Example:
+          >>> data = FederatedData.from_clients({"ada": {"pixels": np.full((2, 4), 255, np.uint8)}})
+          >>> data.map(lambda e: {"x": e["pixels"] / 255}).element_type
+          parse_type('<x=float32[?,4]>')
+        """
+        if not len(self):
+            raise ValueError("map needs at least one client to learn what fn returns; map before taking a subset")
+
+        def owner(client: int) -> str:
+            return _examples.owner_of(self.client_ids[client])
+
+        client = int(np.argmax(self.sizes > 0))
+        examples = self._source.examples(client)
+        result = _sources.mapped_examples(fn, examples, int(self.sizes[client]), f"map: {owner(client)}")
+        element = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), result)
+        return FederatedData(self._ids, _sources.Mapped(self._source, fn, element, owner))
+
+    def subset(self, client_ids: Iterable) -> "FederatedData":
+        """The data of some clients, in the given order.
+
+        Raises:
+          UnknownClientError: there is no such client.
+          ValueError: a client occurs twice.
+
+        Example:
+          >>> data = FederatedData.from_clients([{"x": [1.0]}, {"x": [2.0]}, {"x": [3.0]}])
+          >>> data.subset([2, 0]).client_ids
+          (2, 0)
+        """
+        return self._chosen(self._ids.find(client_ids))
+
+    def _chosen(self, clients: np.ndarray) -> "FederatedData":
+        ids = _ids.ClientIds(self.client_ids[i] for i in clients.tolist())
+        sizes = self.sizes[clients]
+        return FederatedData(ids, _sources.part(self._source, clients, np.zeros_like(sizes), sizes))
+
+    def split_clients(self, fraction: float, key: jax.Array) -> tuple["FederatedData", "FederatedData"]:
+        """Splits the population in two, for instance to train on some clients and to test on others.
+
+        Which clients are chosen depends on the key and the ids, not on their order.
+
+        Args:
+          fraction: share of the clients in the first part, from 0 to 1; the number is rounded, halves up.
+          key: draws the clients.
+
+        Returns:
+          The chosen clients and the others, both in this data's order.
+
+        Raises:
+          ValueError: `fraction` is not from 0 to 1.
+
+        Example:
+          >>> data = FederatedData.from_clients([{"x": [float(i)]} for i in range(10)])
+          >>> train, test = data.split_clients(0.8, jax.random.key(0))
+          >>> len(train), len(test)
+          (8, 2)
+        """
+        tag = _hashing.fold(_hashing.seed(key, "split_clients"), self._ids.digests)
+        count = _share("split_clients", fraction, np.asarray(len(self)))
+        chosen = np.zeros(len(self), bool)
+        chosen[np.argsort(tag, kind="stable")[:count]] = True
+        return self._chosen(np.flatnonzero(chosen)), self._chosen(np.flatnonzero(~chosen))
+
+    def split_examples(self, fraction: float, key: jax.Array | None = None) -> tuple["FederatedData", "FederatedData"]:
+        """Splits the examples of every client in two.
+
+        Args:
+          fraction: share of each client's examples in the first part, from 0 to 1; the number is rounded, halves up.
+          key: draws the examples of the first part; None takes the client's first ones, which splits by
+            time where examples are in the order of time.
+
+        Returns:
+          Two data sets with the same clients. Examples keep their order. A client may have none left in one of them.
+
+        Raises:
+          ValueError: `fraction` is not from 0 to 1.
+
+        Example:
+          >>> data = FederatedData.from_clients({"ada": {"x": [1, 2, 3, 4, 5]}, "bob": {"x": [6]}})
+          >>> train, test = data.split_examples(0.8)
+          >>> train["ada"]["x"], test["ada"]["x"], test.sizes
+          (array([1, 2, 3, 4], dtype=int32), array([5], dtype=int32), array([1, 0]))
+        """
+        count = _share("split_examples", fraction, self.sizes)
+        order = None if key is None else self._random_order(key, count)
+        everyone = np.arange(len(self))
+        whole = self._source if order is None else self._reordered(order)
+        first = _sources.part(whole, everyone, np.zeros_like(count), count)
+        second = _sources.part(whole, everyone, count, self.sizes - count)
+        return FederatedData(self._ids, first), FederatedData(self._ids, second)
+
+    def _random_order(self, key: jax.Array, count: np.ndarray) -> np.ndarray:
+        """Puts `count` random examples of each client first and keeps the order within both parts."""
+        positions = _sources.ranges(np.zeros_like(self.sizes), self.sizes)
+        seeds = _hashing.fold(_hashing.seed(key, "split_examples"), self._ids.digests)
+        shuffled = _batching.shuffled(positions, self.sizes, seeds, None)
+        offsets = np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
+        second = np.empty(len(positions), bool)
+        second[offsets + shuffled] = positions >= np.repeat(count, self.sizes)
+        return np.lexsort((second, offsets)) - offsets
+
+    def _reordered(self, order: np.ndarray) -> _sources.ExampleSource:
+        everyone = np.arange(len(self))
+        return _sources.part(self._source, everyone, np.zeros_like(everyone), self.sizes, order)
+
+    def cohort(
+        self, client_ids: Iterable, batching: _batching.Batching, key: jax.Array | None = None
+    ) -> _cohort.Cohort:
+        """The clients of one round, to be given to a computation. Reads nothing yet.
+
+        Args:
+          client_ids: who takes part; a client may occur more than once and is then shuffled
+            independently each time.
+          batching: how each client's examples become batches.
+          key: draws the shuffling: a function of the key and the client, not of its place in the cohort.
+
+        Raises:
+          UnknownClientError: there is no such client; a ValueError and a KeyError.
+          ValueError: `batching` shuffles and there is no key.
+
+        Example:
+          >>> from fedjax_core.data import Batching
+          >>> data = FederatedData.from_clients({"ada": {"x": [1.0, 2.0]}, "bob": {"x": [3.0]}})
+          >>> data.cohort(["bob", "ada"], Batching(batch_size=20, shuffle=True), jax.random.key(0))
+          Cohort(2 clients of <x=float32[?]>*)
+        """
+        if not isinstance(batching, _batching.Batching):
+            raise TypeError(f"cohort needs a Batching, got {batching!r}; use Batching(batch_size=20)")
+        if batching.shuffle and key is None:
+            raise ValueError(
+                f"{batching} shuffles and needs a key, got none; use "
+                "data.cohort(client_ids, batching, key=jax.random.key(0)), with another key every round"
+            )
+        clients = self._ids.find(client_ids)
+        seed = _hashing.seed(key, "cohort") if batching.shuffle else None
+        digests = self._ids.digests[clients]
+        batches = _batching.ClientBatches(self._source, clients, digests, batching, seed)
+        ids = tuple(map(self.client_ids.__getitem__, clients.tolist()))
+        return _cohort.Cohort(ids, batches, clients.astype(np.int32), digests)
+
+
+def _share(name: str, fraction: float, count: np.ndarray) -> np.ndarray:
+    number = isinstance(fraction, int | float | np.floating) and not isinstance(fraction, bool)
+    if not number or not 0 <= fraction <= 1:
+        raise ValueError(f"{name}(fraction=...) must be a number from 0 to 1, got {fraction!r}; use fraction=0.8")
+    return np.floor(count * float(fraction) + 0.5).astype(np.int64)

@@ -1,0 +1,96 @@
+"""From loose arrays to the rows of all clients, one client after another."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_core.data import _examples, _ids, _sources
+
+
+def joined(ids: tuple, clients: Sequence) -> _sources.Flat:
+    """Joins the examples of the clients `ids`, all of which must look like the first one's."""
+    if not clients:
+        raise ValueError(
+            "from_clients needs at least one client, since their examples tell the type; for a client without "
+            "examples give arrays of length 0: {'ada': {'x': np.zeros((0, 784), np.float32)}}"
+        )
+    reference = _examples.owner_of(ids[0])
+    names, expected = _examples.field_names(clients[0]), None
+    columns = [[] for _ in names]
+    for client_id, examples in zip(ids, clients):
+        owner = _examples.owner_of(client_id)
+        leaves = _fields(examples, expected, owner, reference)
+        for number, (value, name) in enumerate(zip(leaves, names)):
+            leaves[number] = _examples.canonical(value, f"{owner}: {_examples.field_of(name)}")
+        if expected is None:
+            expected = jax.tree.unflatten(_examples.flatten(examples)[1], [_row(leaf) for leaf in leaves])
+            rows = jax.tree.leaves(expected)
+        _examples.check_same_rows(leaves, names, owner)
+        for leaf, row, name, column in zip(leaves, rows, names, columns):
+            _examples.check_like(leaf, row, f"{owner}: {_examples.field_of(name)}", reference)
+            column.append(leaf)
+    sizes = np.fromiter(map(len, columns[0]), np.int64, len(ids))
+    arrays = jax.tree.unflatten(jax.tree.structure(expected), [np.concatenate(column) for column in columns])
+    return _sources.Flat(arrays, np.cumsum(sizes) - sizes, sizes)
+
+
+def _fields(examples: Any, expected: Any, owner: str, reference: str) -> list:
+    if expected is not None:
+        return _examples.check_fields(examples, expected, owner, reference)
+    leaves = _examples.flatten(examples)[0]
+    if not leaves:
+        raise ValueError(f"{owner} has no fields, got {examples!r}; give a dict of arrays: {{'x': ..., 'y': ...}}")
+    return leaves
+
+
+def _row(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+
+def numbered(client_ids: Sequence | np.ndarray) -> tuple[tuple, np.ndarray]:
+    """The distinct ids in the order of their first appearance, and each row's place among them, int64."""
+    if isinstance(client_ids, np.ndarray) and client_ids.dtype.kind in "iuU" and client_ids.ndim == 1:
+        values, first, inverse = np.unique(client_ids, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        return tuple(values[order].tolist()), rank[inverse]
+    ids = _ids.normalized(client_ids)
+    places = {}
+    owners = np.fromiter((places.setdefault(i, len(places)) for i in ids), np.int64, len(ids))
+    return tuple(places), owners
+
+
+def grouped(arrays: Any, owners: np.ndarray, ids: tuple) -> _sources.Flat:
+    """Groups rows by client.
+
+    Args:
+      arrays: a pytree of arrays `[rows, ...]`.
+      owners: int64 `[rows]`, places in `ids`.
+      ids: all clients; one may own nothing.
+    """
+    leaves, treedef = _examples.flatten(arrays)
+    names = _examples.field_names(arrays)
+    if not leaves:
+        raise ValueError(f"from_arrays needs at least one field, got {arrays!r}; give {{'x': ..., 'y': ...}}")
+    for leaf, name in zip(leaves, names):
+        if len(np.shape(leaf)) and len(leaf) != len(owners):
+            raise ValueError(
+                f"from_arrays: {_examples.field_of(name)} has {len(leaf)} rows and there are {len(owners)} client "
+                "ids; every field needs one row an example, and every row one client id"
+            )
+
+    def owner(row: int) -> str:
+        return _examples.owner_of(ids[owners[row]])
+
+    leaves = [
+        _examples.canonical(leaf, f"from_arrays: {_examples.field_of(name)}", owner)
+        for leaf, name in zip(leaves, names)
+    ]
+    if (owners[1:] < owners[:-1]).any():
+        order = np.argsort(owners, kind="stable")
+        leaves = [np.take(leaf, order, axis=0) for leaf in leaves]
+    sizes = np.bincount(owners, minlength=len(ids)).astype(np.int64)
+    return _sources.Flat(jax.tree.unflatten(treedef, leaves), np.cumsum(sizes) - sizes, sizes)

@@ -1,0 +1,61 @@
+"""Randomness of the host: numbers that are a pure function of a key and of what they are drawn for."""
+
+import jax
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the increment of splitmix64
+
+
+def mix(z: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64 (Steele et al. 2014), a bijection of uint64."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def seed(key: jax.Array, purpose: str) -> np.ndarray:
+    """Condenses a typed key and what it is used for into one uint64, `[1]`.
+
+    Args:
+      key: a scalar `jax.random.key`, not traced.
+      purpose: the function that draws, for the error and to keep draws for different purposes apart.
+
+    Raises:
+      TypeError: `key` is anything else.
+    """
+    is_key = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not is_key or isinstance(key, jax.core.Tracer) or key.shape:
+        raise TypeError(
+            f"{purpose} draws on the host and needs one typed key with a known value, got {_described(key)}; "
+            "pass key=jax.random.key(0)"
+        )
+    words = np.asarray(jax.random.key_data(key)).astype(np.uint64)
+    return fold(np.zeros(1, np.uint64), *words, *purpose.encode())
+
+
+def _described(key) -> str:
+    if isinstance(key, jax.Array):
+        return f"{'a traced ' if isinstance(key, jax.core.Tracer) else ''}{key.dtype}{list(key.shape)}"
+    return repr(key)
+
+
+def fold(state: np.ndarray, *numbers: int | np.ndarray) -> np.ndarray:
+    """Folds integers (or uint64 arrays that broadcast with `state`) into a uint64 state, one by one."""
+    for number in numbers:
+        state = mix((state ^ np.asarray(number, np.uint64)) + _GOLDEN)
+    return state
+
+
+def tags(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The `positions`-th outputs of the splitmix64 streams that start at `seeds`, uint64."""
+    return mix(seeds + (positions.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+
+
+def uniform(tag: np.ndarray) -> np.ndarray:
+    """Maps uint64 tags to float64 in [0, 1)."""
+    return (tag >> np.uint64(11)) * 2.0**-53
+
+
+def generator(key: jax.Array, purpose: str) -> np.random.Generator:
+    """A NumPy generator for draws that hashing does not give, such as Dirichlet's."""
+    return np.random.Generator(np.random.Philox(int(seed(key, purpose)[0])))

@@ -1,0 +1,273 @@
+"""Ways to deal the rows of a central data set to clients.
+
+A partitioner is a function `(arrays, num_clients, key) -> client_ids`. It is given a dict of arrays
+`[rows, ...]` (64-bit types narrowed as JAX does), the number of clients and a key, and says for each
+row which client gets it: an integer below `num_clients`. With `num_clients=None` it chooses the
+clients itself, by any ids.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from fedjax_core.data import _examples, _federated_data, _grouping, _hashing, _ids
+
+Partitioner = Callable[[Mapping, int | None, jax.Array | None], np.ndarray]
+
+
+def partition(
+    arrays: Mapping, num_clients: int | None, partitioner: Partitioner, key: jax.Array | None = None
+) -> _federated_data.FederatedData:
+    """Deals the rows of a central data set to clients; every row goes to exactly one.
+
+    Args:
+      arrays: dict of arrays `[rows, ...]`. A column of strings that is the same as the client ids is dropped.
+      num_clients: how many clients, with the ids 0, 1, ..., `num_clients - 1`; None where the partitioner
+        chooses them (`by_column`).
+      partitioner: `iid()`, `dirichlet(alpha)`, `shards(k)`, `by_column(name)`, or one's own function.
+      key: for partitioners that draw.
+
+    Returns:
+      The clients' data. The rows of a client keep their order.
+
+    Raises:
+      ValueError: `num_clients` is not positive, or the partitioner's answer does not fit.
+
+    Example:
+      >>> arrays = {"x": np.zeros((100, 4)), "y": np.arange(100) % 10}
+      >>> partition(arrays, 5, iid(), jax.random.key(0)).sizes
+      array([20, 20, 20, 20, 20])
+    """
+    if num_clients is not None:
+        _check_positive("partition(num_clients=...)", num_clients)
+    arrays = _checked(arrays)
+    owners = np.asarray(partitioner(arrays, num_clients, key))
+    if num_clients is None:
+        kept = {name: column for name, column in arrays.items() if not _names_clients(column, owners)}
+        return _federated_data.FederatedData.from_arrays(kept, owners)
+    if owners.dtype.kind not in "iu" or (owners.size and not 0 <= owners.min() <= owners.max() < num_clients):
+        raise ValueError(
+            f"a partitioner must give every row an integer from 0 to {num_clients - 1}, got "
+            f"{owners.dtype} from {owners.min()} to {owners.max()}; for other ids use partition(arrays, None, ...)"
+        )
+    ids = _ids.ClientIds(range(num_clients))
+    return _federated_data.FederatedData(ids, _grouping.grouped(arrays, owners.astype(np.int64), ids.ids))
+
+
+def _checked(arrays: Mapping) -> dict:
+    if not isinstance(arrays, Mapping) or not arrays:
+        raise TypeError(f"partition takes a dict of arrays, got {arrays!r}; name the fields: {{'x': ..., 'y': ...}}")
+    leaves, treedef = _examples.flatten(dict(arrays))
+    names = _examples.field_names(dict(arrays))
+    for number, (leaf, name) in enumerate(zip(leaves, names)):
+        where = f"partition: {_examples.field_of(name)}"
+        leaves[number] = np.asarray(leaf) if _is_text(leaf) else _examples.canonical(leaf, where)
+    _examples.check_same_rows(leaves, names, "partition")
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def _is_text(leaf) -> bool:
+    if isinstance(leaf, list):
+        return bool(leaf) and isinstance(leaf[0], str)
+    return isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OU"
+
+
+def _names_clients(column, owners: np.ndarray) -> bool:
+    return _is_text(column) and np.array_equal(column, owners)
+
+
+def iid() -> Partitioner:
+    """Deals the rows at random; sizes differ by at most one, no client is empty.
+
+    Raises:
+      ValueError: when it is applied to fewer rows than clients.
+
+    Example:
+      >>> partition({"x": np.arange(7)}, 3, iid(), jax.random.key(0)).sizes
+      array([3, 2, 2])
+    """
+
+    def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:
+        num_rows = _num_rows("iid()", arrays, num_clients)
+        owners = np.empty(num_rows, np.int64)
+        owners[_hashing.generator(key, "iid").permutation(num_rows)] = np.arange(num_rows) % num_clients
+        return owners
+
+    return assign
+
+
+def dirichlet(alpha: float, column: str = "y") -> Partitioner:
+    r"""Gives every client its own mixture of the labels.
+
+    Client c draws :math:`q_c \sim \mathrm{Dir}(\alpha p)`, where p is the distribution of the labels in all rows, and
+    takes its rows by drawing labels from :math:`q_c`, without replacement. All clients get the same number of
+    rows (but for one), so no client is empty. Where a label is used up, `q_c` is renormalized over
+    those left, so that the clients served last deviate from their own mixture; the order of service is random.
+
+    Args:
+      alpha: concentration. Large values approach iid clients, small ones give each client few labels.
+      column: name of the labels, `[rows]`.
+
+    Raises:
+      ValueError: `alpha` is not positive; when applied: fewer rows than clients, or no such column.
+
+    Example:
+      >>> arrays = {"x": np.zeros((1000, 4)), "y": np.arange(1000) % 10}
+      >>> data = partition(arrays, 10, dirichlet(0.01), jax.random.key(0))
+      >>> set(data.sizes.tolist()), bool(np.bincount(data[0]["y"]).max() > 50)
+      ({100}, True)
+
+    References:
+      Hsu, Qi, Brown: Measuring the effects of non-identical data distribution for federated visual
+      classification, arXiv:1909.06335, section 2.
+    """
+    if isinstance(alpha, bool) or not 0 < alpha < np.inf:
+        raise ValueError(
+            f"dirichlet(alpha=...) must be positive and finite, got {alpha!r}; for clients that are alike use iid()"
+        )
+
+    def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:
+        num_rows = _num_rows("dirichlet(alpha)", arrays, num_clients)
+        random = _hashing.generator(key, "dirichlet")
+        labels = _labels("dirichlet(alpha)", arrays, column)
+        left = np.bincount(labels)
+        counts = np.empty((num_clients, len(left)), np.int64)
+        sizes = np.bincount(np.arange(num_rows) % num_clients)
+        mixtures = random.dirichlet(alpha * left / num_rows, num_clients)
+        for client in random.permutation(num_clients):
+            counts[client] = _draw(random, mixtures[client], sizes[client], left)
+            left = left - counts[client]
+        return _deal(random, labels, counts)
+
+    return assign
+
+
+def _draw(random: np.random.Generator, mixture: np.ndarray, size: int, left: np.ndarray) -> np.ndarray:
+    """How many rows of each label a client takes: `size` in all, at most `left` of each."""
+    counts = np.zeros_like(left)
+    while missing := size - counts.sum():
+        open_mixture = np.where(left > counts, mixture, 0.0)
+        if not open_mixture.sum() > 1e-12:
+            open_mixture = (left - counts).astype(float)
+        drawn = random.multinomial(missing, open_mixture / open_mixture.sum())
+        counts = np.minimum(counts + drawn, left)
+    return counts
+
+
+def _deal(random: np.random.Generator, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Gives `counts[client, label]` random rows of each label to each client."""
+    rows = random.permutation(len(labels))
+    rows = rows[np.argsort(labels[rows], kind="stable")]
+    num_clients, num_labels = counts.shape
+    owners = np.empty(len(labels), np.int64)
+    owners[rows] = np.repeat(np.tile(np.arange(num_clients), num_labels), counts.T.ravel())
+    return owners
+
+
+def shards(shards_per_client: int, column: str = "y") -> Partitioner:
+    """Sorts the rows by label, cuts them into equal shards and deals these to the clients at random.
+
+    Every client gets `shards_per_client` shards, whose sizes differ by at most one, so no client is
+    empty and most see about as many labels as they have shards.
+
+    Args:
+      shards_per_client: 2 in the paper.
+      column: name of the labels, `[rows]`.
+
+    Raises:
+      ValueError: not positive; when applied: fewer rows than shards, or no such column.
+
+    Example:
+      >>> arrays = {"x": np.zeros((100, 4)), "y": np.arange(100) % 10}
+      >>> data = partition(arrays, 10, shards(1), jax.random.key(0))
+      >>> [len(np.unique(data[i]["y"])) for i in range(10)]
+      [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+
+    References:
+      McMahan et al.: Communication-efficient learning of deep networks from decentralized data,
+      AISTATS 2017, section 3.
+    """
+    _check_positive("shards(shards_per_client=...)", shards_per_client)
+
+    def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:
+        num_rows = _num_rows("shards(k)", arrays, num_clients)
+        num_shards = num_clients * shards_per_client
+        if num_shards > num_rows:
+            raise ValueError(
+                f"shards({shards_per_client}) of {num_clients} clients cuts {num_shards} shards, got {num_rows} rows; "
+                f"use at most shards({num_rows // num_clients})"
+            )
+        labels = _labels("shards(k)", arrays, column)
+        client_of_shard = _hashing.generator(key, "shards").permutation(num_shards) // shards_per_client
+        owners = np.empty(num_rows, np.int64)
+        owners[np.argsort(labels, kind="stable")] = client_of_shard[np.arange(num_rows) * num_shards // num_rows]
+        return owners
+
+    return assign
+
+
+def by_column(name: str) -> Partitioner:
+    """Makes one client of all rows that have the same value in a column of strings or integers.
+
+    Takes neither a number of clients nor a key. A column of integers stays among the examples, one
+    of strings becomes the client ids only.
+
+    Args:
+      name: the column, `[rows]`.
+
+    Raises:
+      ValueError: when applied: there is no such column, or a number of clients is given.
+
+    Example:
+      >>> arrays = {"x": np.arange(4), "writer": np.array(["ada", "bob", "ada", "ada"])}
+      >>> data = partition(arrays, None, by_column("writer"))
+      >>> data.client_ids, data["ada"]
+      (('ada', 'bob'), {'x': array([0, 2, 3], dtype=int32)})
+    """
+
+    def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:
+        if num_clients is not None:
+            raise ValueError(
+                f"by_column({name!r}) makes as many clients as there are values, got num_clients={num_clients}; use "
+                f"partition(arrays, None, by_column({name!r}))"
+            )
+        return _column(f"by_column({name!r})", arrays, name)
+
+    return assign
+
+
+def _column(what: str, arrays: Mapping, name: str) -> np.ndarray:
+    if name not in arrays:
+        raise ValueError(f"{what} needs a field {name!r}, got the fields {sorted(arrays)}; name the one to use")
+    column = np.asarray(arrays[name])
+    if column.ndim != 1 or column.dtype.kind not in "biuOU":
+        raise ValueError(
+            f"{what} needs one integer or string a row in field {name!r}, got {column.dtype}{list(column.shape)}; "
+            "name another column"
+        )
+    return column
+
+
+def _labels(what: str, arrays: Mapping, name: str) -> np.ndarray:
+    """The labels, numbered from 0 without gaps."""
+    return np.unique(_column(what, arrays, name), return_inverse=True)[1]
+
+
+def _num_rows(what: str, arrays: Mapping, num_clients: int | None) -> int:
+    if num_clients is None:
+        raise ValueError(f"{what} needs the number of clients, got None; use partition(arrays, 100, {what}, key)")
+    num_rows = len(jax.tree.leaves(arrays)[0])
+    if num_rows < num_clients:
+        raise ValueError(
+            f"{what} leaves no client empty and needs a row for each, got {num_rows} rows for "
+            f"{num_clients} clients; use at most {num_rows} clients"
+        )
+    return num_rows
+
+
+def _check_positive(what: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{what} must be an integer, got {value!r}; use for example 2")
+    if value < 1:
+        raise ValueError(f"{what} must be at least 1, got {value}; use for example 2")
