@@ -1,0 +1,109 @@
+"""The estimation process: an estimate can be reported from every state."""
+
+from fedjax_core.computation import Computation, computation, federated_computation
+from fedjax_core.templates import _checks, errors
+from fedjax_core.templates._iterative_process import IterativeProcess
+from fedjax_core.types import FederatedType, leaves
+
+
+class EstimationProcess(IterativeProcess):
+    """An iterative process with an estimate that can be reported from every state.
+
+    `initialize: ( -> S)`, `next: (<S,...> -> <S,...>)` and `report: (S -> E)`. The first argument of
+    `next` is the state.
+
+    Attributes:
+      initialize: the Computation that was given as `initialize_fn`.
+      next: the Computation that was given as `next_fn`.
+      report: the Computation that was given as `report_fn`.
+      state_type: the type of the state as `next` takes it.
+
+    Example:
+      >>> from fedjax_core.computation import computation
+      >>> clock = EstimationProcess(
+      ...     initialize_fn=computation(lambda: 0),
+      ...     next_fn=computation(lambda seconds: seconds + 90, "int32"),
+      ...     report_fn=computation(lambda seconds: seconds / 60, "int32"),
+      ... )
+      >>> state = clock.next(clock.initialize())
+      >>> float(clock.report(state))
+      1.5
+    """
+
+    _takes_data = True
+
+    def __init__(self, initialize_fn: Computation, next_fn: Computation, report_fn: Computation):
+        """Checks that the three fit together.
+
+        Args:
+          initialize_fn: a Computation without arguments that returns the first state.
+          next_fn: a Computation whose first argument is the state, and whose whole result or
+            first result is the next state.
+          report_fn: a Computation of the state that returns the estimate.
+
+        Raises:
+          TypeError: if `initialize_fn` is not a Computation.
+          TemplateInitFnParamNotEmptyError: if it takes an argument.
+          TypeError: if `next_fn` is not a Computation.
+          TemplateNextFnNumArgsError: if it takes no argument.
+          TemplateStateNotAssignableError: if the initial state is not assignable to the first
+            argument of `next_fn`, or neither the whole result of `next_fn` nor its first
+            element to that argument.
+          TypeError: if `report_fn` is not a Computation.
+          TemplateStateNotAssignableError: if it does not take exactly the state.
+        """
+        super().__init__(initialize_fn, next_fn)
+        _checks.check_is_computation("report_fn", report_fn)
+        if not _checks.takes(report_fn, self.state_type):
+            raise errors.TemplateStateNotAssignableError(
+                f"`report_fn` must take the state, {self.state_type}, as its only argument, got the type "
+                f"{report_fn.type_signature}; declare it: `fc.computation(report, state_type)`"
+            )
+        self._report = report_fn
+
+    @property
+    def report(self) -> Computation:
+        """Gives the estimate of a state, `(S -> E)`."""
+        return self._report
+
+    def map(self, fn: Computation) -> "EstimationProcess":
+        """The same process with another estimate: `fn` of this one's.
+
+        Args:
+          fn: a Computation of the estimate, of any placement that the estimate has.
+
+        Returns:
+          A new process with the same `initialize` and `next`, whose `report(state)` is
+          `fn(self.report(state))`.
+
+        Raises:
+          TypeError: if `fn` is not a Computation.
+          EstimateNotAssignableError: if `fn` does not take exactly the result of `report`.
+
+        Example:
+          >>> from fedjax_core.computation import computation
+          >>> count = EstimationProcess(
+          ...     initialize_fn=computation(lambda: 0),
+          ...     next_fn=computation(lambda state: state + 1, "int32"),
+          ...     report_fn=computation(lambda state: state, "int32"),
+          ... )
+          >>> squares = count.map(computation(lambda estimate: estimate * estimate, "int32"))
+          >>> int(squares.report(3))
+          9
+        """
+        _checks.check_is_computation("fn", fn)
+        estimate_type = self.report.type_signature.result
+        if not _checks.takes(fn, estimate_type):
+            raise errors.EstimateNotAssignableError(
+                f"`fn` must take the estimate, {estimate_type}, as its only argument, got the type "
+                f"{fn.type_signature}; declare it: `fc.computation(fn, process.report.type_signature.result)`"
+            )
+        return EstimationProcess(self.initialize, self.next, _composed(fn, self.report))
+
+
+def _composed(outer: Computation, inner: Computation) -> Computation:
+    signatures = (inner.type_signature, outer.type_signature)
+    boundary = [part for signature in signatures for part in (signature.parameter, signature.result)]
+    is_placed = any(isinstance(part, FederatedType) for whole in boundary for _, part in leaves(whole))
+    decorate = federated_computation if is_placed else computation
+    return decorate(lambda state: outer(inner(state)), inner.type_signature.parameter)

@@ -1,0 +1,73 @@
+"""The iterative process: a first state and the step from one state to the next."""
+
+from fedjax_core.computation import Computation
+from fedjax_core.templates import _checks
+from fedjax_core.types import Type
+
+
+class IterativeProcess:
+    """A first state and the step from one state to the next.
+
+    `initialize: ( -> S)` makes the first state and `next` takes a state and gives the next one.
+    `next` may take more arguments after the state, and may return more results after it: `(S -> S)`,
+    `(<S,...> -> S)`, `(S -> <S,...>)` or `(<S,...> -> <S,...>)`. A process holds no state itself.
+
+    Attributes:
+      initialize: the Computation that was given as `initialize_fn`.
+      next: the Computation that was given as `next_fn`.
+      state_type: the type of the state as `next` takes it. It may be wider than the initial
+        state's: `int32[?]` where the initial state is `int32[0]`.
+
+    Example:
+      >>> from fedjax_core.computation import computation
+      >>> count = IterativeProcess(computation(lambda: 0), computation(lambda state: state + 2, "int32"))
+      >>> count
+      IterativeProcess(initialize=( -> int32), next=(int32 -> int32))
+      >>> state = count.initialize()
+      >>> for _ in range(3):
+      ...     state = count.next(state)
+      >>> int(state), str(count.state_type)
+      (6, 'int32')
+    """
+
+    _takes_data = False
+
+    def __init__(self, initialize_fn: Computation, next_fn: Computation):
+        """Checks that the two fit together.
+
+        Args:
+          initialize_fn: a Computation without arguments that returns the first state.
+          next_fn: a Computation whose whole parameter or first argument is the state, and whose
+            whole result or first result is the next state.
+
+        Raises:
+          TypeError: if `initialize_fn` is not a Computation.
+          TemplateInitFnParamNotEmptyError: if it takes an argument.
+          TypeError: if `next_fn` is not a Computation.
+          TemplateNextFnNumArgsError: if it takes no argument.
+          TemplateStateNotAssignableError: if the initial state is assignable neither to the whole
+            parameter of `next_fn` nor to its first element, or neither the whole result of
+            `next_fn` nor its first element to that state.
+        """
+        self._state_type = _checks.check_iteration(initialize_fn, next_fn, self._takes_data)
+        self._initialize = initialize_fn
+        self._next = next_fn
+
+    @property
+    def initialize(self) -> Computation:
+        """Makes the first state, `( -> S)`."""
+        return self._initialize
+
+    @property
+    def next(self) -> Computation:
+        """Takes the state, and what else it takes, to the next state, and what else it returns."""
+        return self._next
+
+    @property
+    def state_type(self) -> Type:
+        """The type of the state as `next` takes it."""
+        return self._state_type
+
+    def __repr__(self) -> str:
+        parts = f"initialize={self.initialize.type_signature}, next={self.next.type_signature}"
+        return f"{type(self).__name__}({parts})"

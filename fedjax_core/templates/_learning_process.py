@@ -1,0 +1,215 @@
+"""The learning process: a model in the server's state learns from the clients' data."""
+
+from typing import Any, NamedTuple
+
+from fedjax_core.computation import Computation, computation
+from fedjax_core.templates import _checks, errors
+from fedjax_core.templates._iterative_process import IterativeProcess
+from fedjax_core.types import SequenceType, Type, leaves
+
+
+class LearningProcessOutput(NamedTuple):
+    """What the `next` of a learning process returns.
+
+    Each field is placed for itself: an output that is placed as a whole is another type.
+
+    Attributes:
+      state: the next state.
+      metrics: what the round measured, for people to look at.
+
+    Example:
+      >>> state, metrics = LearningProcessOutput(state=1, metrics={"loss": 0.5})
+      >>> metrics["loss"]
+      0.5
+    """
+
+    state: Any
+    metrics: Any
+
+
+class LearningProcess(IterativeProcess):
+    """A process whose state at the server learns from sequences at the clients.
+
+    `initialize: ( -> S@SERVER)`, `next: (<S@SERVER,{D*}@CLIENTS> -> <state=S@SERVER,metrics=M@SERVER>)`,
+    `report: (S -> R)`, `get_model_weights: (S -> W)` and `set_model_weights: (<S,W> -> S)`. The data of a
+    client is a sequence `D*` or a struct of sequences.
+
+    It can be rebuilt from its attributes, for example with another report:
+    `LearningProcess(old.initialize, old.next, report, old.get_model_weights, old.set_model_weights)`.
+
+    Attributes:
+      initialize: the Computation that was given as `initialize_fn`.
+      next: the Computation that was given as `next_fn`.
+      report: the Computation that was given as `report_fn`.
+      get_model_weights: the Computation that was given, or else the identity.
+      set_model_weights: the Computation that was given, or else one that replaces the whole state.
+      state_type: the type of the state as `next` takes it, placed at SERVER.
+
+    Example: counts the examples it has seen.
+      >>> import jax.numpy as jnp
+      >>> import fedjax_core as fc
+      >>> def count(sequence):
+      ...     return sequence.reduce(jnp.int32(0), lambda total, batch, mask: total + mask.sum(dtype="int32"))
+      >>> @fc.federated_computation
+      ... def initialize():
+      ...     return fc.federated_value(0, fc.SERVER)
+      >>> @fc.federated_computation("int32@SERVER", fc.at_clients("float32[?]*"))
+      ... def next_round(total, data):
+      ...     new = fc.federated_sum(fc.federated_map(count, data))
+      ...     total = fc.federated_map(jnp.add, total, new)
+      ...     return LearningProcessOutput(total, fc.federated_zip({"new": new}))
+      >>> process = LearningProcess(initialize, next_round, fc.computation(lambda total: total, "int32"))
+      >>> state, metrics = process.next(process.initialize(), [jnp.zeros(3), jnp.zeros(4)])
+      >>> int(state), int(metrics["new"]), int(process.get_model_weights(state))
+      (7, 7, 7)
+    """
+
+    _takes_data = True
+
+    def __init__(
+        self,
+        initialize_fn: Computation,
+        next_fn: Computation,
+        report_fn: Computation,
+        get_model_weights: Computation | None = None,
+        set_model_weights: Computation | None = None,
+    ):
+        """Checks that all of them fit together.
+
+        Args:
+          initialize_fn: a Computation without arguments that returns the first state at SERVER.
+          next_fn: a Computation of the state at SERVER and the data at CLIENTS that returns a
+            `LearningProcessOutput` with both fields at SERVER.
+          report_fn: a Computation of the unplaced state that summarizes it for people.
+          get_model_weights: a Computation of the unplaced state that returns its model weights;
+            None for the state itself.
+          set_model_weights: a Computation of the unplaced state and model weights that returns
+            the state with these weights; None if the weights are the whole new state.
+
+        Raises:
+          TypeError: if `initialize_fn` is not a Computation.
+          TemplateInitFnParamNotEmptyError: if it takes an argument.
+          TypeError: if `next_fn` is not a Computation.
+          TemplateNextFnNumArgsError: if it takes no argument.
+          TemplateStateNotAssignableError: if the initial state is not assignable to the first
+            argument of `next_fn`, or neither the whole result of `next_fn` nor its first
+            element to that argument.
+          LearningProcessPlacementError: if the initial state is not at SERVER as a whole.
+          LearningProcessOutputError: if `next_fn` does not return exactly a
+            `LearningProcessOutput`: not a tuple, a dict or another NamedTuple with its fields.
+          TemplateNextFnNumArgsError: if `next_fn` does not take exactly two arguments.
+          LearningProcessPlacementError: if the second is not at CLIENTS as a whole.
+          LearningProcessSequenceTypeError: if it is neither a sequence nor a (nested) struct of
+            sequences only.
+          LearningProcessPlacementError: if the metrics are not at SERVER as a whole.
+          TypeError: if `report_fn` is not a Computation.
+          ReportFnTypeSignatureError: if it does not take exactly the unplaced state.
+          TypeError: if `get_model_weights` is not a Computation.
+          GetModelWeightsTypeSignatureError: if it does not take exactly the unplaced state.
+          TypeError: if `set_model_weights` is not a Computation.
+          SetModelWeightsTypeSignatureError: if it does not take exactly the unplaced state and
+            what `get_model_weights` returns, or does not return a state.
+        """
+        super().__init__(initialize_fn, next_fn)
+        _check_state_and_output(initialize_fn, next_fn)
+        _check_data(next_fn)
+        _check_metrics(next_fn)
+        state_type = self.state_type.member
+        _check_reads_state("report_fn", report_fn, state_type, errors.ReportFnTypeSignatureError)
+        if get_model_weights is None:
+            get_model_weights = computation(lambda state: state, state_type)
+        _check_reads_state(
+            "get_model_weights", get_model_weights, state_type, errors.GetModelWeightsTypeSignatureError
+        )
+        weights_type = get_model_weights.type_signature.result
+        if set_model_weights is None:
+            set_model_weights = _replaced_state(state_type, weights_type)
+        _check_set_model_weights(set_model_weights, state_type, weights_type)
+        self._report = report_fn
+        self._get_model_weights = get_model_weights
+        self._set_model_weights = set_model_weights
+
+    @property
+    def report(self) -> Computation:
+        """Summarizes an unplaced state for people, `(S -> R)`."""
+        return self._report
+
+    @property
+    def get_model_weights(self) -> Computation:
+        """Gives the model weights of an unplaced state, `(S -> W)`."""
+        return self._get_model_weights
+
+    @property
+    def set_model_weights(self) -> Computation:
+        """Gives the unplaced state with other model weights, `(<S,W> -> S)`."""
+        return self._set_model_weights
+
+
+def _check_state_and_output(initialize_fn: Computation, next_fn: Computation) -> None:
+    _checks.check_at_server(
+        "the initial state", initialize_fn.type_signature.result, errors.LearningProcessPlacementError
+    )
+    if not _checks.returns_exactly(next_fn, LearningProcessOutput):
+        raise errors.LearningProcessOutputError(
+            f"`next_fn` must return a `LearningProcessOutput` itself, got {next_fn.type_signature.result}; "
+            "write `return fc.templates.LearningProcessOutput(state, metrics)`"
+        )
+
+
+def _check_data(next_fn: Computation) -> None:
+    arguments = _checks.argument_types(next_fn)
+    if len(arguments) != 2:
+        raise errors.TemplateNextFnNumArgsError(
+            f"`next_fn` must take exactly two arguments, state and data, got {len(arguments)}: "
+            f"{next_fn.type_signature}; keep what else it needs in the state, or let it close over it"
+        )
+    data_type = arguments[1]
+    _checks.check_at_clients("the data that `next_fn` takes", data_type, errors.LearningProcessPlacementError)
+    if not all(isinstance(part, SequenceType) for _, part in leaves(data_type.member)):
+        raise errors.LearningProcessSequenceTypeError(
+            "the data of a client must be a sequence or a (nested) struct of sequences only, got "
+            f"{data_type.member}; declare a sequence of batches: `fc.at_clients(fc.SequenceType(batch_type))`"
+        )
+
+
+def _check_metrics(next_fn: Computation) -> None:
+    metrics_type = next_fn.type_signature.result["metrics"]
+    _checks.check_at_server("the metrics", metrics_type, errors.LearningProcessPlacementError)
+
+
+def _check_reads_state(role: str, fn: Any, state_type: Type, error: type[TypeError]) -> None:
+    _checks.check_is_computation(role, fn)
+    arguments = _checks.argument_types(fn)
+    if len(arguments) != 1 or not arguments[0].is_equivalent_to(state_type):
+        raise error(
+            f"`{role}` must take the unplaced state, {state_type}, as its only argument, got the type "
+            f"{fn.type_signature}; declare it: `fc.computation(fn, state_type.member)`"
+        )
+
+
+def _replaced_state(state_type: Type, weights_type: Type) -> Computation:
+    if not state_type.is_assignable_from(weights_type):
+        raise errors.SetModelWeightsTypeSignatureError(
+            "`set_model_weights=None` replaces the whole state by the weights, so `get_model_weights` must "
+            f"return a state, {state_type}, got {weights_type}; give what puts the weights into a state: "
+            "`set_model_weights=fc.computation(lambda state, weights: state._replace(weights=weights), "
+            "state_type, weights_type)`"
+        )
+    return computation(lambda state, weights: weights, state_type, weights_type)
+
+
+def _check_set_model_weights(fn: Any, state_type: Type, weights_type: Type) -> None:
+    _checks.check_is_computation("set_model_weights", fn)
+    arguments = _checks.argument_types(fn)
+    if (
+        len(arguments) != 2
+        or not arguments[0].is_equivalent_to(state_type)
+        or not arguments[1].is_equivalent_to(weights_type)
+        or not state_type.is_assignable_from(fn.type_signature.result)
+    ):
+        raise errors.SetModelWeightsTypeSignatureError(
+            f"`set_model_weights` must take the unplaced state, {state_type}, and the weights that "
+            f"`get_model_weights` returns, {weights_type}, and return a state, got the type "
+            f"{fn.type_signature}; declare both: "
+            "`fc.computation(fn, state_type.member, get_model_weights.type_signature.result)`"
+        )

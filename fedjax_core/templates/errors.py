@@ -1,0 +1,64 @@
+"""The named errors of the templates; each docstring is the condition that raises it.
+
+All of them are `TypeError`s, raised when a process is built and never later. Something that is
+not a Computation where one is expected is a plain `TypeError`.
+"""
+
+
+class TemplateInitFnParamNotEmptyError(TypeError):
+    """`initialize_fn` takes an argument."""
+
+
+class TemplateStateNotAssignableError(TypeError):
+    """The initial state, or the state that `next_fn` returns, is not assignable to the state that
+    `next_fn` takes; or that state is not assignable to the argument of an estimation's `report_fn`."""
+
+
+class TemplateNextFnNumArgsError(TypeError):
+    """`next_fn` takes no argument, or a number of arguments that the template does not allow."""
+
+
+class TemplateNotMeasuredProcessOutputError(TypeError):
+    """`next_fn` does not return exactly a `MeasuredProcessOutput`."""
+
+
+class AggregationNotFederatedError(TypeError):
+    """The initial state of an aggregation, or a part of what its `next_fn` takes or returns, is not
+    a federated value."""
+
+
+class AggregationPlacementError(TypeError):
+    """The state, the result or the measurements of an aggregation are not placed at SERVER as a
+    whole, or its value or its weight not at CLIENTS."""
+
+
+class EstimateNotAssignableError(TypeError):
+    """The function given to `EstimationProcess.map` does not take exactly the estimate."""
+
+
+class LearningProcessPlacementError(TypeError):
+    """The state or the metrics of a learning process are not placed at SERVER as a whole, or its
+    data not at CLIENTS."""
+
+
+class LearningProcessOutputError(TypeError):
+    """The `next_fn` of a learning process does not return exactly a `LearningProcessOutput`."""
+
+
+class LearningProcessSequenceTypeError(TypeError):
+    """The client data of a learning process is neither a sequence nor a (nested) struct of
+    sequences only."""
+
+
+class ReportFnTypeSignatureError(TypeError):
+    """`report_fn` does not take exactly one argument, equivalent to the unplaced state."""
+
+
+class GetModelWeightsTypeSignatureError(TypeError):
+    """`get_model_weights` does not take exactly one argument, equivalent to the unplaced state."""
+
+
+class SetModelWeightsTypeSignatureError(TypeError):
+    """`set_model_weights` does not take exactly two arguments, the first equivalent to the unplaced
+    state and the second to the result of `get_model_weights`, or does not return what is
+    assignable to the unplaced state."""
