@@ -1,0 +1,40 @@
+"""Values of nodes from the values of the nodes that they are made from."""
+
+from fedjax_core.language._graph import Map, Node
+
+
+def evaluate(roots: tuple[Node, ...], known: dict[Node, object]) -> list:
+    """The values of `roots`.
+
+    Args:
+      roots: nodes.
+      known: the values of the nodes where the evaluation starts; it is not changed.
+
+    Returns:
+      A value per root.
+    """
+    values = dict(known)
+    return [_value(root, values) for root in roots]
+
+
+def _value(root: Node, values: dict):
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        if node in values:
+            stack.pop()
+            continue
+        missing = [i for i in node.inputs if i not in values]
+        if missing:
+            stack.extend(reversed(missing))
+            continue
+        values[node] = _apply(node, [values[i] for i in node.inputs])
+        stack.pop()
+    return values[root]
+
+
+def _apply(node: Node, inputs: list):
+    if isinstance(node.operation, Map):
+        return node.operation.fn(*inputs)
+    (value,) = inputs  # a broadcast: the same value, seen from the clients
+    return value

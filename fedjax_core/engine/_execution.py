@@ -1,0 +1,184 @@
+"""Execution: one XLA program per pass over the clients, one per stage of server work.
+
+A pass runs under `shard_map` over the devices. Each device loops over its virtual shards, over a
+shard's blocks, and inside each client function over exactly as many steps as the block needs; the
+lanes of a block are vmapped. What a pass aggregates is carried, and comes back stacked over the
+shards. The shards are merged, and all other work of the server done, on one device.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from fedjax_core import types
+from fedjax_core.engine._config import Layout
+from fedjax_core.engine._evaluate import evaluate
+from fedjax_core.engine._packing import PackedClients, PackedSequences
+from fedjax_core.engine._plan import Pass, Plan, Stage
+from fedjax_core.language._graph import Aggregate, ClientIdentity, ClientIndex, Node, ancestors
+from fedjax_core.language._sequence import Sequence
+
+
+def stage_program(stage: Stage) -> Callable:
+    """The server's work of one stage: `inputs -> outputs`, tuples in the stage's order.
+
+    An aggregate comes in as its accumulators, stacked over the shards `[V, ...]`.
+    """
+
+    @jax.jit
+    def run(inputs: tuple) -> tuple:
+        values = {n: _merged(n, x) if isinstance(n.operation, Aggregate) else x for n, x in zip(stage.inputs, inputs)}
+        return tuple(evaluate(stage.outputs, values))
+
+    return run
+
+
+def _merged(node: Node, stacked):
+    """The aggregate's result from the accumulators of the shards, merged in their order."""
+    aggregate = node.operation
+    first = jax.tree.map(lambda x: x[0], stacked)
+    rest = jax.tree.map(lambda x: x[1:], stacked)
+    return aggregate.report(lax.scan(lambda a, b: (aggregate.merge(a, b), None), first, rest)[0])
+
+
+def pass_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
+    """One pass: `(server inputs, PackedClients) -> (accumulators [V, ...], materialized [D * K * L, ...])`."""
+    per_device = functools.partial(_run_device, plan, pass_, layout)
+    clients = PartitionSpec("clients")
+    run = jax.shard_map(
+        per_device,
+        mesh=layout.mesh,
+        in_specs=(PartitionSpec(), clients),
+        out_specs=(clients, clients),
+        check_vma=False,
+    )
+    return jax.jit(run)
+
+
+def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, clients: PackedClients):
+    clients = jax.tree.map(lambda x: x[0], clients)
+    run_block = functools.partial(_run_block, plan, pass_, layout.lanes, server, clients)
+    abstract = jax.eval_shape(run_block, jnp.int32(0))
+    lane = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), abstract[0])
+    zeros = tuple(jax.tree.map(jnp.asarray, n.operation.zero(v)) for n, v in zip(pass_.aggregates, lane))
+    shards = layout.shards // len(layout.devices)
+    totals = jax.tree.map(lambda z: jnp.broadcast_to(z, (shards, *z.shape)), zeros)
+    kept = jax.tree.map(lambda a: _zeros((clients.valid.shape[0], *a.shape), a.dtype), abstract[1])
+
+    def block(k, carry):
+        accumulators, kept = carry
+        values, rows = run_block(k)
+        valid = clients.valid[k] if layout.lanes > 1 else None
+        accumulators = tuple(
+            n.operation.accumulate(a, v, valid) for n, a, v in zip(pass_.aggregates, accumulators, values)
+        )
+        return accumulators, _write(kept, rows, k)
+
+    def shard(s, carry):
+        totals, kept = carry
+        first, count = clients.first[s], clients.count[s]
+        done, kept = lax.fori_loop(first, first + count, block, (jax.tree.map(lambda t: t[s], totals), kept))
+        return _write(totals, done, s), kept
+
+    totals, kept = lax.fori_loop(0, clients.shards[0], shard, (totals, kept))
+    return totals, jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), kept)
+
+
+def _zeros(shape, dtype):
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0, impl=dtype), shape)
+    return jnp.zeros(shape, dtype)
+
+
+def _write(buffer, rows, k):
+    return jax.tree.map(lambda b, r: lax.dynamic_update_index_in_dim(b, r, k, 0), buffer, rows)
+
+
+def _run_block(plan: Plan, pass_: Pass, lanes: int, server: tuple, clients: PackedClients, k):
+    """What the clients of block `k` contribute: `[L, ...]` per aggregate and per materialized value."""
+    block = _block(clients, k, lanes)
+    run = functools.partial(client_values, plan, pass_, server)
+    if lanes > 1:
+        return jax.vmap(run, in_axes=(_lane_axes(block),))(block)
+    return jax.tree.map(lambda x: x[None], run(_only_lane(block)))
+
+
+def client_values(plan: Plan, pass_: Pass, server: tuple, client: tuple) -> tuple[tuple, tuple]:
+    """What one client contributes to a pass.
+
+    Args:
+      plan: the plan.
+      pass_: the pass.
+      server: the values of `pass_.server_inputs`.
+      client: `(value, identity, client_index)`, `value` a tuple of the client's arguments.
+
+    Returns:
+      The values to aggregate and the values to keep.
+    """
+    value, identity, client_index = client
+    known = dict(zip(pass_.server_inputs, server))
+    known |= {p: conform(p.member_type, v) for p, v in zip(plan.client_parameters, value)}
+    roots = (*(n.inputs[0] for n in pass_.aggregates), *pass_.materialized)
+    sources = {ClientIdentity: identity, ClientIndex: client_index}
+    known |= {n: sources[type(n.operation)] for n in ancestors(roots) if type(n.operation) in sources}
+    values = evaluate(roots, known)
+    return tuple(values[: len(pass_.aggregates)]), tuple(values[len(pass_.aggregates) :])
+
+
+def conform(type_: types.Type, value):
+    """`value` in the Python containers of its declared type."""
+    if isinstance(type_, types.StructType):
+        return type_.pack([conform(t, v) for t, v in zip(type_.children, type_.unpack(value))])
+    if isinstance(type_, types.SequenceType):
+        return value.map(functools.partial(conform, type_.element))
+    return value
+
+
+def _block(clients: PackedClients, k, lanes: int) -> tuple:
+    """The clients of block `k`: their values, identities and rows in the population, `[L, ...]`."""
+
+    def leaf(x):
+        return _sequence(x, k, lanes) if isinstance(x, PackedSequences) else x[k]
+
+    value = jax.tree.map(leaf, clients.value, is_leaf=lambda x: isinstance(x, PackedSequences))
+    return value, clients.identity[k], clients.client_index[k]
+
+
+def _sequence(packed: PackedSequences, k, lanes: int) -> Sequence:
+    return Sequence(
+        examples=packed.examples,
+        index=packed.index,
+        first=packed.first[k],
+        common=packed.common[k],
+        bound=packed.bound[k],
+        num_batches=packed.num_batches[k],
+        element=packed.element,
+        guarded=lanes > 1,
+    )
+
+
+def _lane_axes(block: tuple) -> tuple:
+    """Where the lanes are, per leaf: the first axis, the second of an index, None in what a block shares."""
+
+    def axes(x):
+        if not isinstance(x, Sequence):
+            return 0
+        return dataclasses.replace(
+            x, examples=None, index=1, first=None, common=None, bound=None, num_batches=0
+        )
+
+    return jax.tree.map(axes, block, is_leaf=lambda x: isinstance(x, Sequence))
+
+
+def _only_lane(block: tuple) -> tuple:
+    """The block of one lane as that lane, nothing batched."""
+
+    def take(axis, x):
+        return x if axis is None else lax.index_in_dim(x, 0, axis, keepdims=False)
+
+    return jax.tree.map(take, _lane_axes(block), block, is_leaf=lambda axis: axis is None)

@@ -1,0 +1,193 @@
+"""Plain Python lists as clients: one entry per client, each a list of batches or one batch."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core.engine._cohort import Cohort, client_digests
+from fedjax_core.engine._values import as_member
+from fedjax_core.language._sequence import batch_dimension
+
+
+class ListSequences:
+    """The batches of a list of clients, as flat examples; implements `ClientSequences`."""
+
+    def __init__(self, element: types.Type, clients: list[list[Any]]):
+        """
+        Args:
+          element: the declared type of a batch.
+          clients: per client its batches, already checked against `element`.
+        """
+        fixed = batch_dimension(element)
+        batches = [batch for client in clients for batch in client]
+        sizes = np.array([_size(batch, fixed) for batch in batches], np.int64)
+        owner = np.repeat(np.arange(len(clients)), [len(client) for client in clients])
+        self.batch_size = int(fixed[0] if fixed and fixed[0] is not None else max(sizes, default=1) or 1)
+        self.num_steps = np.array([len(client) for client in clients], np.int64)
+        self.num_examples = np.bincount(owner, sizes, len(clients)).astype(np.int64)
+        self.element_type = _concrete(element, batches, fixed)
+        self._sizes = sizes
+        self._examples = _join(self.element_type, batches, fixed)
+        self._offsets = np.cumsum(self.num_examples) - self.num_examples
+        self._first_batch = np.cumsum(self.num_steps) - self.num_steps
+
+    def batch_rows(self, clients: np.ndarray) -> np.ndarray:
+        rows = np.full((int(self.num_steps[clients].sum()), self.batch_size), -1, np.int32)
+        at = 0
+        for client in clients:
+            sizes = self._sizes[self._first_batch[client] :][: self.num_steps[client]]
+            for size, start in zip(sizes, np.cumsum(sizes) - sizes):
+                rows[at, :size] = np.arange(start, start + size)
+                at += 1
+        return rows
+
+    def read(self, clients: np.ndarray, out: Any) -> None:
+        starts, sizes = self._offsets[clients], self.num_examples[clients]
+        rows = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+        jax.tree.map(lambda to, source: np.take(source, rows, 0, out=to, mode="clip"), out, self._examples)
+
+
+def _size(batch, fixed) -> int:
+    return len(jax.tree.leaves(batch)[0]) if fixed else 1
+
+
+def _concrete(element, batches, fixed):
+    """The declared type with the sizes that the data has, but for the batch dimension."""
+    if not batches:
+        return _filled(element)
+
+    def leaf(x):
+        return types.TensorType(x.dtype, (None, *x.shape[1:]) if fixed else x.shape)
+
+    return types.type_of(jax.tree.map(leaf, batches[0]))
+
+
+def _filled(element):
+    lead = len(batch_dimension(element))
+
+    def leaf(t):
+        rest = tuple(0 if d is None else d for d in t.shape[lead:])
+        return types.TensorType(t.dtype, (None, *rest) if lead else rest)
+
+    return types.type_of(jax.tree.map(leaf, types.tree_of_types(element)))
+
+
+def _join(element, batches, fixed):
+    if not batches:
+        return jax.tree.map(lambda t: np.zeros((0, *t.shape[len(fixed) :]), t.dtype), types.tree_of_types(element))
+    join = np.concatenate if fixed else np.stack
+    return jax.tree.map(lambda *leaves: join(leaves), *batches)
+
+
+def cohort_of_list(value: list, member: types.Type, name: str) -> Cohort:
+    """A cohort of a plain list with one entry per client; a client's id is its index.
+
+    Args:
+      value: per client a value of type `member`; for a sequence in it a list of batches, or one batch.
+      member: the declared type of a client's value.
+      name: what the argument is called in error messages.
+
+    Raises:
+      TypeError, ValueError: an entry of another type; the message names the client and the field.
+    """
+    described = [f"{name}, client {i}" for i in range(len(value))]
+    return indexed_cohort(_columns(value, member, described), len(value))
+
+
+def member_type_of_list(clients: list) -> types.Type:
+    """The type of a client of a plain list: a client that is a list is a sequence of batches."""
+    if not clients:
+        raise ValueError("an empty list does not tell the clients' type; declare it, as in at_clients('float32')")
+    first = clients[0]
+    if not isinstance(first, list):
+        return types.type_of(first)
+    if not first:
+        raise ValueError("a client without batches does not tell its type; declare it, as in at_clients('float32[?]*')")
+    element = types.type_of(first[0])
+    shapes = [leaf.shape for _, leaf in types.leaves(element)]
+    if not all(shapes):
+        return types.SequenceType(element)
+    batch = jax.tree.map(lambda t: types.TensorType(t.dtype, (None, *t.shape[1:])), types.tree_of_types(element))
+    return types.SequenceType(types.type_of(batch))
+
+
+def indexed_cohort(value: Any, number: int) -> Cohort:
+    """A cohort of `number` clients whose ids are their indices."""
+    ids = tuple(range(number))
+    return Cohort(ids, value, np.arange(number, dtype=np.int32), client_digests(ids))
+
+
+def _columns(entries: list, member: types.Type, described: list[str]):
+    """One `ClientSequences` or stacked array per leaf of `member`, from one entry per client."""
+    match member:
+        case types.StructType():
+            rows = [_unpack(member, entry, what) for entry, what in zip(entries, described)]
+            columns = [list(column) for column in zip(*rows)] or [[] for _ in member.children]
+            labels = [n or str(i) for i, n in enumerate(member.names)]
+            return member.pack(
+                [
+                    _columns(column, child, [f"{what}, field {label!r}" for what in described])
+                    for column, child, label in zip(columns, member.children, labels)
+                ]
+            )
+        case types.SequenceType():
+            pairs = zip(entries, described)
+            clients = [_batches(entry, member.element, what) for entry, what in pairs]
+            _check_alike([batch for client in clients for batch in client], member.element, described)
+            return ListSequences(member.element, clients)
+    arrays = [as_member(entry, member, what) for entry, what in zip(entries, described)]
+    return _stack(arrays, member, described)
+
+
+def _unpack(member, entry, what):
+    try:
+        return member.unpack(entry)
+    except TypeError as error:
+        raise TypeError(f"{what}: expected {member}: {error}") from None
+
+
+def _stack(arrays, member, described):
+    if not arrays:
+        return np.zeros((0, *(d or 0 for d in member.shape)), member.dtype)
+    for array, what in zip(arrays, described):
+        if array.shape != arrays[0].shape:
+            raise ValueError(
+                f"{what}: a dimension `?` of a client's tensor is the same for all clients of a cohort, got shape "
+                f"{array.shape} and for the first client {arrays[0].shape}; data of different sizes is a sequence"
+            )
+    if jax.dtypes.issubdtype(member.dtype, jax.dtypes.prng_key):
+        return jax.numpy.stack(arrays)
+    return np.stack([np.asarray(array) for array in arrays])
+
+
+def _batches(entry, element: types.Type, what: str) -> list:
+    batches = entry if isinstance(entry, list) else [entry]
+    checked = []
+    for i, batch in enumerate(batches):
+        label = f"{what}, batch {i}"
+        batch = jax.tree.map(np.asarray, as_member(batch, element, label))
+        _check_batch(batch, element, label)
+        checked.append(batch)
+    return checked
+
+
+def _check_batch(batch, element: types.Type, what: str):
+    lead = batch_dimension(element)
+    if lead == ():
+        return
+    sizes = {path: len(leaf) for (path, _), leaf in zip(types.leaves(element), jax.tree.leaves(batch))}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{path!r} has {size}" for path, size in sizes.items())
+        raise ValueError(f"{what}: all fields of a batch have the same number of examples, got: {found}")
+
+
+def _check_alike(batches, element, described):
+    lead = len(batch_dimension(element))
+    shapes = {tuple(leaf.shape[lead:] for leaf in jax.tree.leaves(batch)) for batch in batches}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{described[0]} and others: examples of one sequence have the same shapes in all clients, got "
+            f"{sorted(shapes)} for {element}"
+        )

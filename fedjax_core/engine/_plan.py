@@ -1,0 +1,163 @@
+"""The plan: a graph cut into as few passes over the clients as possible.
+
+A value at the server has a *level*: the number of passes that must have run before it exists. An
+argument has level 0; what is computed from an aggregate of clients' values of level `k` has level
+`k + 1`. Pass `k` feeds every aggregate of that level at once. A client's value of an earlier level
+that a pass needs is computed again there, since functions are pure.
+"""
+
+import dataclasses
+
+from fedjax_core.language._graph import Aggregate, Check, Collect, Map, Node, Parameter, ancestors
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass over the clients.
+
+    Attributes:
+      aggregates: the nodes that it reduces.
+      materialized: the client values that it keeps, one row per client: those to be collected, and
+        the results at CLIENTS.
+      server_inputs: the server's values that its clients read.
+    """
+
+    aggregates: tuple[Node, ...]
+    materialized: tuple[Node, ...]
+    server_inputs: tuple[Node, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """The server's work between two passes, one program.
+
+    Attributes:
+      inputs: what it reads: arguments, results of earlier stages, and aggregates and collected
+        values of the pass before it.
+      outputs: what is read later.
+    """
+
+    inputs: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Stages and passes in turn: `stages[0], passes[0], stages[1], ..., stages[-1]`.
+
+    Attributes:
+      parameters: the arguments, in order.
+      outputs: the results.
+      checks: what the host refuses.
+      stages: the server's work.
+      passes: the clients' work.
+    """
+
+    parameters: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+    checks: tuple[Check, ...]
+    stages: tuple[Stage, ...]
+    passes: tuple[Pass, ...]
+
+    @property
+    def client_parameters(self) -> tuple[Node, ...]:
+        return tuple(p for p in self.parameters if p.per_client)
+
+
+def make_plan(parameters: tuple[Node, ...], outputs: tuple[Node, ...]) -> Plan:
+    """Cuts the graph of `outputs` into passes."""
+    nodes = tuple(ancestors(outputs))
+    checks = tuple(node.check for node in nodes if node.check is not None)
+    levels = _levels(nodes)
+    wanted = (*outputs, *(check.count for check in checks))
+    number = max((_passes_needed(n, levels) for n in nodes if is_pass_result(n) or n in outputs), default=0)
+    passes = tuple(_pass(k, nodes, levels, outputs) for k in range(number))
+    read_later = _read_later(nodes, levels, wanted, passes)
+    stages = tuple(_stage(k, levels, read_later) for k in range(number + 1))
+    return Plan(parameters, outputs, checks, stages, passes)
+
+
+def _levels(nodes) -> dict[Node, int]:
+    levels = {}
+    for node in nodes:
+        level = max((levels[i] for i in node.inputs), default=0)
+        levels[node] = level + 1 if is_pass_result(node) else level
+    return levels
+
+
+def is_pass_result(node: Node) -> bool:
+    """Whether a node at the server is what a pass leaves there."""
+    return isinstance(node.operation, Aggregate | Collect)
+
+
+def _passes_needed(node: Node, levels) -> int:
+    return levels[node] + 1 if node.per_client else levels[node]
+
+
+def _pass(k: int, nodes, levels, outputs) -> Pass:
+    ending = [n for n in nodes if is_pass_result(n) and levels[n] == k + 1]
+    aggregates = tuple(n for n in ending if isinstance(n.operation, Aggregate))
+    collected = [n.inputs[0] for n in ending if isinstance(n.operation, Collect)]
+    results = [n for n in outputs if n.per_client and levels[n] == k]
+    materialized = tuple(dict.fromkeys([*collected, *results]))
+    roots = [*(n.inputs[0] for n in aggregates), *materialized]
+    return Pass(aggregates, materialized, tuple(dict.fromkeys(_server_inputs(roots))))
+
+
+def _server_inputs(roots):
+    """The server's (or all-equal) values that the client values `roots` are computed from."""
+    stack, seen = list(reversed(roots)), set()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.per_client:
+            stack.extend(reversed(node.inputs))
+        else:
+            yield node
+
+
+def is_structural(node: Node) -> bool:
+    """Whether a value is only another view of its inputs, which costs nothing to make."""
+    return not isinstance(node.operation, Aggregate | Collect | Parameter) and (
+        not isinstance(node.operation, Map) or node.operation.structural
+    )
+
+
+def _available(node: Node):
+    """The computed nodes, arguments included, that a server value is a view of."""
+    if is_structural(node):
+        for i in node.inputs:
+            yield from _available(i)
+    else:
+        yield node
+
+
+def _read_later(nodes, levels, wanted, passes) -> dict[Node, None]:
+    """The server's values that must outlive their stage, in order."""
+    read = {}
+    for root in [*(n for n in wanted if not n.per_client), *(n for p in passes for n in p.server_inputs)]:
+        read.update(dict.fromkeys(_available(root)))
+    for node in nodes:
+        if not node.per_client and not is_pass_result(node):
+            for i in node.inputs:
+                crossing = (a for a in _available(i) if levels[a] < levels[node])
+                read.update(dict.fromkeys(crossing))
+    return read
+
+
+def _stage(k: int, levels, read_later) -> Stage:
+    computed = [n for n in read_later if levels[n] == k and not isinstance(n.operation, Parameter)]
+    inputs = {}
+    stack, seen = list(reversed(computed)), set()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node.operation, Parameter) or levels[node] < k or is_pass_result(node):
+            inputs.update(dict.fromkeys(_available(node) if levels[node] < k else [node]))
+        else:
+            stack.extend(reversed(node.inputs))
+    return Stage(tuple(inputs), tuple(computed))

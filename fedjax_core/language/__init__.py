@@ -1,0 +1,64 @@
+"""What a federated program is made of: placed values, the operators on them, and `Sequence`.
+
+Inside a federated computation every argument is a *placed value*. It has a type and selects fields;
+the operators do everything else:
+
+* place and move: `federated_value`, `federated_eval`, `federated_broadcast`, `federated_zip`;
+* compute where the values are: `federated_map`;
+* combine the clients' values at the server: `federated_sum`, `federated_mean`, `federated_min`,
+  `federated_max`, `federated_aggregate`, `federated_collect`, and in exact integers
+  `federated_secure_sum`, `federated_secure_sum_bitwidth`, `federated_secure_modular_sum`;
+* a table at the server, a row per client: `federated_select`, `federated_scatter`,
+  `federated_client_index`;
+* randomness: `federated_split_key`.
+
+A client's data is a `Sequence` of batches.
+"""
+
+from fedjax_core.language._aggregation import (
+    federated_aggregate,
+    federated_collect,
+    federated_max,
+    federated_mean,
+    federated_min,
+    federated_sum,
+)
+from fedjax_core.language._keys import federated_split_key
+from fedjax_core.language._movement import (
+    federated_broadcast,
+    federated_eval,
+    federated_map,
+    federated_value,
+    federated_zip,
+)
+from fedjax_core.language._placed import Placed
+from fedjax_core.language._secure import (
+    federated_secure_modular_sum,
+    federated_secure_sum,
+    federated_secure_sum_bitwidth,
+)
+from fedjax_core.language._sequence import Sequence
+from fedjax_core.language._tables import federated_client_index, federated_scatter, federated_select
+
+__all__ = [
+    "Placed",
+    "Sequence",
+    "federated_aggregate",
+    "federated_broadcast",
+    "federated_client_index",
+    "federated_collect",
+    "federated_eval",
+    "federated_map",
+    "federated_max",
+    "federated_mean",
+    "federated_min",
+    "federated_scatter",
+    "federated_secure_modular_sum",
+    "federated_secure_sum",
+    "federated_secure_sum_bitwidth",
+    "federated_select",
+    "federated_split_key",
+    "federated_sum",
+    "federated_value",
+    "federated_zip",
+]

@@ -1,0 +1,236 @@
+"""The operators that combine the clients' values at the server."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core import types
+from fedjax_core.language import _reductions
+from fedjax_core.language._abstract import infer, symbol
+from fedjax_core.language._arguments import check_leaves, client_argument, is_number, is_real
+from fedjax_core.language._graph import Collect, Node, user_location
+from fedjax_core.language._movement import constant
+from fedjax_core.language._placed import Placed, derive, map_nodes, node_of
+from fedjax_core.types import SERVER
+
+
+def federated_sum(value) -> Placed:
+    """The sum over the clients, in the dtype of the values; zero when there are none.
+
+    Args:
+      value: numbers at CLIENTS; a struct is summed field by field.
+
+    Raises:
+      TypeError: `value` is not at CLIENTS or holds something that is no number.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("int32"))
+    ... def total(counts):
+    ...     return fc.federated_sum(counts)
+    >>> print(total([1, 2, 3]))
+    6
+    """
+    node = client_argument(value, "federated_sum")
+    check_leaves("federated_sum", node, "numbers", is_number)
+    operation = _reductions.elementwise("federated_sum", lambda dtype: 0, jnp.add, jnp.sum)
+    return Placed(_reductions.reduce_node(operation, node))
+
+
+def federated_min(value) -> Placed:
+    """The smallest entry over the clients, entry by entry; the dtype's highest when there are none.
+
+    Args:
+      value: real numbers or booleans at CLIENTS.
+
+    Raises:
+      TypeError: `value` is not at CLIENTS or holds something else.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("float32"))
+    ... def coldest(readings):
+    ...     return fc.federated_min(readings)
+    >>> print(coldest([68.0, 71.5]))
+    68.0
+    """
+    return _extremum("federated_min", value, _reductions.highest, jnp.minimum, jnp.min)
+
+
+def federated_max(value) -> Placed:
+    """The largest entry over the clients, entry by entry; the dtype's lowest when there are none.
+
+    Args:
+      value: real numbers or booleans at CLIENTS.
+
+    Raises:
+      TypeError: `value` is not at CLIENTS or holds something else.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("float32"))
+    ... def hottest(readings):
+    ...     return fc.federated_max(readings)
+    >>> print(hottest([68.0, 71.5]))
+    71.5
+    """
+    return _extremum("federated_max", value, _reductions.lowest, jnp.maximum, jnp.max)
+
+
+def _extremum(operator, value, neutral, combine, reduce):
+    node = client_argument(value, operator)
+    check_leaves(operator, node, "real numbers", lambda dtype: is_real(dtype) or dtype == jnp.bool_)
+    return Placed(_reductions.reduce_node(_reductions.elementwise(operator, neutral, combine, reduce), node))
+
+
+def federated_mean(value, weight=None) -> Placed:
+    """The weighted mean over the clients, `sum(value * weight) / sum(weight)`.
+
+    Sums are formed in float32 at least; the mean has the dtype of the value, float32 for integers.
+    A total weight of zero gives 0 / 0 = NaN (the aggregator `mean` gives zero instead).
+
+    Args:
+      value: numbers at CLIENTS, a pytree.
+      weight: one real scalar at CLIENTS; None weighs every client alike.
+
+    Raises:
+      TypeError: `value` or `weight` is not at CLIENTS, is no number, or the weight is no scalar.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("float32"), fc.at_clients("float32"))
+    ... def mean(values, weights):
+    ...     return fc.federated_mean(values, weights)
+    >>> print(mean([1.0, 4.0], [1.0, 2.0]))
+    3.0
+    """
+    node = client_argument(value, "federated_mean")
+    check_leaves("federated_mean", node, "numbers", is_number)
+    if weight is None:
+        weights = map_nodes(lambda _: jnp.ones((), jnp.float32), (node,), "federated_mean")
+    else:
+        weights = client_argument(weight, "federated_mean")
+        member = weights.member_type
+        if not (isinstance(member, types.TensorType) and member.shape == () and is_real(member.dtype)):
+            raise TypeError(
+                f"federated_mean takes one real scalar a client as weight, got {weights.type} at {user_location()}; "
+                "write fc.federated_mean(value, fc.federated_map(lambda w: jnp.sum(w), weight))"
+            )
+
+    weighted = map_nodes(_times_weight, (node, weights), "federated_mean")
+    total = federated_sum({"value": Placed(weighted), "weight": Placed(weights)})
+    dtypes = jax.tree.map(lambda a: _mean_dtype(a.dtype), node.abstract)
+
+    def divide(total):
+        return jax.tree.map(lambda v, d: (v / total["weight"].astype(v.dtype)).astype(d), total["value"], dtypes)
+
+    return Placed(map_nodes(divide, (node_of(total),), "federated_mean"))
+
+
+def _mean_dtype(dtype):
+    return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.dtype(jnp.float32)
+
+
+def _times_weight(value, weight):
+    def times(v):
+        v = v.astype(jnp.promote_types(v.dtype, jnp.float32))
+        return v * weight.astype(v.dtype)
+
+    return jax.tree.map(times, value)
+
+
+def federated_aggregate(value, zero, accumulate: Callable, merge: Callable, report: Callable) -> Placed:
+    """A reduction over the clients by functions of one's own.
+
+    The clients are taken in an order of the engine's choosing, in groups whose accumulators are
+    merged: `merge(zero, a)` must be `a`, and a result that is to depend on nothing but the clients
+    needs an `accumulate` and a `merge` that commute.
+
+    Args:
+      value: a value at CLIENTS, of type T.
+      zero: the first accumulator, a pytree of arrays of type A (or a function of no arguments that
+        gives it). The accumulator keeps exactly this type.
+      accumulate: `(A, T) -> A`.
+      merge: `(A, A) -> A`.
+      report: `A -> R`.
+
+    Returns:
+      R at SERVER.
+
+    Raises:
+      TypeError: a function does not take or give these types.
+
+    Example:
+
+    >>> import jax.numpy as jnp, fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("float32"))
+    ... def norm(values):
+    ...     return fc.federated_aggregate(
+    ...         values, 0.0, lambda a, v: a + v * v, lambda a, b: a + b, jnp.sqrt)
+    >>> print(norm([3.0, 4.0]))
+    5.0
+    """
+    node = client_argument(value, "federated_aggregate")
+    make_zero = _zero(zero)
+    empty = infer(make_zero, (), "the zero of federated_aggregate")
+    described = "`{}` of federated_aggregate"
+    _check_accumulator(empty, infer(accumulate, (empty, node.abstract), described.format("accumulate")), "accumulate")
+    _check_accumulator(empty, infer(merge, (empty, empty), described.format("merge")), "merge")
+    infer(report, (empty,), described.format("report"))
+    operation = _reductions.sequential("federated_aggregate", make_zero, accumulate, merge, report)
+    return Placed(_reductions.reduce_node(operation, node))
+
+
+def _zero(zero) -> Callable:
+    if callable(zero):
+        return zero
+    arrays = jax.tree.map(constant, zero)
+    return lambda: jax.tree.map(jnp.asarray, arrays)
+
+
+def _check_accumulator(zero, found, name: str):
+    expected, got = types.type_of(zero), types.type_of(found)
+    if not expected.is_equivalent_to(got) or jax.tree.structure(zero) != jax.tree.structure(found):
+        raise TypeError(
+            f"`{name}` of federated_aggregate must return an accumulator of the zero's type {expected}, got {got} "
+            f"at {user_location()}; convert its result, or start from a zero of that type"
+        )
+
+
+def federated_collect(value) -> Placed:
+    """All clients' values at the server, stacked in cohort order.
+
+    The only operator whose result grows with the cohort; prefer an aggregate where one will do.
+
+    Args:
+      value: tensors at CLIENTS.
+
+    Returns:
+      The same pytree at SERVER, every leaf with a leading dimension `?`: the number of clients.
+
+    Raises:
+      TypeError: `value` is not at CLIENTS, or holds a sequence.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("int32"))
+    ... def everything(values):
+    ...     return fc.federated_collect(values)
+    >>> str(everything.type_signature), everything([3, 1, 2]).tolist()
+    ('({int32}@CLIENTS -> int32[?]@SERVER)', [3, 1, 2])
+    """
+    node = client_argument(value, "federated_collect")
+    check_leaves("federated_collect", node, "tensors", lambda dtype: True)
+    return Placed(derive(Collect(), (node,), stacked(node.abstract), placement=SERVER, all_equal=True))
+
+
+def stacked(abstract):
+    """Abstract values of all clients, with a leading dimension over them."""
+    clients = symbol("clients")
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((clients, *a.shape), a.dtype), abstract)

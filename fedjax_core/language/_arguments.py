@@ -1,0 +1,67 @@
+"""Checks that the operators share."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from fedjax_core import types
+from fedjax_core.language._graph import Node, user_location
+from fedjax_core.language._placed import placed_argument
+from fedjax_core.types import CLIENTS, Placement
+
+
+def client_argument(value, operator: str) -> Node:
+    """The node of an argument that must be at CLIENTS."""
+    return placed_argument(
+        value, operator, at=CLIENTS, repaired=f"fc.{operator}(fc.federated_broadcast(value)) or leave {operator} out"
+    )
+
+
+def check_leaves(operator: str, node: Node, allowed: str, accept: Callable):
+    """Refuses a value of which not every leaf is a tensor of an accepted dtype."""
+    for path, leaf in types.leaves(node.member_type):
+        if not (isinstance(leaf, types.TensorType) and accept(leaf.dtype)):
+            where = f"its field {path} is {leaf}" if path else f"it is {leaf}"
+            raise TypeError(
+                f"{operator} takes {allowed}, got {node.type}: {where}, at {user_location()}; convert it at the "
+                f"clients: fc.{operator}(fc.federated_map(fn, value))"
+            )
+
+
+def check_one_placement(operator: str, nodes):
+    """Refuses arguments at different placements, with the repaired call."""
+    if len({node.placement for node in nodes}) > 1:
+        found = ", ".join(str(node.type) for node in nodes)
+        raise TypeError(
+            f"{operator} takes values at one placement, got {found} at {user_location()}. To compute at the "
+            f"clients bring the server's value to them: fc.{operator}(fn, fc.federated_broadcast(server_value), "
+            "client_value); to compute at the server combine the clients' first, for example with fc.federated_sum"
+        )
+
+
+def check_placement(operator: str, placement):
+    """Refuses what is no placement."""
+    if not isinstance(placement, Placement):
+        raise TypeError(f"{operator} takes fc.SERVER or fc.CLIENTS as placement, got {placement!r}")
+
+
+def is_number(dtype) -> bool:
+    """Whether a dtype can be summed."""
+    return jnp.issubdtype(dtype, jnp.number)
+
+
+def is_real(dtype) -> bool:
+    """Whether a dtype is a real number."""
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+
+
+def described(operator: str, fn) -> str:
+    """An operator and its function, for error messages."""
+    return f"{operator}({name_of(fn)})"
+
+
+def name_of(fn) -> str:
+    """What to call a function in an error message."""
+    code = getattr(fn, "__code__", None)
+    name = getattr(fn, "__name__", None) or repr(fn)
+    return name if code is None or name != "<lambda>" else f"lambda at line {code.co_firstlineno}"

@@ -1,0 +1,158 @@
+"""The graph of a federated program: nodes with a placement, and the operations that make them."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from fedjax_core import types
+from fedjax_core.types import CLIENTS, Placement
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parameter:
+    """An argument of the computation (or one placed leaf of an argument that is a struct)."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Map:
+    """A pure function of the inputs, applied where they are.
+
+    Attributes:
+      fn: takes one value per input.
+      structural: whether it only takes apart or puts together pytrees (nothing to compile).
+      inferred: abstract results by abstract inputs, so that inlining a computation does not
+        trace its functions again.
+    """
+
+    fn: Callable
+    structural: bool = False
+    inferred: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Broadcast:
+    """The server's value at every client."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Aggregate:
+    """A reduction over the clients, in a form that can be cut anywhere.
+
+    Attributes:
+      name: the operator, for error messages and descriptions.
+      zero: `value -> accumulator`, the empty one for clients' values of these shapes (it reads no entry).
+      accumulate: `(accumulator, values [L, ...], valid bool [L] | None) -> accumulator`, takes
+        the values of `L` lanes in order; where `valid` is False the lane holds nobody.
+      merge: `(accumulator, accumulator) -> accumulator`, associative.
+      report: `accumulator -> result`.
+    """
+
+    name: str
+    zero: Callable
+    accumulate: Callable
+    merge: Callable
+    report: Callable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Collect:
+    """All clients' values at the server, stacked in cohort order."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClientIdentity:
+    """uint32 `[2]` at every client: the two halves of its identity."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClientIndex:
+    """int32 at every client: its row in the population."""
+
+
+Operation = Parameter | Map | Broadcast | Aggregate | Collect | ClientIdentity | ClientIndex
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Check:
+    """Something that a pass counts and the host refuses when it is not zero.
+
+    Attributes:
+      count: the node (int32 at the server) that counts the clients that broke the rule.
+      message: `count -> str`, the text of the error.
+    """
+
+    count: "Node"
+    message: Callable[[int], str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """One value of a federated program.
+
+    Attributes:
+      operation: what makes it.
+      inputs: the nodes that it is made from.
+      abstract: the member as a pytree of `ShapeDtypeStruct` and abstract `Sequence`.
+      placement: `SERVER`, `CLIENTS`, or None for an argument without a placement.
+      all_equal: whether all members are known to be the same value.
+      location: the user's `file:line`.
+      check: the rule that this value is subject to, if any.
+    """
+
+    operation: Operation
+    inputs: tuple["Node", ...]
+    abstract: Any
+    placement: Placement | None
+    all_equal: bool
+    location: str
+    check: Check | None = None
+
+    @property
+    def member_type(self) -> types.Type:
+        return types.type_of(self.abstract)
+
+    @property
+    def type(self) -> types.Type:
+        member = self.member_type
+        return member if self.placement is None else types.FederatedType(member, self.placement, self.all_equal)
+
+    @property
+    def per_client(self) -> bool:
+        """Whether every client may hold another value: such a value exists only inside a pass."""
+        return self.placement is CLIENTS and not self.all_equal
+
+
+def ancestors(nodes) -> Iterator[Node]:
+    """All nodes that `nodes` are made from, themselves included, inputs before users."""
+    seen = set()
+    stack = [(node, False) for node in reversed(list(nodes))]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            yield node
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((i, False) for i in reversed(dependencies(node)) if i not in seen)
+
+
+def dependencies(node: Node) -> tuple[Node, ...]:
+    """The inputs of a node and what it is checked by."""
+    return node.inputs if node.check is None else (*node.inputs, node.check.count)
+
+
+def user_location() -> str:
+    """`file:line` of the innermost frame outside this package and outside JAX."""
+    frame = sys._getframe(1)
+    jax_folder = os.path.dirname(jax.__file__) + os.sep
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((_PACKAGE, jax_folder)):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

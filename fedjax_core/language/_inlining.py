@@ -1,0 +1,42 @@
+"""Nodes over other inputs: how a computation becomes part of another."""
+
+import dataclasses
+
+from fedjax_core.language._aggregation import stacked
+from fedjax_core.language._graph import Aggregate, Broadcast, Collect, Map, Node
+from fedjax_core.language._placed import derive, infer_map
+from fedjax_core.language._reductions import aggregated
+
+
+def replaced(node: Node, nodes: dict[Node, Node]) -> Node:
+    """`node` over the replacements of its inputs.
+
+    Args:
+      node: a node that is no parameter.
+      nodes: what replaces the nodes that it is made from.
+
+    Raises:
+      TypeError: a function does not take the types of the replacements.
+    """
+    inputs = tuple(nodes[i] for i in node.inputs)
+    check = node.check and dataclasses.replace(node.check, count=nodes[node.check.count])
+    if inputs == node.inputs:
+        return node
+    is_map = isinstance(node.operation, Map)
+    all_equal = all(i.all_equal for i in inputs) if is_map else node.all_equal
+    return derive(
+        node.operation, inputs, _abstract(node, inputs), placement=node.placement, all_equal=all_equal, check=check
+    )
+
+
+def _abstract(node: Node, inputs: tuple[Node, ...]):
+    match node.operation:
+        case Map():
+            return infer_map(node.operation, inputs, "federated_map")
+        case Aggregate():
+            return aggregated(node.operation, inputs[0].abstract)
+        case Collect():
+            return stacked(inputs[0].abstract)
+        case Broadcast():
+            return inputs[0].abstract
+    return node.abstract

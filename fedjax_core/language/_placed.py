@@ -1,0 +1,204 @@
+"""Placed values: what the arguments of a federated computation look like from inside."""
+
+import jax
+
+from fedjax_core import types
+from fedjax_core.language._abstract import infer
+from fedjax_core.language._graph import Map, Node, user_location
+from fedjax_core.types import Placement
+
+
+class Placed:
+    """A value at a placement, inside a federated computation.
+
+    It knows its type and selects fields (`state.weights`, `pair["loss"]`, `pair[0]`, unpacking);
+    everything else is done by the `federated_*` operators.
+
+    Attributes:
+      fedjax_type: the type, for example `float32[3]@SERVER`.
+    """
+
+    __slots__ = ("_node",)
+    __hash__ = None
+
+    def __init__(self, node: Node):
+        object.__setattr__(self, "_node", node)
+
+    @property
+    def fedjax_type(self) -> types.Type:
+        return self._node.type
+
+    def __repr__(self) -> str:
+        return f"Placed({self._node.type})"
+
+    def __getattr__(self, name: str) -> "Placed":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._select(name)
+
+    def __getitem__(self, key) -> "Placed":
+        return self._select(key)
+
+    def __iter__(self):
+        return (self._select(i) for i in range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._struct("unpack it"))
+
+    def __setattr__(self, name, value):
+        raise TypeError(f"a placed value cannot be changed; return a new struct with {name!r} from federated_map")
+
+    def _struct(self, action: str) -> types.StructType:
+        member = self._node.member_type
+        if not isinstance(member, types.StructType):
+            raise TypeError(
+                f"cannot {action}: {self._node.type} has no fields. To compute with it write "
+                "fc.federated_map(lambda value: ..., value)"
+            )
+        return member
+
+    def _select(self, key) -> "Placed":
+        struct = self._struct(f"select {key!r}")
+        names = struct.names
+        if isinstance(key, str) and key in names:
+            position = names.index(key)
+        elif isinstance(key, int) and -len(names) <= key < len(names):
+            position = key % len(names)
+        else:
+            fields = ", ".join(repr(n) if n else str(i) for i, n in enumerate(names)) or "none"
+            error = AttributeError if isinstance(key, str) else IndexError
+            raise error(f"{self._node.type} has no field {key!r}; its fields: {fields}")
+        operation = Map(lambda value: _children(value)[position], structural=True)
+        return Placed(derive(operation, (self._node,), operation.fn(self._node.abstract)))
+
+    def __bool__(self):
+        raise _refuse("bool()", "fc.federated_map(lambda value: jnp.where(value, ..., ...), value)")
+
+    def __array__(self, *args, **kwargs):
+        raise _refuse("a NumPy function", "fc.federated_map(lambda value: jnp.sum(value), value)")
+
+    def __jax_array__(self):
+        raise _refuse("a JAX function", "fc.federated_map(lambda value: jnp.sum(value), value)")
+
+
+def _children(value) -> list:
+    return jax.tree.leaves(value, is_leaf=lambda child: child is not value)
+
+
+def _refuse(what: str, repaired: str) -> TypeError:
+    return TypeError(
+        f"{what} was applied to a placed value at {user_location()}: it has no content while the program is "
+        f"built. Write {repaired}"
+    )
+
+
+def _operator(symbol: str, operands: int):
+    if operands == 2:
+        repaired = f"fc.federated_map(lambda a, b: a {symbol} b, a, b)"
+    else:
+        repaired = f"fc.federated_map(lambda value: {symbol}, value)"
+
+    def refuse(self, *others):
+        raise _refuse(f"`{symbol}`", repaired)
+
+    return refuse
+
+
+_BINARY = dict(
+    add="+", sub="-", mul="*", truediv="/", floordiv="//", mod="%", pow="**", matmul="@",
+    and_="&", or_="|", xor="^", lshift="<<", rshift=">>",
+)  # fmt: skip
+_COMPARISONS = dict(lt="<", le="<=", gt=">", ge=">=", eq="==", ne="!=")
+_UNARY = dict(neg="-value", pos="+value", abs="abs(value)", invert="~value", float="value", int="value",
+              round="jnp.round(value)")  # fmt: skip
+
+for _name, _symbol in _BINARY.items():
+    setattr(Placed, f"__{_name.rstrip('_')}__", _operator(_symbol, 2))
+    setattr(Placed, f"__r{_name.rstrip('_')}__", _operator(_symbol, 2))
+for _name, _symbol in _COMPARISONS.items():
+    setattr(Placed, f"__{_name}__", _operator(_symbol, 2))
+for _name, _symbol in _UNARY.items():
+    setattr(Placed, f"__{_name}__", _operator(_symbol, 1))
+
+
+def is_placed(value) -> bool:
+    """Whether `value` is a placed value."""
+    return isinstance(value, Placed)
+
+
+def node_of(value: Placed) -> Node:
+    """The node behind a placed value."""
+    return value._node
+
+
+def derive(operation, inputs: tuple[Node, ...], abstract, **changes) -> Node:
+    """A node where its first input is."""
+    fields = dict(placement=inputs[0].placement, all_equal=all(i.all_equal for i in inputs)) | changes
+    return Node(operation, inputs, abstract, location=user_location(), **fields)
+
+
+def placed_argument(value, operator: str, *, at: Placement | None = None, repaired: str) -> Node:
+    """The node of an operator's argument, which may be a struct of placed values (it is zipped).
+
+    Raises:
+      TypeError: nothing in it is placed, or it is not where the operator takes it.
+    """
+    leaves, structure = jax.tree.flatten(value)
+    if is_placed(value):
+        node = node_of(value)
+    elif leaves and all(is_placed(leaf) for leaf in leaves):
+        node = zip_nodes([node_of(leaf) for leaf in leaves], structure, operator)
+    else:
+        raise TypeError(
+            f"{operator} takes placed values, got {_found(value)} at {user_location()}; write {repaired}, "
+            "or place a constant with fc.federated_value(value, fc.SERVER)"
+        )
+    if node.placement is None:
+        raise TypeError(
+            f"{operator} takes placed values, got {node.type}, which has no placement, at {user_location()}; "
+            "declare the argument as fc.at_server(...) or fc.at_clients(...)"
+        )
+    if at is not None and node.placement is not at:
+        raise TypeError(
+            f"{operator} takes a value at {at}, got {node.type} at {user_location()}; write {repaired}"
+        )
+    return node
+
+
+def _found(value) -> str:
+    try:
+        return str(types.type_of(value))
+    except TypeError:
+        return repr(value)
+
+
+def zip_nodes(nodes: list[Node], structure, operator: str) -> Node:
+    """One node whose member is the pytree `structure` of the members of `nodes`."""
+    placements = {node.placement for node in nodes}
+    if len(placements) > 1:
+        found = ", ".join(str(node.type) for node in nodes)
+        raise TypeError(
+            f"{operator} takes values at one placement, got {found} at {user_location()}; bring the server's to "
+            "the clients with fc.federated_broadcast(value), or the clients' to the server with "
+            "fc.federated_sum(value)"
+        )
+    operation = Map(lambda *members: jax.tree.unflatten(structure, members), structural=True)
+    abstract = jax.tree.unflatten(structure, [node.abstract for node in nodes])
+    return derive(operation, tuple(nodes), abstract)
+
+
+def map_nodes(fn, inputs: tuple[Node, ...], described: str, **changes) -> Node:
+    """The node of `fn` applied to inputs at one placement."""
+    return derive(operation := Map(fn), inputs, infer_map(operation, inputs, described), **changes)
+
+
+def infer_map(operation: Map, inputs: tuple[Node, ...], described: str):
+    """The abstract result of a `Map`, traced once for the same abstract inputs."""
+    abstracts = tuple(node.abstract for node in inputs)
+    if operation.structural:
+        return operation.fn(*abstracts)
+    leaves, structure = jax.tree.flatten(abstracts)
+    key = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    if key not in operation.inferred:
+        operation.inferred[key] = infer(operation.fn, abstracts, described)
+    return operation.inferred[key]

@@ -1,0 +1,79 @@
+"""The reductions behind the aggregating operators."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fedjax_core import trees
+from fedjax_core.language._graph import Aggregate, Node
+from fedjax_core.language._placed import derive
+from fedjax_core.types import SERVER
+
+
+def _masked(values, valid, neutral):
+    """`values` `[L, ...]` with `neutral` where a lane holds nobody."""
+    if valid is None:
+        return values
+    shape = lambda x: valid.reshape(valid.shape + (1,) * (x.ndim - 1))
+    return jax.tree.map(lambda x, n: jnp.where(shape(x), x, n), values, neutral)
+
+
+def elementwise(name: str, neutral, combine, reduce) -> Aggregate:
+    """A reduction of every entry by itself.
+
+    Args:
+      name: the operator.
+      neutral: `dtype -> scalar`, what changes nothing.
+      combine: `(a, b) -> a`, for example `jnp.add`.
+      reduce: `(array, axis=0) -> array`, the same over the lanes.
+    """
+
+    def zero(value):
+        return jax.tree.map(lambda a: jnp.full(a.shape, neutral(a.dtype), a.dtype), value)
+
+    def accumulate(total, values, valid):
+        present = _masked(values, valid, jax.tree.map(lambda x: jnp.asarray(neutral(x.dtype), x.dtype), values))
+        return jax.tree.map(lambda t, x: combine(t, reduce(x, axis=0).astype(t.dtype)), total, present)
+
+    def merge(a, b):
+        return jax.tree.map(combine, a, b)
+
+    return Aggregate(name, zero, accumulate, merge, lambda total: total)
+
+
+def sequential(name: str, zero, accumulate, merge, report) -> Aggregate:
+    """A reduction by the user's functions, which takes the lanes in order; `zero` takes no argument."""
+
+    def accumulate_lanes(accumulator, values, valid):
+        def step(carry, lane):
+            value, present = lane
+            new = accumulate(carry, value)
+            return (new if valid is None else trees.where(present, new, carry)), None
+
+        return lax.scan(step, accumulator, (values, valid))[0]
+
+    return Aggregate(name, lambda value: zero(), accumulate_lanes, merge, report)
+
+
+def reduce_node(operation: Aggregate, node: Node) -> Node:
+    """The node at the server of a reduction of the clients' `node`."""
+    return derive(operation, (node,), aggregated(operation, node.abstract), placement=SERVER, all_equal=True)
+
+
+def aggregated(operation: Aggregate, abstract):
+    """The abstract result of a reduction of abstract values."""
+    return jax.eval_shape(lambda value: operation.report(operation.zero(value)), abstract)
+
+
+def lowest(dtype):
+    """What is below everything in a dtype; neutral to a maximum."""
+    return -jnp.inf if jnp.issubdtype(dtype, jnp.floating) else _limits(dtype)[0]
+
+
+def highest(dtype):
+    """What is above everything in a dtype; neutral to a minimum."""
+    return jnp.inf if jnp.issubdtype(dtype, jnp.floating) else _limits(dtype)[1]
+
+
+def _limits(dtype):
+    return (False, True) if dtype == jnp.bool_ else (jnp.iinfo(dtype).min, jnp.iinfo(dtype).max)

@@ -1,0 +1,206 @@
+"""Sums of integers as a secure aggregation protocol forms them: exact, or refused."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core.language import _reductions
+from fedjax_core.language._arguments import check_leaves, client_argument
+from fedjax_core.language._graph import Check, Map, Node, user_location
+from fedjax_core.language._placed import Placed, derive, node_of
+
+
+def federated_secure_sum(value, max_input) -> Placed:
+    """The exact sum of integers between 0 and `max_input`.
+
+    Every entry is checked: a call in which a client holds one outside the range, or whose sum does
+    not fit the dtype, is refused with a `ValueError` (`as_function` returns how many were refused).
+
+    Args:
+      value: integers at CLIENTS, a pytree.
+      max_input: the largest permitted entry, an integer, or a pytree of integers like `value`.
+
+    Raises:
+      TypeError: `value` is not at CLIENTS or holds no integers, or `max_input` is no integer.
+      ValueError: `max_input` is not positive or does not fit the dtype.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("int32"))
+    ... def votes(ballots):
+    ...     return fc.federated_secure_sum(ballots, 1)
+    >>> print(votes([1, 0, 1]))
+    2
+    """
+    node, limits = _bounded("federated_secure_sum", value, max_input, "max_input", lambda bound: bound)
+    return _secure_sum("federated_secure_sum", node, limits)
+
+
+def federated_secure_sum_bitwidth(value, bitwidth) -> Placed:
+    """The exact sum of integers between 0 and `2**bitwidth - 1`.
+
+    Args:
+      value: integers at CLIENTS, a pytree.
+      bitwidth: the bits of an entry, an integer, or a pytree of integers like `value`.
+
+    Raises:
+      TypeError: `value` is not at CLIENTS or holds no integers, or `bitwidth` is no integer.
+      ValueError: `bitwidth` is not positive or exceeds the dtype.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("int32"))
+    ... def total(counts):
+    ...     return fc.federated_secure_sum_bitwidth(counts, 8)
+    >>> print(total([255, 1]))
+    256
+    """
+    name = "federated_secure_sum_bitwidth"
+    node, limits = _bounded(name, value, bitwidth, "bitwidth", lambda bits: 2**bits - 1)
+    return _secure_sum(name, node, limits)
+
+
+def federated_secure_modular_sum(value, modulus) -> Placed:
+    """The sum modulo `modulus` of integers between 0 and `modulus - 1`, exact for any number of clients.
+
+    Args:
+      value: integers at CLIENTS, a pytree.
+      modulus: an integer, or a pytree of integers like `value`.
+
+    Raises:
+      TypeError: `value` is not at CLIENTS or holds no integers, or `modulus` is no integer.
+      ValueError: `modulus` is not positive or does not fit the dtype.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("int32"))
+    ... def parity(bits):
+    ...     return fc.federated_secure_modular_sum(bits, 2)
+    >>> print(parity([1, 1, 1]))
+    1
+    """
+    name = "federated_secure_modular_sum"
+    node, limits = _bounded(name, value, modulus, "modulus", lambda modulus: modulus - 1)
+
+    def add(total, x, limit):
+        modulus = jnp.asarray(limit + 1, x.dtype)
+        room = modulus - x
+        return jnp.where(total >= room, total - room, total + x)
+
+    return _exact(name, node, limits, zero=lambda word: jnp.zeros_like(word), add=add, fold=add, read=lambda t: t)
+
+
+def _secure_sum(name, node, limits) -> Placed:
+    """A sum in two words, low and high, which no number of clients overflows."""
+
+    def zero(word):
+        return (jnp.zeros_like(word), jnp.zeros_like(word))
+
+    def add(total, x, limit):
+        return fold(total, (x, jnp.zeros_like(x)), limit)
+
+    def fold(a, b, limit):
+        low = a[0] + b[0]
+        return low, a[1] + b[1] + (low < a[0]).astype(low.dtype)
+
+    return _exact(name, node, limits, zero=zero, add=add, fold=fold, read=lambda total: total[0], high=lambda t: t[1])
+
+
+def _exact(name, node: Node, limits, *, zero, add, fold, read, high=None) -> Placed:
+    """The sum by `add` of the entries in range, with checks on the range and on the result.
+
+    Accumulators are tuples of one total per leaf, and the number of clients out of range.
+    """
+    dtypes = [a.dtype for a in jax.tree.leaves(node.abstract)]
+    limits = jax.tree.leaves(limits)
+    structure = jax.tree.structure(node.abstract)
+
+    def start(value):
+        words = (jnp.zeros(x.shape, _word(x.dtype)) for x in jax.tree.leaves(value))
+        return tuple(map(zero, words)), jnp.zeros((), jnp.int32)
+
+    def accumulate(accumulator, value):
+        totals, refused = accumulator
+        leaves = jax.tree.leaves(value)
+        fits = jnp.asarray(True)
+        for x, limit in zip(leaves, limits):
+            fits &= jnp.all((x >= 0) & (x <= jnp.asarray(limit, x.dtype)))
+        words = [jnp.where(fits, x, jnp.zeros_like(x)).astype(_word(x.dtype)) for x in leaves]
+        return tuple(add(t, w, m) for t, w, m in zip(totals, words, limits)), refused + (~fits).astype(jnp.int32)
+
+    def merge(a, b):
+        return tuple(fold(x, y, m) for x, y, m in zip(a[0], b[0], limits)), a[1] + b[1]
+
+    def report(accumulator):
+        totals, refused = accumulator
+        too_large = jnp.zeros((), jnp.int32)
+        for total, dtype in zip(totals, dtypes):
+            largest = jnp.asarray(jnp.iinfo(dtype).max, _word(dtype))
+            over = read(total) > largest
+            over |= False if high is None else high(total) > 0
+            too_large += jnp.any(over).astype(jnp.int32)
+        sums = [read(total).astype(dtype) for total, dtype in zip(totals, dtypes)]
+        return jax.tree.unflatten(structure, sums), refused, too_large
+
+    operation = dataclasses.replace(_reductions.sequential(name, None, accumulate, merge, report), zero=start)
+    reduced = Placed(_reductions.reduce_node(operation, node))
+    return _checked(name, *map(node_of, reduced), limits)
+
+
+_identity = Map(lambda value: value, structural=True)
+
+
+def _checked(name: str, total: Node, refused: Node, too_large: Node, limits) -> Placed:
+    where = total.location
+    bounds = ", ".join(str(limit) for limit in limits)
+
+    def out_of_range(count):
+        return (
+            f"{name} at {where}: {count} clients hold an entry outside 0..{bounds}; clip it at the clients with "
+            "fc.federated_map(lambda v: jnp.clip(v, 0, limit), value), or allow more"
+        )
+
+    def overflow(count):
+        return (
+            f"{name} at {where}: the sum of {count} fields does not fit their dtype; convert the values at the "
+            "clients to a wider one"
+        )
+
+    for count, message in ((refused, out_of_range), (too_large, overflow)):
+        total = derive(_identity, (total,), total.abstract, check=Check(count, message))
+    return Placed(total)
+
+
+def _bounded(name: str, value, bound, argument: str, limit_of: Callable) -> tuple[Node, list]:
+    """The argument's node and the largest entry of each of its leaves."""
+    node = client_argument(value, name)
+    check_leaves(name, node, "integers", lambda dtype: jnp.issubdtype(dtype, jnp.integer))
+    structure = jax.tree.structure(node.abstract)
+    bounds = [bound] * structure.num_leaves if jax.tree.structure(bound).num_leaves == 1 else jax.tree.leaves(bound)
+    if len(bounds) != structure.num_leaves:
+        raise TypeError(f"{name} takes one `{argument}`, or one per field of {node.member_type}, got {bound!r}")
+    limits = []
+    for given, leaf in zip(bounds, jax.tree.leaves(node.abstract)):
+        given = given if isinstance(given, int) else next(iter(jax.tree.leaves(given)))
+        if isinstance(given, bool) or not isinstance(given, int | np.integer):
+            raise TypeError(f"{name}({argument}=...) is an integer, got {given!r} at {user_location()}")
+        largest = int(jnp.iinfo(leaf.dtype).max)
+        limit = limit_of(int(given)) if 0 < given <= largest else -1
+        if not 0 < limit <= largest and not (limit == 0 and argument == "modulus"):
+            raise ValueError(
+                f"{name}({argument}=...) is positive and fits {types.type_of(leaf)}, got {given} at "
+                f"{user_location()}; the largest entry is {largest}"
+            )
+        limits.append(limit)
+    return node, limits
+
+
+def _word(dtype):
+    return jnp.uint64 if jnp.dtype(dtype).itemsize == 8 else jnp.uint32

@@ -1,0 +1,151 @@
+"""`Sequence`: the batches of one client, as a client function sees them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fedjax_core import trees, types
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sequence:
+    """The batches of one client, in order.
+
+    Made by the engine and handed to client functions; its batches exist one at a time, gathered
+    from a flat buffer of examples. Axis letters: `R` rows of the buffer, `T` steps of the index,
+    `B` examples of a batch.
+
+    Attributes:
+      examples: pytree of `[R, ...]`; row 0 is all zeros and stands for "no example".
+      index: int32 `[T, B]`, rows of `examples`; 0 is padding.
+      first: int32, this client's first step in `index`.
+      common: int32, steps that all clients which run together take.
+      bound: int32, steps that the longest of them takes.
+      num_batches: int32, the steps of this client, `common <= num_batches <= bound`.
+      element: the type of a stored batch.
+      transforms: functions applied to every batch (see `map`).
+      guarded: whether clients which run together may differ in their number of steps.
+      trip_count: the static number of steps where the program must be differentiable, or None.
+    """
+
+    examples: Any
+    index: jax.Array
+    first: jax.Array
+    common: jax.Array
+    bound: jax.Array
+    num_batches: jax.Array
+    element: types.Type = dataclasses.field(metadata={"static": True})
+    transforms: tuple[Callable, ...] = dataclasses.field(default=(), metadata={"static": True})
+    guarded: bool = dataclasses.field(default=True, metadata={"static": True})
+    trip_count: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def reduce(self, initial, step: Callable):
+        """Folds `step` over this client's batches.
+
+        As many steps as THIS client has batches: a client without any returns `initial`.
+
+        Args:
+          initial: the carry before the first batch, a pytree of arrays.
+          step: `(carry, batch, mask) -> carry`, the carry's shapes and dtypes unchanged; `batch`
+            has leaves `[B, ...]` and `mask` is bool `[B]`, False on padding (a scalar where an
+            element has no leading batch dimension).
+
+        Returns:
+          The last carry.
+
+        Raises:
+          TypeError: `step` changes the structure, a shape or a dtype of the carry.
+        """
+        initial = jax.tree.map(jnp.asarray, initial)
+        if self.trip_count is not None:
+            return self._scan(initial, step)
+
+        def plain(t, carry):
+            return step(carry, *self._batch(t))
+
+        def guarded(t, carry):
+            return trees.where(t < self.num_batches, plain(t, carry), carry)
+
+        carry = lax.fori_loop(0, self.common, plain, initial)
+        return lax.fori_loop(self.common, self.bound, guarded, carry) if self.guarded else carry
+
+    def _scan(self, initial, step):
+        """The same with a static trip count, so that it can be differentiated.
+
+        A step beyond the client's last looks at the last batch again, whole, and is discarded:
+        what is thrown away must be finite for its gradient to be.
+        """
+        last = jnp.maximum(self.num_batches - 1, 0)
+
+        def guarded(carry, t):
+            batch, mask = self._batch(jnp.minimum(t, last))
+            mask = mask | (self.num_batches == 0)
+            return trees.where(t < self.num_batches, step(carry, batch, mask), carry), None
+
+        return lax.scan(guarded, initial, jnp.arange(self.trip_count, dtype=jnp.int32))[0]
+
+    def map(self, fn: Callable) -> "Sequence":
+        """A sequence of the batches `fn(batch)`; the masks stay as they are."""
+        return dataclasses.replace(self, transforms=(*self.transforms, fn))
+
+    def sum(self):
+        """The sum of all examples, over all batches and without the padding.
+
+        Where `map` made one number of every batch, the sum of these.
+
+        Returns:
+          A pytree like a batch without its leading dimension, in the leaves' dtypes.
+        """
+        return self._total(lambda batch, mask: jax.tree.map(lambda x: _masked_sum(x, mask), batch))
+
+    @property
+    def num_examples(self) -> jax.Array:
+        """int32: the examples in all batches; one that occurs in three epochs counts three times."""
+        return self._total(lambda batch, mask: jnp.sum(mask, dtype=jnp.int32))
+
+    def _total(self, measure: Callable):
+        """The sum over the batches of `measure(batch, mask)`."""
+        zero = jax.tree.map(
+            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: measure(*self._batch(0)))
+        )
+        return self.reduce(zero, lambda total, batch, mask: jax.tree.map(jnp.add, total, measure(batch, mask)))
+
+    def _batch(self, t):
+        rows = lax.dynamic_index_in_dim(self.index, self.first + t, keepdims=False)
+        if not is_batched(self.element):
+            rows = rows[0]
+        batch = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), self.examples)
+        for transform in self.transforms:
+            batch = transform(batch)
+        return batch, rows > 0
+
+    @property
+    def fedjax_type(self) -> types.SequenceType:
+        """The type of this value."""
+        if not self.transforms:
+            return types.SequenceType(self.element)
+        return types.SequenceType(types.type_of(jax.eval_shape(lambda s: s._batch(0)[0], self)))
+
+
+def is_batched(element: types.Type) -> bool:
+    """Whether a sequence's element is a batch: all its leaves have the same leading dimension."""
+    return batch_dimension(element) != ()
+
+
+def batch_dimension(element: types.Type) -> tuple:
+    """`(None,)` for batches of any size, `(B,)` for batches of a fixed one, else `()`."""
+    shapes = [leaf.shape for _, leaf in types.leaves(element)]
+    leading = {shape[:1] if shape else () for shape in shapes}
+    return leading.pop() if len(leading) == 1 else ()
+
+
+def _masked_sum(x, mask):
+    if jnp.ndim(x) == 0:
+        return jnp.asarray(x)
+    mask = jnp.expand_dims(mask, tuple(range(mask.ndim, x.ndim)))
+    return jnp.sum(jnp.where(mask, x, jnp.zeros((), x.dtype)), axis=tuple(range(mask.ndim > 0)), dtype=x.dtype)

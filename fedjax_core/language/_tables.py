@@ -1,0 +1,153 @@
+"""The operators that read and write rows of a table at the server."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core import types
+from fedjax_core.language._aggregation import federated_collect
+from fedjax_core.language._arguments import client_argument, described
+from fedjax_core.language._graph import ClientIndex, Node, user_location
+from fedjax_core.language._movement import federated_broadcast
+from fedjax_core.language._placed import Placed, map_nodes, node_of, placed_argument
+from fedjax_core.types import CLIENTS, SERVER
+
+
+def federated_select(keys, table, fn: Callable | None = None) -> Placed:
+    """What each client asks for of a table at the server.
+
+    Args:
+      keys: int32 at CLIENTS, a scalar or a vector of row numbers per client.
+      table: a pytree at SERVER.
+      fn: `(table, key) -> row`; by default the `key`-th row of every leaf.
+
+    Returns:
+      At CLIENTS, the row of a scalar key, or the rows of a vector of keys stacked.
+
+    Raises:
+      TypeError: a wrong placement, keys that are not int32 scalars or vectors, an `fn` that fails.
+
+    Example:
+
+    >>> import jax.numpy as jnp, fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("int32"), fc.at_server("float32[4]"))
+    ... def sum_of_rows(keys, table):
+    ...     return fc.federated_sum(fc.federated_select(keys, table))
+    >>> print(sum_of_rows([0, 3], jnp.array([1.0, 2.0, 3.0, 4.0])))
+    5.0
+    """
+    node = _keys_argument("federated_select", keys)
+    repaired = "fc.federated_select(keys, table) with the keys at CLIENTS and the table at SERVER"
+    rows = placed_argument(table, "federated_select", at=SERVER, repaired=repaired)
+    pick = fn or (lambda table, key: jax.tree.map(lambda leaf: leaf[key], table))
+    many = len(node.member_type.shape) == 1
+
+    def select(keys, table):
+        return jax.vmap(lambda key: pick(table, key))(keys) if many else pick(table, keys)
+
+    sent = node_of(federated_broadcast(Placed(rows)))
+    return Placed(map_nodes(select, (node, sent), described("federated_select", pick)))
+
+
+def federated_scatter(table, keys, rows) -> Placed:
+    """A table at the server with the clients' rows written into it: how per-client state survives.
+
+    Where several clients write one row, the last one of the cohort wins. A key outside the table
+    is left out.
+
+    Args:
+      table: a pytree at SERVER whose leaves have a common leading dimension `N`.
+      keys: int32 at CLIENTS, a scalar or a vector of row numbers per client.
+      rows: at CLIENTS, the table's pytree without the leading dimension (with the keys' one).
+
+    Returns:
+      The new table at SERVER, of the table's type.
+
+    Raises:
+      TypeError: a wrong placement, or rows that do not fit the table.
+
+    Example:
+
+    >>> import jax.numpy as jnp, fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_server("float32[4]"), fc.at_clients("int32"), fc.at_clients("float32"))
+    ... def write(table, keys, rows):
+    ...     return fc.federated_scatter(table, keys, rows)
+    >>> print(write(jnp.zeros(4), [2, 0], [5.0, 7.0]))
+    [7. 0. 5. 0.]
+    """
+    repaired = "fc.federated_scatter(table, keys, rows) with the table at SERVER, keys and rows at CLIENTS"
+    target = placed_argument(table, "federated_scatter", at=SERVER, repaired=repaired)
+    node = _keys_argument("federated_scatter", keys)
+    values = placed_argument(rows, "federated_scatter", at=CLIENTS, repaired=repaired)
+    _check_rows(target, node, values)
+    written = node_of(federated_collect((Placed(node), Placed(values))))
+    return Placed(map_nodes(_scatter, (target, written), "federated_scatter"))
+
+
+def federated_client_index(data) -> Placed:
+    """Each client's row in the population, int32 at CLIENTS, for `federated_select` and `federated_scatter`.
+
+    Args:
+      data: any value at CLIENTS. For a cohort of `FederatedData` the row is the client's place in
+        `client_ids`, for a plain list its place in the list.
+
+    Raises:
+      TypeError: `data` is not at CLIENTS.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("float32"))
+    ... def rows(values):
+    ...     return fc.federated_collect(fc.federated_client_index(values))
+    >>> rows([5.0, 6.0]).tolist()
+    [0, 1]
+    """
+    client_argument(data, "federated_client_index")
+    abstract = jax.ShapeDtypeStruct((), jnp.int32)
+    return Placed(Node(ClientIndex(), (), abstract, CLIENTS, False, user_location()))
+
+
+def _keys_argument(operator: str, keys) -> Node:
+    repaired = f"fc.{operator} with int32 keys at CLIENTS"
+    node = placed_argument(keys, operator, at=CLIENTS, repaired=repaired)
+    member = node.member_type
+    if not (isinstance(member, types.TensorType) and member.dtype == jnp.int32 and len(member.shape or ()) <= 1):
+        raise TypeError(
+            f"{operator} takes int32 keys, a scalar or a vector a client, got {node.type} at {user_location()}; "
+            "write fc.federated_map(lambda k: k.astype('int32'), keys)"
+        )
+    return node
+
+
+def _check_rows(table: Node, keys: Node, rows: Node):
+    key_shape = keys.member_type.shape
+    expected = jax.tree.map(
+        lambda leaf: types.TensorType(leaf.dtype, (*key_shape, *leaf.shape[1:])) if leaf.shape else None,
+        types.tree_of_types(table.member_type),
+    )
+    if any(leaf is None for leaf in jax.tree.leaves(expected, is_leaf=lambda x: x is None)):
+        raise TypeError(f"federated_scatter takes a table of rows, got {table.type}: a scalar has no rows")
+    if not types.type_of(expected).is_assignable_from(rows.member_type):
+        raise TypeError(
+            f"federated_scatter writes rows of type {types.type_of(expected)} into {table.type}, got {rows.type} "
+            f"at {user_location()}; convert them: fc.federated_scatter(table, keys, fc.federated_map(fn, rows))"
+        )
+
+
+def _scatter(table, written):
+    keys, rows = written
+    lead = keys.ndim
+    keys = keys.reshape(-1)
+
+    def write(leaf, row):
+        row = row.reshape((-1, *row.shape[lead:]))
+        size = leaf.shape[0]
+        place = jnp.where((keys >= 0) & (keys < size), keys, size)
+        order = jnp.arange(place.shape[0], dtype=jnp.int32)
+        last = jnp.full(size + 1, -1, jnp.int32).at[place].max(order)[:size]
+        chosen = row.at[jnp.maximum(last, 0)].get(mode="clip") if place.shape[0] != 0 else leaf
+        return jnp.where((last >= 0).reshape(-1, *(1,) * (leaf.ndim - 1)), chosen, leaf)
+
+    return jax.tree.map(write, table, jax.tree.unflatten(jax.tree.structure(table), jax.tree.leaves(rows)))
