@@ -124,21 +124,19 @@ class ClientBatches:
         return _hashing.fold(self.seed, _cohort.identities(self.digests))
 
     def batch_rows(self, clients: np.ndarray) -> np.ndarray:
-        sizes, batch_size = self.num_examples[clients], self.batch_size
+        sizes, steps = self.num_examples[clients], self.num_steps[clients]
         lengths = sizes * self.batching.num_epochs
-        positions = _sources.ranges(np.zeros_like(lengths), lengths)
-        stream = positions
+        step = _sources.ranges(np.zeros_like(steps), steps).astype(np.int32)
+        rows = step[:, None] * np.int32(self.batch_size) + np.arange(self.batch_size, dtype=np.int32)
+        padding = rows >= np.repeat(lengths, steps)[:, None]
         if self.seed is not None:
-            stream = shuffled(positions, lengths, self._seeds[clients], self.batching.buffer_size)
-        rows = stream if self.batching.num_epochs == 1 else stream % np.repeat(sizes, lengths)
-        slots = self.num_steps[clients] * batch_size
-        result = np.full((slots.sum() // batch_size, batch_size), -1, np.int32)
-        slot = positions + np.repeat(np.cumsum(slots) - slots, lengths)
-        if self.batching.drop_remainder:
-            kept = positions < np.repeat(slots, lengths)
-            rows, slot = rows[kept], slot[kept]
-        result.reshape(-1)[slot] = rows
-        return result
+            stream = shuffled(lengths, self._seeds[clients], self.batching.buffer_size)
+            offset = np.repeat(np.cumsum(lengths) - lengths, steps)
+            rows = np.take(stream, offset[:, None] + rows, mode="clip")
+        if self.batching.num_epochs > 1:
+            rows %= np.repeat(sizes, steps).astype(np.int32)[:, None]
+        rows[padding] = -1
+        return rows
 
     def read(self, clients: np.ndarray, out: Any) -> None:
         self.source.read(self.clients[clients], out)
@@ -149,25 +147,25 @@ def batch_type(element: Any) -> types.Type:
     return types.type_of(jax.tree.map(lambda e: types.TensorType(e.dtype, (None, *e.shape)), element))
 
 
-def shuffled(positions: np.ndarray, lengths: np.ndarray, seeds: np.ndarray, buffer_size: int | None) -> np.ndarray:
+def shuffled(lengths: np.ndarray, seeds: np.ndarray, buffer_size: int | None) -> np.ndarray:
     """Permutes the stream of every client on its own.
 
     Args:
-      positions: int64 `[sum(lengths)]`: `arange(length)` of one client after another.
       lengths: int64 `[C]`.
       seeds: uint64 `[C]`; the permutation of a client is a function of its seed and length alone.
       buffer_size: the window, or None for the whole stream.
 
     Returns:
-      int64 `[sum(lengths)]`: the positions of each client's stream in the order of their tags. With a window
-      of b the tag of position p is uniform in [p, p + b): at most i elements come before the i-th, so that
-      it is one of the first i + b.
+      int32 `[sum(lengths)]`: for one client after another a permutation of `arange(length)`, sorted by tags.
+      With a window of b the tag of position p is uniform in [p, p + b), so that at least `p - b + 1`
+      positions come before it: the i-th is one of the first i + b.
     """
+    positions = _sources.ranges(np.zeros_like(lengths), lengths)
     tag = _hashing.tags(np.repeat(seeds, lengths), positions)
     if buffer_size is not None:
         start = np.where(np.repeat(lengths <= buffer_size, lengths), 0, positions)
         tag = (start + buffer_size * _hashing.uniform(tag)).view(np.uint64)  # floats >= 0 sort like their bits
-    return positions[_grouped_argsort(tag, lengths)]
+    return positions.astype(np.int32)[_grouped_argsort(tag, lengths)]
 
 
 def _grouped_argsort(tag: np.ndarray, lengths: np.ndarray) -> np.ndarray:

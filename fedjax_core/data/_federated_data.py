@@ -80,7 +80,8 @@ class FederatedData(Mapping):
         """Builds the data from the rows of all clients, each labelled with its client.
 
         Args:
-          arrays: a dict (or any pytree) of arrays `[rows, ...]`. Arrays that are in order already are not copied.
+          arrays: a dict (or any pytree) of arrays `[rows, ...]`. Arrays whose rows are grouped already are
+            not copied, so do not write to them afterwards.
           client_ids: `[rows]`, the id of the client that holds the row, in any order. Clients come in
             the order in which they first appear, and the rows of a client keep their order.
 
@@ -247,7 +248,7 @@ class FederatedData(Mapping):
         """Puts `count` random examples of each client first and keeps the order within both parts."""
         positions = _sources.ranges(np.zeros_like(self.sizes), self.sizes)
         seeds = _hashing.fold(_hashing.seed(key, "split_examples"), self._ids.digests)
-        shuffled = _batching.shuffled(positions, self.sizes, seeds, None)
+        shuffled = _batching.shuffled(self.sizes, seeds, None)
         offsets = np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
         second = np.empty(len(positions), bool)
         second[offsets + shuffled] = positions >= np.repeat(count, self.sizes)

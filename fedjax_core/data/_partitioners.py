@@ -122,7 +122,9 @@ def dirichlet(alpha: float, column: str = "y") -> Partitioner:
       Hsu, Qi, Brown: Measuring the effects of non-identical data distribution for federated visual
       classification, arXiv:1909.06335, section 2.
     """
-    if isinstance(alpha, bool) or not 0 < alpha < np.inf:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number):
+        raise TypeError(f"dirichlet(alpha=...) must be a number, got {alpha!r}; use for example dirichlet(0.5)")
+    if not 0 < alpha < np.inf:
         raise ValueError(
             f"dirichlet(alpha=...) must be positive and finite, got {alpha!r}; for clients that are alike use iid()"
         )
@@ -134,24 +136,31 @@ def dirichlet(alpha: float, column: str = "y") -> Partitioner:
         left = np.bincount(labels)
         counts = np.empty((num_clients, len(left)), np.int64)
         sizes = np.bincount(np.arange(num_rows) % num_clients)
-        mixtures = random.dirichlet(alpha * left / num_rows, num_clients)
+        prior = alpha * left / num_rows
+        mixtures = random.dirichlet(prior, num_clients)
         for client in random.permutation(num_clients):
-            counts[client] = _draw(random, mixtures[client], sizes[client], left)
+            counts[client] = _draw(random, mixtures[client], prior, sizes[client], left)
             left = left - counts[client]
         return _deal(random, labels, counts)
 
     return assign
 
 
-def _draw(random: np.random.Generator, mixture: np.ndarray, size: int, left: np.ndarray) -> np.ndarray:
-    """How many rows of each label a client takes: `size` in all, at most `left` of each."""
+def _draw(
+    random: np.random.Generator, mixture: np.ndarray, prior: np.ndarray, size: int, left: np.ndarray
+) -> np.ndarray:
+    """How many rows of each label a client takes: `size` in all, at most `left` of each.
+
+    A Dirichlet variable that is renormalized over some of its parts is Dirichlet distributed with
+    the parameters of these parts, which is drawn where too little of `mixture` is left to renormalize.
+    """
     counts = np.zeros_like(left)
     while missing := size - counts.sum():
-        open_mixture = np.where(left > counts, mixture, 0.0)
-        if not open_mixture.sum() > 1e-12:
-            open_mixture = (left - counts).astype(float)
-        drawn = random.multinomial(missing, open_mixture / open_mixture.sum())
-        counts = np.minimum(counts + drawn, left)
+        available = left > counts
+        shares = np.where(available, mixture, 0.0)
+        if shares.sum() < 1e-12:
+            shares[available] = random.dirichlet(prior[available])
+        counts = np.minimum(counts + random.multinomial(missing, shares / shares.sum()), left)
     return counts
 
 

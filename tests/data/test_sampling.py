@@ -1,0 +1,54 @@
+"""Cohort sampling: pure, uniform, without replacement."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedjax_core.data import sample_clients
+
+KEY = jax.random.key(0)
+
+
+@given(st.integers(0, 40), st.floats(0, 1), st.integers(0, 10))
+def test_a_sample_is_distinct_and_repeatable(population, fraction, round_num):
+    ids = [f"client_{i}" for i in range(population)]
+    num_clients = int(fraction * population)
+    sample = sample_clients(KEY, round_num, ids, num_clients)
+    assert len(sample) == len(set(sample)) == num_clients and set(sample) <= set(ids)
+    assert sample == sample_clients(KEY, jax.numpy.int32(round_num), tuple(ids), num_clients)
+
+
+def test_rounds_and_keys_differ():
+    draws = [sample_clients(jax.random.key(k), r, range(100), 10) for k in range(5) for r in range(20)]
+    assert len(set(map(tuple, draws))) == 100
+
+
+def test_everyone_has_the_same_chance_in_every_place():
+    population, num_clients, rounds = 10, 4, 3000
+    draws = np.array([sample_clients(KEY, r, range(population), num_clients) for r in range(rounds)])
+    expected = rounds / population
+    for place in range(num_clients):
+        counts = np.bincount(draws[:, place], minlength=population)
+        assert ((counts - expected) ** 2 / expected).sum() < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ((KEY, 0, ["a", "b"], 3), ValueError, "got 2 ids; use num_clients=2 or less"),
+        ((KEY, 0, ["a", "b"], -1), ValueError, r"num_clients=...\) must be at least 0, got -1"),
+        ((KEY, 0, ["a", "b"], 1.0), TypeError, r"num_clients=...\) must be an integer, got 1.0"),
+        ((KEY, -1, ["a", "b"], 1), ValueError, r"round_num=...\) must be at least 0"),
+        ((0, 0, ["a", "b"], 1), TypeError, r"needs one typed key .*got 0; pass key=jax.random.key\(0\)"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        sample_clients(*arguments)
+
+
+def test_a_traced_key_is_refused():
+    with pytest.raises(TypeError, match="a traced key<fry>"):
+        jax.jit(lambda key: sample_clients(key, 0, ["a"], 1))(KEY)
