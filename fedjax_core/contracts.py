@@ -1,0 +1,190 @@
+"""What the catalogue rooms fill in: NamedTuples of pure functions.
+
+Axis letters: `B` examples of a batch. A batch is a pytree whose leaves have the leading axis
+`B`, by convention a dict with the inputs `x` and the labels `y`. A `mask` is bool `[B]`, False
+on padding; masking is done by whoever calls a model or a metric, once.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core import types
+
+
+class ModelWeights(NamedTuple):
+    """Weights of which only a part is trained.
+
+    What a `Model.init` returns that has something beside trainable weights, for example the
+    running averages of a batch normalization. Both parts are broadcast to the clients; only
+    `trainable` is updated and averaged.
+
+    Attributes:
+      trainable: a pytree of floating point arrays, what the gradient is taken of.
+      non_trainable: a pytree of arrays of any dtype, constant throughout training.
+
+    Example:
+      >>> weights = ModelWeights(trainable={"w": jnp.ones(3)}, non_trainable={"scale": jnp.ones(())})
+      >>> weights.trainable["w"].shape
+      (3,)
+    """
+
+    trainable: Any
+    non_trainable: Any
+
+
+class Metric(NamedTuple):
+    """A number about predictions that can be added up over batches and clients.
+
+    `measure` makes a statistic of one batch. Statistics of two batches, or of two clients, are
+    added leaf by leaf, and `finalize` turns the total into the value for people. So a mean is
+    measured as a sum and a count. Both functions are pure and JAX-traceable.
+
+    Attributes:
+      measure: `(predictions, batch, mask) -> statistic`. `predictions` is what the model's
+        `predict` returned for `batch`; `mask` is bool `[B]`. The statistic is a pytree of arrays
+        whose shapes do not depend on `B`. Examples with mask False, NaN among them, must not
+        change it: select with `jnp.where`, since `nan * 0` is NaN.
+      finalize: `(statistic) -> value`, a pytree of arrays. Where nobody was measured the value
+        is NaN (0/0), not a made-up zero.
+
+    Example:
+      >>> def measure(predictions, batch, mask):
+      ...     errors = jnp.abs(predictions - batch["y"])
+      ...     return jnp.sum(jnp.where(mask, errors, 0.0)), jnp.sum(mask, dtype="int32")
+      >>> mean_absolute_error = Metric(measure, lambda statistic: statistic[0] / statistic[1])
+      >>> batch = {"y": jnp.array([1.0, 2.0, jnp.nan])}
+      >>> mask = jnp.array([True, True, False])
+      >>> statistic = mean_absolute_error.measure(jnp.array([1.5, 2.0, 0.0]), batch, mask)
+      >>> float(mean_absolute_error.finalize(statistic))
+      0.25
+    """
+
+    measure: Callable[[Any, Any, jax.Array], Any]
+    finalize: Callable[[Any], Any]
+
+
+class Model(NamedTuple):
+    """A model as pure functions; the adapters of the room `models` make one of a flax module.
+
+    Attributes:
+      init: `(key) -> weights`. `key` is a JAX typed key. The weights are a pytree of arrays, all
+        of it trainable, or `ModelWeights(trainable, non_trainable)`.
+      predict: `(weights, batch, key=None, training=False) -> predictions`, a pytree with the
+        leading axis `B`. Reads the inputs and never the labels. With `key=None` and
+        `training=False` it is deterministic; `training=True` switches on what is done in
+        training only, for which `key` gives the randomness (dropout). Rows do not
+        depend on one another unless `training` is set.
+      loss: `(predictions, batch) -> losses`, floating point `[B]`, one for each example,
+        neither averaged nor masked.
+      metrics: the other metrics by name, a dict of `Metric`. The loss need not be among them:
+        `model_metrics` adds it.
+      batch_type: the type of one batch, `?` in place of `B`, for example
+        `<x=float32[?,784],y=int32[?]>`.
+
+    Example: linear regression, from scratch.
+      >>> def predict(weights, batch, key=None, training=False):
+      ...     return batch["x"] @ weights["w"] + weights["b"]
+      >>> model = Model(
+      ...     init=lambda key: {"w": jnp.zeros(3), "b": jnp.zeros(())},
+      ...     predict=predict,
+      ...     loss=lambda predictions, batch: (predictions - batch["y"]) ** 2,
+      ...     metrics={},
+      ...     batch_type=types.parse_type("<x=float32[?,3],y=float32[?]>"),
+      ... )
+      >>> weights = model.init(jax.random.key(0))
+      >>> batch = {"x": jnp.ones((2, 3)), "y": jnp.array([1.0, 2.0])}
+      >>> model.loss(model.predict(weights, batch), batch)
+      Array([1., 4.], dtype=float32)
+    """
+
+    init: Callable[[jax.Array], Any]
+    predict: Callable[..., Any]
+    loss: Callable[[Any, Any], jax.Array]
+    metrics: Mapping[str, Metric]
+    batch_type: types.Type
+
+
+def mean_loss(loss: Callable[[Any, Any], jax.Array]) -> Metric:
+    """The mean of a per-example loss.
+
+    Args:
+      loss: `(predictions, batch) -> losses` `[B]`, as `Model.loss`.
+
+    Returns:
+      A `Metric` with the statistic `(sum, count)`: the sum of the unmasked losses, float32 `[]`,
+      and the number of unmasked examples, int32 `[]`. Its value is `sum / count`, float32 `[]`,
+      NaN if there was no example.
+
+    Raises:
+      ValueError: when measured, if `loss` does not give one value for each example.
+
+    Example:
+      >>> metric = mean_loss(lambda predictions, batch: predictions - batch["y"])
+      >>> batch = {"y": jnp.array([1.0, 2.0, jnp.nan])}
+      >>> statistic = metric.measure(jnp.array([2.0, 5.0, 0.0]), batch, jnp.array([True, True, False]))
+      >>> [float(part) for part in statistic], float(metric.finalize(statistic))
+      ([4.0, 2.0], 2.0)
+    """
+
+    def measure(predictions, batch, mask):
+        losses = loss(predictions, batch)
+        _check_per_example(losses, mask)
+        total = jnp.sum(jnp.where(mask, losses, 0).astype(jnp.float32))
+        return total, jnp.sum(mask, dtype=jnp.int32)
+
+    def finalize(statistic):
+        total, count = statistic
+        return total / count.astype(jnp.float32)
+
+    return Metric(measure, finalize)
+
+
+def _check_per_example(losses, mask) -> None:
+    if jnp.shape(losses) != jnp.shape(mask):
+        raise ValueError(
+            f"a model's loss gives one value for each example, shape {jnp.shape(mask)}, got shape "
+            f"{jnp.shape(losses)}; do not average over the batch, and reduce what is left: "
+            "`losses.mean(axis=tuple(range(1, losses.ndim)))`"
+        )
+
+
+def model_metrics(model: Model) -> dict[str, Metric]:
+    """All metrics of a model: its loss first, then its own.
+
+    Args:
+      model: the model. A metric of its own under the name "loss" gives way to the loss.
+
+    Returns:
+      A new dict from the name to the `Metric`; "loss" is always there, once, first.
+
+    Raises:
+      TypeError: if `model.metrics` is not a dict of `Metric` by string name.
+
+    Example:
+      >>> count = Metric(lambda predictions, batch, mask: mask.sum(), lambda total: total)
+      >>> model = Model(
+      ...     init=lambda key: jnp.zeros(3),
+      ...     predict=lambda weights, batch, key=None, training=False: batch["x"] @ weights,
+      ...     loss=lambda predictions, batch: (predictions - batch["y"]) ** 2,
+      ...     metrics={"count": count},
+      ...     batch_type=types.parse_type("<x=float32[?,3],y=float32[?]>"),
+      ... )
+      >>> list(model_metrics(model))
+      ['loss', 'count']
+    """
+    if not isinstance(model.metrics, Mapping):
+        raise TypeError(
+            "the metrics of a model are a dict from name to Metric, got "
+            f"{type(model.metrics).__name__}; for none write `metrics={{}}`"
+        )
+    for name, metric in model.metrics.items():
+        if not isinstance(name, str) or not isinstance(metric, Metric):
+            raise TypeError(
+                "the metrics of a model are a dict from name to Metric, got "
+                f"{name!r}: {metric!r}; write `{{{str(name)!r}: Metric(measure, finalize)}}`"
+            )
+    others = {name: metric for name, metric in model.metrics.items() if name != "loss"}
+    return {"loss": mean_loss(model.loss), **others}

@@ -1,0 +1,44 @@
+"""Metrics: `Metric(measure, finalize)` with statistics that add up over batches and clients.
+
+  loss                                  the mean of a per-example loss
+  accuracy, top_k_accuracy              of class scores `[B, C]`
+  token_accuracy, perplexity            of token scores `[B, T, V]`
+  num_examples, num_batches             counts
+
+One of your own is a function that measures a batch and one that finalizes the total:
+
+  >>> import jax
+  >>> import jax.numpy as jnp
+  >>> from fedjax_core.contracts import Metric
+  >>> def mean_absolute_error(label="y"):
+  ...     def measure(predictions, batch, mask):
+  ...         errors = jnp.abs(predictions - batch[label])
+  ...         return jnp.sum(jnp.where(mask, errors, 0.0)), jnp.sum(mask, dtype=jnp.int32)
+  ...
+  ...     def finalize(statistic):
+  ...         total, count = statistic
+  ...         return total / count
+  ...
+  ...     return Metric(measure, finalize)
+  >>> metric = mean_absolute_error()
+  >>> mask = jnp.array([True, True, False])
+  >>> first = metric.measure(jnp.array([1.0, 2.0, 9.0]), {"y": jnp.array([1.5, 2.0, 0.0])}, mask)
+  >>> second = metric.measure(jnp.array([0.0, 0.0, 0.0]), {"y": jnp.array([1.0, 0.5, 0.0])}, mask)
+  >>> metric.finalize(jax.tree.map(jnp.add, first, second))
+  Array(0.5, dtype=float32)
+"""
+
+from fedjax_core.contracts import mean_loss as loss
+from fedjax_core.metrics._classification import accuracy, top_k_accuracy
+from fedjax_core.metrics._counts import num_batches, num_examples
+from fedjax_core.metrics._language import perplexity, token_accuracy
+
+__all__ = [
+    "accuracy",
+    "loss",
+    "num_batches",
+    "num_examples",
+    "perplexity",
+    "token_accuracy",
+    "top_k_accuracy",
+]

@@ -1,0 +1,78 @@
+"""Metrics of classifiers."""
+
+import numbers
+
+import jax.numpy as jnp
+
+from fedjax_core.contracts import Metric
+from fedjax_core.metrics import _labels
+
+
+def accuracy(label: str = "y") -> Metric:
+    """The fraction of examples whose highest score is the label's.
+
+    Of equal highest scores the lowest class is taken, as `jnp.argmax` does. An example with a
+    NaN among its scores, or a label outside of `0..C-1`, counts as wrong.
+
+    Args:
+      label: the batch's field of labels, integers `[B]`.
+
+    Returns:
+      A `Metric` of predictions (logits or probabilities) `[B, C]`. Its statistic is
+      `(correct, count)`, int32 `[]` each; its value `correct / count`, float32 `[]`, NaN for nobody.
+
+    Raises:
+      TypeError, ValueError: when measured, if the dtypes or shapes are others.
+
+    Example:
+      >>> metric = accuracy()
+      >>> scores = jnp.array([[0.1, 0.9], [0.8, 0.2], [0.0, 0.0]])
+      >>> mask = jnp.array([True, True, False])
+      >>> float(metric.finalize(metric.measure(scores, {"y": jnp.array([1, 1, 0])}, mask)))
+      0.5
+    """
+    return _top("accuracy", 1, label)
+
+
+def top_k_accuracy(k: int, label: str = "y") -> Metric:
+    """The fraction of examples whose label is among the `k` highest scores.
+
+    Of equal scores the lower class comes first, as in `jax.lax.top_k`, so that `top_k_accuracy(1)`
+    equals `accuracy()`. With `k` at least the number of classes all are right. An example with a
+    NaN among its scores, or a label outside of `0..C-1`, counts as wrong.
+
+    Args:
+      k: how many of the highest scores count, a positive integer.
+      label: the batch's field of labels, integers `[B]`.
+
+    Returns:
+      A `Metric` of predictions (logits or probabilities) `[B, C]`. Its statistic is
+      `(correct, count)`, int32 `[]` each; its value `correct / count`, float32 `[]`, NaN for nobody.
+
+    Raises:
+      TypeError: `k` is not an integer; when measured, if the labels are not integers.
+      ValueError: `k` is not positive; when measured, if the shapes are others.
+
+    Example:
+      >>> metric = top_k_accuracy(2)
+      >>> scores = jnp.array([[0.1, 0.7, 0.2], [0.1, 0.7, 0.2]])
+      >>> mask = jnp.array([True, True])
+      >>> float(metric.finalize(metric.measure(scores, {"y": jnp.array([2, 0])}, mask)))
+      0.5
+    """
+    rule = f"top_k_accuracy(k=...) must be a positive integer, got {k!r}"
+    if not isinstance(k, numbers.Integral) or isinstance(k, bool):
+        raise TypeError(rule)
+    if k <= 0:
+        raise ValueError(rule)
+    return _top("top_k_accuracy", k, label)
+
+
+def _top(name, k, label):
+    def measure(predictions, batch, mask):
+        labels = batch[label]
+        _labels.check_labels(name, predictions, labels, label, "B")
+        correct = mask & _labels.among_top(predictions, labels, k)
+        return jnp.sum(correct, dtype=jnp.int32), jnp.sum(mask, dtype=jnp.int32)
+
+    return Metric(measure, _labels.ratio)

@@ -1,0 +1,45 @@
+"""Metrics that count."""
+
+import jax.numpy as jnp
+
+from fedjax_core.contracts import Metric
+
+
+def num_examples() -> Metric:
+    """The number of examples.
+
+    Returns:
+      A `Metric` whose statistic and value are the count of unmasked examples, int32 `[]`.
+
+    Example:
+      >>> metric = num_examples()
+      >>> metric.finalize(metric.measure(None, {}, jnp.array([True, True, False])))
+      Array(2, dtype=int32)
+    """
+
+    def measure(predictions, batch, mask):
+        return jnp.sum(mask, dtype=jnp.int32)
+
+    return Metric(measure, _unchanged)
+
+
+def num_batches() -> Metric:
+    """The number of batches with at least one example.
+
+    Returns:
+      A `Metric` whose statistic and value are the count, int32 `[]`.
+
+    Example:
+      >>> metric = num_batches()
+      >>> metric.finalize(metric.measure(None, {}, jnp.array([True, True, False])))
+      Array(1, dtype=int32)
+    """
+
+    def measure(predictions, batch, mask):
+        return jnp.any(mask).astype(jnp.int32)
+
+    return Metric(measure, _unchanged)
+
+
+def _unchanged(statistic):
+    return statistic

@@ -1,0 +1,91 @@
+"""Metrics of language models, over the tokens of sequences.
+
+Tokens are counted in float32: exact up to 2**24 of them, rounded beyond, where int32 would wrap.
+"""
+
+from collections.abc import Iterable
+
+import jax.numpy as jnp
+import optax
+
+from fedjax_core.contracts import Metric
+from fedjax_core.metrics import _labels
+
+
+def token_accuracy(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
+    """The fraction of tokens whose highest score is the label's.
+
+    Of equal highest scores the lowest token is taken. A position with a NaN among its scores, or a
+    label outside of `0..V-1` that is not ignored, counts as wrong.
+
+    Args:
+      ignored: labels that are not counted, such as padding.
+      label: the batch's field of labels, integers `[B, T]`.
+
+    Returns:
+      A `Metric` of predictions (logits or probabilities) `[B, T, V]`. Its statistic is
+      `(correct, count)`, float32 `[]` each; its value `correct / count`, float32 `[]`, NaN for no token.
+
+    Raises:
+      TypeError, ValueError: when measured, if the dtypes or shapes are others.
+
+    Example: of three positions the last is padding.
+      >>> metric = token_accuracy()
+      >>> scores = jnp.array([[[0.0, 0.9, 0.1], [0.0, 0.9, 0.1], [0.9, 0.0, 0.1]]])
+      >>> float(metric.finalize(metric.measure(scores, {"y": jnp.array([[1, 2, 0]])}, jnp.array([True]))))
+      0.5
+    """
+    ignored = tuple(ignored)
+
+    def measure(predictions, batch, mask):
+        labels = batch[label]
+        _labels.check_labels("token_accuracy", predictions, labels, label, "B, T")
+        kept = _kept(labels, ignored, mask)
+        correct = kept & _labels.among_top(predictions, labels, 1)
+        return jnp.sum(correct, dtype=jnp.float32), jnp.sum(kept, dtype=jnp.float32)
+
+    return Metric(measure, _labels.ratio)
+
+
+def perplexity(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
+    """`exp` of the mean cross entropy of a token.
+
+    A label outside of `0..V-1` that is not ignored makes it NaN.
+
+    Args:
+      ignored: labels that are not counted, such as padding.
+      label: the batch's field of labels, integers `[B, T]`.
+
+    Returns:
+      A `Metric` of predictions (logits) `[B, T, V]`. Its statistic is `(sum, count)`, float32 `[]` each: the
+      summed cross entropy and the number of tokens; its value `exp(sum / count)`, float32 `[]`, NaN for no token.
+
+    Raises:
+      TypeError, ValueError: when measured, if the dtypes or shapes are others.
+
+    Example: four equally likely tokens.
+      >>> metric = perplexity()
+      >>> statistic = metric.measure(jnp.zeros((1, 2, 4)), {"y": jnp.array([[3, 0]])}, jnp.array([True]))
+      >>> print(f"{metric.finalize(statistic):.4f}")
+      4.0000
+    """
+    ignored = tuple(ignored)
+
+    def measure(predictions, batch, mask):
+        labels = batch[label]
+        _labels.check_labels("perplexity", predictions, labels, label, "B, T")
+        kept = _kept(labels, ignored, mask)
+        known = (labels >= 0) & (labels < predictions.shape[-1])
+        logits = predictions.astype(jnp.float32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(known, labels, 0))
+        total = jnp.sum(jnp.where(kept, jnp.where(known, losses, jnp.nan), 0))
+        return total, jnp.sum(kept, dtype=jnp.float32)
+
+    return Metric(measure, lambda statistic: jnp.exp(_labels.ratio(statistic)))
+
+
+def _kept(labels, ignored, mask):
+    kept = jnp.broadcast_to(mask[:, None], labels.shape)
+    for token in ignored:
+        kept &= labels != token
+    return kept

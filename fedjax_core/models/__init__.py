@@ -1,0 +1,38 @@
+"""Models: adapters for flax, losses, and small reference models.
+
+A model is `contracts.Model(init, predict, loss, metrics, batch_type)`, a NamedTuple of pure functions
+over a pytree of weights. Write one directly, adapt a flax module, or take one of these:
+
+  from_linen, from_nnx                    a model from a flax module, linen or nnx
+  cross_entropy, sequence_cross_entropy,  losses for each example, to be given to a model
+    squared_error
+  logistic_regression, mlp, emnist_cnn,   the models of the federated papers, in plain JAX
+    character_model
+
+The models take their metrics from the caller, a dict from name to `Metric`:
+
+  >>> from fedjax_core import metrics, models
+  >>> model = models.logistic_regression(784, 10, metrics={"accuracy": metrics.accuracy()})
+  >>> list(model.metrics)
+  ['accuracy']
+"""
+
+from fedjax_core.models._char_model import character_model
+from fedjax_core.models._cnn import emnist_cnn
+from fedjax_core.models._flax_linen import from_linen
+from fedjax_core.models._flax_nnx import from_nnx
+from fedjax_core.models._logistic import logistic_regression
+from fedjax_core.models._losses import cross_entropy, sequence_cross_entropy, squared_error
+from fedjax_core.models._mlp import mlp
+
+__all__ = [
+    "character_model",
+    "cross_entropy",
+    "emnist_cnn",
+    "from_linen",
+    "from_nnx",
+    "logistic_regression",
+    "mlp",
+    "sequence_cross_entropy",
+    "squared_error",
+]

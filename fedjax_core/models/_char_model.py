@@ -1,0 +1,123 @@
+"""The recurrent next-character model that federated papers train on Shakespeare."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core import types
+from fedjax_core.contracts import Metric, Model
+from fedjax_core.models import _arguments, _layers, _losses, _recurrence
+
+_NUM_GATES = {"lstm": 4, "gru": 3}
+
+
+def character_model(
+    vocab_size: int = 90,
+    embedding_size: int = 8,
+    hidden_size: int = 256,
+    num_layers: int = 2,
+    cell: str = "lstm",
+    sequence_length: int = 80,
+    pad: int | None = 0,
+    metrics: Mapping[str, Metric] | None = None,
+) -> Model:
+    """An embedding, a stack of LSTM or GRU layers and a dense layer: the next token at every position.
+
+    The weights can be differentiated in reverse mode, any number of times (`jax.grad`,
+    `jax.vjp`), not in forward mode (`jax.jvp`, `jax.hessian`).
+
+    Args:
+      vocab_size: `V`, the number of symbols, the padding among them.
+      embedding_size: `E`.
+      hidden_size: `H`, the units of each recurrent layer.
+      num_layers: the number of recurrent layers.
+      cell: "lstm", or "gru" (with the reset after the matrix product, as cuDNN has it).
+      sequence_length: `T`, the number of positions.
+      pad: the symbol in `y` at whose positions nothing is learned; None if there is none.
+      metrics: metrics by name, beside the loss.
+
+    Returns:
+      A `Model` of batches `<x=int32[?,T],y=int32[?,T]>`. It predicts logits, float32 `[B, T, V]`; its loss is
+      `sequence_cross_entropy(pad=pad)`. The weights are `embedding`, float32 `[V, E]`; `layer_0`, ...,
+      each with `kernel` `[I, G*H]`, `recurrent_kernel` `[H, G*H]` and `bias` `[G*H]`, for a GRU
+      `recurrent_bias` `[G*H]` too (G = 4 gates: input, forget, cell, output, or 3: reset, update, new; the forget
+      gate's bias starts at 1); and `dense` with `kernel` `[H, V]` and `bias` `[V]`.
+
+    Raises:
+      TypeError, ValueError: a size is not a positive integer, or the cell is unknown.
+
+    References:
+      McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized
+      Data", arXiv:1602.05629, section 3.
+
+    Example:
+      >>> model = character_model(hidden_size=16)
+      >>> str(model.batch_type)
+      '<x=int32[?,80],y=int32[?,80]>'
+      >>> weights = model.init(jax.random.key(0))
+      >>> model.predict(weights, {"x": jnp.ones((2, 80), int)}).shape
+      (2, 80, 90)
+    """
+    _arguments.check_positive(
+        "character_model",
+        vocab_size=vocab_size,
+        embedding_size=embedding_size,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        sequence_length=sequence_length,
+    )
+    if cell not in _NUM_GATES:
+        raise ValueError(f"character_model(cell=...) must be 'lstm' or 'gru', got {cell!r}")
+
+    def init(key):
+        embedding_key, dense_key, *layer_keys = jax.random.split(key, num_layers + 2)
+        sizes = [embedding_size] + [hidden_size] * (num_layers - 1)
+        layers = {
+            f"layer_{i}": _init_layer(layer_key, cell, size, hidden_size)
+            for i, (layer_key, size) in enumerate(zip(layer_keys, sizes))
+        }
+        embedding = jax.random.normal(embedding_key, (vocab_size, embedding_size)) / vocab_size**0.5
+        return {
+            "embedding": embedding,
+            **layers,
+            "dense": _layers.init_dense(dense_key, hidden_size, vocab_size),
+        }
+
+    def predict(weights, batch, key=None, training=False):
+        x = weights["embedding"][batch["x"].T]
+        for i in range(num_layers):
+            x = _layer(weights[f"layer_{i}"], x, cell)
+        logits = _project(x, weights["dense"]["kernel"]) + weights["dense"]["bias"][None, None, :]
+        return logits.swapaxes(0, 1)
+
+    batch_type = types.parse_type(f"<x=int32[?,{sequence_length}],y=int32[?,{sequence_length}]>")
+    return Model(init, predict, _losses.sequence_cross_entropy(pad=pad), dict(metrics or {}), batch_type)
+
+
+def _init_layer(key, cell, num_inputs, hidden_size):
+    input_key, recurrent_key = jax.random.split(key)
+    width = _NUM_GATES[cell] * hidden_size
+    kernels = {
+        "kernel": jax.nn.initializers.lecun_normal()(input_key, (num_inputs, width)),
+        "recurrent_kernel": jax.nn.initializers.orthogonal()(recurrent_key, (hidden_size, width)),
+    }
+    if cell == "gru":
+        return {**kernels, "bias": jnp.zeros(width), "recurrent_bias": jnp.zeros(width)}
+    return {**kernels, "bias": jnp.zeros(width).at[hidden_size : 2 * hidden_size].set(1.0)}
+
+
+def _layer(weights, x, cell):
+    """One recurrent layer over `x`, `[T, B, I]`, to `[T, B, H]`."""
+    inputs = _project(x, weights["kernel"])
+    kernel, bias = weights["recurrent_kernel"], weights["bias"]
+    zeros = jnp.zeros((x.shape[1], kernel.shape[0]), inputs.dtype)
+    if cell == "lstm":
+        return _recurrence.recur(_recurrence.lstm_cell, inputs, kernel, bias, (zeros, zeros))
+    inputs = inputs + bias[None, None, :]
+    return _recurrence.recur(_recurrence.gru_cell, inputs, kernel, weights["recurrent_bias"], (zeros,))
+
+
+def _project(x, kernel):
+    """`x @ kernel` for `[T, B, I]` as one product of two matrices, the faster form on CPU."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
