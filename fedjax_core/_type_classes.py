@@ -1,203 +1,14 @@
 """The type classes, and the two ways to write a type: as a pytree of specs and as text."""
 
 import dataclasses
-import enum
 import functools
-import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 
 from fedjax_core import _type_containers, _type_dtypes, _type_notation
-
-
-class Placement(enum.Enum):
-    """Where a federated value lives: at the `SERVER`, or one value at each of the `CLIENTS`."""
-
-    SERVER = "SERVER"
-    CLIENTS = "CLIENTS"
-
-    def __str__(self) -> str:
-        return self.value
-
-    def __repr__(self) -> str:
-        return self.value
-
-
-SERVER = Placement.SERVER
-CLIENTS = Placement.CLIENTS
-
-
-class TypeNotAssignableError(TypeError):
-    """A value of one type was given where another type is required."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Difference:
-    """The first part of two types that keeps one from being assigned to the other."""
-
-    path: str
-    target: "Type"
-    source: "Type"
-    reason: str
-
-
-class Type:
-    """The base of all types; immutable, equal and hashed by notation.
-
-    Types are leaves of a pytree, never nodes, so a pytree of types is a description of a value.
-    """
-
-    kind = "type"
-
-    @property
-    def fedjax_type(self) -> "Type":
-        """The type itself, so that in `type_of` a type stands for a value of it."""
-        return self
-
-    @functools.cached_property
-    def _notation(self) -> str:
-        return self._render(None)
-
-    def _render(self, indent: int | None) -> str:
-        raise NotImplementedError
-
-    def _parts(self) -> tuple["Type", ...]:
-        return ()
-
-    def _difference(self, source: Any, path: str) -> _Difference | None:
-        raise NotImplementedError
-
-    @functools.cached_property
-    def _kinds(self) -> frozenset[str]:
-        return frozenset({self.kind}).union(*(part._kinds for part in self._parts()))
-
-    def __str__(self) -> str:
-        return self._notation
-
-    def __repr__(self) -> str:
-        return f"parse_type({self._notation!r})"
-
-    def __eq__(self, other: Any) -> bool:
-        if not isinstance(other, Type):
-            return NotImplemented
-        return self is other or self._notation == other._notation
-
-    def __hash__(self) -> int:
-        return hash(self._notation)
-
-    def __copy__(self) -> "Type":
-        return self
-
-    def __deepcopy__(self, memo: dict) -> "Type":
-        return self
-
-    def formatted(self) -> str:
-        """The notation for people: one struct element per line, indented by two spaces.
-
-        Example:
-          >>> print(parse_type("<w=float32[3],b=float32>@SERVER").formatted())
-          <
-            w=float32[3],
-            b=float32
-          >@SERVER
-        """
-        return self._render(0)
-
-    def is_assignable_from(self, source: "Type") -> bool:
-        """Whether a value of type `source` may be given where this type is required.
-
-        Tensors: the same dtype, and every dimension of the target `?` or equal (`[...]` takes
-        any shape). Structs: position by position, the source's name absent or equal. Sequences
-        and federated members: elementwise; a target that is all-equal needs such a source.
-        Functions: contravariant parameter, covariant result.
-
-        Raises:
-          TypeError: `source` is not a Type.
-
-        Example:
-          >>> parse_type("int32[?]").is_assignable_from(parse_type("int32[3]"))
-          True
-          >>> parse_type("<int32>").is_assignable_from(parse_type("<a=int32>"))
-          False
-        """
-        _require_type(source, "is_assignable_from")
-        return self == source or _is_assignable(self, source)
-
-    def is_equivalent_to(self, other: "Type") -> bool:
-        """Whether each of the two types is assignable from the other.
-
-        Raises:
-          TypeError: `other` is not a Type.
-
-        Example:
-          >>> parse_type("float32@CLIENTS").is_equivalent_to(parse_type("{float32}@CLIENTS"))
-          False
-        """
-        _require_type(other, "is_equivalent_to")
-        return self == other or (_is_assignable(self, other) and _is_assignable(other, self))
-
-    def check_assignable_from(self, source: "Type") -> None:
-        """Raises unless a value of type `source` may be given where this type is required.
-
-        Raises:
-          TypeNotAssignableError: it may not; the message prints both types and points at the
-            first part that differs.
-          TypeError: `source` is not a Type.
-
-        Example:
-          >>> parse_type("<x=int32,y=int32[2]>").check_assignable_from(parse_type("<x=int32,y=int32[3]>"))
-          Traceback (most recent call last):
-            ...
-          fedjax_core._type_classes.TypeNotAssignableError: cannot assign a value of type
-            <x=int32,y=int32[3]>
-          to the type
-            <x=int32,y=int32[2]>
-          The first difference is at y: expected int32[2], got int32[3] (dimension 0 is 3, not 2).
-        """
-        _require_type(source, "check_assignable_from")
-        difference = None if self == source else _difference(self, source, "")
-        if difference is None:
-            return
-        where = f"at {difference.path}: " if difference.path else "the whole type: "
-        raise TypeNotAssignableError(
-            f"cannot assign a value of type\n  {source}\nto the type\n  {self}\n"
-            f"The first difference is {where}expected {difference.target}, got {difference.source} "
-            f"({difference.reason})."
-        )
-
-
-def _require_type(source: Any, method: str) -> None:
-    if not isinstance(source, Type):
-        raise TypeError(
-            f"`{method}` compares types, got {source!r} of type {type(source).__name__}; "
-            f"use type_of(value) for a value and parse_type(text) for a notation"
-        )
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_assignable(target: Type, source: Type) -> bool:
-    return _difference(target, source, "") is None
-
-
-def _difference(target: Type, source: Type, path: str) -> _Difference | None:
-    if target == source:
-        return None
-    if target.kind != source.kind:
-        return _Difference(path, target, source, _kind_reason(target, source))
-    return target._difference(source, path)
-
-
-def _kind_reason(target: Type, source: Type) -> str:
-    reason = f"a {source.kind} type is not a {target.kind} type"
-    if target.kind == "federated" and source.kind == "struct" and "federated" in source._kinds:
-        return f"{reason}; federated_zip makes one federated value of a struct of them"
-    if target.kind == "federated":
-        return f"{reason}; federated_value(value, {target.placement}) places a value"
-    if source.kind == "federated":
-        return f"{reason}; work on the members with federated_map(fn, value)"
-    return reason
+from fedjax_core._type_base import SERVER, Placement, Type
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -226,7 +37,7 @@ class TensorType(Type):
 
     def __post_init__(self):
         object.__setattr__(self, "dtype", _type_dtypes.as_dtype(self.dtype))
-        object.__setattr__(self, "shape", None if self.shape is None else _as_shape(self.shape))
+        object.__setattr__(self, "shape", _type_dtypes.as_shape(self.shape))
 
     def _render(self, indent: int | None) -> str:
         if self.shape is None:
@@ -234,62 +45,13 @@ class TensorType(Type):
         dims = ",".join("?" if dim is None else str(dim) for dim in self.shape)
         return f"{self.dtype}[{dims}]" if dims else str(self.dtype)
 
-    def _difference(self, source: "TensorType", path: str) -> _Difference | None:
-        reason = None
-        if self.dtype != source.dtype:
-            reason = _dtype_reason(self.dtype, source.dtype)
-        elif self.shape is None:
-            return None
-        elif source.shape is None:
-            reason = "a value of unknown rank may have any shape"
-        elif len(self.shape) != len(source.shape):
-            reason = f"it has {len(source.shape)} dimensions, not {len(self.shape)}"
-        else:
-            for axis, (wanted, found) in enumerate(zip(self.shape, source.shape, strict=True)):
-                if wanted is not None and wanted != found:
-                    found = "unknown" if found is None else found
-                    reason = f"dimension {axis} is {found}, not {wanted}"
-                    break
-        return reason and _Difference(path, self, source, reason)
-
-
-def _dtype_reason(target: Any, source: Any) -> str:
-    reason = f"its dtype is {source}, not {target}, and nothing is converted by itself"
-    if _type_dtypes.is_key(target):
-        return f"{reason}; keys come from jax.random.key(seed)"
-    if _type_dtypes.canonical(target) != target:
-        return f"{reason}; {target} needs jax.config.update('jax_enable_x64', True)"
-    if _type_dtypes.is_key(source):
-        return reason
-    return f"{reason}; convert the value: jnp.asarray(value, '{target}')"
-
-
-def _as_shape(shape: Any) -> tuple[int | None, ...]:
-    if isinstance(shape, str) or not isinstance(shape, Iterable):
-        raise TypeError(f"a tensor's shape is a tuple of sizes, got {shape!r}; write ({shape!r},) or None")
-    return tuple(None if dim is None else _as_dim(dim, shape) for dim in shape)
-
-
-def _as_dim(dim: Any, shape: Any) -> int:
-    try:
-        if isinstance(dim, bool):
-            raise TypeError
-        size = operator.index(dim)
-    except TypeError:
-        raise TypeError(
-            f"a dimension is an integer, or None if it is not known, got {dim!r} in the shape {shape!r}"
-        ) from None
-    if size < 0:
-        raise ValueError(f"a dimension is not negative, got {dim} in the shape {shape!r}; None is unknown")
-    return size
-
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class StructType(Type):
     """A struct: any registered pytree, its elements in the order in which JAX flattens it.
 
-    Elements are selected by name or position, `t["w"]`, `t[0]`, `t.w` (where no method of the
-    type has that name), and `len(t)` counts them.
+    Elements are selected by name or position, `t["w"]`, `t[0]`, `t.w` (where the class has no
+    attribute of that name), and `len(t)` counts them.
 
     Attributes:
       elements: pairs `(name, type)`; the name is None for an element that has a position only.
@@ -326,7 +88,7 @@ class StructType(Type):
                 f"write StructType([('x', 'float32'), ('y', 'int32')])"
             )
         elements = tuple(_as_element(element) for element in elements)
-        _check_names([name for name, _ in elements])
+        _type_containers.check_names([name for name, _ in elements])
         if container is None:
             container = _type_containers.default_container(tuple(name for name, _ in elements))
         elif container.num_leaves != len(elements):
@@ -408,11 +170,11 @@ class StructType(Type):
         names, children, container = _type_containers.flatten(value)
         if len(children) == 1 and children[0] is value:
             raise TypeError(f"a value of type {self} is a struct, got {value!r} of type {type(value).__name__}")
-        reason = _names_reason(self.names, names)
+        reason = _type_containers.names_reason(self.names, names)
         if reason:
             raise TypeError(
-                f"a value of type {self} has the elements {_listed(self.names)}, got a "
-                f"{_type_containers.describe(container)} with {_listed(names)}: {reason}"
+                f"a value of type {self} has the elements {_type_containers.listed(self.names)}, got a "
+                f"{_type_containers.describe(container)} with {_type_containers.listed(names)}: {reason}"
             )
 
     def _parts(self) -> tuple[Type, ...]:
@@ -429,57 +191,14 @@ class StructType(Type):
         inner = "\n" + "  " * (indent + 1)
         return "<" + inner + f",{inner}".join(parts) + "\n" + "  " * indent + ">"
 
-    def _difference(self, source: "StructType", path: str) -> _Difference | None:
-        reason = _names_reason(self.names, source.names)
-        if reason:
-            return _Difference(path, self, source, reason)
-        for position, ((name, child), other) in enumerate(zip(self.elements, source.children, strict=True)):
-            difference = _difference(child, other, _type_containers.join(path, name, position))
-            if difference:
-                return difference
-        return None
-
 
 def _as_element(element: Any) -> tuple[str | None, Type]:
     name = None
-    if isinstance(element, tuple) and len(element) == 2 and not isinstance(element[0], Type):
+    if type(element) is tuple and len(element) == 2 and not isinstance(element[0], Type):
         name, element = element
     if name is not None and not isinstance(name, str):
         raise TypeError(f"an element's name is a string, or None, got {name!r}; write {str(name)!r}")
     return name, _part(element, "a struct's element")
-
-
-def _check_names(names: list[str | None]) -> None:
-    named = [name for name in names if name is not None]
-    if len(set(named)) < len(named):
-        repeated = sorted({name for name in named if named.count(name) > 1})
-        raise ValueError(f"the names of a struct's elements differ, got {repeated} more than once in {named}")
-
-
-def _listed(names: Iterable[str | None]) -> str:
-    return "(" + ", ".join("_" if name is None else name for name in names) + ")"
-
-
-def _names_reason(wanted: tuple[str | None, ...], found: tuple[str | None, ...]) -> str | None:
-    """Why a struct of the names `found` does not fit one of the names `wanted`, or None."""
-    if wanted == found:
-        return None
-    if len(wanted) != len(found):
-        reason = f"it has {len(found)} elements, not {len(wanted)}"
-        missing = [name for name in wanted if name is not None and name not in found]
-        surplus = [name for name in found if name is not None and name not in wanted]
-        reason += f"; missing {missing}" if missing and None not in found else ""
-        return reason + (f"; not expected {surplus}" if surplus and None not in wanted else "")
-    for position, (name, other) in enumerate(zip(wanted, found, strict=True)):
-        if other is not None and other != name:
-            if None not in found and sorted(map(str, wanted)) == sorted(found):
-                return (
-                    "the same names in another order; a dict's fields come in sorted order, "
-                    "a collections.OrderedDict or a NamedTuple keeps any"
-                )
-            expected = "not named" if name is None else f"named {name!r}"
-            return f"element {position} is named {other!r}, but must be {expected}; a tuple has no names"
-    return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -508,9 +227,6 @@ class SequenceType(Type):
 
     def _render(self, indent: int | None) -> str:
         return f"{self.element._render(indent)}*"
-
-    def _difference(self, source: "SequenceType", path: str) -> _Difference | None:
-        return _difference(self.element, source.element, path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -542,17 +258,6 @@ class FunctionType(Type):
         parameter = "" if self.parameter is None else self.parameter._render(indent)
         return f"({parameter} -> {self.result._render(indent)})"
 
-    def _difference(self, source: "FunctionType", path: str) -> _Difference | None:
-        if (self.parameter is None) != (source.parameter is None):
-            takes = "takes nothing" if source.parameter is None else "takes a parameter"
-            return _Difference(path, self, source, f"it {takes}")
-        if self.parameter is not None:
-            difference = _difference(source.parameter, self.parameter, _type_containers.join(path, "parameter", 0))
-            if difference:
-                reason = f"{difference.reason}; a parameter must take all that the target's takes"
-                return _Difference(difference.path, difference.source, difference.target, reason)
-        return _difference(self.result, source.result, _type_containers.join(path, "result", 1))
-
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FederatedType(Type):
@@ -569,6 +274,7 @@ class FederatedType(Type):
       TypeError: the member is no type, the placement no Placement, or `all_equal` no bool.
 
     Example:
+      >>> from fedjax_core.types import CLIENTS, SERVER
       >>> str(FederatedType("float32", SERVER)), str(FederatedType("float32", CLIENTS))
       ('float32@SERVER', '{float32}@CLIENTS')
     """
@@ -595,16 +301,6 @@ class FederatedType(Type):
     def _render(self, indent: int | None) -> str:
         member = self.member._render(indent)
         return f"{member}@{self.placement}" if self.all_equal else f"{{{member}}}@{self.placement}"
-
-    def _difference(self, source: "FederatedType", path: str) -> _Difference | None:
-        if self.placement is not source.placement:
-            repair = "federated_broadcast" if self.placement is CLIENTS else "federated_sum or federated_mean"
-            reason = f"it lives at {source.placement}, not at {self.placement}; {repair} brings it there"
-            return _Difference(path, self, source, reason)
-        if self.all_equal and not source.all_equal:
-            reason = "its value may differ from place to place, and one value for all is required"
-            return _Difference(path, self, source, reason)
-        return _difference(self.member, source.member, path)
 
 
 def _part(spec: Any, role: str) -> Type:
@@ -676,8 +372,6 @@ def to_type(spec: Any) -> Type:
 
 
 def _spec_leaf(spec: Any) -> Type:
-    if isinstance(spec, Type):
-        return spec
     if isinstance(spec, str):
         return parse_type(spec)
     if _type_dtypes.is_dtype_like(spec):
@@ -693,21 +387,26 @@ def _spec_leaf(spec: Any) -> Type:
 def abstract_tensor(value: Any) -> TensorType:
     """The type of anything with a shape and a dtype; sizes that are symbols are not known."""
     shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
-    return TensorType(_type_dtypes.canonical(value.dtype), shape)
+    dtype = _type_dtypes.as_dtype(value.dtype)
+    return TensorType(_type_dtypes.canonical(dtype), shape)
 
 
 def of_tree(tree: Any, leaf_type: Callable[[Any], Type], path: str = "") -> Type:
-    """The type of a pytree: a struct for every node, `leaf_type(leaf)` for every leaf."""
-    if isinstance(tree, Type):
-        return tree
-    names, children, container = _type_containers.flatten(tree)
-    if len(children) == 1 and children[0] is tree:
-        try:
+    """The type of a pytree: a struct for a node, `leaf_type(leaf)` for a leaf.
+
+    A node or leaf whose attribute `fedjax_type` is a Type, as a Type's own is, has that type.
+    """
+    declared = getattr(tree, "fedjax_type", None)
+    if isinstance(declared, Type):
+        return declared
+    try:
+        names, children, container = _type_containers.flatten(tree)
+        if len(children) == 1 and children[0] is tree:
             return leaf_type(tree)
-        except (TypeError, ValueError) as error:
-            if not path:
-                raise
-            raise type(error)(f"at {path}: {error}") from None
+    except (TypeError, ValueError) as error:
+        if not path:
+            raise
+        raise type(error)(f"at {path}: {error}") from None
     elements = []
     for position, (name, child) in enumerate(zip(names, children, strict=True)):
         elements.append((name, of_tree(child, leaf_type, _type_containers.join(path, name, position))))

@@ -3,6 +3,7 @@
 import collections
 import functools
 import keyword
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -17,15 +18,28 @@ def flatten(value: Any) -> tuple[Names, list[Any], Any]:
     """The names, the children and the one-level `PyTreeDef` of a pytree.
 
     A leaf has itself as its only child, and the `PyTreeDef` of a leaf.
+
+    Raises:
+      TypeError: JAX cannot flatten the value, such as a dict whose keys have no order.
     """
-    paths_and_children, container = tree_util.tree_flatten_with_path(value, is_leaf=lambda node: node is not value)
+    paths_and_children, container = _one_level(tree_util.tree_flatten_with_path, value)
     names = tuple(_name(path[-1]) if path else None for path, _ in paths_and_children)
     return names, [child for _, child in paths_and_children], container
 
 
 def flatten_unnamed(value: Any) -> tuple[list[Any], Any]:
-    """The children and the one-level `PyTreeDef` of a pytree."""
-    return tree_util.tree_flatten(value, is_leaf=lambda node: node is not value)
+    """The children and the one-level `PyTreeDef` of a pytree; raises as `flatten` does."""
+    return _one_level(tree_util.tree_flatten, value)
+
+
+def _one_level(flatten_tree: Callable, value: Any) -> tuple[list[Any], Any]:
+    try:
+        return flatten_tree(value, is_leaf=lambda node: node is not value)
+    except ValueError as error:
+        raise TypeError(
+            f"a {type(value).__name__} cannot be flattened ({str(error).splitlines()[0]}); "
+            f"a dict's keys are all strings, or all integers"
+        ) from None
 
 
 def _name(entry: Any) -> str | None:
@@ -65,3 +79,36 @@ def join(path: str, name: str | None, position: int) -> str:
     if not name.isidentifier() or keyword.iskeyword(name):
         return f"{path}[{_type_notation.quoted(name)}]"
     return f"{path}.{name}" if path else name
+
+
+def check_names(names: list[str | None]) -> None:
+    named = [name for name in names if name is not None]
+    if len(set(named)) < len(named):
+        repeated = sorted({name for name in named if named.count(name) > 1})
+        raise ValueError(f"the names of a struct's elements differ, got {repeated} more than once in {named}")
+
+
+def listed(names: Iterable[str | None]) -> str:
+    return "(" + ", ".join("_" if name is None else name for name in names) + ")"
+
+
+def names_reason(wanted: tuple[str | None, ...], found: tuple[str | None, ...]) -> str | None:
+    """Why a struct of the names `found` does not fit one of the names `wanted`, or None."""
+    if wanted == found:
+        return None
+    if len(wanted) != len(found):
+        reason = f"it has {len(found)} elements, not {len(wanted)}"
+        missing = [name for name in wanted if name is not None and name not in found]
+        surplus = [name for name in found if name is not None and name not in wanted]
+        reason += f"; missing {missing}" if missing and None not in found else ""
+        return reason + (f"; not expected {surplus}" if surplus and None not in wanted else "")
+    for position, (name, other) in enumerate(zip(wanted, found, strict=True)):
+        if other is not None and other != name:
+            if None not in found and sorted(map(str, wanted)) == sorted(found):
+                return (
+                    "the same names in another order; a dict's fields come in sorted order, "
+                    "a collections.OrderedDict or a NamedTuple keeps any"
+                )
+            expected = "not named" if name is None else f"named {name!r}"
+            return f"element {position} is named {other!r}, but must be {expected}; a tuple has no names"
+    return None

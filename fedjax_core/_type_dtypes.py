@@ -1,30 +1,35 @@
-"""The dtypes of tensor types: their names, and what JAX makes of a value's dtype."""
+"""The dtypes and shapes of tensor types: names, checks, and what JAX makes of a value's dtype."""
 
 import functools
+import operator
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-_NAMES = """
-bool int2 int4 int8 int16 int32 int64 uint2 uint4 uint8 uint16 uint32 uint64
-float16 float32 float64 bfloat16 complex64 complex128
-float4_e2m1fn float8_e3m4 float8_e4m3 float8_e4m3fn float8_e4m3fnuz float8_e4m3b11fnuz
-float8_e5m2 float8_e5m2fnuz float8_e8m0fnu
-""".split()
-_BY_NAME = {np.dtype(getattr(jnp, name)).name: np.dtype(getattr(jnp, name)) for name in _NAMES if hasattr(jnp, name)}
+_NAMES = (
+    *("bool_", "int2", "int4", "int8", "int16", "int32", "int64"),
+    *("uint2", "uint4", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
+    *("float4_e2m1fn", "float8_e3m4", "float8_e4m3", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e4m3b11fnuz"),
+    *("float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+)
+_DTYPES = [np.dtype(getattr(jnp, name)) for name in _NAMES if hasattr(jnp, name)]
+_BY_NAME = {dtype.name: dtype for dtype in _DTYPES}
+_WITHOUT_X64 = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
 _KEY_IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
 _PYTHON_SCALARS = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
 
 
 def is_key(dtype: Any) -> bool:
     """Whether `dtype` is the dtype of JAX's typed PRNG keys."""
-    if isinstance(dtype, np.dtype):
+    if isinstance(dtype, np.dtype) or hasattr(dtype, "dtype"):
         return False
     try:
         return bool(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key))
-    except TypeError:
+    except (TypeError, ValueError):
         return False
 
 
@@ -73,11 +78,52 @@ def _supported(spec: Any) -> Any | None:
     return dtype if dtype == _BY_NAME.get(dtype.name) else None
 
 
+@functools.cache
+def _limits(dtype: Any) -> tuple[int, int]:
+    return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+
+
+def fits(value: int) -> bool:
+    """Whether JAX's integer for Python's (int32 unless x64 is enabled) holds `value`."""
+    smallest, largest = _limits(canonical(_BY_NAME["int64"]))
+    return smallest <= value <= largest
+
+
 def canonical(dtype: Any) -> Any:
     """`dtype` as JAX holds it: the 64-bit dtypes become 32-bit while `jax_enable_x64` is off."""
-    return jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+    if jax.config.jax_enable_x64 or dtype.name not in _WITHOUT_X64:
+        return dtype
+    return _BY_NAME[_WITHOUT_X64[dtype.name]]
 
 
 def is_dtype_like(spec: Any) -> bool:
     """Whether `spec` is a dtype or a scalar type (and not a value that has a dtype)."""
     return isinstance(spec, type | np.dtype | type(jnp.float32)) or is_key(spec)
+
+
+def as_shape(shape: Any) -> tuple[int | None, ...] | None:
+    """The shape as a tuple of sizes and None, or None for an unknown rank.
+
+    Raises:
+      TypeError: `shape` is neither None nor an iterable of integers and None.
+      ValueError: a dimension is negative.
+    """
+    if shape is None:
+        return None
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise TypeError(f"a tensor's shape is a tuple of sizes, got {shape!r}; write ({shape!r},) or None")
+    return tuple(None if dim is None else _as_dim(dim, shape) for dim in shape)
+
+
+def _as_dim(dim: Any, shape: Any) -> int:
+    try:
+        if isinstance(dim, bool):
+            raise TypeError
+        size = operator.index(dim)
+    except TypeError:
+        raise TypeError(
+            f"a dimension is an integer, or None if it is not known, got {dim!r} in the shape {shape!r}"
+        ) from None
+    if size < 0:
+        raise ValueError(f"a dimension is not negative, got {dim} in the shape {shape!r}; None is unknown")
+    return size

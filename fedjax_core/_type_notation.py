@@ -8,7 +8,7 @@ The reader turns text into nested tuples, one per type, that `types.parse_type` 
 
 import json
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 from fedjax_core import _type_dtypes
 
@@ -49,10 +49,12 @@ class _Reader:
         self.text = text
         self.position = 0
 
-    def fail(self, expected: str):
-        mark = " " * self.position + "^"
+    def fail(self, expected: str) -> NoReturn:
+        start = max(self.text.rfind("\n", 0, self.position) + 1, self.position - 40)
+        excerpt = self.text[start : self.position + 40].split("\n")[0]
         raise ValueError(
-            f"this is no type: expected {expected} at position {self.position}\n  {self.text}\n  {mark}\n"
+            f"this is no type: expected {expected} at position {self.position}\n"
+            f"  {excerpt}\n  {' ' * (self.position - start)}^\n"
             f"types look like float32, int32[?,3], <x=float32,y=int32>*, float32@SERVER, "
             f"{{int32}}@CLIENTS, (int32 -> float32)"
         )

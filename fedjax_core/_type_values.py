@@ -1,12 +1,14 @@
 """Types of values, and types as pytrees."""
 
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 
 from fedjax_core import _type_classes, _type_containers, _type_dtypes
-from fedjax_core._type_classes import FederatedType, Placement, StructType, TensorType, Type
+from fedjax_core._type_base import Placement, Type
+from fedjax_core._type_classes import FederatedType, StructType, TensorType
 
 
 def at_server(spec: Any) -> FederatedType:
@@ -52,25 +54,92 @@ def type_of(value: Any) -> Type:
       >>> str(type_of({"w": np.zeros((2, 3)), "n": 3, "pair": (True, 0.5)}))
       '<n=int32,pair=<bool,float32>,w=float32[2,3]>'
     """
-    return _type_classes.of_tree(value, _value_leaf)
+    key = _cache_key(value)
+    if key is None:
+        return _type_classes.of_tree(value, _value_leaf)
+    found = _cache.get(key)
+    if found is None:
+        found = _type_classes.of_tree(value, _value_leaf)
+        if not _any_declared(value):
+            if len(_cache) >= _CACHE_SIZE:
+                _cache.clear()
+            _cache[key] = found
+    return found
 
 
-def _value_leaf(value):
-    declared = getattr(value, "fedjax_type", None)
-    if isinstance(declared, Type):
-        return declared
+_CACHE_SIZE = 512
+_cache: dict[Any, Type] = {}
+
+
+def _cache_key(value: Any) -> Any | None:
+    """The structure of a pytree of concrete arrays and numbers, None for any other value."""
+    try:
+        leaves, structure = jax.tree.flatten(value)
+        signatures = tuple([_signature(leaf) for leaf in leaves])
+        key = (structure, jax.config.jax_enable_x64, signatures)
+        hash(key)
+    except (TypeError, ValueError):
+        return None
+    return None if None in signatures else key
+
+
+def _signature(leaf: Any) -> Any | None:
+    kind = type(leaf)
+    if _is_concrete(kind):
+        return leaf.dtype, leaf.shape
+    if kind is int:
+        return int if _type_dtypes.fits(leaf) else None
+    return kind if kind in (bool, float, complex) else None
+
+
+@functools.lru_cache(maxsize=256)
+def _is_concrete(kind: type) -> bool:
+    if issubclass(kind, np.ndarray | np.generic):
+        return True
+    return issubclass(kind, jax.Array) and not issubclass(kind, jax.core.Tracer)
+
+
+def _is_declared(value: Any) -> bool:
+    return isinstance(getattr(value, "fedjax_type", None), Type)
+
+
+def _any_declared(value: Any) -> bool:
+    return any(_is_declared(leaf) for leaf in jax.tree.leaves(value, is_leaf=_is_declared))
+
+
+def _value_leaf(value: Any) -> Type:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return _type_classes.abstract_tensor(value)
-    if isinstance(value, bool | int | float | complex):
-        return TensorType(type(value))
-    raise TypeError("no type")
+    for scalar in (bool, int, float, complex):
+        if isinstance(value, scalar):
+            return _scalar(scalar, value)
+    raise TypeError(
+        f"a value is a pytree of arrays, numbers and keys, got {_shortened(value)} of type "
+        f"{type(value).__name__}; convert it with jnp.asarray, or encode it as numbers"
+    )
+
+
+def _scalar(scalar: type, value: Any) -> Type:
+    type_ = TensorType(scalar)
+    if scalar is int and not _type_dtypes.fits(value):
+        raise ValueError(
+            f"the integer {value} does not fit {type_}; write it as a float, or enable 64-bit integers "
+            f"with jax.config.update('jax_enable_x64', True)"
+        )
+    return type_
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def tree_of_types(type_: Type) -> Any:
     """The pytree of a type, its containers kept, whose leaves are the types that are no structs.
 
     Example:
-      >>> tree_of_types(_type_classes.parse_type("<a=int32,b=<float32@SERVER,bool>>"))
+      >>> from fedjax_core.types import parse_type
+      >>> tree_of_types(parse_type("<a=int32,b=<float32@SERVER,bool>>"))
       {'a': parse_type('int32'), 'b': (parse_type('float32@SERVER'), parse_type('bool'))}
     """
     if isinstance(type_, StructType):
@@ -82,7 +151,8 @@ def leaves(type_: Type) -> list[tuple[str, Type]]:
     """The types in a type that are no structs, with their paths.
 
     Example:
-      >>> leaves(_type_classes.parse_type("<a=int32,b=<float32@SERVER,bool>>"))
+      >>> from fedjax_core.types import parse_type
+      >>> leaves(parse_type("<a=int32,b=<float32@SERVER,bool>>"))
       [('a', parse_type('int32')), ('b[0]', parse_type('float32@SERVER')), ('b[1]', parse_type('bool'))]
     """
     return list(_leaves(type_, ""))

@@ -99,7 +99,12 @@ def zeros_like(tree: Tree) -> Tree:
       >>> print(zeros_like({"w": jnp.ones(2), "n": 3}))
       {'n': Array(0, dtype=int32), 'w': Array([0., 0.], dtype=float32)}
     """
-    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=_dtype(leaf)), tree)
+
+    def zeros(leaf):
+        dtype = None if _is(leaf, jax.dtypes.prng_key) else _dtype(leaf)
+        return jnp.zeros_like(leaf, dtype=dtype)
+
+    return jax.tree.map(zeros, tree)
 
 
 def where(condition: jax.typing.ArrayLike, a: Tree, b: Tree) -> Tree:

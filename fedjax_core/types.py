@@ -14,17 +14,13 @@ Example:
   True
 """
 
+from fedjax_core._type_base import CLIENTS, SERVER, Placement, Type, TypeNotAssignableError
 from fedjax_core._type_classes import (
-    CLIENTS,
-    SERVER,
     FederatedType,
     FunctionType,
-    Placement,
     SequenceType,
     StructType,
     TensorType,
-    Type,
-    TypeNotAssignableError,
     parse_type,
     to_type,
 )
