@@ -21,6 +21,7 @@ class AggregationProcess(MeasuredProcess):
 
     Example:
       >>> import fedjax_core as fc
+      >>> from fedjax_core.templates import MeasuredProcessOutput
       >>> @fc.federated_computation
       ... def initialize():
       ...     return fc.federated_value((), fc.SERVER)

@@ -22,8 +22,8 @@ class EstimationProcess(IterativeProcess):
       >>> from fedjax_core.computation import computation
       >>> clock = EstimationProcess(
       ...     initialize_fn=computation(lambda: 0),
-      ...     next_fn=computation(lambda seconds: seconds + 90, "int32"),
-      ...     report_fn=computation(lambda seconds: seconds / 60, "int32"),
+      ...     next_fn=computation(lambda seconds: seconds + 96, "int32"),
+      ...     report_fn=computation(lambda seconds: seconds / 64, "int32"),
       ... )
       >>> state = clock.next(clock.initialize())
       >>> float(clock.report(state))
@@ -104,6 +104,12 @@ class EstimationProcess(IterativeProcess):
 def _composed(outer: Computation, inner: Computation) -> Computation:
     signatures = (inner.type_signature, outer.type_signature)
     boundary = [part for signature in signatures for part in (signature.parameter, signature.result)]
-    is_placed = any(isinstance(part, FederatedType) for whole in boundary for _, part in leaves(whole))
-    decorate = federated_computation if is_placed else computation
-    return decorate(lambda state: outer(inner(state)), inner.type_signature.parameter)
+    if any(isinstance(part, FederatedType) for whole in boundary for _, part in leaves(whole)):
+        decorate = federated_computation
+    else:
+        decorate, inner, outer = computation, inner.as_function(), outer.as_function()
+
+    def report(state):
+        return outer(inner(state))
+
+    return decorate(report, signatures[0].parameter)

@@ -118,9 +118,7 @@ class LearningProcess(IterativeProcess):
         _check_reads_state("report_fn", report_fn, state_type, errors.ReportFnTypeSignatureError)
         if get_model_weights is None:
             get_model_weights = computation(lambda state: state, state_type)
-        _check_reads_state(
-            "get_model_weights", get_model_weights, state_type, errors.GetModelWeightsTypeSignatureError
-        )
+        _check_reads_state("get_model_weights", get_model_weights, state_type, errors.GetModelWeightsTypeSignatureError)
         weights_type = get_model_weights.type_signature.result
         if set_model_weights is None:
             set_model_weights = _replaced_state(state_type, weights_type)

@@ -103,7 +103,7 @@ def test_two_arguments_of_the_type_of_the_state_are_not_one_state():
         EstimationProcess(
             fc.computation(lambda: (0, 1)),
             fc.computation(lambda a, b: (a, b), "int32", "int32"),
-            fc.computation(lambda state: state, ("int32", "int32")),
+            fc.computation(lambda state: state, "<a=int32,b=int32>"),
         )
 
 
@@ -120,6 +120,14 @@ def test_map_composes_after_report():
 def test_map_can_be_repeated():
     double = fc.computation(lambda estimate: 2 * estimate, "float32")
     assert float(build().map(double).map(double).report(3)) == 6.0
+
+
+@pytest.mark.parametrize("outer", [fc.computation, fc.federated_computation])
+@pytest.mark.parametrize("inner", [fc.computation, fc.federated_computation])
+def test_map_composes_computations_of_both_kinds_without_placements(inner, outer):
+    process = build({"report_fn": lambda: inner(lambda state: state, "int32")})
+    mapped = process.map(outer(lambda estimate: {"estimate": estimate}, "int32"))
+    assert int(mapped.report(3)["estimate"]) == 3
 
 
 def test_map_keeps_a_placement():

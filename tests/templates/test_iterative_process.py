@@ -76,6 +76,11 @@ def test_what_is_no_computation_is_named_in_the_message(role, value):
     assert caught.type is TypeError
 
 
+def test_a_computation_that_has_no_types_yet_is_none():
+    with pytest.raises(TypeError, match=r"`next_fn` must be a Computation, got .*typed at each first use"):
+        build({"next_fn": lambda: fc.computation(lambda state: state)})
+
+
 def test_something_that_looks_like_a_computation_is_none():
     class Lookalike:
         type_signature = initialize().type_signature
