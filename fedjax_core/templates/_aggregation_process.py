@@ -100,9 +100,13 @@ def _check_is_federated(initialize_fn: Computation, next_fn: Computation) -> Non
 
 
 def _check_num_arguments(next_fn: Computation) -> None:
-    if len(next_fn.parameters) not in (2, 3):
+    number = len(next_fn.parameters)
+    if number not in (2, 3):
+        if number < 2:
+            repair = "declare the value too: `fc.federated_computation(fn, state_type, fc.at_clients(value_type))`"
+        else:
+            repair = "make one value of several: `fc.federated_zip((first, second))`"
         raise errors.TemplateNextFnNumArgsError(
             "`next_fn` must take two arguments, state and value, or three, state, value and weight, got "
-            f"{len(next_fn.parameters)}: {next_fn.type_signature}; put several values into one struct: "
-            "`fc.federated_zip((first, second))`"
+            f"{number}: {next_fn.type_signature}; {repair}"
         )

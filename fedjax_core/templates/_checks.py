@@ -55,7 +55,8 @@ def check_iteration(initialize_fn: Any, next_fn: Any, takes_data: bool) -> Type:
     if not next_fn.parameters:
         raise errors.TemplateNextFnNumArgsError(
             f"`next_fn` must take the state as its first argument, got the type {next_fn.type_signature}; "
-            "declare it: `next_fn=fc.computation(fn, initialize_fn.type_signature.result)`"
+            "declare it: `fc.federated_computation(fn, initialize_fn.type_signature.result)`, or `fc.computation` "
+            "for an unplaced state"
         )
     state_type = _state_taken(initialize_fn.type_signature.result, next_fn, takes_data)
     _check_state_returned(state_type, next_fn.type_signature.result)
@@ -152,7 +153,10 @@ def _repaired_result(value_type: Type) -> str:
     if placements == {SERVER}:
         return "make one value of the struct: `fc.federated_zip(value)`"
     if len(parts) == 1 and placements == {CLIENTS}:
-        return "aggregate it: `fc.federated_sum(value)` or `fc.federated_mean(value)`"
+        return (
+            "aggregate it: `fc.federated_sum(value)` or `fc.federated_mean(value)`, or place a constant: "
+            "`fc.federated_value(value, fc.SERVER)`"
+        )
     return (
         "bring every part to SERVER with `fc.federated_value`, `fc.federated_sum` or `fc.federated_mean`, "
         "then `fc.federated_zip` the struct"
