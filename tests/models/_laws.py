@@ -1,0 +1,107 @@
+"""What every model holds to, and random batches for it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core import trees, types
+from fedjax_core.contracts import ModelWeights
+
+
+def random_batch(model, size, num_labels, seed=0):
+    """A batch of `size` examples: normal floats, integers below `num_labels`."""
+    random = np.random.default_rng(seed)
+
+    def leaf(tensor):
+        shape = (size, *tensor.shape[1:])
+        if jnp.issubdtype(tensor.dtype, jnp.integer):
+            return random.integers(0, num_labels, shape).astype(tensor.dtype)
+        return random.normal(size=shape).astype(tensor.dtype)
+
+    return jax.tree.map(leaf, types.tree_of_types(model.batch_type))
+
+
+def symbolic_batch(model):
+    """The batch of a model with one symbol for its leading dimensions."""
+    (size,) = jax.export.symbolic_shape("b")
+    return jax.tree.map(
+        lambda tensor: jax.ShapeDtypeStruct((size, *tensor.shape[1:]), tensor.dtype),
+        types.tree_of_types(model.batch_type),
+    )
+
+
+def split(weights):
+    """Trainable weights and a function that makes whole weights of them."""
+    if isinstance(weights, ModelWeights):
+        return weights.trainable, lambda trainable: weights._replace(trainable=trainable)
+    return weights, lambda trainable: trainable
+
+
+def mean_gradient(model, weights, batch, key=None, training=False):
+    """The gradient of the mean loss by the trainable weights."""
+    trainable, whole = split(weights)
+
+    def mean(trainable):
+        return model.loss(model.predict(whole(trainable), batch, key, training), batch).mean()
+
+    return jax.grad(mean)(trainable)
+
+
+def check_symbolic(model, key=None, training=False):
+    """Prediction, loss and gradient trace for a batch of unknown size, with the right shapes."""
+    weights = jax.eval_shape(model.init, jax.random.key(0))
+    batch = symbolic_batch(model)
+    size = jax.tree.leaves(batch)[0].shape[0]
+
+    def losses(weights, batch):
+        return model.loss(model.predict(weights, batch, key, training), batch)
+
+    result = jax.eval_shape(losses, weights, batch)
+    assert result.shape == (size,)
+    gradient = jax.eval_shape(lambda w, b: mean_gradient(model, w, b, key, training), weights, batch)
+    trainable, _ = split(weights)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), gradient) == jax.tree.map(lambda a: (a.shape, a.dtype), trainable)
+
+
+def initial(model, seed=0):
+    """The model's initial weights."""
+    return jax.jit(model.init)(jax.random.key(seed))
+
+
+def evaluate(model, weights, batch, key=None, training=False):
+    """Predictions, gradient, and the mean loss before and after a small step along it."""
+    trainable, whole = split(weights)
+
+    def mean(trainable):
+        predictions = model.predict(whole(trainable), batch, key, training)
+        return model.loss(predictions, batch).mean(), predictions
+
+    (before, predictions), gradient = jax.value_and_grad(mean, has_aux=True)(trainable)
+    after, _ = mean(trees.subtract(trainable, trees.scale(gradient, 1e-3)))
+    return {"predictions": predictions, "gradient": gradient, "before": before, "after": after}
+
+
+def check_gradient(result):
+    """The gradient of an `evaluate` is finite, not zero, and a step along it lowers the loss."""
+    assert trees.is_finite(result["gradient"])
+    assert trees.norm(result["gradient"]) > 0
+    assert result["after"] < result["before"]
+
+
+def check_model(model, num_labels, size=5):
+    """Traces symbolically; the gradient is right; rows do not mix; `vmap` over weights changes nothing."""
+    check_symbolic(model)
+    batch = random_batch(model, size, num_labels)
+    run = functools.partial(evaluate, model)
+    alone = jax.jit(run)
+    several = jax.jit(jax.vmap(model.init))(jax.random.split(jax.random.key(2), 2))
+    together = jax.jit(jax.vmap(run, in_axes=(0, None)))(several, batch)
+    for i in range(2):
+        weights = jax.tree.map(lambda leaf, i=i: leaf[i], several)
+        expected = alone(weights, batch)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5), together, expected)
+    check_gradient(expected)
+    backwards = alone(weights, jax.tree.map(lambda leaf: leaf[::-1], batch))
+    np.testing.assert_allclose(backwards["predictions"][::-1], expected["predictions"], rtol=1e-5, atol=1e-6)

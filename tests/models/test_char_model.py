@@ -1,0 +1,65 @@
+import _laws
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_core import models, trees
+
+
+def _small(cell, **changes):
+    sizes = {"vocab_size": 7, "embedding_size": 3, "hidden_size": 5, "sequence_length": 6}
+    return models.character_model(**sizes, cell=cell, **changes)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_keeps_the_laws_of_models(cell):
+    _laws.check_model(_small(cell), 7, size=4)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_full_size_traces_symbolically(cell):
+    _laws.check_symbolic(models.character_model(cell=cell))
+
+
+def test_usual_number_of_weights():
+    weights = jax.eval_shape(models.character_model().init, jax.random.key(0))
+    assert trees.size(weights) == 90 * 8 + (8 + 256 + 1) * 1024 + (256 + 256 + 1) * 1024 + 257 * 90
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_prediction_depends_on_the_past_only(cell):
+    model = _small(cell)
+    weights = _laws.initial(model)
+    x = _laws.random_batch(model, 2, 7)["x"]
+    changed = x.copy()
+    changed[:, 3] = (x[:, 3] + 1) % 7
+    predict = jax.jit(model.predict)
+    before, after = predict(weights, {"x": x}), predict(weights, {"x": changed})
+    np.testing.assert_array_equal(before[:, :3], after[:, :3])
+    assert (before[:, 3:] != after[:, 3:]).all(axis=2).all()
+
+
+def test_padding_is_not_learned():
+    model = _small("lstm")
+    batch = {"x": np.ones((2, 6), np.int32), "y": np.zeros((2, 6), np.int32)}
+    result = jax.jit(lambda weights: _laws.evaluate(model, weights, batch))(_laws.initial(model))
+    assert result["before"] == 0
+    assert trees.norm(result["gradient"]) == 0
+
+
+def test_without_padding_symbol_every_position_counts():
+    batch = {"x": np.ones((2, 6), np.int32), "y": np.zeros((2, 6), np.int32)}
+    model = _small("lstm", pad=None)
+    predictions = jax.jit(model.predict)(_laws.initial(model), batch)
+    assert (model.loss(predictions, batch) > 0).all()
+
+
+def test_forget_gates_start_open():
+    bias = _laws.initial(_small("lstm"))["layer_1"]["bias"]
+    np.testing.assert_array_equal(bias, jnp.repeat(jnp.array([0.0, 1.0, 0.0, 0.0]), 5))
+
+
+def test_refuses_an_unknown_cell():
+    with pytest.raises(ValueError, match="must be 'lstm' or 'gru', got 'rnn'"):
+        models.character_model(cell="rnn")
