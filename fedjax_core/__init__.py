@@ -1,7 +1,69 @@
-"""A functional engine for federated computation in JAX."""
+"""A functional engine for federated computation in JAX.
 
-from fedjax_core import engine, language, trees, types
-from fedjax_core.computation import Computation, computation, federated_computation
+The rooms, each importing only from those above it:
+
+  types        placements, types, their notation
+  trees        arithmetic on pytrees
+  language     placed values, the `federated_*` operators, `Sequence`
+  engine       how a program runs: plan, packing, execution
+  computation  `federated_computation`, `computation`
+  templates    processes and their contracts
+  contracts    the NamedTuples that the rooms below fill
+  aggregators, metrics, models, clients    the catalogue
+  algorithms   the round and its callers
+  data         federated data sets, batching, partitioners
+  program      training loops, files, plots
+
+The everyday names are here:
+
+  >>> import fedjax_core as fc
+  >>> @fc.federated_computation(fc.at_clients("float32"))
+  ... def mean_temperature(readings):
+  ...     return fc.federated_mean(readings)
+  >>> mean_temperature([68.0, 70.0, 71.5])
+  Array(69.833336, dtype=float32)
+"""
+
+import importlib
+
+from fedjax_core import contracts, engine, language, templates, trees, types
+from fedjax_core.computation import Checked, Computation, computation, federated_computation
+from fedjax_core.contracts import Model, ModelWeights
 from fedjax_core.engine import EngineConfig, pack_cohort, stack_cohorts
 from fedjax_core.language import *  # noqa: F403
 from fedjax_core.types import *  # noqa: F403
+
+_LAZY = ("aggregators", "algorithms", "clients", "data", "metrics", "models", "program")
+
+__version__ = "0.1.0"
+__all__ = [
+    "Checked",
+    "Computation",
+    "EngineConfig",
+    "Model",
+    "ModelWeights",
+    "computation",
+    "contracts",
+    "engine",
+    "federated_computation",
+    "language",
+    "pack_cohort",
+    "stack_cohorts",
+    "templates",
+    "trees",
+    "types",
+    *_LAZY,
+    *language.__all__,
+    *types.__all__,
+]
+
+
+def __getattr__(name: str):
+    """Imports the heavier rooms when they are used."""
+    if name in _LAZY:
+        return importlib.import_module(f"fedjax_core.{name}")
+    raise AttributeError(f"module 'fedjax_core' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -151,14 +151,33 @@ def _check_per_example(losses, mask) -> None:
         )
 
 
+def num_examples() -> Metric:
+    """The number of examples.
+
+    Returns:
+      A `Metric` whose statistic and value are the count of unmasked examples, int32 `[]`.
+
+    Example:
+      >>> metric = num_examples()
+      >>> metric.finalize(metric.measure(None, {}, jnp.array([True, True, False])))
+      Array(2, dtype=int32)
+    """
+
+    def measure(predictions, batch, mask):
+        return jnp.sum(mask, dtype=jnp.int32)
+
+    return Metric(measure, lambda statistic: statistic)
+
+
 def model_metrics(model: Model) -> dict[str, Metric]:
-    """All metrics of a model: its loss first, then its own.
+    """All metrics of a model: its loss, its own, and the number of examples.
 
     Args:
       model: the model. A metric of its own under the name "loss" gives way to the loss.
 
     Returns:
-      A new dict from the name to the `Metric`; "loss" is always there, once, first.
+      A new dict from the name to the `Metric`; "loss" is always there, once, first, and
+      "num_examples" last unless the model has one of that name.
 
     Raises:
       TypeError: if `model.metrics` is not a dict of `Metric` by string name.
@@ -173,7 +192,7 @@ def model_metrics(model: Model) -> dict[str, Metric]:
       ...     batch_type=types.parse_type("<x=float32[?,3],y=float32[?]>"),
       ... )
       >>> list(model_metrics(model))
-      ['loss', 'count']
+      ['loss', 'count', 'num_examples']
     """
     if not isinstance(model.metrics, Mapping):
         raise TypeError(
@@ -187,4 +206,97 @@ def model_metrics(model: Model) -> dict[str, Metric]:
                 f"{name!r}: {metric!r}; write `{{{str(name)!r}: Metric(measure, finalize)}}`"
             )
     others = {name: metric for name, metric in model.metrics.items() if name != "loss"}
-    return {"loss": mean_loss(model.loss), **others}
+    counts = {} if "num_examples" in others else {"num_examples": num_examples()}
+    return {"loss": mean_loss(model.loss), **others, **counts}
+
+
+class ClientResult(NamedTuple):
+    """What a client answers in a round of learning.
+
+    Attributes:
+      update: a pytree like the trainable weights: initial minus trained, a pseudo-gradient.
+      weight: float32 `[]`, its weight in the mean; zero for a client that processed no example.
+      metrics: the statistics of its metrics by name, see `Metric.measure`.
+    """
+
+    update: Any
+    weight: Any
+    metrics: Any
+
+
+class Distributor(NamedTuple):
+    """How the server's weights get to the clients: pure functions over placed values.
+
+    Attributes:
+      init: `(weights at SERVER) -> state at SERVER`.
+      next: `(state, weights at SERVER) -> MeasuredProcessOutput(state, weights at CLIENTS, measurements)`.
+    """
+
+    init: Callable
+    next: Callable
+
+
+class ClientWork(NamedTuple):
+    """What every client does in a round: pure functions over placed values.
+
+    Attributes:
+      init: `(weights at SERVER) -> state at SERVER`.
+      next: `(state, weights, data, key) -> MeasuredProcessOutput(state, result, measurements)`;
+        weights, data and key are at CLIENTS, the result is a `ClientResult` at CLIENTS.
+      summarize: `(state, metrics at CLIENTS) -> MeasuredProcessOutput(state, metrics at SERVER,
+        measurements)`: combines the clients' statistics, after the round has set to zero those of
+        clients that it leaves out.
+    """
+
+    init: Callable
+    next: Callable
+    summarize: Callable
+
+
+class Aggregator(NamedTuple):
+    """How the clients' updates become one: pure functions over placed values.
+
+    One aggregator wraps another by calling it:
+
+    ```python
+    def clip_by_norm(max_norm, inner):
+        def next(state, value, weight):
+            clipped = fc.federated_map(partial(trees.clip_by_norm, max_norm), value)
+            return inner.next(state, clipped, weight)
+        return inner._replace(next=next)
+    ```
+
+    Attributes:
+      init: `(type of a client's value) -> state at SERVER`.
+      next: `(state, value at CLIENTS, weight at CLIENTS) -> MeasuredProcessOutput(state, result at
+        SERVER, measurements at SERVER)`; the weight is a float32 scalar.
+      always_releases: whether a result counts even if nobody contributed, as a noised one does.
+    """
+
+    init: Callable
+    next: Callable
+    always_releases: bool = False
+
+
+class Finalizer(NamedTuple):
+    """How the server moves its weights: pure functions over placed values.
+
+    Attributes:
+      init: `(trainable weights at SERVER) -> state at SERVER`.
+      next: `(state, trainable weights, update) -> MeasuredProcessOutput(state, new weights,
+        measurements)`, all at SERVER.
+    """
+
+    init: Callable
+    next: Callable
+
+
+class MetricsAggregation(NamedTuple):
+    """How the clients' metrics are combined.
+
+    Attributes:
+      create: `(metric_finalizers, local_unfinalized_metrics_type) -> AggregationProcess` without a
+        weight. The finalizers are a dict of `Metric.finalize` by name.
+    """
+
+    create: Callable

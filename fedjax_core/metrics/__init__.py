@@ -5,6 +5,11 @@
   token_accuracy, perplexity            of token scores `[B, T, V]`
   num_examples, num_batches             counts
 
+and how the clients' statistics are combined:
+
+  finalize_sum                          of one round, stateless
+  sum_then_finalize                     of this round, and of all rounds so far
+
 One of your own is a function that measures a batch and one that finalizes the total:
 
   >>> import jax
@@ -29,16 +34,20 @@ One of your own is a function that measures a batch and one that finalizes the t
 """
 
 from fedjax_core.contracts import mean_loss as loss
+from fedjax_core.contracts import num_examples
 from fedjax_core.metrics._classification import accuracy, top_k_accuracy
-from fedjax_core.metrics._counts import num_batches, num_examples
+from fedjax_core.metrics._counts import num_batches
 from fedjax_core.metrics._language import perplexity, token_accuracy
+from fedjax_core.metrics._sum_then_finalize import finalize_sum, sum_then_finalize
 
 __all__ = [
     "accuracy",
+    "finalize_sum",
     "loss",
     "num_batches",
     "num_examples",
     "perplexity",
+    "sum_then_finalize",
     "token_accuracy",
     "top_k_accuracy",
 ]

@@ -5,24 +5,6 @@ import jax.numpy as jnp
 from fedjax_core.contracts import Metric
 
 
-def num_examples() -> Metric:
-    """The number of examples.
-
-    Returns:
-      A `Metric` whose statistic and value are the count of unmasked examples, int32 `[]`.
-
-    Example:
-      >>> metric = num_examples()
-      >>> metric.finalize(metric.measure(None, {}, jnp.array([True, True, False])))
-      Array(2, dtype=int32)
-    """
-
-    def measure(predictions, batch, mask):
-        return jnp.sum(mask, dtype=jnp.int32)
-
-    return Metric(measure, _unchanged)
-
-
 def num_batches() -> Metric:
     """The number of batches with at least one example.
 
@@ -38,8 +20,4 @@ def num_batches() -> Metric:
     def measure(predictions, batch, mask):
         return jnp.any(mask).astype(jnp.int32)
 
-    return Metric(measure, _unchanged)
-
-
-def _unchanged(statistic):
-    return statistic
+    return Metric(measure, lambda statistic: statistic)

@@ -62,3 +62,7 @@ class SetModelWeightsTypeSignatureError(TypeError):
     """`set_model_weights` does not take exactly two arguments, the first equivalent to the unplaced
     state and the second to the result of `get_model_weights`, or does not return what is
     assignable to the unplaced state."""
+
+
+class ProcessCompositionError(TypeError):
+    """A process does not fit the one that it is combined with."""

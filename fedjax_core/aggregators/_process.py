@@ -1,0 +1,43 @@
+"""An aggregator by itself."""
+
+from fedjax_core import types
+from fedjax_core.computation import federated_computation
+from fedjax_core.contracts import Aggregator
+from fedjax_core.templates import AggregationProcess
+
+
+def as_process(aggregator: Aggregator, value_type) -> AggregationProcess:
+    """The aggregation process of an aggregator.
+
+    Args:
+      aggregator: any aggregator.
+      value_type: the type of a client's value, or its notation.
+
+    Returns:
+      A weighted process: `next(state, values, weights)`, weights float32.
+
+    Raises:
+      TypeError: `aggregator` is no `Aggregator`, or does not fit the value.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> process = as_process(fc.aggregators.mean(), "float32[2]")
+    >>> str(process.next.type_signature.parameter)
+    '<state=<>@SERVER,value={float32[2]}@CLIENTS,weight={float32}@CLIENTS>'
+    """
+    if not isinstance(aggregator, Aggregator):
+        raise TypeError(f"as_process takes an Aggregator, got {aggregator!r}; call it: fc.aggregators.mean()")
+    value_type = types.to_type(value_type)
+
+    @federated_computation()
+    def initialize():
+        return aggregator.init(value_type)
+
+    @federated_computation(
+        initialize.type_signature.result, types.at_clients(value_type), types.at_clients("float32")
+    )
+    def next(state, value, weight):
+        return aggregator.next(state, value, weight)
+
+    return AggregationProcess(initialize, next)

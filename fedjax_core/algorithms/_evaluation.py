@@ -1,0 +1,163 @@
+"""Evaluation on clients: a stateless computation, and a process."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from fedjax_core import trees, types
+from fedjax_core.algorithms._compose import check_key
+from fedjax_core.algorithms._metrics import metrics_process
+from fedjax_core.clients import local_evaluation, weights_type
+from fedjax_core.computation import Computation, computation, federated_computation
+from fedjax_core.contracts import Model
+from fedjax_core.language import (
+    federated_broadcast,
+    federated_eval,
+    federated_map,
+    federated_value,
+    federated_zip,
+)
+from fedjax_core.metrics import sum_then_finalize
+from fedjax_core.templates import LearningProcess, LearningProcessOutput
+from fedjax_core.types import SERVER
+
+
+class EvaluationState(NamedTuple):
+    """The state of `fed_eval`.
+
+    Attributes:
+      weights: the model's weights; set them with `set_model_weights`.
+      client_work: the state of the metrics' aggregation.
+      round_num: int32 `[]`.
+    """
+
+    weights: Any
+    client_work: Any
+    round_num: Any
+
+
+def federated_evaluation(model: Model, metrics_aggregation: Any = None) -> Computation:
+    """The metrics of a model's weights on clients' data, a computation without state.
+
+    Args:
+      model: the model.
+      metrics_aggregation: None sums the clients' statistics and finalizes the sums (a client whose
+        statistics are not finite is left out and counted as `num_non_finite`); else a federated
+        computation from the statistics at CLIENTS to metrics at SERVER, or an `AggregationProcess`
+        (of which the first round is used).
+
+    Returns:
+      A `Computation` `(<weights=W@SERVER,data={D*}@CLIENTS> -> <eval=M>@SERVER)`. Metrics over nobody
+      are NaN.
+
+    Raises:
+      TypeError: an argument of a wrong kind, or an aggregation that does not take the statistics.
+
+    Example:
+
+    >>> import numpy as np, jax, fedjax_core as fc
+    >>> model = fc.models.logistic_regression(2, 2, metrics={"accuracy": fc.metrics.accuracy()})
+    >>> evaluation = federated_evaluation(model)
+    >>> clients = [{"x": np.eye(2, dtype=np.float32), "y": np.array([0, 1], np.int32)}]
+    >>> weights = {"bias": np.zeros(2, np.float32), "kernel": np.eye(2, dtype=np.float32)}
+    >>> print(evaluation(weights, clients)["eval"]["accuracy"])
+    1.0
+    """
+    process = metrics_process(model, metrics_aggregation)
+    evaluate = local_evaluation(model)
+
+    @federated_computation(types.at_server(weights_type(model)), _data_type(model))
+    def evaluation(weights, data):
+        unfinalized = federated_map(evaluate, federated_broadcast(weights), data)
+        _, result, measurements = process.next(process.initialize(), unfinalized)
+        return federated_zip({"eval": federated_map(_merged, result, measurements)})
+
+    return evaluation
+
+
+def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | None = None) -> LearningProcess:
+    """Evaluation as a process: its state holds weights and the metrics of all rounds so far.
+
+    Args:
+      model: the model.
+      metrics_aggregation: None is `metrics.sum_then_finalize()`; else as in `federated_evaluation`.
+      key: a JAX key for the model's initial weights; None starts from zeros. Either way the weights to
+        evaluate are set with `set_model_weights`.
+
+    Returns:
+      A `LearningProcess` whose `next` leaves the weights alone and reports under `client_work.eval`:
+      `current_round_metrics`, `total_rounds_metrics` (where the aggregation gives both), and what the
+      aggregation measures besides.
+
+    Raises:
+      TypeError: an argument of a wrong kind, or an aggregation that does not take the statistics.
+
+    Example:
+
+    >>> import numpy as np, jax, fedjax_core as fc
+    >>> model = fc.models.logistic_regression(2, 2, metrics={"accuracy": fc.metrics.accuracy()})
+    >>> process = fed_eval(model)
+    >>> weights = {"bias": np.zeros(2, np.float32), "kernel": np.eye(2, dtype=np.float32)}
+    >>> state = process.set_model_weights(process.initialize(), weights)
+    >>> clients = [{"x": np.eye(2, dtype=np.float32), "y": np.array([0, 0], np.int32)}]
+    >>> state, metrics = process.next(state, clients)
+    >>> print(metrics["client_work"]["eval"]["current_round_metrics"]["accuracy"])
+    0.5
+    """
+    if key is not None:
+        check_key(key, "fed_eval")
+    process = metrics_process(model, sum_then_finalize() if metrics_aggregation is None else metrics_aggregation)
+    evaluate, whole = local_evaluation(model), weights_type(model)
+
+    def first_weights():
+        weights = model.init(jax.random.key(0) if key is None else key)
+        return trees.zeros_like(weights) if key is None else weights
+
+    @federated_computation()
+    def initialize():
+        weights = federated_eval(first_weights, SERVER)
+        return federated_zip(EvaluationState(weights, process.initialize(), federated_value(0, SERVER)))
+
+    @federated_computation(initialize.type_signature.result, _data_type(model))
+    def next(state, data):
+        unfinalized = federated_map(evaluate, federated_broadcast(state.weights), data)
+        metrics_state, result, measurements = process.next(state.client_work, unfinalized)
+        round_num = federated_map(lambda n: n + 1, state.round_num)
+        none = federated_value((), SERVER)
+        metrics = {
+            "distributor": none,
+            "client_work": {"eval": federated_map(_by_rounds, result, measurements)},
+            "aggregator": none,
+            "finalizer": none,
+        }
+        state = federated_zip(EvaluationState(state.weights, metrics_state, round_num))
+        return LearningProcessOutput(state, federated_zip(metrics))
+
+    state_type = initialize.type_signature.result.member
+    return LearningProcess(
+        initialize,
+        next,
+        computation(_report, state_type),
+        computation(lambda state: state.weights, state_type),
+        computation(lambda state, weights: state._replace(weights=weights), state_type, whole),
+    )
+
+
+def _data_type(model: Model) -> types.FederatedType:
+    return types.at_clients(types.SequenceType(model.batch_type))
+
+
+def _merged(result, measurements) -> Any:
+    if isinstance(result, dict) and isinstance(measurements, dict):
+        return {**result, **measurements}
+    return result
+
+
+def _by_rounds(result, measurements) -> dict:
+    names = ("current_round_metrics", "total_rounds_metrics")
+    both = isinstance(result, tuple) and len(result) == 2
+    return _merged(dict(zip(names, result if both else (result,))), measurements)
+
+
+def _report(state: EvaluationState) -> dict:
+    return {"round_num": state.round_num, "weights_norm": trees.norm(state.weights)}

@@ -1,0 +1,125 @@
+"""Federated averaging and its adaptive relatives; one gradient per round as a special case."""
+
+from typing import Any
+
+import jax
+import optax
+
+from fedjax_core.aggregators import mean
+from fedjax_core.algorithms._compose import compose
+from fedjax_core.algorithms._metrics import metrics_process
+from fedjax_core.algorithms._slots import apply_optimizer, broadcast
+from fedjax_core.clients import local_gradient, local_training
+from fedjax_core.contracts import Aggregator, Model
+from fedjax_core.templates import LearningProcess
+
+
+def fed_avg(
+    model: Model,
+    client_optimizer: optax.GradientTransformation,
+    *,
+    server_optimizer: optax.GradientTransformation | None = None,
+    aggregator: Aggregator | None = None,
+    weighting="examples",
+    metrics_aggregation: Any = None,
+    key: jax.Array,
+) -> LearningProcess:
+    r"""Generalized federated averaging.
+
+    Each client takes optimizer steps on its own batches from the server's weights :math:`x` to
+    :math:`x_k`; the server takes the weighted mean of :math:`x - x_k` as a gradient.
+
+    With a server optimizer of learning rate 1.0 (the default) this is FedAvg. Others are arguments:
+
+    * FedAvgM: `server_optimizer=optax.sgd(1.0, momentum=0.9)`
+    * FedAdam: `server_optimizer=optax.adam(0.01, eps=1e-3)`
+    * FedYogi: `server_optimizer=optax.yogi(0.01, eps=1e-3)`
+    * FedAdagrad: `server_optimizer=optax.adagrad(0.1, eps=1e-3)`
+
+    Args:
+      model: the model.
+      client_optimizer: any optax transformation, fresh for every client and round.
+      server_optimizer: any optax transformation; None is `optax.sgd(1.0)`.
+      aggregator: how the updates are combined; None is `aggregators.mean()`.
+      weighting: "examples" (examples processed), "uniform", or a function of the client's finalized
+        metrics that gives a scalar. A client without examples weighs zero.
+      metrics_aggregation: None sums and finalizes the training metrics; else a federated computation
+        from the clients' statistics to metrics at SERVER, a `MetricsAggregation` or an
+        `AggregationProcess`.
+      key: a JAX key, consumed: the initial weights and all rounds draw from it.
+
+    Returns:
+      A `LearningProcess`, see `compose`.
+
+    Raises:
+      TypeError: an argument of a wrong kind.
+      ValueError: an unknown `weighting`.
+      ProcessCompositionError: the aggregator does not fit the model.
+
+    Example:
+
+    >>> import jax, numpy as np, optax, fedjax_core as fc
+    >>> model = fc.models.logistic_regression(2, 2)
+    >>> process = fed_avg(model, optax.sgd(0.1), key=jax.random.key(0))
+    >>> clients = [{"x": np.eye(2, dtype=np.float32), "y": np.array([0, 1], np.int32)}] * 3
+    >>> state = process.initialize()
+    >>> state, first = process.next(state, clients)
+    >>> state, second = process.next(state, clients)
+    >>> bool(second["client_work"]["train"]["loss"] < first["client_work"]["train"]["loss"])
+    True
+
+    References:
+      McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data,
+      algorithm 1. Reddi et al. 2021, Adaptive Federated Optimization, algorithms 1 and 2. Hsu et al.
+      2019, Measuring the Effects of Non-Identical Data Distribution (FedAvgM).
+    """
+    metrics = metrics_process(model, metrics_aggregation)
+    work = local_training(model, client_optimizer, metrics, weighting=weighting)
+    finalizer = apply_optimizer(optax.sgd(1.0) if server_optimizer is None else server_optimizer)
+    return compose(model, broadcast(), work, mean() if aggregator is None else aggregator, finalizer, key)
+
+
+def fed_sgd(
+    model: Model,
+    *,
+    server_optimizer: optax.GradientTransformation,
+    aggregator: Aggregator | None = None,
+    weighting="examples",
+    metrics_aggregation: Any = None,
+    key: jax.Array,
+) -> LearningProcess:
+    """Federated SGD: the server follows the weighted mean of the clients' gradients.
+
+    Args:
+      model: the model.
+      server_optimizer: any optax transformation.
+      aggregator: as in `fed_avg`.
+      weighting: as in `fed_avg`.
+      metrics_aggregation: as in `fed_avg`.
+      key: a JAX key, consumed.
+
+    Returns:
+      A `LearningProcess`, see `compose`.
+
+    Raises:
+      TypeError: an argument of a wrong kind.
+      ValueError: an unknown `weighting`.
+
+    Example:
+
+    >>> import jax, numpy as np, optax, fedjax_core as fc
+    >>> model = fc.models.logistic_regression(2, 2)
+    >>> process = fed_sgd(model, server_optimizer=optax.sgd(0.1), key=jax.random.key(0))
+    >>> clients = [{"x": np.eye(2, dtype=np.float32), "y": np.array([0, 1], np.int32)}]
+    >>> state, metrics = process.next(process.initialize(), clients)
+    >>> print(process.get_model_weights(state)["kernel"])
+    [[ 0.025 -0.025]
+     [-0.025  0.025]]
+
+    References:
+      McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data,
+      section 2.
+    """
+    work = local_gradient(model, metrics_process(model, metrics_aggregation), weighting=weighting)
+    aggregator = mean() if aggregator is None else aggregator
+    return compose(model, broadcast(), work, aggregator, apply_optimizer(server_optimizer), key)

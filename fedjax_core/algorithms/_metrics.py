@@ -1,0 +1,63 @@
+"""How the clients' metrics are combined: whatever the user gives, as an aggregation process."""
+
+from typing import Any
+
+import jax
+
+from fedjax_core import types
+from fedjax_core.clients import abstract_statistics
+from fedjax_core.computation import Computation, PolymorphicComputation, federated_computation
+from fedjax_core.contracts import MetricsAggregation, Model, model_metrics
+from fedjax_core.language import federated_value, federated_zip
+from fedjax_core.metrics import finalize_sum
+from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
+from fedjax_core.types import SERVER
+
+
+def metrics_process(model: Model, metrics_aggregation: Any = None) -> AggregationProcess:
+    """The process that combines the clients' statistics of a model's metrics.
+
+    Args:
+      model: the model.
+      metrics_aggregation: None for the metrics of the summed statistics; a federated computation from
+        the statistics at CLIENTS to metrics at SERVER; a `MetricsAggregation` such as
+        `metrics.sum_then_finalize()`; or an `AggregationProcess`.
+
+    Returns:
+      An `AggregationProcess` without a weight.
+
+    Raises:
+      TypeError: something else, or it does not take the model's statistics.
+    """
+    finalizers = {name: metric.finalize for name, metric in model_metrics(model).items()}
+    statistics = types.type_of(abstract_statistics(model))
+    match metrics_aggregation:
+        case AggregationProcess():
+            return metrics_aggregation
+        case MetricsAggregation():
+            return metrics_aggregation.create(finalizers, statistics)
+        case Computation() | PolymorphicComputation():
+            return _stateless(statistics, lambda unfinalized: (metrics_aggregation(unfinalized), ()))
+        case None:
+            return _stateless(statistics, lambda unfinalized: finalize_sum(finalizers, unfinalized))
+    raise TypeError(
+        "metrics_aggregation is a federated computation of the clients' metrics, an AggregationProcess or None, got "
+        f"{metrics_aggregation!r}; decorate a function with @fc.federated_computation"
+    )
+
+
+def _stateless(statistics: types.Type, aggregate) -> AggregationProcess:
+    @federated_computation()
+    def initialize():
+        return federated_value((), SERVER)
+
+    @federated_computation(initialize.type_signature.result, types.at_clients(statistics))
+    def next(state, unfinalized):
+        result, measurements = (_placed(part) for part in aggregate(unfinalized))
+        return MeasuredProcessOutput(state, result, measurements)
+
+    return AggregationProcess(initialize, next)
+
+
+def _placed(result):
+    return federated_zip(result) if jax.tree.leaves(result) else federated_value(result, SERVER)

@@ -1,0 +1,43 @@
+"""How much a client counts in the mean."""
+
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+
+from fedjax_core.contracts import Metric
+
+Weighting = str | Callable
+
+
+def client_weight(weighting: Weighting, metrics: Mapping[str, Metric], statistics: dict, num_examples):
+    """A client's weight, float32 `[]`; zero for a client that processed no example.
+
+    Args:
+      weighting: "examples", "uniform", or a function of the client's finalized metrics.
+      metrics: the model's metrics by name.
+      statistics: this client's statistics by name.
+      num_examples: float32 `[]`, the examples that it processed.
+    """
+    if weighting == "examples":
+        return num_examples
+    if weighting == "uniform":
+        weight = 1.0
+    else:
+        weight = weighting({name: metric.finalize(statistics[name]) for name, metric in metrics.items()})
+    return jnp.where(num_examples > 0, jnp.asarray(weight, jnp.float32), 0.0)
+
+
+def check_weighting(weighting: Weighting):
+    """Refuses what is no weighting.
+
+    Raises:
+      ValueError: another string.
+      TypeError: neither a string nor a function.
+    """
+    if isinstance(weighting, str):
+        if weighting not in ("examples", "uniform"):
+            raise ValueError(
+                f'weighting is "examples", "uniform" or a function of the client\'s metrics, got {weighting!r}'
+            )
+    elif not callable(weighting):
+        raise TypeError(f'weighting is "examples", "uniform" or a function of the client\'s metrics, got {weighting!r}')
