@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from fedjax_core import trees, types
 from fedjax_core.contracts import Metric, Model, ModelWeights, model_metrics
-from fedjax_core.language._abstract import abstract_batch, infer
 
 
 def split_weights(weights) -> tuple:
@@ -29,21 +28,38 @@ def abstract_statistics(model: Model) -> dict:
     """The abstract statistics of a model's metrics, whose shapes no batch size changes.
 
     Raises:
-      TypeError: the model does not take its own batches, or a statistic depends on the batch size.
+      TypeError: the model does not take batches of its `batch_type`, or a statistic's shape depends
+        on their size.
     """
     metrics = model_metrics(model)
 
-    def statistics(key, batch, mask):
-        return measure(metrics, model.predict(model.init(key), batch), batch, mask)
+    def statistics(size):
+        def run(key, batch, mask):
+            return measure(metrics, model.predict(model.init(key), batch), batch, mask)
 
-    abstract = infer(statistics, (_abstract_key(), *abstract_batch(model.batch_type)), "the model and its metrics")
-    for path, leaf in types.leaves(types.type_of(abstract)):
-        if None in leaf.shape:
-            raise TypeError(
-                f"a metric's statistic adds up over batches of any size, but {path!r} is {leaf}; sum over the batch "
-                "in `measure`"
-            )
-    return abstract
+        batch = jax.tree.map(lambda t: _sized(t, size), types.tree_of_types(model.batch_type))
+        mask = jax.ShapeDtypeStruct(jax.tree.leaves(batch)[0].shape[:1], jnp.bool_)
+        return _shapes("the model and its metrics on its `batch_type`", run, batch, mask)
+
+    one, two = statistics(1), statistics(2)
+    if types.type_of(one) != types.type_of(two):
+        raise TypeError(
+            "a metric's statistic adds up over batches of any size, but for one example the statistics are "
+            f"{types.type_of(one)} and for two {types.type_of(two)}; sum over the batch in `measure`"
+        )
+    return one
+
+
+def _sized(tensor: types.TensorType, size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(size if d is None else d for d in tensor.shape), tensor.dtype)
+
+
+def _shapes(described: str, fn, *args):
+    """The abstract result of a function of a key and `args`."""
+    try:
+        return jax.eval_shape(fn, jax.eval_shape(lambda: jax.random.key(0)), *args)
+    except Exception as error:
+        raise TypeError(f"{described} cannot be traced: {type(error).__name__}: {error}") from error
 
 
 def no_statistics(model: Model) -> dict:
@@ -57,7 +73,7 @@ def weights_type(model: Model) -> types.Type:
     Raises:
       TypeError: `init` fails, or a trainable weight is no floating point number.
     """
-    weights = infer(model.init, (_abstract_key(),), "the model's `init`")
+    weights = _shapes("the model's `init`", model.init)
     for path, leaf in types.leaves(types.type_of(split_weights(weights)[0])):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
@@ -66,6 +82,3 @@ def weights_type(model: Model) -> types.Type:
             )
     return types.type_of(weights)
 
-
-def _abstract_key():
-    return jax.eval_shape(lambda: jax.random.key(0))

@@ -1,28 +1,50 @@
-"""Client data: populations of clients, batching, partitioners, cohort sampling and the data sets that are shipped."""
+"""Client data: populations of clients, how they are batched and sampled, and data sets that are shipped.
+
+  FederatedData             the examples of many clients, a mapping from client id to arrays
+  from_clients, from_arrays make it: of what each client holds, or of rows labelled with their client
+  partition                 deals rows to clients by a partitioner: iid, dirichlet, shards, by_column
+  Batching                  repeat, shuffle, cut into batches
+  sample_clients            the clients of a round, a pure function of key and round
+  digits, shakespeare       real data, shipped with the package
+  synthetic, synthetic_iid  made from a key
+  ExampleSource             the contract of another store of examples
+
+This is a host room: NumPy, and nothing that JAX traces. `data.cohort(ids, batching, key)` is what a
+computation takes at CLIENTS; it reads nothing before it is used.
+"""
 
 from fedjax_core.data._batching import Batching
-from fedjax_core.data._digits import digits
+from fedjax_core.data._digits import digits, digits_arrays
 from fedjax_core.data._federated_data import FederatedData
 from fedjax_core.data._ids import UnknownClientError
 from fedjax_core.data._partitioners import Partitioner, by_column, dirichlet, iid, partition, shards
 from fedjax_core.data._sampling import sample_clients
-from fedjax_core.data._shakespeare import shakespeare
+from fedjax_core.data._shakespeare import CharacterVocabulary, shakespeare, shakespeare_speeches, shakespeare_vocabulary
 from fedjax_core.data._sources import ExampleSource
 from fedjax_core.data._synthetic import synthetic, synthetic_iid
 
+from_arrays = FederatedData.from_arrays
+from_clients = FederatedData.from_clients
+
 __all__ = [
     "Batching",
+    "CharacterVocabulary",
     "ExampleSource",
     "FederatedData",
     "Partitioner",
     "UnknownClientError",
     "by_column",
     "digits",
+    "digits_arrays",
     "dirichlet",
+    "from_arrays",
+    "from_clients",
     "iid",
     "partition",
     "sample_clients",
     "shakespeare",
+    "shakespeare_speeches",
+    "shakespeare_vocabulary",
     "shards",
     "synthetic",
     "synthetic_iid",
