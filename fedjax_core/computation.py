@@ -19,11 +19,11 @@ from fedjax_core.engine._lists import cohort_of_list, member_type_of_list
 from fedjax_core.engine._plan import Plan, make_plan
 from fedjax_core.engine._run import Program
 from fedjax_core.engine._traced import one_sequence, run_traced
-from fedjax_core.engine._values import as_member
+from fedjax_core.engine._values import as_member, conform
 from fedjax_core.language._abstract import abstract_of, infer
 from fedjax_core.language._graph import Map, Node, Parameter, ancestors, user_location
 from fedjax_core.language._inlining import replaced
-from fedjax_core.language._placed import Placed, is_placed, node_of, placed_argument
+from fedjax_core.language._placed import Placed, derive, is_placed, node_of, placed_argument
 from fedjax_core.language._sequence import Sequence
 
 _tracing = contextvars.ContextVar("tracing", default=False)
@@ -73,7 +73,7 @@ class Computation:
           ValueError: clients whose fields disagree, or a value that a secure sum refuses.
         """
         values = self._bind(args, kwargs)
-        leaves = jax.tree.leaves(values)
+        leaves = _leaves(values, self.name)
         if any(map(is_placed, leaves)) or (not values and _tracing.get()):
             return self._body.inline(self, values)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -109,7 +109,9 @@ class Computation:
           TypeError: `config` is no `EngineConfig`.
         """
         if not isinstance(config, EngineConfig):
-            raise TypeError(f"with_config takes an EngineConfig, got {config!r}; write with_config(EngineConfig(lanes=8))")
+            raise TypeError(
+                f"with_config takes an EngineConfig, got {config!r}; write with_config(fc.EngineConfig(lanes=8))"
+            )
         return Computation(self.name, self.parameters, self.type_signature.result, self._body.with_config(config))
 
     def _bind(self, args: tuple, kwargs: dict) -> list:
@@ -132,6 +134,16 @@ def _parameter_type(parameters) -> types.Type | None:
     if not parameters:
         return None
     return parameters[0][1] if len(parameters) == 1 else types.StructType(parameters)
+
+
+def _leaves(values: list, name: str) -> list:
+    try:
+        return jax.tree.leaves(values)
+    except ValueError as error:
+        raise TypeError(
+            f"{name}: an argument cannot be flattened ({str(error).splitlines()[0]}); a dict's keys are all "
+            "strings, or all integers"
+        ) from None
 
 
 class _PlainBody:
@@ -175,14 +187,16 @@ class _FederatedBody:
         self._leaves, self._structure = jax.tree.flatten(result)
         self._config = config
         self._plan = _plan(parameters, self._leaves)
+        self._sequences = [n.type for n in self._plan.outputs if n.member_type.contains("sequence")]
         self._programs = {}
-        self._checked = {}
+        self._unchanged = set()
         self._lock = threading.Lock()
 
     def with_config(self, config: EngineConfig) -> "_FederatedBody":
         return _FederatedBody(self._parameters, jax.tree.unflatten(self._structure, self._leaves), config)
 
     def run(self, owner: Computation, values: list):
+        self._refuse_sequences(owner)
         members = self._split(owner, values)
         clients = [members.pop(node) for node in self._plan.client_parameters]
         server = {n: self._server_member(n, v) for n, v in members.items()}
@@ -192,13 +206,13 @@ class _FederatedBody:
     def _server_member(self, node: Node, value):
         """The value as declared; a value of the same shapes as an earlier one needs no second check."""
         leaves, structure = jax.tree.flatten(value)
-        if not all(isinstance(leaf, jax.Array) for leaf in leaves):
-            return as_member(value, node.member_type, f"argument {node.operation.name!r}")
-        key = (node, structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
-        if key in self._checked:
-            return value if self._checked[key] else as_member(value, node.member_type, node.operation.name)
-        member = as_member(value, node.member_type, f"argument {node.operation.name!r}")
-        self._checked[key] = jax.tree.structure(member) == structure
+        arrays = all(isinstance(leaf, jax.Array) for leaf in leaves)
+        key = arrays and (node, structure, *((leaf.shape, leaf.dtype, _is_weak(leaf)) for leaf in leaves))
+        if key in self._unchanged:
+            return value
+        member = _plain_member(value, node.member_type, node.operation.name)
+        if arrays and jax.tree.structure(member) == structure and not any(map(_is_weak, leaves)):
+            self._unchanged.add(key)
         return member
 
     def _program(self) -> Program:
@@ -208,6 +222,14 @@ class _FederatedBody:
                 self._programs[layout] = Program(self._plan, layout)
             return self._programs[layout]
 
+    def _refuse_sequences(self, owner: Computation):
+        if self._sequences:
+            raise TypeError(
+                f"{owner.name} returns {self._sequences[0]}, and a sequence exists only at its client: call it inside "
+                "another computation, or return what is computed from it, as in "
+                "fc.federated_map(lambda data: data.sum(), value)"
+            )
+
     def trace(self, owner: Computation, values: list):
         raise TypeError(
             f"{owner.name} has placements and was called under jit, grad, vmap or scan, where no cohort can be "
@@ -215,6 +237,7 @@ class _FederatedBody:
         )
 
     def function(self, owner: Computation, values: list):
+        self._refuse_sequences(owner)
         members = self._split(owner, values)
         clients = [members.pop(node) for node in self._plan.client_parameters]
         server = {n: _traced_member(v, n.member_type, n.operation.name) for n, v in members.items()}
@@ -248,15 +271,14 @@ class _FederatedBody:
         return jax.tree.unflatten(self._structure, leaves)
 
 
+def _is_weak(leaf: jax.Array) -> bool:
+    return getattr(leaf, "weak_type", False)  # arrays of keys have no such attribute
+
+
 def _plan(parameters: tuple, leaves: list) -> Plan:
     inputs = tuple(node_of(leaf) for leaf in jax.tree.leaves(parameters))
     outputs = tuple(node_of(leaf) for leaf in leaves if is_placed(leaf))
-    foreign = [n for n in ancestors(outputs) if isinstance(n.operation, Parameter) and n not in inputs]
-    if foreign:
-        raise TypeError(
-            f"the placed value {foreign[0].type}, argument {foreign[0].operation.name!r} of another computation, was "
-            "used from outside; pass it as an argument"
-        )
+    _refuse_foreign(ancestors(outputs), inputs)
     plan = make_plan(inputs, outputs)
     if plan.passes and not plan.client_parameters:
         raise TypeError(
@@ -264,6 +286,16 @@ def _plan(parameters: tuple, leaves: list) -> Plan:
             "many clients there are; add one, for example fc.at_clients('int32')"
         )
     return plan
+
+
+def _refuse_foreign(nodes, inputs: tuple[Node, ...]):
+    for node in nodes:
+        for used in (node, *node.inputs):
+            if isinstance(used.operation, Parameter) and used not in inputs:
+                raise TypeError(
+                    f"the placed value {used.type}, argument {used.operation.name!r} of another computation, is used "
+                    f"at {node.location}; declare it as an argument of this computation and pass it"
+                )
 
 
 def _split_struct(declared, value, type_: types.Type, what: str, members: dict):
@@ -297,7 +329,15 @@ def _bind_nodes(declared, value, type_: types.Type, what: str, nodes: dict):
             node.type.check_assignable_from(given.type)
         except TypeError as error:
             raise type(error)(f"{what} at {user_location()}: {error}") from None
-    nodes[node] = given
+    nodes[node] = _in_containers_of(node, given)
+
+
+def _in_containers_of(node: Node, given: Node) -> Node:
+    """`given` in the Python containers that the functions of a computation expect of `node`."""
+    if jax.tree.structure(node.abstract) == jax.tree.structure(given.abstract):
+        return given
+    operation = Map(functools.partial(conform, node.member_type), structural=True)
+    return derive(operation, (given,), operation.fn(given.abstract))
 
 
 def _traced_member(value, type_: types.Type, name: str):
@@ -320,7 +360,7 @@ def _plain_member(value, type_: types.Type, name: str):
     match type_:
         case types.SequenceType() if not isinstance(value, Sequence):
             return one_sequence(cohort_of_list([value], type_, f"argument {name!r}"))
-        case types.StructType() if any(isinstance(leaf, types.SequenceType) for _, leaf in types.leaves(type_)):
+        case types.StructType() if type_.contains("sequence"):
             return type_.pack([_plain_member(v, t, name) for t, v in zip(type_.children, type_.unpack(value))])
         case types.SequenceType():
             return value
@@ -481,7 +521,10 @@ class PolymorphicComputation:
         self.__name__ = _name(fn)
 
     def __call__(self, *args, **kwargs):
-        bound = inspect.signature(self._fn).bind(*args, **kwargs)
+        try:
+            bound = inspect.signature(self._fn).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.__name__}{inspect.signature(self._fn)}: {error}") from None
         return self.typed(*(self._argument_type(v) for v in bound.args))(*bound.args)
 
     def typed(self, *specs) -> Computation:
@@ -495,9 +538,20 @@ class PolymorphicComputation:
         if key not in self._typed:
             names = _argument_names(self._fn, len(given))
             if len(names) != len(given):
-                raise TypeError(f"{self.__name__} takes {len(names)} arguments ({', '.join(names)}), got {len(given)} types")
+                raise TypeError(
+                    f"{self.__name__} takes {len(names)} arguments ({', '.join(names)}), got {len(given)} types"
+                )
             self._typed[key] = self._make(self._fn, tuple(zip(names, given)))
         return self._typed[key]
+
+    def __getattr__(self, name: str):
+        if name in ("as_function", "parameters", "type_signature", "with_config"):
+            raise AttributeError(
+                f"{self.__name__} has no {name!r} before its types are known; write "
+                f"{self.__name__}.typed(fc.at_clients('float32')).{name}, or declare the types: "
+                "@fc.federated_computation(fc.at_clients('float32'))"
+            )
+        raise AttributeError(name)
 
     def _argument_type(self, value) -> types.Type:
         if self._make is _plain or is_placed(value):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 
 VIRTUAL_SHARDS = 8
 
@@ -72,6 +73,4 @@ class Layout:
     @property
     def mesh(self) -> jax.sharding.Mesh:
         """The devices in one axis, `clients`."""
-        import numpy as np
-
         return jax.sharding.Mesh(np.array(self.devices), ("clients",))

@@ -1,5 +1,6 @@
 """Values of nodes from the values of the nodes that they are made from."""
 
+from fedjax_core.language._abstract import strong
 from fedjax_core.language._graph import Map, Node
 
 
@@ -35,6 +36,7 @@ def _value(root: Node, values: dict):
 
 def _apply(node: Node, inputs: list):
     if isinstance(node.operation, Map):
-        return node.operation.fn(*inputs)
+        result = node.operation.fn(*inputs)
+        return result if node.operation.structural else strong(result)
     (value,) = inputs  # a broadcast: the same value, seen from the clients
     return value

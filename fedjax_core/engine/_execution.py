@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from fedjax_core import types
+from fedjax_core import trees
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._packing import PackedClients, PackedSequences
 from fedjax_core.engine._plan import Pass, Plan, Stage
+from fedjax_core.engine._values import conform
 from fedjax_core.language._graph import Aggregate, ClientIdentity, ClientIndex, Node, ancestors
 from fedjax_core.language._sequence import Sequence
 
@@ -41,6 +42,8 @@ def stage_program(stage: Stage) -> Callable:
 def _merged(node: Node, stacked):
     """The aggregate's result from the accumulators of the shards, merged in their order."""
     aggregate = node.operation
+    if not jax.tree.leaves(stacked):
+        return aggregate.report(stacked)
     first = jax.tree.map(lambda x: x[0], stacked)
     rest = jax.tree.map(lambda x: x[1:], stacked)
     return aggregate.report(lax.scan(lambda a, b: (aggregate.merge(a, b), None), first, rest)[0])
@@ -68,7 +71,8 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, clients:
     zeros = tuple(jax.tree.map(jnp.asarray, n.operation.zero(v)) for n, v in zip(pass_.aggregates, lane))
     shards = layout.shards // len(layout.devices)
     totals = jax.tree.map(lambda z: jnp.broadcast_to(z, (shards, *z.shape)), zeros)
-    kept = jax.tree.map(lambda a: _zeros((clients.valid.shape[0], *a.shape), a.dtype), abstract[1])
+    blocks = clients.valid.shape[0]
+    kept = trees.zeros_like(jax.tree.map(lambda a: jax.ShapeDtypeStruct((blocks, *a.shape), a.dtype), abstract[1]))
 
     def block(k, carry):
         accumulators, kept = carry
@@ -87,12 +91,6 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, clients:
 
     totals, kept = lax.fori_loop(0, clients.shards[0], shard, (totals, kept))
     return totals, jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), kept)
-
-
-def _zeros(shape, dtype):
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
-        return jnp.broadcast_to(jax.random.key(0, impl=dtype), shape)
-    return jnp.zeros(shape, dtype)
 
 
 def _write(buffer, rows, k):
@@ -128,15 +126,6 @@ def client_values(plan: Plan, pass_: Pass, server: tuple, client: tuple) -> tupl
     known |= {n: sources[type(n.operation)] for n in ancestors(roots) if type(n.operation) in sources}
     values = evaluate(roots, known)
     return tuple(values[: len(pass_.aggregates)]), tuple(values[len(pass_.aggregates) :])
-
-
-def conform(type_: types.Type, value):
-    """`value` in the Python containers of its declared type."""
-    if isinstance(type_, types.StructType):
-        return type_.pack([conform(t, v) for t, v in zip(type_.children, type_.unpack(value))])
-    if isinstance(type_, types.SequenceType):
-        return value.map(functools.partial(conform, type_.element))
-    return value
 
 
 def _block(clients: PackedClients, k, lanes: int) -> tuple:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_core import types
+from fedjax_core import trees, types
 from fedjax_core.engine._cohort import Cohort, client_digests
 from fedjax_core.engine._values import as_member
 from fedjax_core.language._sequence import batch_dimension
@@ -135,7 +135,7 @@ def _columns(entries: list, member: types.Type, described: list[str]):
         case types.SequenceType():
             pairs = zip(entries, described)
             clients = [_batches(entry, member.element, what) for entry, what in pairs]
-            _check_alike([batch for client in clients for batch in client], member.element, described)
+            _check_alike(clients, member.element, described)
             return ListSequences(member.element, clients)
     arrays = [as_member(entry, member, what) for entry, what in zip(entries, described)]
     return _stack(arrays, member, described)
@@ -150,7 +150,7 @@ def _unpack(member, entry, what):
 
 def _stack(arrays, member, described):
     if not arrays:
-        return np.zeros((0, *(d or 0 for d in member.shape)), member.dtype)
+        return trees.zeros_like(jax.ShapeDtypeStruct((0, *(d or 0 for d in member.shape)), member.dtype))
     for array, what in zip(arrays, described):
         if array.shape != arrays[0].shape:
             raise ValueError(
@@ -163,31 +163,38 @@ def _stack(arrays, member, described):
 
 
 def _batches(entry, element: types.Type, what: str) -> list:
+    """A client's batches, checked; one without examples is no batch."""
     batches = entry if isinstance(entry, list) else [entry]
+    lead = batch_dimension(element)
     checked = []
     for i, batch in enumerate(batches):
         label = f"{what}, batch {i}"
         batch = jax.tree.map(np.asarray, as_member(batch, element, label))
-        _check_batch(batch, element, label)
-        checked.append(batch)
+        if lead:
+            _check_batch(batch, element, label)
+        if _size(batch, lead):
+            checked.append(batch)
     return checked
 
 
 def _check_batch(batch, element: types.Type, what: str):
-    lead = batch_dimension(element)
-    if lead == ():
-        return
     sizes = {path: len(leaf) for (path, _), leaf in zip(types.leaves(element), jax.tree.leaves(batch))}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{path!r} has {size}" for path, size in sizes.items())
         raise ValueError(f"{what}: all fields of a batch have the same number of examples, got: {found}")
 
 
-def _check_alike(batches, element, described):
+def _check_alike(clients: list[list], element, described):
+    """Refuses examples of which a dimension `?` has not the same size everywhere."""
     lead = len(batch_dimension(element))
-    shapes = {tuple(leaf.shape[lead:] for leaf in jax.tree.leaves(batch)) for batch in batches}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"{described[0]} and others: examples of one sequence have the same shapes in all clients, got "
-            f"{sorted(shapes)} for {element}"
-        )
+    paths = [path for path, _ in types.leaves(element)]
+    expected = {}
+    for client, what in zip(clients, described):
+        for batch in client:
+            for path, leaf in zip(paths, jax.tree.leaves(batch)):
+                shape, (first, of) = leaf.shape[lead:], expected.setdefault(path, (leaf.shape[lead:], what))
+                if shape != first:
+                    raise ValueError(
+                        f"{what}, field {path!r}: a dimension `?` of an example has one size in all clients, got the "
+                        f"shape {shape} and in {of} {first}; pad the examples, or make it the batch dimension"
+                    )

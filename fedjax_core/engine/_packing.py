@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_core import types
+from fedjax_core import trees, types
 from fedjax_core.engine._buffers import BufferPool
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
@@ -128,12 +128,11 @@ def _pack(cohort: Cohort, layout: Layout) -> Packed:
     here = np.maximum(table, 0)
 
     def rows(array):
+        if len(array) == 0:
+            return trees.zeros_like(jax.ShapeDtypeStruct((*table.shape, *array.shape[1:]), array.dtype))
         if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
             return array[here]
-        array = np.asarray(array)
-        if len(array) == 0:
-            return np.zeros((*table.shape, *array.shape[1:]), array.dtype)
-        taken = array[here]
+        taken = np.asarray(array)[here]
         taken[table < 0] = 0
         return taken
 
@@ -206,9 +205,10 @@ def _pack_sequences(sequences: ClientSequences, blocks: Blocks, number: int, lay
         jax.device_put(_read(sequences, clients[clients >= 0], num_rows), device)
         for clients, device in zip(blocks.clients, layout.devices)
     ]
-    join = lambda *leaves: jax.make_array_from_single_device_arrays(
-        (devices, *leaves[0].shape[1:]), sharding, list(leaves)
-    )
+
+    def join(*leaves):
+        return jax.make_array_from_single_device_arrays((devices, *leaves[0].shape[1:]), sharding, list(leaves))
+
     return PackedSequences(jax.tree.map(join, *parts), index, first, common, bound, steps, sequences.element_type)
 
 

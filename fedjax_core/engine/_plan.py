@@ -17,12 +17,14 @@ class Pass:
 
     Attributes:
       aggregates: the nodes that it reduces.
+      collected: the nodes at the server that stack a value of all clients.
       materialized: the client values that it keeps, one row per client: those to be collected, and
         the results at CLIENTS.
       server_inputs: the server's values that its clients read.
     """
 
     aggregates: tuple[Node, ...]
+    collected: tuple[Node, ...]
     materialized: tuple[Node, ...]
     server_inputs: tuple[Node, ...]
 
@@ -97,11 +99,11 @@ def _passes_needed(node: Node, levels) -> int:
 def _pass(k: int, nodes, levels, outputs) -> Pass:
     ending = [n for n in nodes if is_pass_result(n) and levels[n] == k + 1]
     aggregates = tuple(n for n in ending if isinstance(n.operation, Aggregate))
-    collected = [n.inputs[0] for n in ending if isinstance(n.operation, Collect)]
+    collected = tuple(n for n in ending if isinstance(n.operation, Collect))
     results = [n for n in outputs if n.per_client and levels[n] == k]
-    materialized = tuple(dict.fromkeys([*collected, *results]))
+    materialized = tuple(dict.fromkeys([*(n.inputs[0] for n in collected), *results]))
     roots = [*(n.inputs[0] for n in aggregates), *materialized]
-    return Pass(aggregates, materialized, tuple(dict.fromkeys(_server_inputs(roots))))
+    return Pass(aggregates, collected, materialized, tuple(dict.fromkeys(_server_inputs(roots))))
 
 
 def _server_inputs(roots):

@@ -10,7 +10,7 @@ from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._execution import pass_program, stage_program
 from fedjax_core.engine._packing import pack
 from fedjax_core.engine._plan import Plan
-from fedjax_core.language._graph import Collect, Node
+from fedjax_core.language._graph import Node
 
 
 class Program:
@@ -66,7 +66,7 @@ class Program:
         known.update(zip(pass_.aggregates, totals))
         rows = dict(zip(pass_.materialized, _in_cohort_order(kept, packed.position) if kept else ()))
         known.update(rows)
-        known.update({n: rows[n.inputs[0]] for n in self.plan.stages[k + 1].inputs if isinstance(n.operation, Collect)})
+        known.update({n: rows[n.inputs[0]] for n in pass_.collected})
 
 
 @jax.jit

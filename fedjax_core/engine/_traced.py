@@ -19,7 +19,7 @@ from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._execution import client_values
 from fedjax_core.engine._plan import Plan
-from fedjax_core.language._graph import Aggregate, Collect, Node
+from fedjax_core.language._graph import Aggregate, Node
 from fedjax_core.language._sequence import Sequence, is_batched
 
 
@@ -89,27 +89,54 @@ def stack_cohorts(cohorts: Iterable[Cohort], *, axis: int | None = 0) -> PackedC
       cohorts: one per round.
       axis: 0; None for a single cohort without the leading dimension.
 
+    Returns:
+      A `PackedCohort` whose leaves have a leading dimension over the rounds.
+
     Raises:
-      TypeError: not a cohort.
+      TypeError: not a cohort, or cohorts whose clients have different types.
       ValueError: the cohorts have different numbers of clients, or there is none.
+
+    Example:
+
+    >>> import numpy as np, fedjax_core as fc
+    >>> data = fc.data.from_clients({"a": {"x": np.ones((5, 2), np.float32)}, "b": {"x": np.ones((2, 2), np.float32)}})
+    >>> rounds = fc.stack_cohorts(data.cohort([i], fc.data.Batching(batch_size=2)) for i in ["a", "b"])
+    >>> rounds.value.index.shape, rounds.value.num_batches.tolist()
+    ((2, 1, 3, 2), [[3], [1]])
     """
     cohorts = list(cohorts)
     for cohort in cohorts:
         if not isinstance(cohort, Cohort):
-            raise TypeError(f"expected a cohort, got {type(cohort).__name__}; make one with data.cohort(client_ids, ...)")
+            raise TypeError(
+                f"expected a cohort, got {type(cohort).__name__}; make one with data.cohort(client_ids, batching)"
+            )
     if len({len(c) for c in cohorts}) != 1:
         raise ValueError(f"stacked cohorts have equally many clients, got {[len(c) for c in cohorts]}")
+    for cohort in cohorts:
+        if not cohorts[0].member_type.is_equivalent_to(cohort.member_type):
+            raise TypeError(
+                f"stacked cohorts have clients of one type, got {cohorts[0].member_type} and {cohort.member_type}"
+            )
+    packed = _packed_alike(cohorts)
+    if axis is None:
+        return jax.tree.map(jnp.asarray, packed[0])
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *packed)
+
+
+def _packed_alike(cohorts: list[Cohort]) -> list[PackedCohort]:
+    """The cohorts as NumPy arrays of the same shapes."""
 
     def leaf(*columns):
         if not isinstance(columns[0], ClientSequences):
             return list(columns)
         steps = max(int(s.num_steps.max(initial=0)) for s in columns)
         rows = 1 + max(int(s.num_examples.sum()) for s in columns)
-        return [_static(s, steps, rows) for s in columns]
+        batch_size = max(s.batch_size for s in columns)
+        return [_static(s, steps, rows, batch_size) for s in columns]
 
     structure = jax.tree.structure(cohorts[0].value)
     columns = [leaf(*leaves) for leaves in zip(*(jax.tree.leaves(c.value) for c in cohorts))]
-    packed = [
+    return [
         PackedCohort(
             jax.tree.unflatten(structure, [column[i] for column in columns]),
             cohort.identity.view(np.uint32).reshape(-1, 2),
@@ -117,29 +144,26 @@ def stack_cohorts(cohorts: Iterable[Cohort], *, axis: int | None = 0) -> PackedC
         )
         for i, cohort in enumerate(cohorts)
     ]
-    if axis is None:
-        return jax.tree.map(jnp.asarray, packed[0])
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *packed)
 
 
-def _static(sequences: ClientSequences, steps: int, num_rows: int | None) -> StaticSequences:
+def _static(sequences: ClientSequences, steps: int, num_rows: int, batch_size: int) -> StaticSequences:
     everyone = np.arange(len(sequences.num_steps))
     batch = types.tree_of_types(sequences.element_type)
     lead = int(is_batched(sequences.element_type))
     used = 1 + int(sequences.num_examples.sum())
-    examples = jax.tree.map(lambda leaf: np.zeros((num_rows or used, *leaf.shape[lead:]), leaf.dtype), batch)
+    examples = jax.tree.map(lambda leaf: np.zeros((num_rows, *leaf.shape[lead:]), leaf.dtype), batch)
     sequences.read(everyone, jax.tree.map(lambda x: x[1:used], examples))
-    index = np.zeros((len(everyone), steps, sequences.batch_size), np.int32)
-    present = np.arange(steps) < sequences.num_steps[:, None]
+    index = np.zeros((len(everyone), steps, batch_size), np.int32)
+    client, step = np.nonzero(np.arange(steps) < sequences.num_steps[:, None])
     start = 1 + np.cumsum(sequences.num_examples) - sequences.num_examples
     rows = sequences.batch_rows(everyone)
-    index[present] = np.where(rows >= 0, rows + np.repeat(start, sequences.num_steps)[:, None], 0)
+    index[client, step, : rows.shape[1]] = np.where(rows >= 0, rows + start[client, None], 0)
     return StaticSequences(examples, index, sequences.num_steps.astype(np.int32), sequences.element_type)
 
 
 def one_sequence(cohort: Cohort) -> Sequence:
     """The batches of the only client of a cohort."""
-    packed = jax.tree.map(jnp.asarray, _static(cohort.value, int(cohort.value.num_steps[0]), None))
+    packed = jax.tree.map(jnp.asarray, _packed_alike([cohort])[0].value)
     number = packed.num_batches[0]
     zero = jnp.zeros((), jnp.int32)
     return Sequence(
@@ -176,12 +200,7 @@ def _pass(plan: Plan, pass_, known: dict, cohort: PackedCohort) -> dict:
     values, kept = run(block)
     rows = dict(zip(pass_.materialized, kept))
     totals = {n: _reduced(n.operation, v) for n, v in zip(pass_.aggregates, values)}
-    collected = {
-        n: rows[n.inputs[0]]
-        for n in plan.stages[plan.passes.index(pass_) + 1].inputs
-        if isinstance(n.operation, Collect)
-    }
-    return totals | rows | collected
+    return totals | rows | {n: rows[n.inputs[0]] for n in pass_.collected}
 
 
 def _reduced(aggregate: Aggregate, values):
@@ -219,10 +238,11 @@ def _check(parameter: Node, cohort: PackedCohort):
             return types.SequenceType(x.element)
         return types.TensorType(x.dtype, x.shape[1:])
 
-    is_leaf = lambda x: isinstance(x, StaticSequences)
-    found = types.type_of(jax.tree.map(leaf, cohort.value, is_leaf=is_leaf))
+    found = types.type_of(jax.tree.map(leaf, cohort.value, is_leaf=lambda x: isinstance(x, StaticSequences)))
     if not parameter.member_type.is_assignable_from(found):
-        raise TypeError(f"argument {parameter.operation.name!r}: expected clients of {parameter.member_type}, got {found}")
+        raise TypeError(
+            f"argument {parameter.operation.name!r}: expected clients of {parameter.member_type}, got {found}"
+        )
 
 
 def _sequences(cohort: PackedCohort) -> tuple:

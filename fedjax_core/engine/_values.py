@@ -1,11 +1,13 @@
 """Python values as the members that a type declares."""
 
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 
 from fedjax_core import types
+from fedjax_core.language._abstract import strong
 
 
 def as_member(value: Any, type_: types.Type, what: str) -> Any:
@@ -40,48 +42,77 @@ def as_member(value: Any, type_: types.Type, what: str) -> Any:
     return array
 
 
+def conform(type_: types.Type, value: Any) -> Any:
+    """An assignable value, which may hold tracers and sequences, in the containers of `type_`."""
+    if isinstance(type_, types.StructType):
+        return type_.pack([conform(t, v) for t, v in zip(type_.children, type_.unpack(value))])
+    if isinstance(type_, types.SequenceType) and not _same_containers(type_.element, value.element):
+        return value.map(functools.partial(conform, type_.element))
+    return value
+
+
+def _same_containers(a: types.Type, b: types.Type) -> bool:
+    return jax.tree.structure(types.tree_of_types(a)) == jax.tree.structure(types.tree_of_types(b))
+
+
 def _repair(target: types.TensorType, found) -> str:
+    if jax.dtypes.issubdtype(target.dtype, jax.dtypes.prng_key):
+        return "; make a key with jax.random.key(seed)"
     if isinstance(found, types.TensorType) and found.dtype != target.dtype:
         return f"; convert it with .astype({str(types.TensorType(target.dtype))!r})"
     return "; the shapes must agree (`?` takes any size)"
 
 
 def _as_array(value, type_: types.TensorType, what: str):
+    if isinstance(value, list | tuple) and type_.shape != ():
+        return _array_of_list(value, type_, what)
+    if isinstance(value, np.ndarray | np.generic):
+        return value if value.dtype == type_.dtype else _canonical(value, type_, what)
+    if isinstance(value, jax.Array):
+        return strong(value)
     if isinstance(value, bool | int | float | complex):
         return _number(value, type_, what)
-    if isinstance(value, list | tuple) and type_.shape != ():
-        try:
-            value = np.asarray(value)
-        except ValueError:
-            raise TypeError(f"{what}: expected {type_}, got a list of unequal lengths") from None
-        if value.dtype == np.float64 and np.issubdtype(type_.dtype, np.floating):
-            return value.astype(type_.dtype)
-    if isinstance(value, np.ndarray | np.generic) and value.dtype != type_.dtype:
-        return _canonical(value, what)
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return value
     raise TypeError(f"{what}: expected {type_}, got {_found(value)}")
 
 
+def _array_of_list(value, type_: types.TensorType, what: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise TypeError(f"{what}: expected {type_}, got a list of unequal lengths") from None
+    numbers = array.dtype in (np.int64, np.float64)
+    if array.size == 0 or (numbers and jax.dtypes.issubdtype(type_.dtype, np.floating)):
+        return array.astype(type_.dtype)
+    if array.dtype == np.int64 and jax.dtypes.issubdtype(type_.dtype, np.integer):
+        return _checked_integers(array, type_.dtype, what)
+    return _canonical(array, type_, what)
+
+
 def _number(value, type_, what):
-    kinds = {bool: np.bool_, int: np.number, float: np.inexact, complex: np.complexfloating}
-    if type_.shape != () or not jax.dtypes.issubdtype(type_.dtype, kinds[type(value)]):
+    kinds = ((bool, np.bool_), (int, np.number), (float, np.inexact), (complex, np.complexfloating))
+    kind = next(dtype for python, dtype in kinds if isinstance(value, python))
+    if type_.shape != () or not jax.dtypes.issubdtype(type_.dtype, kind):
         raise TypeError(f"{what}: expected {type_}, got the {type(value).__name__} {value!r}")
-    if isinstance(value, int) and jax.dtypes.issubdtype(type_.dtype, np.integer):
-        limits = np.iinfo(type_.dtype)
+    if jax.dtypes.issubdtype(type_.dtype, np.integer):
+        limits = jax.numpy.iinfo(type_.dtype)
         if not limits.min <= value <= limits.max:
             raise ValueError(f"{what}: {value} does not fit {type_}")
     return np.asarray(value, type_.dtype)
 
 
-def _canonical(array, what: str) -> np.ndarray:
+def _canonical(array, type_: types.TensorType, what: str) -> np.ndarray:
     """The array in the dtype that JAX gives it: 64-bit numbers become 32-bit ones unless x64 is on."""
-    try:
-        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-    except TypeError:
-        raise TypeError(f"{what}: {array.dtype} is no dtype of JAX; convert it to numbers") from None
+    if array.dtype.kind in "OSUMmV" and array.dtype.isbuiltin != 2:
+        raise TypeError(f"{what}: expected {type_}, got an array of {array.dtype}; convert it to numbers")
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if np.issubdtype(array.dtype, np.integer):
+        return _checked_integers(array, dtype, what)
+    return np.asarray(array).astype(dtype)
+
+
+def _checked_integers(array, dtype, what: str) -> np.ndarray:
     converted = np.asarray(array).astype(dtype)
-    if np.issubdtype(array.dtype, np.integer) and not np.array_equal(converted, array):
+    if not np.array_equal(converted, array):
         raise ValueError(f"{what}: an integer of {array.dtype} does not fit {dtype}")
     return converted
 

@@ -1,10 +1,12 @@
 """Abstract values: what a type looks like to a function that is traced at build time."""
 
 import itertools
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from fedjax_core import types
 from fedjax_core.language._graph import user_location
@@ -33,6 +35,7 @@ def abstract_of(type_: types.Type, prefix: str) -> Any:
     Returns:
       The type's pytree of `jax.ShapeDtypeStruct` and abstract `Sequence`.
     """
+    prefix = re.sub(r"\W", "_", prefix)
     fresh = (f"{prefix}{i}" for i in itertools.count())
     return _abstract(type_, fresh)
 
@@ -59,6 +62,12 @@ def _shape(tensor: types.TensorType) -> tuple:
 
 
 def _tensor(tensor, shape):
+    if jnp.issubdtype(tensor.dtype, jnp.number) and jax.dtypes.canonicalize_dtype(tensor.dtype) != tensor.dtype:
+        narrow = types.TensorType(jax.dtypes.canonicalize_dtype(tensor.dtype), tensor.shape)
+        raise TypeError(
+            f"{tensor} needs 64-bit numbers, which JAX has only after jax.config.update('jax_enable_x64', True); "
+            f"declare {narrow}"
+        )
     return jax.ShapeDtypeStruct(tuple(shape), tensor.dtype)
 
 
@@ -85,7 +94,8 @@ def _sequence(element: types.Type, fresh) -> Sequence:
 
 def abstract_batch(element: types.Type) -> tuple:
     """The abstract `(batch, mask)` that a client function sees of a sequence of `element`."""
-    return jax.eval_shape(lambda sequence: sequence._batch(0), _sequence(element, map("batch{}".format, itertools.count())))
+    fresh = (f"batch{i}" for i in itertools.count())
+    return jax.eval_shape(lambda sequence: sequence._batch(0), _sequence(element, fresh))
 
 
 def infer(fn, inputs: tuple, described: str) -> Any:
@@ -101,12 +111,26 @@ def infer(fn, inputs: tuple, described: str) -> Any:
         reason is a dimension `?`, the message says to fix it in the type.
     """
     try:
-        return jax.eval_shape(fn, *inputs)
+        return jax.eval_shape(lambda *values: strong(fn(*values)), *inputs)
     except Exception as error:
         given = ", ".join(str(types.type_of(i)) for i in inputs)
         raise TypeError(
-            f"{described} at {user_location()} cannot be applied to ({given}): {_reason(error)}"
+            f"{described} at {user_location()} cannot be applied to ({given}): {_reason(error, fn, inputs)}"
         ) from error
+
+
+def strong(tree: Any) -> Any:
+    """A pytree of arrays and numbers as arrays whose dtypes are fixed, not weak as those of Python numbers.
+
+    A type says nothing of weakness, so no value of a node may have it: the dtypes at run time
+    would not be the inferred ones, and equal types would compile twice.
+    """
+
+    def leaf(x):
+        x = jnp.asarray(x)
+        return lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else x
+
+    return jax.tree.map(leaf, tree)
 
 
 _SYMBOLIC = (
@@ -121,11 +145,29 @@ _SYMBOLIC = (
 )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, fn, inputs: tuple) -> str:
     text = f"{type(error).__name__}: {error}".strip()
-    if any(mark in text for mark in _SYMBOLIC) or any(mark in repr(error.__cause__) for mark in _SYMBOLIC):
+    if "placed value" in text or "__jax_array__" in text:
+        return f"it uses a placed value that is not among its arguments; pass that one too. ({text})"
+    if any(mark in text or mark in repr(error.__cause__) for mark in _SYMBOLIC) or _works_when_fixed(fn, inputs):
         return (
             "it needs to know a dimension that the type leaves open (`?`). Fix the dimension in the type, "
             f"for example float32[20,784] in place of float32[?,784]. ({text})"
         )
     return text
+
+
+def _works_when_fixed(fn, inputs: tuple) -> bool:
+    """Whether `fn` takes the inputs once every open dimension has some size."""
+
+    def fixed(x):
+        return jax.ShapeDtypeStruct(tuple(d if isinstance(d, int) else 240 for d in x.shape), x.dtype)
+
+    concrete = jax.tree.map(fixed, inputs)
+    if jax.tree.leaves(concrete) == jax.tree.leaves(inputs):
+        return False
+    try:
+        jax.eval_shape(fn, *concrete)
+    except Exception:
+        return False
+    return True

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from fedjax_core import types
 from fedjax_core.language import _reductions
-from fedjax_core.language._abstract import infer, symbol
+from fedjax_core.language._abstract import infer, strong, symbol
 from fedjax_core.language._arguments import check_leaves, client_argument, is_number, is_real
-from fedjax_core.language._graph import Collect, Node, user_location
+from fedjax_core.language._graph import Collect, user_location
 from fedjax_core.language._movement import constant
 from fedjax_core.language._placed import Placed, derive, map_nodes, node_of
 from fedjax_core.types import SERVER
@@ -123,11 +123,12 @@ def federated_mean(value, weight=None) -> Placed:
             )
 
     weighted = map_nodes(_times_weight, (node, weights), "federated_mean")
-    total = federated_sum({"value": Placed(weighted), "weight": Placed(weights)})
+    total = federated_sum(Placed(weighted))
     dtypes = jax.tree.map(lambda a: _mean_dtype(a.dtype), node.abstract)
 
     def divide(total):
-        return jax.tree.map(lambda v, d: (v / total["weight"].astype(v.dtype)).astype(d), total["value"], dtypes)
+        value, weight = total
+        return jax.tree.map(lambda v, d: (v / weight.astype(v.dtype)).astype(d), value, dtypes)
 
     return Placed(map_nodes(divide, (node_of(total),), "federated_mean"))
 
@@ -137,11 +138,13 @@ def _mean_dtype(dtype):
 
 
 def _times_weight(value, weight):
-    def times(v):
-        v = v.astype(jnp.promote_types(v.dtype, jnp.float32))
-        return v * weight.astype(v.dtype)
+    """The weighted value and the weight, in float32 at least."""
 
-    return jax.tree.map(times, value)
+    def wide(x):
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    weight = wide(weight)
+    return jax.tree.map(lambda v: wide(v) * weight.astype(wide(v).dtype), value), weight
 
 
 def federated_aggregate(value, zero, accumulate: Callable, merge: Callable, report: Callable) -> Placed:
@@ -176,19 +179,26 @@ def federated_aggregate(value, zero, accumulate: Callable, merge: Callable, repo
     5.0
     """
     node = client_argument(value, "federated_aggregate")
+    if not jax.tree.leaves(node.abstract):
+        raise TypeError(
+            f"federated_aggregate takes a value with a tensor in it, got {node.type} at {user_location()}; to count "
+            "the clients write fc.federated_sum(fc.federated_map(lambda value: 1, value))"
+        )
     make_zero = _zero(zero)
     empty = infer(make_zero, (), "the zero of federated_aggregate")
     described = "`{}` of federated_aggregate"
     _check_accumulator(empty, infer(accumulate, (empty, node.abstract), described.format("accumulate")), "accumulate")
     _check_accumulator(empty, infer(merge, (empty, empty), described.format("merge")), "merge")
     infer(report, (empty,), described.format("report"))
-    operation = _reductions.sequential("federated_aggregate", make_zero, accumulate, merge, report)
+    operation = _reductions.sequential(
+        "federated_aggregate", make_zero, accumulate, merge, lambda total: strong(report(total))
+    )
     return Placed(_reductions.reduce_node(operation, node))
 
 
 def _zero(zero) -> Callable:
     if callable(zero):
-        return zero
+        return lambda: strong(zero())
     arrays = jax.tree.map(constant, zero)
     return lambda: jax.tree.map(jnp.asarray, arrays)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from fedjax_core import types
 from fedjax_core.language._graph import Node, user_location
-from fedjax_core.language._placed import placed_argument
+from fedjax_core.language._placed import Placed, placed_argument
 from fedjax_core.types import CLIENTS, Placement
 
 
@@ -43,6 +43,20 @@ def check_placement(operator: str, placement):
     """Refuses what is no placement."""
     if not isinstance(placement, Placement):
         raise TypeError(f"{operator} takes fc.SERVER or fc.CLIENTS as placement, got {placement!r}")
+
+
+def check_function(operator: str, fn, repaired: str):
+    """Refuses what is no function, and computations with placements (recognized by their signature)."""
+    if isinstance(fn, Placed) or not callable(fn):
+        raise TypeError(
+            f"{operator} takes a function first, got {name_of(fn)} at {user_location()}; write {repaired}"
+        )
+    signature = getattr(fn, "type_signature", None)
+    if isinstance(signature, types.Type) and signature.contains("federated"):
+        raise TypeError(
+            f"{operator} takes a function without placements, got {name_of(fn)} of type {signature} at "
+            f"{user_location()}; call it with the placed values: {name_of(fn)}(...)"
+        )
 
 
 def is_number(dtype) -> bool:

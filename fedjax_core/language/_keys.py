@@ -37,9 +37,11 @@ def federated_split_key(key) -> Placed:
     """
     node = placed_argument(key, "federated_split_key", at=SERVER, repaired="fc.federated_split_key(server_key)")
     member = node.member_type
-    if not (isinstance(member, types.TensorType) and jnp.issubdtype(member.dtype, jax.dtypes.prng_key) and member.shape == ()):
+    is_tensor = isinstance(member, types.TensorType) and member.shape == ()
+    if not (is_tensor and jnp.issubdtype(member.dtype, jax.dtypes.prng_key)):
         raise TypeError(
-            f"federated_split_key takes one key, got {node.type} at {user_location()}; make it with jax.random.key(seed)"
+            f"federated_split_key takes one key, got {node.type} at {user_location()}; make it with "
+            "jax.random.key(seed)"
         )
     identity = Node(
         ClientIdentity(), (), jax.ShapeDtypeStruct((2,), jnp.uint32), CLIENTS, False, user_location()

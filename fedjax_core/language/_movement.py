@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.language._abstract import infer
-from fedjax_core.language._arguments import check_one_placement, check_placement, described, name_of
+from fedjax_core.language._abstract import infer, strong
+from fedjax_core.language._arguments import check_function, check_one_placement, check_placement, described
 from fedjax_core.language._graph import Broadcast, Map, Node, user_location
 from fedjax_core.language._placed import Placed, derive, is_placed, map_nodes, node_of, placed_argument
 from fedjax_core.types import CLIENTS, SERVER, Placement
@@ -46,13 +46,13 @@ def federated_value(value: Any, placement: Placement) -> Placed:
     types.type_of(value)
     arrays = jax.tree.map(constant, value)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), arrays)
-    operation = Map(lambda: jax.tree.map(jnp.asarray, arrays))
+    operation = Map(lambda: arrays)
     return Placed(Node(operation, (), abstract, placement, True, user_location()))
 
 
 def constant(x):
     """An array or number as an array of the dtype that it has as a type."""
-    return x if isinstance(x, jax.Array) else np.asarray(x, types.type_of(x).dtype)
+    return strong(x) if isinstance(x, jax.Array) else np.asarray(x, types.type_of(x).dtype)
 
 
 def federated_eval(fn: Callable, placement: Placement) -> Placed:
@@ -63,7 +63,7 @@ def federated_eval(fn: Callable, placement: Placement) -> Placed:
       placement: `SERVER` or `CLIENTS`.
 
     Raises:
-      TypeError: `fn` fails when it is traced.
+      TypeError: `fn` is no function without placements, or fails when it is traced.
 
     Example:
 
@@ -75,6 +75,7 @@ def federated_eval(fn: Callable, placement: Placement) -> Placed:
     '( -> float32[3]@SERVER)'
     """
     check_placement("federated_eval", placement)
+    check_function("federated_eval", fn, "fc.federated_eval(lambda: ..., fc.SERVER)")
     abstract = infer(fn, (), described("federated_eval", fn))
     return Placed(Node(Map(fn), (), abstract, placement, placement is SERVER, user_location()))
 
@@ -117,8 +118,8 @@ def federated_map(fn: Callable, *args) -> Placed:
       What `fn` returns, at that placement; its type is inferred by tracing `fn` once.
 
     Raises:
-      TypeError: the arguments are at different placements, or `fn` does not take them; the message
-        has the line, the types and the reason.
+      TypeError: the arguments are at different placements, `fn` has placements itself, or it does
+        not take the arguments; the message has the line, the types and the reason.
 
     Example:
 
@@ -129,11 +130,7 @@ def federated_map(fn: Callable, *args) -> Placed:
     >>> print(count_hot([68.0, 71.0, 75.0]))
     2
     """
-    if is_placed(fn) or not callable(fn):
-        raise TypeError(
-            f"federated_map takes a function first, got {name_of(fn)} at {user_location()}; "
-            "write fc.federated_map(lambda value: ..., value)"
-        )
+    check_function("federated_map", fn, "fc.federated_map(lambda value: ..., value)")
     if not args:
         raise TypeError("federated_map takes at least one value; for none write fc.federated_eval(fn, fc.SERVER)")
     repaired = "fc.federated_map(fn, value) with a placed value"

@@ -92,33 +92,32 @@ def _refuse(what: str, repaired: str) -> TypeError:
     )
 
 
-def _operator(symbol: str, operands: int):
-    if operands == 2:
-        repaired = f"fc.federated_map(lambda a, b: a {symbol} b, a, b)"
-    else:
-        repaired = f"fc.federated_map(lambda value: {symbol}, value)"
+def _operator(call: str, operands: int):
+    names = "a, b" if operands == 2 else "value"
 
     def refuse(self, *others):
-        raise _refuse(f"`{symbol}`", repaired)
+        raise _refuse(f"`{call}`", f"fc.federated_map(lambda {names}: {call}, {names})")
 
     return refuse
 
 
-_BINARY = dict(
-    add="+", sub="-", mul="*", truediv="/", floordiv="//", mod="%", pow="**", matmul="@",
-    and_="&", or_="|", xor="^", lshift="<<", rshift=">>",
-)  # fmt: skip
-_COMPARISONS = dict(lt="<", le="<=", gt=">", ge=">=", eq="==", ne="!=")
-_UNARY = dict(neg="-value", pos="+value", abs="abs(value)", invert="~value", float="value", int="value",
-              round="jnp.round(value)")  # fmt: skip
+_BINARY = {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
+    "and": "&", "or": "|", "xor": "^", "lshift": "<<", "rshift": ">>",
+}  # fmt: skip
+_COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+_UNARY = {"neg": "-value", "pos": "+value", "abs": "abs(value)", "invert": "~value", "round": "jnp.round(value)"}
+_CONVERSIONS = {"float": "float32", "int": "int32", "complex": "complex64", "index": "int32"}
 
 for _name, _symbol in _BINARY.items():
-    setattr(Placed, f"__{_name.rstrip('_')}__", _operator(_symbol, 2))
-    setattr(Placed, f"__r{_name.rstrip('_')}__", _operator(_symbol, 2))
+    setattr(Placed, f"__{_name}__", _operator(f"a {_symbol} b", 2))
+    setattr(Placed, f"__r{_name}__", _operator(f"a {_symbol} b", 2))
 for _name, _symbol in _COMPARISONS.items():
-    setattr(Placed, f"__{_name}__", _operator(_symbol, 2))
-for _name, _symbol in _UNARY.items():
-    setattr(Placed, f"__{_name}__", _operator(_symbol, 1))
+    setattr(Placed, f"__{_name}__", _operator(f"a {_symbol} b", 2))
+for _name, _call in _UNARY.items():
+    setattr(Placed, f"__{_name}__", _operator(_call, 1))
+for _name, _dtype in _CONVERSIONS.items():
+    setattr(Placed, f"__{_name}__", _operator(f"value.astype({_dtype!r})", 1))
 
 
 def is_placed(value) -> bool:
@@ -133,7 +132,7 @@ def node_of(value: Placed) -> Node:
 
 def derive(operation, inputs: tuple[Node, ...], abstract, **changes) -> Node:
     """A node where its first input is."""
-    fields = dict(placement=inputs[0].placement, all_equal=all(i.all_equal for i in inputs)) | changes
+    fields = {"placement": inputs[0].placement, "all_equal": all(i.all_equal for i in inputs)} | changes
     return Node(operation, inputs, abstract, location=user_location(), **fields)
 
 

@@ -14,8 +14,7 @@ def _masked(values, valid, neutral):
     """`values` `[L, ...]` with `neutral` where a lane holds nobody."""
     if valid is None:
         return values
-    shape = lambda x: valid.reshape(valid.shape + (1,) * (x.ndim - 1))
-    return jax.tree.map(lambda x, n: jnp.where(shape(x), x, n), values, neutral)
+    return jax.tree.map(lambda x, n: jnp.where(jnp.expand_dims(valid, range(1, x.ndim)), x, n), values, neutral)
 
 
 def elementwise(name: str, neutral, combine, reduce) -> Aggregate:
@@ -33,7 +32,11 @@ def elementwise(name: str, neutral, combine, reduce) -> Aggregate:
 
     def accumulate(total, values, valid):
         present = _masked(values, valid, jax.tree.map(lambda x: jnp.asarray(neutral(x.dtype), x.dtype), values))
-        return jax.tree.map(lambda t, x: combine(t, reduce(x, axis=0).astype(t.dtype)), total, present)
+
+        def take(t, x):
+            return combine(t, reduce(x, axis=0).astype(t.dtype)) if x.shape[0] else t
+
+        return jax.tree.map(take, total, present)
 
     def merge(a, b):
         return jax.tree.map(combine, a, b)

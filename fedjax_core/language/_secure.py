@@ -62,7 +62,7 @@ def federated_secure_sum_bitwidth(value, bitwidth) -> Placed:
     256
     """
     name = "federated_secure_sum_bitwidth"
-    node, limits = _bounded(name, value, bitwidth, "bitwidth", lambda bits: 2**bits - 1)
+    node, limits = _bounded(name, value, bitwidth, "bitwidth", lambda bits: 2 ** min(bits, 64) - 1)
     return _secure_sum(name, node, limits)
 
 
@@ -182,24 +182,27 @@ def _bounded(name: str, value, bound, argument: str, limit_of: Callable) -> tupl
     """The argument's node and the largest entry of each of its leaves."""
     node = client_argument(value, name)
     check_leaves(name, node, "integers", lambda dtype: jnp.issubdtype(dtype, jnp.integer))
-    structure = jax.tree.structure(node.abstract)
-    bounds = [bound] * structure.num_leaves if jax.tree.structure(bound).num_leaves == 1 else jax.tree.leaves(bound)
-    if len(bounds) != structure.num_leaves:
-        raise TypeError(f"{name} takes one `{argument}`, or one per field of {node.member_type}, got {bound!r}")
-    limits = []
-    for given, leaf in zip(bounds, jax.tree.leaves(node.abstract)):
-        given = given if isinstance(given, int) else next(iter(jax.tree.leaves(given)))
-        if isinstance(given, bool) or not isinstance(given, int | np.integer):
-            raise TypeError(f"{name}({argument}=...) is an integer, got {given!r} at {user_location()}")
-        largest = int(jnp.iinfo(leaf.dtype).max)
-        limit = limit_of(int(given)) if 0 < given <= largest else -1
-        if not 0 < limit <= largest and not (limit == 0 and argument == "modulus"):
-            raise ValueError(
-                f"{name}({argument}=...) is positive and fits {types.type_of(leaf)}, got {given} at "
-                f"{user_location()}; the largest entry is {largest}"
-            )
-        limits.append(limit)
-    return node, limits
+    given, leaves = jax.tree.leaves(bound), jax.tree.leaves(node.abstract)
+    if jax.tree.structure(bound) == jax.tree.structure(0):
+        given *= len(leaves)
+    elif jax.tree.structure(bound) != jax.tree.structure(node.abstract):
+        raise TypeError(
+            f"{name} takes one `{argument}`, or one per field of {node.member_type}, got {bound!r} at {user_location()}"
+        )
+    return node, [_limit(f"{name}({argument}=...)", g, leaf, limit_of) for g, leaf in zip(given, leaves)]
+
+
+def _limit(what: str, given, leaf, limit_of: Callable) -> int:
+    """The largest entry of a leaf under a bound."""
+    if isinstance(given, bool) or not isinstance(given, int | np.integer):
+        raise TypeError(f"{what} is an integer, got {given!r} at {user_location()}")
+    largest = int(jnp.iinfo(leaf.dtype).max)
+    if not 0 < given <= largest or limit_of(min(int(given), largest)) > largest:
+        raise ValueError(
+            f"{what} is positive and fits {types.type_of(leaf)}, got {given} at {user_location()}; the largest "
+            f"entry is {largest}"
+        )
+    return limit_of(int(given))
 
 
 def _word(dtype):

@@ -50,7 +50,8 @@ class Sequence:
         As many steps as THIS client has batches: a client without any returns `initial`.
 
         Args:
-          initial: the carry before the first batch, a pytree of arrays.
+          initial: the carry before the first batch, a pytree of arrays; a Python number takes the
+            dtype that `step` makes of it.
           step: `(carry, batch, mask) -> carry`, the carry's shapes and dtypes unchanged; `batch`
             has leaves `[B, ...]` and `mask` is bool `[B]`, False on padding (a scalar where an
             element has no leading batch dimension).
@@ -62,6 +63,7 @@ class Sequence:
           TypeError: `step` changes the structure, a shape or a dtype of the carry.
         """
         initial = jax.tree.map(jnp.asarray, initial)
+        step = _checked(step)
         if self.trip_count is not None:
             return self._scan(initial, step)
 
@@ -130,6 +132,25 @@ class Sequence:
         if not self.transforms:
             return types.SequenceType(self.element)
         return types.SequenceType(types.type_of(jax.eval_shape(lambda s: s._batch(0)[0], self)))
+
+
+def _checked(step: Callable) -> Callable:
+    """`step`, refused with a message of our own where it changes the type of the carry."""
+
+    def checked(carry, batch, mask):
+        new = step(carry, batch, mask)
+        before, after = types.type_of(carry), types.type_of(new)
+        weak = any(getattr(leaf, "weak_type", False) for leaf in jax.tree.leaves(carry))
+        same_structure = jax.tree.structure(carry) == jax.tree.structure(new)
+        if not same_structure or (before != after and not weak):
+            raise TypeError(
+                f"the step of Sequence.reduce must return a carry of the type of the initial one, {before}, got "
+                f"{after}" + ("" if before != after else " in another container") + "; convert its result, or start "
+                "from an initial value of that type"
+            )
+        return new
+
+    return checked
 
 
 def is_batched(element: types.Type) -> bool:

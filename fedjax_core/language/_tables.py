@@ -1,5 +1,6 @@
 """The operators that read and write rows of a table at the server."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -138,16 +139,17 @@ def _check_rows(table: Node, keys: Node, rows: Node):
 
 def _scatter(table, written):
     keys, rows = written
-    lead = keys.ndim
-    keys = keys.reshape(-1)
+    lead, number = keys.ndim, math.prod(keys.shape)
+    keys = keys.reshape(number)
 
     def write(leaf, row):
-        row = row.reshape((-1, *row.shape[lead:]))
+        if number == 0:
+            return leaf
+        row = row.reshape((number, *row.shape[lead:]))
         size = leaf.shape[0]
         place = jnp.where((keys >= 0) & (keys < size), keys, size)
-        order = jnp.arange(place.shape[0], dtype=jnp.int32)
-        last = jnp.full(size + 1, -1, jnp.int32).at[place].max(order)[:size]
-        chosen = row.at[jnp.maximum(last, 0)].get(mode="clip") if place.shape[0] != 0 else leaf
-        return jnp.where((last >= 0).reshape(-1, *(1,) * (leaf.ndim - 1)), chosen, leaf)
+        last = jnp.full(size + 1, -1, jnp.int32).at[place].max(jnp.arange(number, dtype=jnp.int32))[:size]
+        chosen = row.at[jnp.maximum(last, 0)].get(mode="clip")
+        return jnp.where(jnp.expand_dims(last >= 0, range(1, leaf.ndim)), chosen, leaf)
 
     return jax.tree.map(write, table, jax.tree.unflatten(jax.tree.structure(table), jax.tree.leaves(rows)))
