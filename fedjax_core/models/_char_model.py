@@ -9,7 +9,7 @@ from fedjax_core import types
 from fedjax_core.contracts import Metric, Model
 from fedjax_core.models import _arguments, _layers, _losses, _recurrence
 
-_NUM_GATES = {"lstm": 4, "gru": 3}
+_CELLS = {"lstm": _recurrence.LSTM, "gru": _recurrence.GRU}
 
 
 def character_model(
@@ -67,7 +67,7 @@ def character_model(
         num_layers=num_layers,
         sequence_length=sequence_length,
     )
-    if cell not in _NUM_GATES:
+    if cell not in _CELLS:
         raise ValueError(f"character_model(cell=...) must be 'lstm' or 'gru', got {cell!r}")
 
     def init(key):
@@ -97,7 +97,7 @@ def character_model(
 
 def _init_layer(key, cell, num_inputs, hidden_size):
     input_key, recurrent_key = jax.random.split(key)
-    width = _NUM_GATES[cell] * hidden_size
+    width = _CELLS[cell].num_gates * hidden_size
     kernels = {
         "kernel": jax.nn.initializers.lecun_normal()(input_key, (num_inputs, width)),
         "recurrent_kernel": jax.nn.initializers.orthogonal()(recurrent_key, (hidden_size, width)),
@@ -111,11 +111,10 @@ def _layer(weights, x, cell):
     """One recurrent layer over `x`, `[T, B, I]`, to `[T, B, H]`."""
     inputs = _project(x, weights["kernel"])
     kernel, bias = weights["recurrent_kernel"], weights["bias"]
+    if cell == "gru":
+        inputs, bias = inputs + bias[None, None, :], weights["recurrent_bias"]
     zeros = jnp.zeros((x.shape[1], kernel.shape[0]), inputs.dtype)
-    if cell == "lstm":
-        return _recurrence.recur(_recurrence.lstm_cell, inputs, kernel, bias, (zeros, zeros))
-    inputs = inputs + bias[None, None, :]
-    return _recurrence.recur(_recurrence.gru_cell, inputs, kernel, weights["recurrent_bias"], (zeros,))
+    return _recurrence.recur(_CELLS[cell], inputs, kernel, bias, (zeros,) * _CELLS[cell].num_states)
 
 
 def _project(x, kernel):

@@ -1,71 +1,121 @@
-"""Recurrent layers whose weight gradient is formed once, after the scan.
+"""Recurrent layers with a backward pass of their own, for speed inside of loops on CPU.
 
-JAX differentiates a scan step by step and so adds up the gradient of the recurrent kernel, the
-largest array around, once for every position. Here the backward scan only carries the hidden state's gradient,
-and one matrix product over all positions gives the kernel's.
+JAX differentiates a scan step by step: it adds up the gradient of the recurrent kernel, the
+largest array around, once for every position, and takes the derivatives of the gates in many
+small operations. Here the backward scan carries the hidden state's gradient only. The
+derivatives of the gates are formed before it, for all positions at once, and the gradient of the kernel after
+it, by one matrix product.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
-def lstm_cell(inputs, hidden, carry):
-    """One step of an LSTM (Hochreiter & Schmidhuber 1997); the gates are input, forget, cell, output.
+class Cell(NamedTuple):
+    """A recurrent cell and its derivative, taken apart by when the parts can be computed.
 
-    Args:
-      inputs: the projected input, `[B, 4*H]`.
-      hidden: the projected hidden state with the bias, `[B, 4*H]`.
-      carry: hidden and cell state, each `[B, H]`.
+    Shapes: `H` units, `G` gates; a carry is a tuple of `[B, H]`, the hidden state first.
 
-    Returns:
-      The new hidden and cell state.
-
-    Example:
-      >>> state = jnp.zeros((1, 1))
-      >>> [part.shape for part in lstm_cell(jnp.zeros((1, 4)), jnp.zeros((1, 4)), (state, state))]
-      [(1, 1), (1, 1)]
+    Attributes:
+      num_gates: `G`.
+      num_states: the number of arrays of a carry.
+      step: `(inputs, hidden, carry) -> carry, saved`, at one position: `inputs` is the projected input and
+        `hidden` the projected hidden state, each `[B, G*H]`; `saved` is a tuple of arrays `[B, H]`.
+      factors: `(saved, before) -> factors`, for all positions at once, `[T, B, H]` each: what the gradient
+        is multiplied with. `before` is the carry before each position.
+      pull_back: `(factors, gradient) -> to_inputs, to_carry`, at one position: from the gradient of
+        the new carry to those of `inputs` and of the old carry, the latter not through `hidden`.
+      to_hidden: `(factors, to_inputs) -> gradient of hidden`, at one position or for all at once.
     """
-    input_gate, forget_gate, new, output_gate = jnp.split(inputs + hidden, 4, axis=-1)
-    cell = jax.nn.sigmoid(forget_gate) * carry[1] + jax.nn.sigmoid(input_gate) * jnp.tanh(new)
-    return jax.nn.sigmoid(output_gate) * jnp.tanh(cell), cell
+
+    num_gates: int
+    num_states: int
+    step: Callable[[Any, Any, Any], tuple]
+    factors: Callable[[Any, Any], Any]
+    pull_back: Callable[[Any, Any], tuple]
+    to_hidden: Callable[[Any, Any], Any]
 
 
-def gru_cell(inputs, hidden, carry):
-    """One step of a GRU (Cho et al. 2014), reset after the product; the gates are reset, update, new.
+def _lstm_step(inputs, hidden, carry):
+    gates = jnp.split(inputs + hidden, 4, axis=-1)
+    take, keep, give = (jax.nn.sigmoid(gates[i]) for i in (0, 1, 3))
+    new = jnp.tanh(gates[2])
+    cell = keep * carry[1] + take * new
+    squashed = jnp.tanh(cell)
+    return (give * squashed, cell), (take, keep, new, give, squashed)
 
-    Args:
-      inputs: the projected input with its bias, `[B, 3*H]`.
-      hidden: the projected hidden state with its bias, `[B, 3*H]`.
-      carry: the hidden state, a 1-tuple of `[B, H]`.
 
-    Returns:
-      The new hidden state, a 1-tuple.
+def _lstm_factors(saved, before):
+    take, keep, new, give, squashed = saved
+    to_cell = give * (1 - squashed**2)
+    to_take = new * take * (1 - take)
+    to_keep = before[1] * keep * (1 - keep)
+    to_new = take * (1 - new**2)
+    to_give = squashed * give * (1 - give)
+    return to_cell, to_take, to_keep, to_new, to_give, keep
 
-    Example:
-      >>> gru_cell(jnp.zeros((1, 3)), jnp.zeros((1, 3)), (jnp.ones((1, 1)),))
-      (Array([[0.5]], dtype=float32),)
-    """
-    input_reset, input_update, input_new = jnp.split(inputs, 3, axis=-1)
-    hidden_reset, hidden_update, hidden_new = jnp.split(hidden, 3, axis=-1)
-    reset = jax.nn.sigmoid(input_reset + hidden_reset)
-    update = jax.nn.sigmoid(input_update + hidden_update)
-    new = jnp.tanh(input_new + reset * hidden_new)
-    return ((1 - update) * new + update * carry[0],)
+
+def _lstm_pull_back(factors, gradient):
+    to_cell, to_take, to_keep, to_new, to_give, keep = factors
+    hidden = gradient[0]
+    cell = gradient[1] + hidden * to_cell
+    gates = (cell * to_take, cell * to_keep, cell * to_new, hidden * to_give)
+    return jnp.concatenate(gates, axis=-1), (jnp.zeros_like(hidden), cell * keep)
+
+
+def _lstm_to_hidden(factors, to_inputs):
+    return to_inputs
+
+
+LSTM = Cell(4, 2, _lstm_step, _lstm_factors, _lstm_pull_back, _lstm_to_hidden)
+"""Long short-term memory (Hochreiter & Schmidhuber 1997); the gates are input, forget, cell, output."""
+
+
+def _gru_step(inputs, hidden, carry):
+    inputs, hidden = jnp.split(inputs, 3, axis=-1), jnp.split(hidden, 3, axis=-1)
+    reset = jax.nn.sigmoid(inputs[0] + hidden[0])
+    keep = jax.nn.sigmoid(inputs[1] + hidden[1])
+    new = jnp.tanh(inputs[2] + reset * hidden[2])
+    return ((1 - keep) * new + keep * carry[0],), (reset, keep, new, hidden[2])
+
+
+def _gru_factors(saved, before):
+    reset, keep, new, hidden_new = saved
+    to_new = (1 - keep) * (1 - new**2)
+    to_keep = (before[0] - new) * keep * (1 - keep)
+    to_reset = to_new * hidden_new * reset * (1 - reset)
+    return to_reset, to_keep, to_new, reset, keep
+
+
+def _gru_pull_back(factors, gradient):
+    to_reset, to_keep, to_new, _, keep = factors
+    hidden = gradient[0]
+    gates = (hidden * to_reset, hidden * to_keep, hidden * to_new)
+    return jnp.concatenate(gates, axis=-1), (hidden * keep,)
+
+
+def _gru_to_hidden(factors, to_inputs):
+    to_reset, to_keep, to_new = jnp.split(to_inputs, 3, axis=-1)
+    return jnp.concatenate((to_reset, to_keep, to_new * factors[3]), axis=-1)
+
+
+GRU = Cell(3, 1, _gru_step, _gru_factors, _gru_pull_back, _gru_to_hidden)
+"""Gated recurrent unit (Cho et al. 2014), reset after the product; the gates are reset, update, new."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def recur(cell: Callable, inputs, kernel, bias, initial):
+def recur(cell: Cell, inputs, kernel, bias, initial):
     """Runs a cell along a sequence. Differentiable any number of times, in reverse mode only.
 
     Args:
-      cell: `(inputs_t, hidden @ kernel + bias, carry) -> carry`, a pure function; the first of the
-        carry is the hidden state.
-      inputs: projected inputs, time first, `[T, B, G]`.
-      kernel: `[H, G]`.
-      bias: `[G]`.
+      cell: `LSTM` or `GRU`.
+      inputs: projected inputs, time first, `[T, B, G*H]`.
+      kernel: `[H, G*H]`; `hidden @ kernel + bias` is the projected hidden state.
+      bias: `[G*H]`.
       initial: the carry before the first position, a tuple of arrays `[B, H]`.
 
     Returns:
@@ -73,7 +123,7 @@ def recur(cell: Callable, inputs, kernel, bias, initial):
 
     Example:
       >>> start = (jnp.zeros((2, 3)), jnp.zeros((2, 3)))
-      >>> recur(lstm_cell, jnp.ones((5, 2, 12)), jnp.ones((3, 12)), jnp.ones(12), start).shape
+      >>> recur(LSTM, jnp.ones((5, 2, 12)), jnp.ones((3, 12)), jnp.ones(12), start).shape
       (5, 2, 3)
     """
     return _forward(cell, inputs, kernel, bias, initial)[0]
@@ -81,29 +131,29 @@ def recur(cell: Callable, inputs, kernel, bias, initial):
 
 def _forward(cell, inputs, kernel, bias, initial):
     def step(carry, inputs_t):
-        hidden = carry[0] @ kernel + bias[None, :]
-        after = cell(inputs_t, hidden, carry)
-        return after, (after[0], hidden, carry)
+        after, saved = cell.step(inputs_t, carry[0] @ kernel + bias[None, :], carry)
+        return after, (after, saved)
 
-    _, (outputs, hidden, before) = jax.lax.scan(step, initial, inputs)
-    return outputs, (inputs, kernel, hidden, before)
+    _, (after, saved) = jax.lax.scan(step, initial, inputs)
+    return after[0], (kernel, initial, after, saved)
 
 
 def _backward(cell, residuals, gradient):
-    inputs, kernel, hidden, before = residuals
+    kernel, initial, after, saved = residuals
+    before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), initial, after)
+    factors = cell.factors(saved, before)
     transposed = kernel.T
 
-    def step(carry_gradient, position):
-        output_gradient, inputs_t, hidden_t, carry = position
-        _, pull_back = jax.vjp(cell, inputs_t, hidden_t, carry)
-        to_inputs, to_hidden, to_carry = pull_back((carry_gradient[0] + output_gradient, *carry_gradient[1:]))
-        return (to_carry[0] + to_hidden @ transposed, *to_carry[1:]), (to_inputs, to_hidden)
+    def step(carry, position):
+        to_output, factors_t = position
+        to_inputs, to_carry = cell.pull_back(factors_t, (carry[0] + to_output, *carry[1:]))
+        to_hidden = cell.to_hidden(factors_t, to_inputs)
+        return (to_carry[0] + to_hidden @ transposed, *to_carry[1:]), to_inputs
 
-    start = jax.tree.map(lambda part: jnp.zeros_like(part[0]), before)
-    positions = (gradient, inputs, hidden, before)
-    to_initial, (to_inputs, to_hidden) = jax.lax.scan(step, start, positions, reverse=True)
+    start = jax.tree.map(jnp.zeros_like, initial)
+    to_initial, to_inputs = jax.lax.scan(step, start, (gradient, factors), reverse=True)
+    to_hidden = cell.to_hidden(factors, to_inputs).reshape(-1, kernel.shape[1])
     states = before[0].reshape(-1, kernel.shape[0])
-    to_hidden = to_hidden.reshape(-1, kernel.shape[1])
     return to_inputs, states.T @ to_hidden, to_hidden.sum(axis=0), to_initial
 
 

@@ -1,4 +1,3 @@
-import _laws
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +12,13 @@ def _small(cell, **changes):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_keeps_the_laws_of_models(cell):
-    _laws.check_model(_small(cell), 7, size=4)
+def test_keeps_the_laws_of_models(laws, cell):
+    laws.check_model(_small(cell), 7, size=4)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_full_size_traces_symbolically(cell):
-    _laws.check_symbolic(models.character_model(cell=cell))
+def test_full_size_traces_symbolically(laws, cell):
+    laws.check_symbolic(models.character_model(cell=cell))
 
 
 def test_usual_number_of_weights():
@@ -28,10 +27,10 @@ def test_usual_number_of_weights():
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_prediction_depends_on_the_past_only(cell):
+def test_a_prediction_depends_on_the_past_only(laws, cell):
     model = _small(cell)
-    weights = _laws.initial(model)
-    x = _laws.random_batch(model, 2, 7)["x"]
+    weights = laws.initial(model)
+    x = laws.random_batch(model, 2, 7)["x"]
     changed = x.copy()
     changed[:, 3] = (x[:, 3] + 1) % 7
     predict = jax.jit(model.predict)
@@ -40,23 +39,23 @@ def test_a_prediction_depends_on_the_past_only(cell):
     assert (before[:, 3:] != after[:, 3:]).all(axis=2).all()
 
 
-def test_padding_is_not_learned():
+def test_padding_is_not_learned(laws):
     model = _small("lstm")
     batch = {"x": np.ones((2, 6), np.int32), "y": np.zeros((2, 6), np.int32)}
-    result = jax.jit(lambda weights: _laws.evaluate(model, weights, batch))(_laws.initial(model))
+    result = jax.jit(lambda weights: laws.evaluate(model, weights, batch))(laws.initial(model))
     assert result["before"] == 0
     assert trees.norm(result["gradient"]) == 0
 
 
-def test_without_padding_symbol_every_position_counts():
+def test_without_padding_symbol_every_position_counts(laws):
     batch = {"x": np.ones((2, 6), np.int32), "y": np.zeros((2, 6), np.int32)}
     model = _small("lstm", pad=None)
-    predictions = jax.jit(model.predict)(_laws.initial(model), batch)
+    predictions = jax.jit(model.predict)(laws.initial(model), batch)
     assert (model.loss(predictions, batch) > 0).all()
 
 
-def test_forget_gates_start_open():
-    bias = _laws.initial(_small("lstm"))["layer_1"]["bias"]
+def test_forget_gates_start_open(laws):
+    bias = laws.initial(_small("lstm"))["layer_1"]["bias"]
     np.testing.assert_array_equal(bias, jnp.repeat(jnp.array([0.0, 1.0, 0.0, 0.0]), 5))
 
 

@@ -1,4 +1,3 @@
-import _laws
 import flax.linen as nn
 import jax
 import numpy as np
@@ -7,21 +6,21 @@ import pytest
 from fedjax_core import models, trees
 
 
-def test_keeps_the_laws_of_models():
-    _laws.check_model(models.emnist_cnn(5, image_shape=(9, 8, 2)), 5, size=3)
+def test_keeps_the_laws_of_models(laws):
+    laws.check_model(models.emnist_cnn(5, image_shape=(9, 8, 2)), 5, size=3)
 
 
-def test_full_size_traces_symbolically_with_the_usual_number_of_weights():
+def test_full_size_traces_symbolically_with_the_usual_number_of_weights(laws):
     model = models.emnist_cnn()
-    _laws.check_symbolic(model)
+    laws.check_symbolic(model)
     weights = jax.eval_shape(model.init, jax.random.key(0))
     assert trees.size(weights) == 320 + 18_496 + 1_179_776 + 7_998
 
 
-def test_equals_flax_layers():
+def test_equals_flax_layers(laws):
     model = models.emnist_cnn(7)
-    weights = _laws.initial(model)
-    batch = _laws.random_batch(model, 3, 7)
+    weights = laws.initial(model)
+    batch = laws.random_batch(model, 3, 7)
 
     def flax(weights, x):
         x = nn.relu(nn.Conv(32, (3, 3), padding="VALID").apply({"params": weights["conv1"]}, x))
@@ -34,10 +33,10 @@ def test_equals_flax_layers():
     np.testing.assert_allclose(jax.jit(model.predict)(weights, batch), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_takes_an_empty_batch():
+def test_takes_an_empty_batch(laws):
     model = models.emnist_cnn(5, image_shape=(8, 8, 1))
-    weights = _laws.initial(model)
-    assert model.predict(weights, _laws.random_batch(model, 0, 5)).shape == (0, 5)
+    weights = laws.initial(model)
+    assert model.predict(weights, laws.random_batch(model, 0, 5)).shape == (0, 5)
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (5, 28, 1), (28, 28, 0)])

@@ -1,4 +1,3 @@
-import _laws
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,56 +47,56 @@ def _conv_net():
     return models.from_linen(ConvNet(), models.cross_entropy(), IMAGES)
 
 
-def test_conv_net_keeps_the_laws_of_models():
-    _laws.check_model(_conv_net(), 3)
+def test_conv_net_keeps_the_laws_of_models(laws):
+    laws.check_model(_conv_net(), 3)
 
 
-def test_conv_net_trains_with_a_symbolic_batch():
+def test_conv_net_trains_with_a_symbolic_batch(laws):
     model = _conv_net()
-    _laws.check_symbolic(model, key=jax.random.key(0), training=True)
-    batch = _laws.random_batch(model, 6, 3)
-    run = jax.jit(lambda weights: _laws.evaluate(model, weights, batch, jax.random.key(0), training=True))
-    _laws.check_gradient(run(_laws.initial(model)))
+    laws.check_symbolic(model, key=jax.random.key(0), training=True)
+    batch = laws.random_batch(model, 6, 3)
+    run = jax.jit(lambda weights: laws.evaluate(model, weights, batch, jax.random.key(0), training=True))
+    laws.check_gradient(run(laws.initial(model)))
 
 
-def test_running_averages_are_constant_weights():
+def test_running_averages_are_constant_weights(laws):
     model = _conv_net()
-    weights = _laws.initial(model)
+    weights = laws.initial(model)
     assert isinstance(weights, ModelWeights)
     assert list(weights.non_trainable) == ["batch_stats"]
     assert "batch_stats" not in weights.trainable
-    batch = _laws.random_batch(model, 6, 3)
+    batch = laws.random_batch(model, 6, 3)
     trained = model.predict(weights, batch, jax.random.key(1), training=True)
     assert trained.shape == (6, 3)
 
 
-def test_evaluation_equals_module_apply():
+def test_evaluation_equals_module_apply(laws):
     model = _conv_net()
-    weights = _laws.initial(model)
-    batch = _laws.random_batch(model, 6, 3)
+    weights = laws.initial(model)
+    batch = laws.random_batch(model, 6, 3)
     variables = {"params": weights.trainable, **weights.non_trainable}
     expected = ConvNet().apply(variables, batch["x"], train=False)
     np.testing.assert_array_equal(model.predict(weights, batch), expected)
     np.testing.assert_array_equal(model.predict(weights, batch, jax.random.key(5)), expected)
 
 
-def test_training_normalizes_with_the_batch():
+def test_training_normalizes_with_the_batch(laws):
     class Normalized(nn.Module):
         @nn.compact
         def __call__(self, x, train):
             return nn.BatchNorm(use_running_average=not train)(x)
 
     model = models.from_linen(Normalized(), models.squared_error(), {"x": "float32[?,3]", "y": "float32[?,3]"})
-    weights = _laws.initial(model)
+    weights = laws.initial(model)
     x = np.random.default_rng(0).normal(3, 2, size=(50, 3)).astype(np.float32)
     trained = model.predict(weights, {"x": x}, training=True)
     np.testing.assert_allclose(trained, (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(model.predict(weights, {"x": x}), x / np.sqrt(1 + 1e-5), rtol=1e-5)
 
 
-def test_dropout_comes_from_the_key_and_only_in_training():
+def test_dropout_comes_from_the_key_and_only_in_training(laws):
     model = models.from_linen(Dropped(), models.squared_error(), {"x": "float32[?,90]", "y": "float32[?,90]"})
-    weights, batch = _laws.initial(model), {"x": np.ones((2, 90), np.float32)}
+    weights, batch = laws.initial(model), {"x": np.ones((2, 90), np.float32)}
     first, again, other = (model.predict(weights, batch, jax.random.key(seed), training=True) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
@@ -105,26 +104,26 @@ def test_dropout_comes_from_the_key_and_only_in_training():
     np.testing.assert_array_equal(model.predict(weights, batch), batch["x"])
 
 
-def test_a_stream_of_another_name_comes_from_the_key():
+def test_a_stream_of_another_name_comes_from_the_key(laws):
     model = models.from_linen(Noisy(), models.cross_entropy(), {"x": "float32[?,4]", "y": "int32[?]"})
-    weights, batch = _laws.initial(model), {"x": np.ones((2, 4), np.float32)}
+    weights, batch = laws.initial(model), {"x": np.ones((2, 4), np.float32)}
     noisy = model.predict(weights, batch, jax.random.key(1), training=True)
     assert (noisy != model.predict(weights, batch)).all()
 
 
 @pytest.mark.parametrize("module", [Dropped(), Noisy()])
-def test_training_without_a_needed_key_is_refused(module):
+def test_training_without_a_needed_key_is_refused(laws, module):
     model = models.from_linen(module, models.squared_error(), {"x": "float32[?,4]", "y": "float32[?,4]"})
     with pytest.raises(ValueError, match=r"got `key=None`; write `model\.predict\(weights, batch, key"):
-        model.predict(_laws.initial(model), {"x": np.ones((2, 4), np.float32)}, training=True)
+        model.predict(laws.initial(model), {"x": np.ones((2, 4), np.float32)}, training=True)
 
 
-def test_lstm_keeps_the_laws_of_models():
+def test_lstm_keeps_the_laws_of_models(laws):
     batch_type = types.parse_type("<x=int32[?,6],y=int32[?,6]>")
-    _laws.check_model(models.from_linen(Recurrent(), models.sequence_cross_entropy(), batch_type), 7)
+    laws.check_model(models.from_linen(Recurrent(), models.sequence_cross_entropy(), batch_type), 7)
 
 
-def test_several_inputs_in_the_order_named():
+def test_several_inputs_in_the_order_named(laws):
     class Difference(nn.Module):
         @nn.compact
         def __call__(self, a, b):
@@ -134,17 +133,17 @@ def test_several_inputs_in_the_order_named():
     module = Difference()
     model = models.from_linen(module, models.cross_entropy(), batch_type, inputs=("right", "left"))
     batch = {"left": np.ones((2, 4), np.float32), "right": np.zeros((2, 4), np.float32)}
-    assert (model.predict(_laws.initial(model), batch) == -4).all()
+    assert (model.predict(laws.initial(model), batch) == -4).all()
 
 
-def test_a_module_without_weights():
+def test_a_module_without_weights(laws):
     model = models.from_linen(Dropped(), models.squared_error(), {"x": "float32[?,4]", "y": "float32[?,4]"})
-    assert _laws.initial(model) == {}
+    assert laws.initial(model) == {}
 
 
-def test_initial_weights_are_those_of_the_key():
+def test_initial_weights_are_those_of_the_key(laws):
     model = _conv_net()
-    first, again, other = (_laws.initial(model, seed) for seed in (1, 1, 2))
+    first, again, other = (laws.initial(model, seed) for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert trees.norm(trees.subtract(first.trainable, other.trainable)) > 0
 
@@ -154,15 +153,15 @@ def test_refuses_a_batch_without_the_input():
         models.from_linen(ConvNet(), models.cross_entropy(), IMAGES, inputs="image")
 
 
-def test_refuses_an_input_of_unknown_rank():
+def test_refuses_an_input_of_unknown_rank(laws):
     model = models.from_linen(nn.Dense(3), models.cross_entropy(), "<x=float32[...],y=int32[?]>")
     with pytest.raises(ValueError, match="needs the rank of every input"):
-        _laws.initial(model)
+        laws.initial(model)
 
 
-def test_predicts_inside_jit_with_a_key():
+def test_predicts_inside_jit_with_a_key(laws):
     model = _conv_net()
-    weights = _laws.initial(model)
-    batch = _laws.random_batch(model, 4, 3)
+    weights = laws.initial(model)
+    batch = laws.random_batch(model, 4, 3)
     run = jax.jit(lambda key: model.predict(weights, batch, key, training=True))
     assert jnp.isfinite(run(jax.random.key(0))).all()

@@ -1,4 +1,3 @@
-import _laws
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,21 +47,21 @@ def _conv_net():
     return models.from_nnx(ConvNet, models.cross_entropy(), IMAGES)
 
 
-def test_conv_net_keeps_the_laws_of_models():
-    _laws.check_model(_conv_net(), 3)
+def test_conv_net_keeps_the_laws_of_models(laws):
+    laws.check_model(_conv_net(), 3)
 
 
-def test_conv_net_trains_with_a_symbolic_batch():
+def test_conv_net_trains_with_a_symbolic_batch(laws):
     model = _conv_net()
-    _laws.check_symbolic(model, key=jax.random.key(0), training=True)
-    batch = _laws.random_batch(model, 6, 3)
-    run = jax.jit(lambda weights: _laws.evaluate(model, weights, batch, jax.random.key(0), training=True))
-    _laws.check_gradient(run(_laws.initial(model)))
+    laws.check_symbolic(model, key=jax.random.key(0), training=True)
+    batch = laws.random_batch(model, 6, 3)
+    run = jax.jit(lambda weights: laws.evaluate(model, weights, batch, jax.random.key(0), training=True))
+    laws.check_gradient(run(laws.initial(model)))
 
 
-def test_lstm_keeps_the_laws_of_models():
+def test_lstm_keeps_the_laws_of_models(laws):
     batch_type = types.parse_type("<x=int32[?,6],y=int32[?,6]>")
-    _laws.check_model(models.from_nnx(Recurrent, models.sequence_cross_entropy(), batch_type), 7)
+    laws.check_model(models.from_nnx(Recurrent, models.sequence_cross_entropy(), batch_type), 7)
 
 
 def test_weights_are_plain_dicts_without_random_state():
@@ -73,31 +72,31 @@ def test_weights_are_plain_dicts_without_random_state():
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(weights))
 
 
-def test_evaluation_equals_the_module():
+def test_evaluation_equals_the_module(laws):
     model = _conv_net()
-    weights = _laws.initial(model)
+    weights = laws.initial(model)
     module = ConvNet(nnx.Rngs(jax.random.key(0)))
     module.eval()
-    batch = _laws.random_batch(model, 6, 3)
+    batch = laws.random_batch(model, 6, 3)
     expected = module(batch["x"])
     np.testing.assert_array_equal(model.predict(weights, batch), expected)
     np.testing.assert_array_equal(model.predict(weights, batch, jax.random.key(5)), expected)
 
 
-def test_training_normalizes_with_the_batch_and_changes_no_weight():
+def test_training_normalizes_with_the_batch_and_changes_no_weight(laws):
     batch_type = {"x": "float32[?,3]", "y": "float32[?,3]"}
     model = models.from_nnx(lambda rngs: nnx.BatchNorm(3, rngs=rngs), models.squared_error(), batch_type)
-    weights = _laws.initial(model)
+    weights = laws.initial(model)
     x = np.random.default_rng(0).normal(3, 2, size=(50, 3)).astype(np.float32)
     trained = model.predict(weights, {"x": x}, training=True)
     np.testing.assert_allclose(trained, (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(model.predict(weights, {"x": x}), x / np.sqrt(1 + 1e-5), rtol=1e-5)
 
 
-def test_dropout_comes_from_the_key_and_only_in_training():
+def test_dropout_comes_from_the_key_and_only_in_training(laws):
     batch_type = {"x": "float32[?,90]", "y": "float32[?,90]"}
     model = models.from_nnx(lambda rngs: nnx.Dropout(0.5, rngs=rngs), models.squared_error(), batch_type)
-    weights, batch = _laws.initial(model), {"x": np.ones((2, 90), np.float32)}
+    weights, batch = laws.initial(model), {"x": np.ones((2, 90), np.float32)}
     assert weights == {}
     first, again, other = (model.predict(weights, batch, jax.random.key(seed), training=True) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -106,48 +105,48 @@ def test_dropout_comes_from_the_key_and_only_in_training():
     np.testing.assert_array_equal(model.predict(weights, batch), batch["x"])
 
 
-def test_training_without_a_needed_key_is_refused():
+def test_training_without_a_needed_key_is_refused(laws):
     model = _conv_net()
-    weights, batch = _laws.initial(model), _laws.random_batch(model, 2, 3)
+    weights, batch = laws.initial(model), laws.random_batch(model, 2, 3)
     with pytest.raises(ValueError, match=r"got `key=None`; write `model\.predict\(weights, batch, key"):
         model.predict(weights, batch, training=True)
 
 
-def test_layers_of_a_list_have_integer_keys():
+def test_layers_of_a_list_have_integer_keys(laws):
     def create(rngs):
         return nnx.Sequential(nnx.Linear(4, 5, rngs=rngs), nnx.relu, nnx.Linear(5, 3, rngs=rngs))
 
     model = models.from_nnx(create, models.cross_entropy(), {"x": "float32[?,4]", "y": "int32[?]"})
-    weights = _laws.initial(model)
+    weights = laws.initial(model)
     assert list(weights["layers"]) == [0, 2]
     types.type_of(weights)
-    _laws.check_model(model, 3)
+    laws.check_model(model, 3)
 
 
-def test_a_module_is_told_whether_it_trains():
+def test_a_module_is_told_whether_it_trains(laws):
     model = models.from_nnx(Told, models.cross_entropy(), {"x": "float32[?,4]", "y": "int32[?]"})
-    weights, batch = _laws.initial(model), {"x": np.zeros((2, 4), np.float32)}
+    weights, batch = laws.initial(model), {"x": np.zeros((2, 4), np.float32)}
     assert (model.predict(weights, batch) == 0).all()
     assert (model.predict(weights, batch, training=True) == 1).all()
 
 
-def test_initial_weights_are_those_of_the_key():
+def test_initial_weights_are_those_of_the_key(laws):
     model = _conv_net()
-    first, again, other = (_laws.initial(model, seed) for seed in (1, 1, 2))
+    first, again, other = (laws.initial(model, seed) for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert trees.norm(trees.subtract(first.trainable, other.trainable)) > 0
 
 
-def test_scans_over_batches_inside_jit():
+def test_scans_over_batches_inside_jit(laws):
     model = _conv_net()
-    weights = _laws.initial(model)
-    batch = _laws.random_batch(model, 4, 3)
+    weights = laws.initial(model)
+    batch = laws.random_batch(model, 4, 3)
 
     @jax.jit
     def train(weights):
         def step(trainable, key):
             whole = weights._replace(trainable=trainable)
-            gradient = _laws.mean_gradient(model, whole, batch, key, training=True)
+            gradient = laws.mean_gradient(model, whole, batch, key, training=True)
             return trees.subtract(trainable, trees.scale(gradient, 0.1)), None
 
         return jax.lax.scan(step, weights.trainable, jax.random.split(jax.random.key(1), 5))[0]

@@ -1,4 +1,3 @@
-import _laws
 import flax.linen as nn
 import jax
 import numpy as np
@@ -7,14 +6,14 @@ import pytest
 from fedjax_core import models
 
 
-def test_keeps_the_laws_of_models():
-    _laws.check_model(models.mlp(7, (6, 4), 5), 5)
+def test_keeps_the_laws_of_models(laws):
+    laws.check_model(models.mlp(7, (6, 4), 5), 5)
 
 
-def test_equals_flax_layers():
+def test_equals_flax_layers(laws):
     model = models.mlp(7, (6, 4), 5)
-    weights = _laws.initial(model)
-    batch = _laws.random_batch(model, 3, 5)
+    weights = laws.initial(model)
+    batch = laws.random_batch(model, 3, 5)
     x = batch["x"]
     for i, units in enumerate((6, 4, 5)):
         x = nn.Dense(units).apply({"params": weights[f"dense_{i}"]}, x)

@@ -6,23 +6,24 @@ import pytest
 
 from fedjax_core.models import _recurrence
 
-CELLS = {"lstm": (_recurrence.lstm_cell, 4, 2), "gru": (_recurrence.gru_cell, 3, 1)}
+CELLS = {"lstm": _recurrence.LSTM, "gru": _recurrence.GRU}
 
 
 def _case(name, length=6, size=3, width=4):
-    cell, gates, states = CELLS[name]
+    cell = CELLS[name]
     random = np.random.default_rng(0)
 
     def normal(*shape):
         return jnp.asarray(random.normal(size=shape) * 0.5, jnp.float32)
 
-    initial = tuple(normal(size, width) for _ in range(states))
-    return cell, (normal(length, size, gates * width), normal(width, gates * width), normal(gates * width), initial)
+    columns = cell.num_gates * width
+    initial = tuple(normal(size, width) for _ in range(cell.num_states))
+    return cell, (normal(length, size, columns), normal(width, columns), normal(columns), initial)
 
 
 def _plain(cell, inputs, kernel, bias, initial):
     def step(carry, inputs_t):
-        carry = cell(inputs_t, carry[0] @ kernel + bias[None, :], carry)
+        carry, _ = cell.step(inputs_t, carry[0] @ kernel + bias[None, :], carry)
         return carry, carry[0]
 
     return jax.lax.scan(step, initial, inputs)[1]
@@ -81,7 +82,7 @@ def test_lstm_equals_flax():
     kernel = jnp.concatenate([parts[f"h{gate}"]["kernel"] for gate in "ifgo"], axis=1)
     bias = jnp.concatenate([parts[f"h{gate}"]["bias"] for gate in "ifgo"])
     zeros = jnp.zeros((3, 4))
-    ours = _recurrence.recur(_recurrence.lstm_cell, x.swapaxes(0, 1) @ inputs, kernel, bias, (zeros, zeros))
+    ours = _recurrence.recur(_recurrence.LSTM, x.swapaxes(0, 1) @ inputs, kernel, bias, (zeros, zeros))
     np.testing.assert_allclose(ours.swapaxes(0, 1), module.apply(variables, x), rtol=1e-5, atol=1e-6)
 
 
@@ -95,5 +96,5 @@ def test_gru_equals_flax():
     kernel = jnp.concatenate([parts[f"h{gate}"]["kernel"] for gate in "rzn"], axis=1)
     bias = jnp.concatenate([jnp.zeros(8), parts["hn"]["bias"]])
     projected = x.swapaxes(0, 1) @ inputs + inputs_bias[None, None, :]
-    ours = _recurrence.recur(_recurrence.gru_cell, projected, kernel, bias, (jnp.zeros((3, 4)),))
+    ours = _recurrence.recur(_recurrence.GRU, projected, kernel, bias, (jnp.zeros((3, 4)),))
     np.testing.assert_allclose(ours.swapaxes(0, 1), module.apply(variables, x), rtol=1e-5, atol=1e-6)

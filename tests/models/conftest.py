@@ -1,10 +1,12 @@
 """What every model holds to, and random batches for it."""
 
 import functools
+import types as python_types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fedjax_core import trees, types
 from fedjax_core.contracts import ModelWeights
@@ -105,3 +107,10 @@ def check_model(model, num_labels, size=5):
     check_gradient(expected)
     backwards = alone(weights, jax.tree.map(lambda leaf: leaf[::-1], batch))
     np.testing.assert_allclose(backwards["predictions"][::-1], expected["predictions"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="session")
+def laws():
+    """The functions of this file."""
+    functions = (check_gradient, check_model, check_symbolic, evaluate, initial, mean_gradient, random_batch)
+    return python_types.SimpleNamespace(**{function.__name__: function for function in functions})
