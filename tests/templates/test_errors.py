@@ -19,6 +19,7 @@ def test_there_is_one_error_for_each_condition():
         "LearningProcessOutputError",
         "LearningProcessPlacementError",
         "LearningProcessSequenceTypeError",
+        "ProcessCompositionError",
         "ReportFnTypeSignatureError",
         "SetModelWeightsTypeSignatureError",
         "TemplateInitFnParamNotEmptyError",
