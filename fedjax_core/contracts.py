@@ -180,7 +180,7 @@ def model_metrics(model: Model) -> dict[str, Metric]:
       "num_examples" last unless the model has one of that name.
 
     Raises:
-      TypeError: if `model.metrics` is not a dict of `Metric` by string name.
+      TypeError: if `model` is no `Model`, or `model.metrics` no dict of `Metric` by string name.
 
     Example:
       >>> count = Metric(lambda predictions, batch, mask: mask.sum(), lambda total: total)
@@ -194,6 +194,11 @@ def model_metrics(model: Model) -> dict[str, Metric]:
       >>> list(model_metrics(model))
       ['loss', 'count', 'num_examples']
     """
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"a model is a fc.Model(init, predict, loss, metrics, batch_type), got {model!r}; make one of a flax "
+            "module with fc.models.from_linen or fc.models.from_nnx"
+        )
     if not isinstance(model.metrics, Mapping):
         raise TypeError(
             "the metrics of a model are a dict from name to Metric, got "

@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees, types
+from fedjax_core.algorithms._checks import check_client_result, check_key, check_kinds, first_state, run_slot
+from fedjax_core.algorithms._metrics import by_name
+from fedjax_core.algorithms._process import learning_process
 from fedjax_core.clients import join_weights, split_weights, weights_type
-from fedjax_core.computation import computation, federated_computation
+from fedjax_core.computation import federated_computation
 from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model
 from fedjax_core.language import (
     federated_eval,
@@ -17,8 +20,8 @@ from fedjax_core.language import (
     federated_value,
     federated_zip,
 )
-from fedjax_core.templates import LearningProcess, LearningProcessOutput, ProcessCompositionError
-from fedjax_core.types import SERVER
+from fedjax_core.templates import LearningProcess, LearningProcessOutput
+from fedjax_core.types import CLIENTS, SERVER
 
 
 class LearningState(NamedTuple):
@@ -70,17 +73,37 @@ def compose(
     Returns:
       A `LearningProcess` over `LearningState`. Metrics: `distributor`, `client_work.train` (the metrics
       and `num_non_finite_clients`), `aggregator`, `finalizer`. `report` gives `round_num` and
-      `weights_norm`.
+      `weights_norm`, the L2 norm of the trainable weights.
 
     Raises:
-      ProcessCompositionError: a slot does not fit the one before it; the message names it.
+      ProcessCompositionError: a slot does not fit; the message names the first one, in the order above.
       TypeError: something is of a wrong kind.
+
+    Example: federated averaging, from its parts.
+
+    >>> import jax, numpy as np, optax, fedjax_core as fc
+    >>> model = fc.models.logistic_regression(2, 2)
+    >>> work = fc.clients.local_training(model, optax.sgd(0.1), fc.algorithms.metrics_process(model))
+    >>> server = fc.algorithms.apply_optimizer(optax.sgd(1.0))
+    >>> mean = fc.aggregators.mean()
+    >>> process = compose(model, fc.algorithms.broadcast(), work, mean, server, jax.random.key(0))
+    >>> clients = [{"x": np.eye(2, dtype=np.float32), "y": np.array([0, 1], np.int32)}]
+    >>> state, metrics = process.next(process.initialize(), clients)
+    >>> print(process.get_model_weights(state)["kernel"])
+    [[ 0.025 -0.025]
+     [-0.025  0.025]]
 
     References:
       Reddi et al. 2021, Adaptive Federated Optimization, algorithm 1.
     """
-    check_key(key, "compose")
-    _check_kinds(model, distributor, client_work, aggregator, finalizer)
+    check_key("compose", key)
+    slots = {
+        "distributor": distributor,
+        "client_work": client_work,
+        "aggregator": aggregator,
+        "finalizer": finalizer,
+    }
+    check_kinds("compose", model=model, **slots)
     whole = weights_type(model)
     update_type = types.type_of(split_weights(types.tree_of_types(whole))[0])
     init_key, round_key = jax.random.split(key)
@@ -88,31 +111,23 @@ def compose(
     @federated_computation()
     def initialize():
         weights = federated_eval(lambda: model.init(init_key), SERVER)
-        return federated_zip(
-            LearningState(
-                weights=weights,
-                distributor=distributor.init(weights),
-                client_work=client_work.init(weights),
-                aggregator=aggregator.init(update_type),
-                finalizer=finalizer.init(_trainable(weights)),
-                round_num=federated_value(0, SERVER),
-                key=federated_value(round_key, SERVER),
-            )
-        )
+        given = (weights, weights, update_type, _trainable(weights))
+        states = {name: first_state(name, slot.init, g) for (name, slot), g in zip(slots.items(), given)}
+        key = federated_value(round_key, SERVER)
+        return federated_zip(LearningState(weights, **states, round_num=federated_value(0, SERVER), key=key))
 
     @federated_computation(initialize.type_signature.result, types.at_clients(types.SequenceType(model.batch_type)))
     def next(state, data):
         keys = federated_split_key(federated_map(jax.random.fold_in, state.key, state.round_num))
-        sent = distributor.next(state.distributor, state.weights)
-        _check_slot("distributor", types.at_clients(whole), sent.result)
-        worked = client_work.next(state.client_work, sent.result, data, keys)
-        _check_slot("client_work", types.at_clients(update_type), worked.result.update)
+        sent = run_slot("distributor", distributor.next, (state.distributor, state.weights), CLIENTS, whole)
+        worked = run_slot("client_work", client_work.next, (state.client_work, sent.result, data, keys), CLIENTS)
+        check_client_result(worked.result, update_type)
         result, non_finite = federated_map(_guard, worked.result)
-        summed = aggregator.next(state.aggregator, result.update, result.weight)
-        _check_slot("aggregator", types.at_server(update_type), summed.result)
-        summary = client_work.summarize(worked.state, result.metrics)
-        moved = finalizer.next(state.finalizer, _trainable(state.weights), summed.result)
-        _check_slot("finalizer", types.at_server(update_type), moved.result)
+        args = (state.aggregator, result.update, result.weight)
+        summed = run_slot("aggregator", aggregator.next, args, SERVER, update_type)
+        summary = run_slot("client_work", client_work.summarize, (worked.state, result.metrics), SERVER)
+        args = (state.finalizer, _trainable(state.weights), summed.result)
+        moved = run_slot("finalizer", finalizer.next, args, SERVER, update_type)
         contributing = federated_map(lambda weight: (weight > 0).astype(jnp.int32), result.weight)
         counts = federated_sum({"contributing": contributing, "non_finite": non_finite})
         proposed = {
@@ -134,14 +149,7 @@ def compose(
         }
         return LearningProcessOutput(new, federated_zip(metrics))
 
-    state_type = initialize.type_signature.result.member
-    return LearningProcess(
-        initialize,
-        next,
-        computation(_report, state_type),
-        computation(lambda state: state.weights, state_type),
-        computation(lambda state, weights: state._replace(weights=weights), state_type, whole),
-    )
+    return learning_process(initialize, next, whole)
 
 
 def _trainable(weights):
@@ -172,38 +180,4 @@ def _accept(always_releases: bool, state: LearningState, proposed: dict, update,
 
 
 def _with_count(metrics, non_finite):
-    metrics = metrics if isinstance(metrics, dict) else {"metrics": metrics}
-    return {**metrics, "num_non_finite_clients": non_finite}
-
-
-def _report(state: LearningState) -> dict:
-    return {"round_num": state.round_num, "weights_norm": trees.norm(state.weights)}
-
-
-def check_key(key, name: str):
-    """Refuses what is no single JAX key.
-
-    Raises:
-      TypeError: with the repaired call.
-    """
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        raise TypeError(f"{name}(key=...) is one JAX key, got {key!r}; write key=jax.random.key(0)")
-
-
-def _check_kinds(model, distributor, client_work, aggregator, finalizer):
-    slots = dict(model=model, distributor=distributor, client_work=client_work, aggregator=aggregator)
-    slots["finalizer"] = finalizer
-    for (name, value), kind in zip(slots.items(), (Model, Distributor, ClientWork, Aggregator, Finalizer)):
-        if not isinstance(value, kind):
-            called = "; call it to get one" if callable(value) else ""
-            raise TypeError(f"compose({name}=...) is a fedjax_core.contracts.{kind.__name__}, got {value!r}{called}")
-
-
-def _check_slot(name: str, expected: types.FederatedType, value):
-    found = value.fedjax_type
-    fits = isinstance(found, types.FederatedType) and found.placement is expected.placement
-    if not (fits and expected.member.is_equivalent_to(found.member)):
-        raise ProcessCompositionError(
-            f"the {name} does not fit the model: its result must be {expected}, got {found}; convert it with "
-            f"federated_map inside the {name}'s `next`"
-        )
+    return {**by_name(metrics), "num_non_finite_clients": non_finite}

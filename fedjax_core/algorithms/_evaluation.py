@@ -1,19 +1,23 @@
 """Evaluation on clients: a stateless computation, and a process."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from fedjax_core import trees, types
-from fedjax_core.algorithms._compose import check_key
-from fedjax_core.algorithms._metrics import metrics_process
+from fedjax_core.algorithms._checks import check_key
+from fedjax_core.algorithms._metrics import by_name, by_rounds, metrics_process
+from fedjax_core.algorithms._process import learning_process
 from fedjax_core.clients import local_evaluation, weights_type
-from fedjax_core.computation import Computation, computation, federated_computation
+from fedjax_core.computation import Computation, federated_computation
 from fedjax_core.contracts import Model
 from fedjax_core.language import (
     federated_broadcast,
     federated_eval,
     federated_map,
+    federated_sum,
     federated_value,
     federated_zip,
 )
@@ -70,7 +74,7 @@ def federated_evaluation(model: Model, metrics_aggregation: Any = None) -> Compu
     def evaluation(weights, data):
         unfinalized = federated_map(evaluate, federated_broadcast(weights), data)
         _, result, measurements = process.next(process.initialize(), unfinalized)
-        return federated_zip({"eval": federated_map(_merged, result, measurements)})
+        return federated_zip({"eval": federated_map(_measured(by_name), result, measurements)})
 
     return evaluation
 
@@ -105,7 +109,7 @@ def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | 
     0.5
     """
     if key is not None:
-        check_key(key, "fed_eval")
+        check_key("fed_eval", key)
     process = metrics_process(model, sum_then_finalize() if metrics_aggregation is None else metrics_aggregation)
     evaluate, whole = local_evaluation(model), weights_type(model)
 
@@ -122,42 +126,34 @@ def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | 
     def next(state, data):
         unfinalized = federated_map(evaluate, federated_broadcast(state.weights), data)
         metrics_state, result, measurements = process.next(state.client_work, unfinalized)
+        number = federated_sum(federated_map(_has_examples, data))
+        metrics_state = federated_map(_unless_nobody, number, metrics_state, state.client_work)
         round_num = federated_map(lambda n: n + 1, state.round_num)
         none = federated_value((), SERVER)
         metrics = {
             "distributor": none,
-            "client_work": {"eval": federated_map(_by_rounds, result, measurements)},
+            "client_work": {"eval": federated_map(_measured(by_rounds), result, measurements)},
             "aggregator": none,
             "finalizer": none,
         }
         state = federated_zip(EvaluationState(state.weights, metrics_state, round_num))
         return LearningProcessOutput(state, federated_zip(metrics))
 
-    state_type = initialize.type_signature.result.member
-    return LearningProcess(
-        initialize,
-        next,
-        computation(_report, state_type),
-        computation(lambda state: state.weights, state_type),
-        computation(lambda state, weights: state._replace(weights=weights), state_type, whole),
-    )
+    return learning_process(initialize, next, whole)
 
 
 def _data_type(model: Model) -> types.FederatedType:
     return types.at_clients(types.SequenceType(model.batch_type))
 
 
-def _merged(result, measurements) -> Any:
-    if isinstance(result, dict) and isinstance(measurements, dict):
-        return {**result, **measurements}
-    return result
+def _measured(by: Callable) -> Callable:
+    """The metrics by `by`, with what the aggregation measured besides if that is a dict."""
+    return lambda result, measurements: {**by(result), **(measurements if isinstance(measurements, dict) else {})}
 
 
-def _by_rounds(result, measurements) -> dict:
-    names = ("current_round_metrics", "total_rounds_metrics")
-    both = isinstance(result, tuple) and len(result) == 2
-    return _merged(dict(zip(names, result if both else (result,))), measurements)
+def _has_examples(data) -> jax.Array:
+    return (data.num_batches > 0).astype(jnp.int32)
 
 
-def _report(state: EvaluationState) -> dict:
-    return {"round_num": state.round_num, "weights_norm": trees.norm(state.weights)}
+def _unless_nobody(number, new, old):
+    return trees.where(number > 0, new, old)

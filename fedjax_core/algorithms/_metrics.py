@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import jax
-
 from fedjax_core import types
+from fedjax_core.algorithms._checks import placed
 from fedjax_core.clients import abstract_statistics
 from fedjax_core.computation import Computation, PolymorphicComputation, federated_computation
 from fedjax_core.contracts import MetricsAggregation, Model, model_metrics
-from fedjax_core.language import federated_value, federated_zip
+from fedjax_core.language import federated_value
 from fedjax_core.metrics import finalize_sum
 from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
 from fedjax_core.types import SERVER
@@ -53,11 +52,27 @@ def _stateless(statistics: types.Type, aggregate) -> AggregationProcess:
 
     @federated_computation(initialize.type_signature.result, types.at_clients(statistics))
     def next(state, unfinalized):
-        result, measurements = (_placed(part) for part in aggregate(unfinalized))
+        result, measurements = (placed(part) for part in aggregate(unfinalized))
         return MeasuredProcessOutput(state, result, measurements)
 
     return AggregationProcess(initialize, next)
 
 
-def _placed(result):
-    return federated_zip(result) if jax.tree.leaves(result) else federated_value(result, SERVER)
+def by_rounds(result: Any) -> dict:
+    """What an aggregation of metrics gives, by the rounds that it is about.
+
+    Args:
+      result: a pair, the metrics of this round and those of all rounds so far; or anything, of this round.
+
+    Example:
+
+    >>> by_rounds(({"loss": 1.0}, {"loss": 2.0}))
+    {'current_round_metrics': {'loss': 1.0}, 'total_rounds_metrics': {'loss': 2.0}}
+    """
+    both = isinstance(result, tuple) and len(result) == 2
+    return dict(zip(("current_round_metrics", "total_rounds_metrics"), result if both else (result,)))
+
+
+def by_name(result: Any) -> dict:
+    """The metrics of an aggregation by name, those of an aggregation over rounds by rounds."""
+    return result if isinstance(result, dict) else by_rounds(result)

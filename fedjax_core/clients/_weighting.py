@@ -17,6 +17,9 @@ def client_weight(weighting: Weighting, metrics: Mapping[str, Metric], statistic
       metrics: the model's metrics by name.
       statistics: this client's statistics by name.
       num_examples: float32 `[]`, the examples that it processed.
+
+    Raises:
+      ValueError: the function gives no scalar.
     """
     if weighting == "examples":
         return num_examples
@@ -24,6 +27,8 @@ def client_weight(weighting: Weighting, metrics: Mapping[str, Metric], statistic
         weight = 1.0
     else:
         weight = weighting({name: metric.finalize(statistics[name]) for name, metric in metrics.items()})
+        if jnp.shape(weight) != ():
+            raise ValueError(f"weighting gives a scalar, got the shape {jnp.shape(weight)}; write jnp.sum(...)")
     return jnp.where(num_examples > 0, jnp.asarray(weight, jnp.float32), 0.0)
 
 

@@ -1,0 +1,144 @@
+"""Checks of what goes into the slots of a round, and of what comes out of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core import types
+from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model
+from fedjax_core.language import Placed, federated_value, federated_zip
+from fedjax_core.templates import MeasuredProcessOutput, ProcessCompositionError
+from fedjax_core.types import SERVER, Placement
+
+_KINDS = {
+    "model": Model,
+    "distributor": Distributor,
+    "client_work": ClientWork,
+    "aggregator": Aggregator,
+    "finalizer": Finalizer,
+}
+
+
+def check_kinds(caller: str, **arguments: Any):
+    """Refuses what is not of the kind that the argument's name says.
+
+    Raises:
+      TypeError: with the argument's name and its kind.
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, _KINDS[name]):
+            called = f"; call it to get one: {value.__name__}(...)" if hasattr(value, "__name__") else ""
+            raise TypeError(f"{caller}({name}=...) is a fc.contracts.{_KINDS[name].__name__}, got {value!r}{called}")
+
+
+def check_key(caller: str, key: Any):
+    """Refuses what is no single typed key.
+
+    Raises:
+      TypeError: with the repaired call.
+    """
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
+        raise TypeError(f"{caller}(key=...) is one JAX key, got {key!r}; write key=jax.random.key(0)")
+
+
+def placed(value: Any, placement: Placement = SERVER) -> Placed:
+    """A struct of placed values as one value; a struct without leaves, such as `()`, at `placement`."""
+    return federated_zip(value) if jax.tree.leaves(value) else federated_value(value, placement)
+
+
+def first_state(slot: str, init: Callable, *args: Any) -> Placed:
+    """The state that a slot starts with.
+
+    Raises:
+      ProcessCompositionError: `init` fails, or its result is not at SERVER.
+    """
+    return _one_value(slot, "first state", _called(slot, init, args), SERVER, None)
+
+
+def run_slot(
+    slot: str, next: Callable, args: tuple, placement: Placement, result: types.Type | None = None
+) -> MeasuredProcessOutput:
+    """What a slot gives, its state and its result one value each.
+
+    Args:
+      slot: its name.
+      next: its function.
+      args: the function's arguments, first the slot's state.
+      placement: of the result.
+      result: the type of the result; None for any.
+
+    Raises:
+      ProcessCompositionError: `next` fails, gives no `MeasuredProcessOutput`, or another state or
+        result; the message names the slot.
+    """
+    output = _called(slot, next, args)
+    if not isinstance(output, MeasuredProcessOutput):
+        raise ProcessCompositionError(
+            f"the {slot} returns a MeasuredProcessOutput, got {_described(output)}; write `return "
+            "fc.templates.MeasuredProcessOutput(state, result, measurements)`"
+        )
+    return MeasuredProcessOutput(
+        _one_value(slot, "state", output.state, SERVER, args[0].fedjax_type.member),
+        _one_value(slot, "result", output.result, placement, result),
+        placed(output.measurements, placement),
+    )
+
+
+def check_client_result(result: Placed, update: types.Type):
+    """Refuses what is no `ClientResult` with an update of this type and a weight.
+
+    Raises:
+      ProcessCompositionError: with the field that does not fit.
+    """
+    if getattr(result.fedjax_type.member, "names", None) != ClientResult._fields:
+        raise ProcessCompositionError(
+            f"the client_work gives every client a ClientResult, got {result.fedjax_type}; write `return "
+            "fc.contracts.ClientResult(update, weight, metrics)`"
+        )
+    _check_fits("client_work", "update", types.at_clients(update), result.update)
+    _check_fits("client_work", "weight", types.at_clients("float32"), result.weight)
+
+
+def _called(slot: str, fn: Callable, args: tuple):
+    try:
+        return fn(*args)
+    except TypeError as error:
+        raise ProcessCompositionError(f"the {slot} does not fit what it is given: {error}") from error
+
+
+def _one_value(slot: str, what: str, value: Any, placement: Placement, member: types.Type | None) -> Placed:
+    expected = f"a value at {placement}" if member is None else types.FederatedType(member, placement)
+    try:
+        one = placed(value, placement)
+    except TypeError:
+        raise _misfit(slot, what, expected, _described(value)) from None
+    if one.fedjax_type.placement is not placement:
+        raise _misfit(slot, what, expected, one.fedjax_type)
+    if member is not None:
+        _check_fits(slot, what, expected, one)
+    return one
+
+
+def _check_fits(slot: str, what: str, expected: types.FederatedType, value: Placed):
+    found = value.fedjax_type
+    if not expected.member.is_equivalent_to(found.member):
+        raise _misfit(slot, what, expected, found)
+    containers, others = (jax.tree.structure(types.tree_of_types(t.member)) for t in (expected, found))
+    if containers != others:
+        raise _misfit(slot, what, f"{expected} in the containers {containers}", f"{others}")
+
+
+def _misfit(slot: str, what: str, expected, found) -> ProcessCompositionError:
+    return ProcessCompositionError(
+        f"the {slot} does not fit: its {what} must be {expected}, got {found}; convert it with fc.federated_map "
+        f"inside the {slot}"
+    )
+
+
+def _described(value) -> str:
+    try:
+        return str(types.type_of(value))
+    except TypeError:
+        return repr(value)

@@ -1,0 +1,31 @@
+"""What all learning processes of this room have in common."""
+
+from fedjax_core import trees, types
+from fedjax_core.clients import split_weights
+from fedjax_core.computation import Computation, computation
+from fedjax_core.templates import LearningProcess
+
+
+def learning_process(initialize: Computation, next: Computation, weights_type: types.Type) -> LearningProcess:
+    """The process over a state with the fields `weights` and `round_num`.
+
+    Args:
+      initialize: gives the first state.
+      next: the round.
+      weights_type: the type of the state's weights.
+
+    Returns:
+      A `LearningProcess` that reports `round_num` and `weights_norm`, the L2 norm of the trainable weights.
+    """
+    state_type = initialize.type_signature.result.member
+    return LearningProcess(
+        initialize,
+        next,
+        computation(_report, state_type),
+        computation(lambda state: state.weights, state_type),
+        computation(lambda state, weights: state._replace(weights=weights), state_type, weights_type),
+    )
+
+
+def _report(state) -> dict:
+    return {"round_num": state.round_num, "weights_norm": trees.norm(split_weights(state.weights)[0])}
