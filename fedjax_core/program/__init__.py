@@ -1,0 +1,31 @@
+"""Programs: a training loop, its progress bar, and the files that a run leaves.
+
+  train                        rounds of a learning process, with held-out evaluation
+  Round, TrainResult, History  what it tells after a round, returns and records
+  RunFolder                    a fresh folder per run: weights.npz, metrics.csv, curves.png
+  save_weights, load_weights   a pytree of arrays as a file of plain arrays, no pickle
+  save_csv, save_curves        a `History` as a table and as a picture
+  flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its name
+"""
+
+from fedjax_core.program._csv import save_csv
+from fedjax_core.program._curves import save_curves
+from fedjax_core.program._history import History, Record, find_metric, flatten_metrics
+from fedjax_core.program._run_folder import RunFolder
+from fedjax_core.program._train import Round, TrainResult, train
+from fedjax_core.program._weights import load_weights, save_weights
+
+__all__ = [
+    "History",
+    "Record",
+    "Round",
+    "RunFolder",
+    "TrainResult",
+    "find_metric",
+    "flatten_metrics",
+    "load_weights",
+    "save_csv",
+    "save_curves",
+    "save_weights",
+    "train",
+]

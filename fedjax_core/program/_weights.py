@@ -1,0 +1,90 @@
+"""Weights as a file of plain arrays."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core.program._atomic import write_atomically
+
+
+def save_weights(weights: Any, path: str | os.PathLike) -> None:
+    """Writes a pytree of arrays as an `.npz` file; the file is there whole or not at all.
+
+    An array is named by its path, such as `dense.kernel`, so that NumPy alone can read the file.
+    Nothing is pickled.
+
+    Args:
+      weights: a pytree of arrays.
+      path: the file; its folder must exist.
+
+    Raises:
+      ValueError: two arrays have the same path.
+      OSError: it cannot be written.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp(), "weights.npz")
+      >>> save_weights({"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}, path)
+      >>> sorted(np.load(path).items())[0]
+      ('dense.bias', array([0., 0., 0.], dtype=float32))
+    """
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(weights).items()}
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def load_weights(path: str | os.PathLike, like: Any) -> Any:
+    """Reads what `save_weights` wrote.
+
+    Args:
+      path: the file.
+      like: a pytree of the same structure, shapes and dtypes, for example `model.init(key)` or
+        `jax.eval_shape(model.init, key)`; its values are not read.
+
+    Returns:
+      The weights as JAX arrays, in the containers of `like`.
+
+    Raises:
+      ValueError: the arrays of the file have other names, shapes or dtypes than `like`.
+      OSError: the file cannot be read.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp(), "weights.npz")
+      >>> save_weights({"bias": jnp.ones(2)}, path)
+      >>> load_weights(path, like={"bias": jnp.zeros(2)})
+      {'bias': Array([1., 1.], dtype=float32)}
+    """
+    expected = _named(like)
+    with np.load(path, allow_pickle=False) as file:
+        if set(file.files) != set(expected):
+            raise ValueError(
+                f"{os.fspath(path)} holds the arrays {sorted(file.files)} and `like` has {sorted(expected)}; "
+                "give the weights of the model that was saved: `load_weights(path, like=model.init(key))`"
+            )
+        leaves = [_checked(os.fspath(path), name, file[name], leaf) for name, leaf in expected.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _named(weights: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(weights)[0]
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") or "value" for path, _ in leaves]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"each array of the weights needs a path of its own, got {twice!r} twice; rename the field that has a dot"
+        )
+    return {name: leaf for name, (_, leaf) in zip(names, leaves)}
+
+
+def _checked(path: str, name: str, array: np.ndarray, like: Any) -> jax.Array:
+    if array.dtype.kind == "V" and array.dtype.itemsize == like.dtype.itemsize:
+        array = array.view(like.dtype)  # NumPy's format does not know bfloat16 and writes its bytes
+    if array.shape != like.shape or array.dtype != like.dtype:
+        raise ValueError(
+            f"{path}: the array {name!r} is {array.dtype}{list(array.shape)} and `like` has "
+            f"{like.dtype}{list(like.shape)}; give the weights of the model that was saved"
+        )
+    return jnp.asarray(array)
