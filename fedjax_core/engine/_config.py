@@ -1,6 +1,7 @@
 """How programs run: lanes, devices and virtual shards."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -70,7 +71,24 @@ class Layout:
     shards: int
     devices: tuple
 
-    @property
+    @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         """The devices in one axis, `clients`."""
         return jax.sharding.Mesh(np.array(self.devices), ("clients",))
+
+    @functools.cached_property
+    def server(self) -> jax.sharding.Sharding:
+        """Where the server's values are: on the first device."""
+        return jax.sharding.SingleDeviceSharding(self.devices[0])
+
+    @functools.cached_property
+    def clients(self) -> jax.sharding.Sharding:
+        """Where the clients' values are: the leading dimension over the devices."""
+        if len(self.devices) == 1:
+            return self.server
+        return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec("clients"))
+
+    @functools.cached_property
+    def broadcast(self) -> jax.sharding.Sharding:
+        """Where the server's values are when clients read them: on all devices."""
+        return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())

@@ -52,6 +52,8 @@ def _merged(node: Node, stacked):
 def pass_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
     """One pass: `(server inputs, PackedClients) -> (accumulators [V, ...], materialized [D * K * L, ...])`."""
     per_device = functools.partial(_run_device, plan, pass_, layout)
+    if len(layout.devices) == 1:
+        return jax.jit(per_device)
     clients = PartitionSpec("clients")
     run = jax.shard_map(
         per_device,
@@ -90,7 +92,7 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, clients:
         return _write(totals, done, s), kept
 
     totals, kept = lax.fori_loop(0, clients.shards[0], shard, (totals, kept))
-    return totals, jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), kept)
+    return totals, jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), kept)
 
 
 def _write(buffer, rows, k):

@@ -136,11 +136,10 @@ def _pack(cohort: Cohort, layout: Layout) -> Packed:
         taken[table < 0] = 0
         return taken
 
-    sharding = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec("clients"))
     halves = cohort.identity.view(np.uint32).reshape(-1, 2)
     arrays = PackedClients(
         value=jax.tree.map(
-            lambda leaf: _pack_sequences(leaf, blocks, number, layout, sharding)
+            lambda leaf: _pack_sequences(leaf, blocks, number, layout)
             if isinstance(leaf, ClientSequences)
             else rows(leaf),
             cohort.value,
@@ -155,7 +154,7 @@ def _pack(cohort: Cohort, layout: Layout) -> Packed:
     position = np.empty(len(cohort), np.int32)
     flat = table.reshape(-1)
     position[flat[flat >= 0]] = np.flatnonzero(flat >= 0)
-    return Packed(jax.device_put(arrays, sharding), position)
+    return Packed(jax.device_put(arrays, layout.clients), position)
 
 
 def _steps(cohort: Cohort) -> np.ndarray:
@@ -187,7 +186,7 @@ def _longest_first(steps: np.ndarray, shards: int) -> np.ndarray:
     return chosen
 
 
-def _pack_sequences(sequences: ClientSequences, blocks: Blocks, number: int, layout: Layout, sharding):
+def _pack_sequences(sequences: ClientSequences, blocks: Blocks, number: int, layout: Layout):
     devices, lanes = len(layout.devices), layout.lanes
     steps = np.zeros((devices, number, lanes), np.int32)
     common, bound = np.zeros((2, devices, number), np.int32)
@@ -207,7 +206,8 @@ def _pack_sequences(sequences: ClientSequences, blocks: Blocks, number: int, lay
     ]
 
     def join(*leaves):
-        return jax.make_array_from_single_device_arrays((devices, *leaves[0].shape[1:]), sharding, list(leaves))
+        shape = (devices, *leaves[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, layout.clients, list(leaves))
 
     return PackedSequences(jax.tree.map(join, *parts), index, first, common, bound, steps, sequences.element_type)
 

@@ -26,7 +26,6 @@ class Program:
         self.layout = layout
         self._stages = [stage_program(s) for s in plan.stages]
         self._passes = [pass_program(plan, p, layout) for p in plan.passes]
-        self._replicated = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec())
 
     def __call__(self, server: dict[Node, object], cohort: Cohort | None) -> list:
         """Runs all stages and passes.
@@ -41,8 +40,7 @@ class Program:
         Raises:
           ValueError: a check of the program counted something.
         """
-        device = self.layout.devices[0]
-        known = dict(zip(server, jax.device_put(list(server.values()), device)))
+        known = dict(zip(server, _put(list(server.values()), self.layout.server)))
         for k, stage in enumerate(self.plan.stages):
             if stage.outputs:
                 known.update(zip(stage.outputs, self._stages[k](tuple(known[n] for n in stage.inputs))))
@@ -57,16 +55,31 @@ class Program:
     def _run_pass(self, k: int, known: dict, cohort: Cohort):
         pass_ = self.plan.passes[k]
         packed = pack(cohort, self.layout)
-        server = jax.device_put(tuple(evaluate(pass_.server_inputs, known)), self._replicated)
+        spread = len(self.layout.devices) > 1
+        server = tuple(evaluate(pass_.server_inputs, known))
+        if spread:
+            server = jax.device_put(server, self.layout.broadcast)
         clients = packed.clients
         if len(self.plan.client_parameters) == 1:
             clients = dataclasses.replace(clients, value=(clients.value,))
         totals, kept = self._passes[k](server, clients)
-        totals, kept = jax.device_put((totals, kept), self.layout.devices[0])
+        if spread:
+            totals, kept = jax.device_put((totals, kept), self.layout.server)
         known.update(zip(pass_.aggregates, totals))
         rows = dict(zip(pass_.materialized, _in_cohort_order(kept, packed.position) if kept else ()))
         known.update(rows)
         known.update({n: rows[n.inputs[0]] for n in pass_.collected})
+
+
+def _put(values: list, sharding: jax.sharding.Sharding) -> list:
+    """`jax.device_put`, which takes its time with every leaf, of the values that are not there yet."""
+    away = [i for i, value in enumerate(values) if not all(_is_at(leaf, sharding) for leaf in jax.tree.leaves(value))]
+    put = dict(zip(away, jax.device_put([values[i] for i in away], sharding)))
+    return [put.get(i, value) for i, value in enumerate(values)]
+
+
+def _is_at(leaf, sharding: jax.sharding.Sharding) -> bool:
+    return isinstance(leaf, jax.Array) and leaf.committed and leaf.sharding == sharding
 
 
 @jax.jit

@@ -1,6 +1,7 @@
 """The graph of a federated program: nodes with a placement, and the operations that make them."""
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -115,12 +116,14 @@ class Node:
     location: str
     check: Check | None = None
 
-    @property
+    @functools.cached_property
     def member_type(self) -> types.Type:
+        """The type of the value at one place."""
         return types.type_of(self.abstract)
 
-    @property
+    @functools.cached_property
     def type(self) -> types.Type:
+        """The type with the placement."""
         member = self.member_type
         return member if self.placement is None else types.FederatedType(member, self.placement, self.all_equal)
 
