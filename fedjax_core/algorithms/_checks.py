@@ -40,7 +40,8 @@ def check_key(caller: str, key: Any):
       TypeError: with the repaired call.
     """
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        raise TypeError(f"{caller}(key=...) is one JAX key, got {key!r}; write key=jax.random.key(0)")
+        found = _described(key) if isinstance(key, jax.Array) else repr(key)
+        raise TypeError(f"{caller}(key=...) is one JAX key, got {found}; write key=jax.random.key(0)")
 
 
 def placed(value: Any, placement: Placement = SERVER) -> Placed:
