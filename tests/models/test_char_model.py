@@ -43,7 +43,7 @@ def test_padding_is_not_learned(laws):
     model = _small("lstm")
     batch = {"x": np.ones((2, 6), np.int32), "y": np.zeros((2, 6), np.int32)}
     result = jax.jit(lambda weights: laws.evaluate(model, weights, batch))(laws.initial(model))
-    assert result["before"] == 0
+    assert result["loss"] == 0
     assert trees.norm(result["gradient"]) == 0
 
 
