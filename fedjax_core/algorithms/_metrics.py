@@ -32,6 +32,7 @@ def metrics_process(model: Model, metrics_aggregation: Any = None) -> Aggregatio
     statistics = types.type_of(abstract_statistics(model))
     match metrics_aggregation:
         case AggregationProcess():
+            _check_takes(metrics_aggregation, statistics)
             return metrics_aggregation
         case MetricsAggregation():
             return metrics_aggregation.create(finalizers, statistics)
@@ -43,6 +44,16 @@ def metrics_process(model: Model, metrics_aggregation: Any = None) -> Aggregatio
         "metrics_aggregation is a federated computation of the clients' metrics, an AggregationProcess or None, got "
         f"{metrics_aggregation!r}; decorate a function with @fc.federated_computation"
     )
+
+
+def _check_takes(process: AggregationProcess, statistics: types.Type):
+    taken = [type_ for _, type_ in process.next.parameters[1:]]
+    if len(taken) > 1 or not taken[0].is_assignable_from(types.at_clients(statistics)):
+        raise TypeError(
+            f"metrics_aggregation takes the statistics of the model's metrics, {types.at_clients(statistics)}, without "
+            f"a weight, got an AggregationProcess of {', '.join(map(str, taken))}; declare its value as "
+            f"fc.at_clients({str(statistics)!r})"
+        )
 
 
 def _stateless(statistics: types.Type, aggregate) -> AggregationProcess:

@@ -133,7 +133,8 @@ def test_clipping_aggregator_clips_every_client(parts):
         update, _ = reference.fed_avg_update(initial, {"a": client}, reference.SGD(0.3), 3, 1)
         norm = np.sqrt(sum((u**2).sum() for u in jax.tree.leaves(update)))
         assert norm > 0.05
-        clipped.append(jax.tree.map(lambda u: u * 0.05 / norm * len(client["y"]) / 12, update))
+        factor = 0.05 / norm * len(client["y"]) / 12
+        clipped.append(fc.trees.scale(update, factor))
     mean = jax.tree.map(lambda *u: sum(u), *clipped)
     reference.assert_close(state.weights, jax.tree.map(np.subtract, initial, mean))
     assert metrics["aggregator"]["mean_value"]["norm"] <= 0.05 + 1e-6
@@ -145,7 +146,7 @@ def test_proximal_client_work(parts):
     fed_avg, _ = _rounds(fc.algorithms.compose(**parts))
     reference.assert_close(free.weights, fed_avg.weights, rtol=1e-6, atol=1e-6)
     assert metrics["client_work"]["train"] == {"steps": 5, "num_non_finite_clients": 0}
-    held, held_metrics = _rounds(fc.algorithms.compose(**{**parts, "client_work": proximal(MODEL, 0.3, 2.0)}))
+    _, held_metrics = _rounds(fc.algorithms.compose(**{**parts, "client_work": proximal(MODEL, 0.3, 2.0)}))
     assert held_metrics["aggregator"]["mean_value"]["norm"] < 0.9 * metrics["aggregator"]["mean_value"]["norm"]
 
 
@@ -237,7 +238,10 @@ def _distributor(change):
 
 def _work(change):
     def next(state, weights, data, key):
-        result = fc.federated_map(lambda w, d: change(ClientResult(w, jnp.float32(1), {"n": d.num_batches})), weights, data)
+        def work(w, d):
+            return change(ClientResult(w, jnp.float32(1), {"n": d.num_batches}))
+
+        result = fc.federated_map(work, weights, data)
         return MeasuredProcessOutput(state, result, fc.federated_value((), fc.CLIENTS))
 
     return ClientWork(lambda weights: fc.federated_value((), fc.SERVER), next, _summed)
@@ -265,7 +269,7 @@ _MISFITS = {
     "aggregator gives a tuple": ("aggregator", _output(tuple), "MeasuredProcessOutput"),
     "aggregator sends": ("aggregator", _output(lambda o: o._replace(result=_at_wrong_place(o.result))), "result"),
     "aggregator rounds": ("aggregator", _output(lambda o: o._replace(result=_half(o.result))), "bfloat16"),
-    "aggregator changes the names": ("aggregator", _output(lambda o: o._replace(result=_in_a_tuple(o.result))), "result"),
+    "aggregator loses the names": ("aggregator", _output(lambda o: o._replace(result=_in_a_tuple(o.result))), "result"),
     "aggregator gives a constant": ("aggregator", _output(lambda o: o._replace(result=1.0)), "result"),
     "aggregator changes its state": (
         "aggregator",

@@ -76,7 +76,7 @@ def test_batches_cross_epochs():
 )
 def test_server_optimizer_takes_the_update_as_a_gradient(server_optimizer):
     process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.3), server_optimizer=server_optimizer, key=KEY)
-    state, history = _run(process, 6, batch_size=3)
+    _, history = _run(process, 6, batch_size=3)
     weights = process.initialize().weights
     optimizer_state = server_optimizer.init(weights)
     for _ in range(2):
@@ -175,7 +175,7 @@ def test_integer_weights_are_refused_with_the_place_for_them():
 
 def test_metric_whose_statistic_grows_with_the_batch_is_refused():
     growing = fc.contracts.Metric(lambda predictions, batch, mask: predictions, lambda statistic: statistic)
-    with pytest.raises(TypeError, match="adds up over batches of any size, but.*growing"):
+    with pytest.raises(TypeError, match=r"adds up over batches of any size, but.*growing"):
         fc.algorithms.fed_avg(MODEL._replace(metrics={"growing": growing}), optax.sgd(0.1), key=KEY)
 
 
