@@ -162,5 +162,6 @@ def _summarize(history: program.History, folder: program.RunFolder) -> None:
 def _short_warnings() -> Iterator[None]:
     """Prints warnings as one line, without the place in the program."""
     with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *place: print(f"fedjax-core: {message}", file=sys.stderr)
         yield

@@ -24,12 +24,12 @@ def save_csv(history: History, path: str | os.PathLike) -> None:
       >>> import pathlib, tempfile
       >>> from fedjax_core.program import History, Record
       >>> history = History()
-      >>> history.append(Record(1, 0.5, 10, {"train.loss": 2.25}, {}))
+      >>> history.append(Record(1, 0.5, 0.5, 10, {"train.loss": 2.25}, {}))
       >>> path = pathlib.Path(tempfile.mkdtemp(), "metrics.csv")
       >>> save_csv(history, path)
       >>> print(path.read_text().strip())
-      round,seconds,num_clients,train.loss
-      1,0.5,10,2.25
+      round,seconds,round_seconds,num_clients,train.loss
+      1,0.5,0.5,10,2.25
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, history.columns, restval="", lineterminator="\n")

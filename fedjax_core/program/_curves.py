@@ -32,7 +32,7 @@ def save_curves(history: History, path: str | os.PathLike, title: str = "") -> N
       >>> from fedjax_core.program import History, Record
       >>> history = History()
       >>> for i in range(1, 4):
-      ...     history.append(Record(i, 0.1 * i, 10, {"train.loss": 1 / i}, {"eval.loss": 2 / i}))
+      ...     history.append(Record(i, 0.1 * i, 0.1, 10, {"train.loss": 1 / i}, {"eval.loss": 2 / i}))
       >>> path = pathlib.Path(tempfile.mkdtemp(), "curves.png")
       >>> save_curves(history, path)
       >>> path.read_bytes()[1:4]

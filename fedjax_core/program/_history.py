@@ -39,6 +39,7 @@ class Record(NamedTuple):
     Attributes:
       round: the number of the round, from 1.
       seconds: since the run began, held-out evaluation included.
+      round_seconds: of the round itself, evaluation not included.
       num_clients: how many took part.
       metrics: what the process measured, flat; see `flatten_metrics`.
       held_out: what the evaluation measured after the round, flat; empty if there was none.
@@ -46,17 +47,23 @@ class Record(NamedTuple):
 
     round: int
     seconds: float
+    round_seconds: float
     num_clients: int
     metrics: dict[str, float | int]
     held_out: dict[str, float | int]
 
     def row(self) -> dict[str, float | int]:
         """All of it under one name a number; those of the evaluation begin with `held_out.`"""
-        own = {"round": self.round, "seconds": round(self.seconds, 3), "num_clients": self.num_clients}
+        own = {
+            "round": self.round,
+            "seconds": round(self.seconds, 4),
+            "round_seconds": round(self.round_seconds, 4),
+            "num_clients": self.num_clients,
+        }
         return {**own, **self.metrics, **{f"held_out.{name}": value for name, value in self.held_out.items()}}
 
     def summary(self) -> str:
-        """Loss and accuracy in words, for example `loss 0.412 acc 88.1 % · held-out loss 0.397 acc 89.2 %`."""
+        """Loss and accuracy in words, such as `loss 0.412, accuracy 88.1 % · held-out loss 0.397`."""
         parts = [_described(self.metrics), "held-out " + _described(self.held_out) if self.held_out else ""]
         return " · ".join(filter(None, parts))
 
@@ -69,10 +76,10 @@ class History:
 
     Example:
       >>> history = History()
-      >>> history.append(Record(1, 0.5, 10, {"train.loss": 2.0}, {}))
-      >>> history.append(Record(2, 0.9, 10, {"train.loss": 1.0}, {"eval.loss": 1.5}))
+      >>> history.append(Record(1, 0.5, 0.5, 10, {"train.loss": 2.0}, {}))
+      >>> history.append(Record(2, 0.9, 0.3, 10, {"train.loss": 1.0}, {"eval.loss": 1.5}))
       >>> history.columns
-      ('round', 'seconds', 'num_clients', 'train.loss', 'held_out.eval.loss')
+      ('round', 'seconds', 'round_seconds', 'num_clients', 'train.loss', 'held_out.eval.loss')
       >>> history.column("held_out.eval.loss")
       array([nan, 1.5])
     """
@@ -119,5 +126,5 @@ def find_metric(metrics: dict[str, float | int], name: str) -> str | None:
 def _described(metrics: dict[str, float | int]) -> str:
     loss, accuracy = find_metric(metrics, "loss"), find_metric(metrics, "accuracy")
     parts = [f"loss {metrics[loss]:.3f}"] if loss else []
-    parts += [f"acc {100 * metrics[accuracy]:.1f} %"] if accuracy else []
-    return " ".join(parts)
+    parts += [f"accuracy {100 * metrics[accuracy]:.1f} %"] if accuracy else []
+    return ", ".join(parts)

@@ -1,13 +1,16 @@
 """The progress bar of a run."""
 
+from collections.abc import Iterator
+
 import rich.console
 import rich.progress
+import rich.text
 
 from fedjax_core.program._history import Record
 
 
 class ProgressBar:
-    """A line with the rounds, the latest loss and accuracy, clients a second and the time left.
+    """Two lines: rounds, clients a second and the time left; the latest loss and accuracy.
 
     Shown on standard error while the context is open, and only where that is a terminal or a
     notebook: a log file is not filled with bars.
@@ -20,11 +23,10 @@ class ProgressBar:
 
     def __init__(self, rounds: int, disable: bool = False, console: rich.console.Console | None = None):
         console = rich.console.Console(stderr=True) if console is None else console
-        self._bar = rich.progress.Progress(
+        self._bar = _TwoLines(
             rich.progress.TextColumn("round {task.completed}/{task.total}"),
             rich.progress.BarColumn(bar_width=None),
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.TextColumn("[dim]{task.fields[speed]}"),
+            rich.progress.TextColumn("{task.fields[speed]}"),
             rich.progress.TimeRemainingColumn(compact=True),
             console=console,
             disable=disable or not (console.is_terminal or console.is_jupyter),
@@ -32,7 +34,7 @@ class ProgressBar:
         )
         self._task = self._bar.add_task("compiling", total=rounds, speed="")
         self._num_clients = 0
-        self._first = 0.0
+        self._seconds = 0.0
         self._held_out = {}
 
     def __enter__(self) -> "ProgressBar":
@@ -43,16 +45,23 @@ class ProgressBar:
         self._bar.stop()
 
     def update(self, record: Record) -> None:
-        """Shows the numbers of the round that has just ended."""
-        if record.held_out:
-            self._held_out = record.held_out
+        """Shows the numbers of the round that has just ended, and those of the latest evaluation."""
+        self._held_out = record.held_out or self._held_out
         description = record._replace(held_out=self._held_out).summary()
         self._bar.update(self._task, completed=record.round, description=description, speed=self._speed(record))
 
     def _speed(self, record: Record) -> str:
-        """Clients a second since the first round, whose time is that of the compiler."""
+        """Clients a second but for the first round, whose time is that of the compiler."""
         if record.round == 1:
-            self._first = record.seconds
             return ""
         self._num_clients += record.num_clients
-        return f"{self._num_clients / max(record.seconds - self._first, 1e-9):.0f} clients/s"
+        self._seconds += record.round_seconds
+        return f"{self._num_clients / max(self._seconds, 1e-9):.0f} clients/s"
+
+
+class _TwoLines(rich.progress.Progress):
+    """The description of a task on a line of its own, so that a narrow terminal shows all of it."""
+
+    def get_renderables(self) -> Iterator[rich.console.RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield from (rich.text.Text(task.description) for task in self.tasks)

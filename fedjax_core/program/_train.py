@@ -119,12 +119,16 @@ def train(
     try:
         with ProgressBar(rounds, disable=not progress) as bar:
             for number in range(1, rounds + 1):
+                begin = time.monotonic()
                 clients = sample_clients(key, number, train_data.client_ids, cohort_size)
                 cohort = train_data.cohort(clients, batching, jax.random.fold_in(key, number))
                 state, metrics = process.next(state, cohort)
+                flat = flatten_metrics(metrics)
+                round_seconds = time.monotonic() - begin
                 held_out = evaluate(state) if number % evaluate_every == 0 or number == rounds else None
-                flat, flat_held_out = flatten_metrics(metrics), flatten_metrics(held_out)
-                record = Record(number, time.monotonic() - start, len(clients), flat, flat_held_out)
+                flat_held_out = flatten_metrics(held_out)
+                seconds = time.monotonic() - start
+                record = Record(number, seconds, round_seconds, len(clients), flat, flat_held_out)
                 history.append(record)
                 bar.update(record)
                 if folder is not None:

@@ -1,0 +1,57 @@
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_core.program import History, find_metric, flatten_metrics
+
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+def test_flatten_names_every_container():
+    metrics = {"a": Pair(jnp.float32(1.5), [2, (3.0,)]), "empty": (), "none": None}
+    assert flatten_metrics(metrics) == {"a.first": 1.5, "a.second.0": 2, "a.second.1.0": 3.0}
+
+
+def test_flatten_gives_python_numbers():
+    flat = flatten_metrics({"i": jnp.int32(3), "f": np.float32(0.5), "b": jnp.array(True)})
+    assert [type(flat[name]) for name in ("i", "f", "b")] == [int, float, bool]
+
+
+def test_flatten_arrays():
+    flat = flatten_metrics({"small": jnp.arange(4).reshape(2, 2), "large": jnp.zeros(17)})
+    assert flat == {f"small.{i}": i for i in range(4)}
+
+
+def test_flatten_a_single_number():
+    assert flatten_metrics(0.25) == {"value": 0.25}
+
+
+def test_columns_in_order_and_missing_numbers(history):
+    assert history.columns[:4] == ("round", "seconds", "round_seconds", "num_clients")
+    assert history.columns[-2:] == ("held_out.eval.accuracy", "held_out.eval.loss")
+    np.testing.assert_array_equal(history.column("held_out.eval.loss"), [2.0, np.nan, 2 / 3])
+    np.testing.assert_array_equal(history.column("train.count"), [10, 20, 30])
+
+
+def test_unknown_column(history):
+    with pytest.raises(KeyError, match=r"no round measured 'loss'; there are round, seconds"):
+        history.column("loss")
+    with pytest.raises(KeyError, match="no rounds"):
+        History().column("loss")
+
+
+def test_find_metric_prefers_the_exact_name():
+    assert find_metric({"train.top_accuracy": 1, "train.accuracy": 2}, "accuracy") == "train.accuracy"
+    assert find_metric({"x.token_accuracy": 1}, "accuracy") == "x.token_accuracy"
+    assert find_metric({"train.inaccuracy": 1}, "accuracy") is None
+
+
+def test_summary(history):
+    expected = "loss 0.333, accuracy 50.0 % · held-out loss 2.000, accuracy 40.0 %"
+    assert history.records[0].summary() == expected
+    assert history.records[1].summary() == "loss 0.167, accuracy 75.0 %"
