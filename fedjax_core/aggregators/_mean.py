@@ -1,10 +1,13 @@
 """The weighted mean."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 
-from fedjax_core import trees
+from fedjax_core import trees, types
 from fedjax_core.contracts import Aggregator
-from fedjax_core.language import federated_map, federated_mean, federated_sum, federated_value, federated_zip
+from fedjax_core.language import federated_map, federated_sum, federated_value, federated_zip
 from fedjax_core.templates import MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
@@ -33,8 +36,10 @@ def mean() -> Aggregator:
     """
 
     def next(state, value, weight):
-        total = federated_sum(weight)
-        averaged = federated_map(_zero_if_nobody, federated_mean(value, weight), total)
+        value, total = federated_zip(value), federated_sum(weight)
+        dtypes = jax.tree.map(lambda t: _mean_dtype(t.dtype), types.tree_of_types(value.fedjax_type.member))
+        weighted = federated_sum(federated_map(_times, value, weight))
+        averaged = federated_map(functools.partial(_divide, dtypes), weighted, total)
         measurements = federated_zip(
             {
                 "mean_value": {"norm": federated_map(trees.norm, averaged)},
@@ -46,8 +51,19 @@ def mean() -> Aggregator:
     return Aggregator(lambda value_type: federated_value((), SERVER), next)
 
 
-def _zero_if_nobody(averaged, total):
-    return trees.where(total == 0, trees.zeros_like(averaged), averaged)
+def _mean_dtype(dtype):
+    return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.dtype(jnp.float32)
+
+
+def _times(value, weight):
+    """In float32 at least, as `federated_mean`."""
+    return jax.tree.map(lambda v: v * weight.astype(jnp.promote_types(v.dtype, jnp.float32)), value)
+
+
+def _divide(dtypes, weighted, total):
+    """Zero for a total of zero, by a division that has a gradient there."""
+    denominator = jnp.where(total == 0, 1, total)
+    return jax.tree.map(lambda v, d: (v / denominator.astype(v.dtype)).astype(d), weighted, dtypes)
 
 
 def _measure_weight(total):
