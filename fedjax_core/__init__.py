@@ -27,7 +27,8 @@ The everyday names are here:
 import importlib
 
 from fedjax_core import contracts, engine, language, templates, trees, types
-from fedjax_core.computation import Checked, Computation, computation, federated_computation
+from fedjax_core._federated_body import Checked
+from fedjax_core.computation import Computation, computation, federated_computation
 from fedjax_core.contracts import Model, ModelWeights
 from fedjax_core.engine import EngineConfig, pack_cohort, stack_cohorts
 from fedjax_core.language import *  # noqa: F403

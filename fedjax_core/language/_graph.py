@@ -153,9 +153,10 @@ def dependencies(node: Node) -> tuple[Node, ...]:
 
 
 def user_location() -> str:
-    """`file:line` of the innermost frame outside this package and outside JAX."""
+    """`file:line` of the innermost frame outside this package and outside JAX, `cell:line` in a notebook."""
     frame = sys._getframe(1)
     jax_folder = os.path.dirname(jax.__file__) + os.sep
     while frame.f_back is not None and frame.f_code.co_filename.startswith((_PACKAGE, jax_folder)):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    file = frame.f_code.co_filename
+    return f"{'cell' if 'ipykernel_' in file else file}:{frame.f_lineno}"
