@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fedjax_core import trees, types
 from fedjax_core.contracts import Aggregator
-from fedjax_core.language import federated_map, federated_sum, federated_value, federated_zip
+from fedjax_core.language import federated_map, federated_mean, federated_sum, federated_value, federated_zip
 from fedjax_core.templates import MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
@@ -36,8 +36,9 @@ def mean() -> Aggregator:
     """
 
     def next(state, value, weight):
-        value, total = federated_zip(value), federated_sum(weight)
-        dtypes = jax.tree.map(lambda t: _mean_dtype(t.dtype), types.tree_of_types(value.fedjax_type.member))
+        result_type = federated_mean(value, weight).fedjax_type.member  # its own 0 / 0 would have no gradient
+        dtypes = jax.tree.map(lambda tensor: tensor.dtype, types.tree_of_types(result_type))
+        total = federated_sum(weight)
         weighted = federated_sum(federated_map(_times, value, weight))
         averaged = federated_map(functools.partial(_divide, dtypes), weighted, total)
         measurements = federated_zip(
@@ -49,10 +50,6 @@ def mean() -> Aggregator:
         return MeasuredProcessOutput(state, averaged, measurements)
 
     return Aggregator(lambda value_type: federated_value((), SERVER), next)
-
-
-def _mean_dtype(dtype):
-    return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.dtype(jnp.float32)
 
 
 def _times(value, weight):
