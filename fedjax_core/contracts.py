@@ -180,7 +180,8 @@ def model_metrics(model: Model) -> dict[str, Metric]:
       "num_examples" last unless the model has one of that name.
 
     Raises:
-      TypeError: if `model` is no `Model`, or `model.metrics` no dict of `Metric` by string name.
+      TypeError: if `model` is no `Model`, its `batch_type` no `Type` of a batch, or its `metrics` no dict of
+        `Metric` by string name.
 
     Example:
       >>> count = Metric(lambda predictions, batch, mask: mask.sum(), lambda total: total)
@@ -194,11 +195,7 @@ def model_metrics(model: Model) -> dict[str, Metric]:
       >>> list(model_metrics(model))
       ['loss', 'count', 'num_examples']
     """
-    if not isinstance(model, Model):
-        raise TypeError(
-            f"a model is a fc.Model(init, predict, loss, metrics, batch_type), got {model!r}; make one of a flax "
-            "module with fc.models.from_linen or fc.models.from_nnx"
-        )
+    _check_model(model)
     if not isinstance(model.metrics, Mapping):
         raise TypeError(
             "the metrics of a model are a dict from name to Metric, got "
@@ -213,6 +210,20 @@ def model_metrics(model: Model) -> dict[str, Metric]:
     others = {name: metric for name, metric in model.metrics.items() if name != "loss"}
     counts = {} if "num_examples" in others else {"num_examples": num_examples()}
     return {"loss": mean_loss(model.loss), **others, **counts}
+
+
+def _check_model(model) -> None:
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"a model is a fc.Model(init, predict, loss, metrics, batch_type), got {model!r}; make one of a flax "
+            "module with fc.models.from_linen or fc.models.from_nnx"
+        )
+    fields = types.leaves(model.batch_type) if isinstance(model.batch_type, types.Type) else ()
+    if not fields or not all(isinstance(field, types.TensorType) and field.shape for _, field in fields):
+        raise TypeError(
+            f"the batch_type of a model is a Type whose fields have a dimension for the examples, got "
+            f"{model.batch_type!r}; write fc.to_type({{'x': 'float32[?,784]', 'y': 'int32[?]'}})"
+        )
 
 
 class ClientResult(NamedTuple):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees
-from fedjax_core.clients._measuring import join_weights, measure, no_statistics, split_weights
+from fedjax_core.clients._measuring import filled, join_weights, measure, no_statistics, split_weights
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
 from fedjax_core.contracts import ClientResult, ClientWork, Model, model_metrics
@@ -45,6 +45,7 @@ def local_gradient(
 
         def step(carry, batch, mask):
             gradient, statistics, num_examples, step = carry
+            batch = filled(batch, mask)
             step_key = jax.random.fold_in(key, step)
             new, predictions = jax.grad(total_loss, has_aux=True)(trainable, non_trainable, batch, mask, step_key)
             statistics = trees.add(statistics, measure(metrics, predictions, batch, mask))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_core import trees
-from fedjax_core.clients._measuring import join_weights, measure, no_statistics, split_weights
+from fedjax_core.clients._measuring import filled, join_weights, measure, no_statistics, split_weights
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
 from fedjax_core.contracts import ClientResult, ClientWork, Model, model_metrics
@@ -85,6 +85,7 @@ def _training_step(model: Model, optimizer, metrics):
         return mean_over(mask, model.loss(predictions, batch)), predictions
 
     def step(carry: _Carry, non_trainable, batch, mask, key) -> _Carry:
+        batch = filled(batch, mask)
         key = jax.random.fold_in(key, carry.step)
         gradient, predictions = jax.grad(loss, has_aux=True)(carry.trainable, non_trainable, batch, mask, key)
         updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.trainable)
