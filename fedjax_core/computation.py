@@ -17,7 +17,7 @@ from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._lists import member_type_of_list
 from fedjax_core.language._abstract import abstract_of, infer
 from fedjax_core.language._graph import Node, Parameter, user_location
-from fedjax_core.language._placed import Placed, is_placed
+from fedjax_core.language._placed import Placed, explained, is_placed
 
 _tracing = contextvars.ContextVar("tracing", default=False)
 
@@ -234,7 +234,7 @@ def _argument_names(fn: Callable, number: int) -> list[str]:
 
 def _federated(fn: Callable, parameters) -> Computation:
     placed = tuple(_place(type_, name, name) for name, type_ in parameters)
-    with _trace():
+    with _trace(), explained():
         result = fn(*placed)
     result = jax.tree.map(_result_leaf, result)
     body = FederatedBody(placed, result, EngineConfig())

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from fedjax_core import types
 from fedjax_core.types import CLIENTS, Placement
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FOLDERS = tuple(folder + os.sep for folder in (_PACKAGE, *map(os.path.dirname, (jax.__file__, np.__file__))))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,10 +155,24 @@ def dependencies(node: Node) -> tuple[Node, ...]:
 
 
 def user_location() -> str:
-    """`file:line` of the innermost frame outside this package and outside JAX, `cell:line` in a notebook."""
+    """`file:line` of the innermost frame outside this package, JAX and NumPy, `cell:line` in a notebook."""
     frame = sys._getframe(1)
-    jax_folder = os.path.dirname(jax.__file__) + os.sep
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((_PACKAGE, jax_folder)):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_FOLDERS):
         frame = frame.f_back
-    file = frame.f_code.co_filename
-    return f"{'cell' if 'ipykernel_' in file else file}:{frame.f_lineno}"
+    return _location(frame.f_code.co_filename, frame.f_lineno)
+
+
+def raised_at(error: Exception) -> str:
+    """The same of where an error was raised."""
+    lines = [(t.tb_frame.f_code.co_filename, t.tb_lineno) for t in _tracebacks(error.__traceback__)]
+    return _location(*next((line for line in reversed(lines) if not line[0].startswith(_FOLDERS)), lines[-1]))
+
+
+def _tracebacks(traceback):
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _location(file: str, line: int) -> str:
+    return f"{'cell' if 'ipykernel_' in file else file}:{line}"

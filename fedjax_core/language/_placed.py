@@ -1,10 +1,12 @@
 """Placed values: what the arguments of a federated computation look like from inside."""
 
+import contextlib
+
 import jax
 
 from fedjax_core import types
 from fedjax_core.language._abstract import infer
-from fedjax_core.language._graph import Map, Node, user_location
+from fedjax_core.language._graph import Map, Node, raised_at, user_location
 from fedjax_core.types import Placement
 
 
@@ -75,21 +77,44 @@ class Placed:
         raise _refuse("bool()", "fc.federated_map(lambda value: jnp.where(value, ..., ...), value)")
 
     def __array__(self, *args, **kwargs):
-        raise _refuse("a NumPy function", "fc.federated_map(lambda value: jnp.sum(value), value)")
+        raise _refuse("a NumPy function", _USE_MAP)
 
     def __jax_array__(self):
-        raise _refuse("a JAX function", "fc.federated_map(lambda value: jnp.sum(value), value)")
+        raise _refuse("a JAX function", _USE_MAP)
 
 
 def _children(value) -> list:
     return jax.tree.leaves(value, is_leaf=lambda child: child is not value)
 
 
-def _refuse(what: str, repaired: str) -> TypeError:
+_USE_MAP = "fc.federated_map(lambda value: jnp.sum(value), value)"
+
+
+def _refuse(what: str, repaired: str, location: str | None = None) -> TypeError:
     return TypeError(
-        f"{what} was applied to a placed value at {user_location()}: it has no content while the program is "
-        f"built. Write {repaired}"
+        f"{what} was applied to a placed value at {location or user_location()}: it has no content while the program "
+        f"is built. Write {repaired}"
     )
+
+
+@contextlib.contextmanager
+def explained():
+    """Says in the words of `_refuse` what JAX, which has several, says of a placed value.
+
+    Raises:
+      TypeError: a JAX function got a placed value.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not is_about_placed(error):
+            raise
+        raise _refuse("a JAX function", _USE_MAP, raised_at(error)) from None
+
+
+def is_about_placed(error: Exception) -> bool:
+    """Whether JAX complains about a placed value that it got."""
+    return any(mark in str(error) for mark in ("_placed.Placed", "__jax_array__"))
 
 
 def _operator(call: str, operands: int):
