@@ -129,7 +129,7 @@ def _packed_alike(cohorts: list[Cohort]) -> list[PackedCohort]:
     def leaf(*columns):
         if not isinstance(columns[0], ClientSequences):
             return list(columns)
-        steps = max(int(s.num_steps.max(initial=0)) for s in columns)
+        steps = max(int(s.num_steps.max(initial=1)) for s in columns)
         rows = 1 + max(int(s.num_examples.sum()) for s in columns)
         batch_size = max(s.batch_size for s in columns)
         return [_static(s, steps, rows, batch_size) for s in columns]
