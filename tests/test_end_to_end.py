@@ -26,9 +26,9 @@ def test_digits_reach_nine_in_ten_of_the_held_out_examples():
     data = data.map(lambda examples: {"x": examples["x"].reshape(-1, 64), "y": examples["y"]})
     train, test = data.split_examples(0.8, jax.random.fold_in(KEY, 3))
     model = fc.models.mlp(64, 128, 10, metrics={"accuracy": fc.metrics.accuracy()})
-    process = fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.fold_in(KEY, 4))
+    process = fc.algorithms.fed_avg(model, optax.sgd(0.3), key=jax.random.fold_in(KEY, 4))
     batching = fc.data.Batching(batch_size=10, num_epochs=5, shuffle=True)
-    weights, losses = _train(process, train, batching, rounds=60, cohort_size=10)
+    weights, losses = _train(process, train, batching, rounds=80, cohort_size=20)
     evaluation = fc.algorithms.federated_evaluation(model).with_config(TWO_DEVICES)
     metrics = evaluation(weights, test.cohort(test.client_ids, fc.data.Batching(100)))["eval"]
     assert metrics["num_examples"] == test.sizes.sum()

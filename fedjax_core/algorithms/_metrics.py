@@ -27,6 +27,13 @@ def metrics_process(model: Model, metrics_aggregation: Any = None) -> Aggregatio
 
     Raises:
       TypeError: something else, or it does not take the model's statistics.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> process = metrics_process(fc.models.logistic_regression(2, 3))
+    >>> str(process.next.type_signature.result["result"])
+    '<loss=float32,num_examples=int32>@SERVER'
     """
     finalizers = {name: metric.finalize for name, metric in model_metrics(model).items()}
     statistics = types.type_of(abstract_statistics(model))

@@ -16,6 +16,11 @@ def broadcast() -> Distributor:
 
     Returns:
       A `Distributor` without state and measurements.
+
+    Example:
+
+    >>> type(broadcast()).__name__
+    'Distributor'
     """
 
     def next(state, weights):
@@ -36,6 +41,11 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
 
     Raises:
       TypeError: the optimizer is no optax transformation.
+
+    Example: FedAvgM.
+
+    >>> type(apply_optimizer(optax.sgd(1.0, momentum=0.9))).__name__
+    'Finalizer'
 
     References:
       Reddi et al. 2021, Adaptive Federated Optimization, algorithm 1 (ServerOpt).

@@ -28,6 +28,14 @@ def local_gradient(
       TypeError: `weighting` is of a wrong kind.
       ValueError: `weighting` is another string.
 
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> model = fc.models.logistic_regression(2, 3)
+    >>> work = local_gradient(model, fc.algorithms.metrics_process(model))
+    >>> type(work).__name__
+    'ClientWork'
+
     References:
       McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data,
       section 2 (FedSGD).

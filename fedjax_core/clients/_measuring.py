@@ -10,12 +10,26 @@ from fedjax_core.contracts import Metric, Model, ModelWeights, model_metrics
 
 
 def split_weights(weights) -> tuple:
-    """`(trainable, non_trainable)`; a plain pytree is all trainable, its second part None."""
+    """`(trainable, non_trainable)`; a plain pytree is all trainable, its second part None.
+
+    Example:
+
+    >>> split_weights(ModelWeights({"w": 1.0}, {"scale": 2.0}))
+    ({'w': 1.0}, {'scale': 2.0})
+    >>> split_weights({"w": 1.0})
+    ({'w': 1.0}, None)
+    """
     return tuple(weights) if isinstance(weights, ModelWeights) else (weights, None)
 
 
 def join_weights(trainable, non_trainable):
-    """The inverse of `split_weights`."""
+    """The inverse of `split_weights`.
+
+    Example:
+
+    >>> join_weights({"w": 1.0}, None)
+    {'w': 1.0}
+    """
     return trainable if non_trainable is None else ModelWeights(trainable, non_trainable)
 
 
@@ -43,6 +57,12 @@ def abstract_statistics(model: Model) -> dict:
     Raises:
       TypeError: the model does not take batches of its `batch_type`, or a statistic's shape depends
         on their size.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> abstract_statistics(fc.models.logistic_regression(2, 3))["num_examples"]
+    ShapeDtypeStruct(shape=(), dtype=int32)
     """
     metrics = model_metrics(model)
 
@@ -85,6 +105,12 @@ def weights_type(model: Model) -> types.Type:
 
     Raises:
       TypeError: `init` fails, or a trainable weight is no floating point number.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> str(weights_type(fc.models.logistic_regression(2, 3)))
+    '<bias=float32[3],kernel=float32[2,3]>'
     """
     weights = _shapes("the model's `init`", model.init)
     for path, leaf in types.leaves(types.type_of(split_weights(weights)[0])):

@@ -59,6 +59,14 @@ def local_training(
       TypeError: the optimizer is no optax transformation, or `weighting` is of a wrong kind.
       ValueError: `weighting` is another string.
 
+    Example:
+
+    >>> import optax, fedjax_core as fc
+    >>> model = fc.models.logistic_regression(2, 3)
+    >>> work = local_training(model, optax.sgd(0.1), fc.algorithms.metrics_process(model), weighting="uniform")
+    >>> type(work).__name__
+    'ClientWork'
+
     References:
       McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data,
       algorithm 1 (ClientUpdate).
@@ -110,6 +118,12 @@ def check_optimizer(optimizer, argument: str, repaired: str):
 
     Raises:
       TypeError: with the argument's name and the repaired call.
+
+    Example:
+
+    >>> check_optimizer(0.1, "client_optimizer", "optax.sgd(0.1)")
+    Traceback (most recent call last):
+    TypeError: client_optimizer is an optax.GradientTransformation, got 0.1; write optax.sgd(0.1)
     """
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         raise TypeError(f"{argument} is an optax.GradientTransformation, got {optimizer!r}; write {repaired}")

@@ -21,6 +21,25 @@ def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWo
 
     Raises:
       TypeError: `work` is no function, or `metrics_process` no `AggregationProcess`.
+
+    Example: every client answers the mean of its examples.
+
+    >>> import jax.numpy as jnp, fedjax_core as fc
+    >>> from fedjax_core.contracts import ClientResult
+    >>> model = fc.Model(
+    ...     init=lambda key: jnp.zeros(2),
+    ...     predict=lambda weights, batch, key=None, training=False: batch["x"] - weights[None],
+    ...     loss=lambda predictions, batch: jnp.sum(predictions**2, axis=1),
+    ...     metrics={},
+    ...     batch_type=fc.to_type({"x": "float32[?,2]"}),
+    ... )
+    >>> def mean(weights, data, key):
+    ...     number = data.num_examples.astype("float32")
+    ...     update = weights - data.sum()["x"] / jnp.maximum(number, 1)
+    ...     return ClientResult(update, number, fc.clients.local_evaluation(model)(weights, data))
+    >>> work = client_work(mean, fc.algorithms.metrics_process(model))
+    >>> type(work).__name__
+    'ClientWork'
     """
     if not callable(work):
         raise TypeError(f"client_work takes a function of one client, got {work!r}")

@@ -28,6 +28,17 @@ def finalize_sum(finalizers: Mapping[str, Callable], unfinalized: Placed) -> tup
     Raises:
       TypeError: the finalizers are no dict of callables.
       ValueError: their names are not those of the metrics.
+
+    Example: in an aggregation of one's own.
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients({"loss": ("float32", "int32")}))
+    ... def aggregate(statistics):
+    ...     metrics, _ = finalize_sum({"loss": lambda s: s[0] / s[1]}, statistics)
+    ...     return {"mean": metrics, "worst": fc.federated_max(statistics["loss"][0])}
+    >>> result = aggregate([{"loss": (3.0, 2)}, {"loss": (1.0, 2)}])
+    >>> print(result["mean"]["loss"], result["worst"])
+    1.0 3.0
     """
     total, measurements = _sum_finite(finalizers, unfinalized)
     return federated_map(lambda total: _finalize(finalizers, total), total), measurements
