@@ -1,0 +1,104 @@
+"""Rooms import only from rooms above them, and no module from one that imports it."""
+
+import ast
+import pathlib
+
+import pytest
+
+import fedjax_core
+
+PACKAGE = pathlib.Path(fedjax_core.__file__).parent
+ROOMS = [
+    "types", "trees", "language", "engine", "computation", "templates", "contracts", "aggregators", "metrics", "models",
+    "clients", "privacy", "analytics", "algorithms", "data", "program", "cli", "testing",
+]  # fmt: skip
+CATALOGUE = {"aggregators", "metrics", "models", "clients", "privacy", "analytics"}
+PARTS = {"_type": "types", "_federated_body": "computation", "_plain_body": "computation", "_cli": "cli"}
+"""Private files next to the rooms that are one file, by how their names begin."""
+
+
+def module_name(path: pathlib.Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room_of(module: str) -> str:
+    room = module.split(".")[0]
+    return next((whole for part, whole in PARTS.items() if room.startswith(part)), room)
+
+
+def imported_modules(module: str) -> set[str]:
+    """The modules of this package that a module imports, wherever in its code."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if inside(name) in MODULES else node.module for name in names}
+    return {inside(name) for name in found if inside(name) in MODULES} - {module}
+
+
+def inside(name: str) -> str | None:
+    """The name within this package, None for a module of another."""
+    package, _, rest = name.partition(".")
+    return rest if package == "fedjax_core" else None
+
+
+IMPORTS = {module: imported_modules(module) for module in MODULES}
+INSIDE = [module for module in MODULES if module not in ("", "__main__")]
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_every_module_is_in_a_room(module):
+    assert room_of(module) in ROOMS
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_a_room_imports_only_from_rooms_above_it(module):
+    place = ROOMS.index(room_of(module))
+    for other in IMPORTS[module]:
+        assert other, f"{module} imports the whole package"
+        assert ROOMS.index(room_of(other)) <= place, f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("module", [m for m in INSIDE if room_of(m) in CATALOGUE])
+def test_rooms_of_the_catalogue_do_not_import_one_another(module):
+    room = room_of(module)
+    for other in IMPORTS[module]:
+        allowed = room_of(other) not in CATALOGUE - {room} or (room == "metrics" and other == "aggregators._sampling")
+        assert allowed, f"{module} imports {other}"
+
+
+def test_the_language_knows_no_engine():
+    for module in MODULES:
+        if room_of(module) == "language":
+            assert {room_of(other) for other in IMPORTS[module]} <= {"types", "trees", "language"}, module
+
+
+def test_there_are_no_cycles():
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, f"a cycle: {' -> '.join([*path[path.index(module):], module])}"
+        if module in done:
+            return
+        path.append(module)
+        for other in sorted(IMPORTS[module]):
+            visit(other)
+        done.add(path.pop())
+
+    for module in MODULES:
+        visit(module)
+    assert done == set(MODULES)
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_rooms_are_public_and_their_files_private(module):
+    room, *file = module.split(".")
+    if file and room not in ("templates",):
+        assert file[-1].startswith("_"), module
