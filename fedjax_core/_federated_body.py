@@ -171,7 +171,7 @@ def _split_struct(declared, value, type_: types.Type, what: str, members: dict):
     try:
         children = type_.unpack(value)
     except TypeError as error:
-        raise TypeError(f"{what}: expected {type_}: {error}") from None
+        raise TypeError(f"{what}: {error}") from None
     for part, child, child_type in zip(type_.unpack(declared), children, type_.children):
         _split_struct(part, child, child_type, what, members)
 

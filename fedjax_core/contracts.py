@@ -203,9 +203,10 @@ def model_metrics(model: Model) -> dict[str, Metric]:
         )
     for name, metric in model.metrics.items():
         if not isinstance(name, str) or not isinstance(metric, Metric):
+            called = f"{metric.__name__}()" if hasattr(metric, "__name__") else "Metric(measure, finalize)"
             raise TypeError(
                 "the metrics of a model are a dict from name to Metric, got "
-                f"{name!r}: {metric!r}; write `{{{str(name)!r}: Metric(measure, finalize)}}`"
+                f"{name!r}: {metric!r}; write `{{{str(name)!r}: {called}}}`"
             )
     others = {name: metric for name, metric in model.metrics.items() if name != "loss"}
     counts = {} if "num_examples" in others else {"num_examples": num_examples()}

@@ -87,10 +87,21 @@ def by_rounds(result: Any) -> dict:
     >>> by_rounds(({"loss": 1.0}, {"loss": 2.0}))
     {'current_round_metrics': {'loss': 1.0}, 'total_rounds_metrics': {'loss': 2.0}}
     """
-    both = isinstance(result, tuple) and len(result) == 2
-    return dict(zip(("current_round_metrics", "total_rounds_metrics"), result if both else (result,)))
+    return dict(zip(("current_round_metrics", "total_rounds_metrics"), result if _is_pair(result) else (result,)))
 
 
 def by_name(result: Any) -> dict:
-    """The metrics of an aggregation by name, those of an aggregation over rounds by rounds."""
-    return result if isinstance(result, dict) else by_rounds(result)
+    """The metrics of an aggregation by name: those over rounds by rounds, a single one as `metrics`.
+
+    Example:
+
+    >>> by_name({"loss": 1.0}), by_name(3)
+    ({'loss': 1.0}, {'metrics': 3})
+    """
+    if isinstance(result, dict):
+        return result
+    return by_rounds(result) if _is_pair(result) else {"metrics": result}
+
+
+def _is_pair(result: Any) -> bool:
+    return isinstance(result, tuple) and len(result) == 2

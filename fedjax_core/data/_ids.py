@@ -78,10 +78,12 @@ def normalized(ids: Iterable) -> tuple:
     """The ids as Python strings and integers, in order.
 
     Raises:
-      TypeError: an id is neither, or `ids` is one string.
+      TypeError: an id is neither, or `ids` is one id.
     """
     if isinstance(ids, str):
         raise TypeError(f"client ids must be a sequence of strings or integers, got the string {ids!r}; use [{ids!r}]")
+    if not isinstance(ids, Iterable):
+        raise TypeError(f"client ids must be a sequence of strings or integers, got {ids!r}; use [{ids!r}]")
     if isinstance(ids, np.ndarray):
         ids = ids.tolist()
     if not isinstance(ids, Sequence):

@@ -145,7 +145,7 @@ def _unpack(member, entry, what):
     try:
         return member.unpack(entry)
     except TypeError as error:
-        raise TypeError(f"{what}: expected {member}: {error}") from None
+        raise TypeError(f"{what}: {error}") from None
 
 
 def _stack(arrays, member, described):

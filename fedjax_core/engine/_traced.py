@@ -158,6 +158,8 @@ def _static(sequences: ClientSequences, steps: int, num_rows: int, batch_size: i
     start = 1 + np.cumsum(sequences.num_examples) - sequences.num_examples
     rows = sequences.batch_rows(everyone)
     index[client, step, : rows.shape[1]] = np.where(rows >= 0, rows + start[client, None], 0)
+    # An empty client looks at somebody's example: the step is thrown away, but must be finite for its gradient.
+    index[sequences.num_steps == 0] = min(1, used - 1)
     return StaticSequences(examples, index, sequences.num_steps.astype(np.int32), sequences.element_type)
 
 

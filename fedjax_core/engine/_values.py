@@ -28,7 +28,7 @@ def as_member(value: Any, type_: types.Type, what: str) -> Any:
         try:
             children = type_.unpack(value)
         except TypeError as error:
-            raise TypeError(f"{what}: expected {type_}: {error}") from None
+            raise TypeError(f"{what}: {error}") from None
         labels = [repr(n) if n else str(i) for i, n in enumerate(type_.names)]
         return type_.pack(
             [as_member(c, t, f"{what}, field {label}") for c, t, label in zip(children, type_.children, labels)]

@@ -121,10 +121,11 @@ class Sequence:
         rows = lax.dynamic_index_in_dim(self.index, self.first + t, keepdims=False)
         if not is_batched(self.element):
             rows = rows[0]
+        mask = rows > 0
         batch = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), self.examples)
         for transform in self.transforms:
             batch = transform(batch)
-        return batch, rows > 0
+        return batch, mask
 
     @property
     def fedjax_type(self) -> types.SequenceType:
