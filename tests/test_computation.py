@@ -255,7 +255,7 @@ def test_plain_computations():
 
 def test_with_config():
     assert float(mean.with_config(fc.EngineConfig(lanes=2, devices=2))([1.0, 2.0, 6.0])) == 3.0
-    with pytest.raises(TypeError, match=r"with_config takes an EngineConfig, got 8; write with_config\(fc.EngineConfig"):
+    with pytest.raises(TypeError, match=r"takes an EngineConfig, got 8; write with_config\(fc.EngineConfig"):
         mean.with_config(8)
 
 
