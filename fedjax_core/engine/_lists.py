@@ -34,6 +34,7 @@ class ListSequences:
         self._first_batch = np.cumsum(self.num_steps) - self.num_steps
 
     def batch_rows(self, clients: np.ndarray) -> np.ndarray:
+        """See `ClientSequences.batch_rows`."""
         rows = np.full((int(self.num_steps[clients].sum()), self.batch_size), -1, np.int32)
         at = 0
         for client in clients:
@@ -44,6 +45,7 @@ class ListSequences:
         return rows
 
     def read(self, clients: np.ndarray, out: Any) -> None:
+        """See `ClientSequences.read`."""
         starts, sizes = self._offsets[clients], self.num_examples[clients]
         rows = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
         jax.tree.map(lambda to, source: np.take(source, rows, 0, out=to, mode="clip"), out, self._examples)

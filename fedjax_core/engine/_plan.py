@@ -63,6 +63,7 @@ class Plan:
 
     @property
     def client_parameters(self) -> tuple[Node, ...]:
+        """The arguments of which every client has its own."""
         return tuple(p for p in self.parameters if p.per_client)
 
 

@@ -28,6 +28,7 @@ class Placed:
 
     @property
     def fedjax_type(self) -> types.Type:
+        """The type, with the placement."""
         return self._node.type
 
     def __repr__(self) -> str:
