@@ -121,9 +121,10 @@ class Computation:
         unknown = [k for k in kwargs if k not in names or k in values]
         values |= kwargs
         missing = [name for name in names if name not in values]
-        if len(args) > len(names) or unknown or missing:
-            problems = {"missing": missing, "unknown or given twice": unknown, "too many": args[len(names) :]}
-            found = "; ".join(f"{what}: {', '.join(map(str, which))}" for what, which in problems.items() if which)
+        surplus = [str(len(args) - len(names))] if len(args) > len(names) else []
+        if surplus or unknown or missing:
+            problems = {"missing": missing, "unknown or given twice": unknown, "too many": surplus}
+            found = "; ".join(f"{what}: {', '.join(which)}" for what, which in problems.items() if which)
             raise TypeError(f"{self.name} takes {len(names)} arguments ({', '.join(names)}), {found}")
         return [values[name] for name in names]
 

@@ -32,23 +32,25 @@ class ListSequences:
         self._examples = _join(self.element_type, batches, fixed)
         self._offsets = np.cumsum(self.num_examples) - self.num_examples
         self._first_batch = np.cumsum(self.num_steps) - self.num_steps
+        self._batch_offsets = np.cumsum(sizes) - sizes
 
     def batch_rows(self, clients: np.ndarray) -> np.ndarray:
         """See `ClientSequences.batch_rows`."""
-        rows = np.full((int(self.num_steps[clients].sum()), self.batch_size), -1, np.int32)
-        at = 0
-        for client in clients:
-            sizes = self._sizes[self._first_batch[client] :][: self.num_steps[client]]
-            for size, start in zip(sizes, np.cumsum(sizes) - sizes):
-                rows[at, :size] = np.arange(start, start + size)
-                at += 1
-        return rows
+        steps = self.num_steps[clients]
+        batches = _ranges(self._first_batch[clients], steps)
+        start = self._batch_offsets[batches] - np.repeat(self._offsets[clients], steps)
+        column = np.arange(self.batch_size)
+        return np.where(column < self._sizes[batches, None], start[:, None] + column, -1).astype(np.int32)
 
     def read(self, clients: np.ndarray, out: Any) -> None:
         """See `ClientSequences.read`."""
-        starts, sizes = self._offsets[clients], self.num_examples[clients]
-        rows = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+        rows = _ranges(self._offsets[clients], self.num_examples[clients])
         jax.tree.map(lambda to, source: np.take(source, rows, 0, out=to, mode="clip"), out, self._examples)
+
+
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The numbers from each start on, as many as its size, one range after another."""
+    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
 
 
 def _size(batch, fixed) -> int:
