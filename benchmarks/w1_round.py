@@ -84,7 +84,11 @@ def hand_written(clients: dict, devices: int):
     sharded = PartitionSpec("d")
     program = jax.jit(
         jax.shard_map(
-            train_device, mesh=mesh, in_specs=(PartitionSpec(), *(sharded,) * 6), out_specs=PartitionSpec(), check_vma=False
+            train_device,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), *(sharded,) * 6),
+            out_specs=PartitionSpec(),
+            check_vma=False,
         )
     )
 

@@ -84,7 +84,7 @@ def test_there_are_no_cycles():
     done, path = set(), []
 
     def visit(module):
-        assert module not in path, f"a cycle: {' -> '.join([*path[path.index(module):], module])}"
+        assert module not in path, f"a cycle: {' -> '.join([*path[path.index(module) :], module])}"
         if module in done:
             return
         path.append(module)

@@ -34,9 +34,7 @@ def as_process(aggregator: Aggregator, value_type) -> AggregationProcess:
     def initialize():
         return aggregator.init(value_type)
 
-    @federated_computation(
-        initialize.type_signature.result, types.at_clients(value_type), types.at_clients("float32")
-    )
+    @federated_computation(initialize.type_signature.result, types.at_clients(value_type), types.at_clients("float32"))
     def next(state, value, weight):
         return aggregator.next(state, value, weight)
 

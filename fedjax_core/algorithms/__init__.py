@@ -1,12 +1,12 @@
 """Algorithms: the round, written once, and its callers.
 
-  fed_avg               local training, then an optimizer step of the server; FedAdam, FedYogi,
-                        FedAdagrad and FedAvgM are arguments
-  fed_sgd               one gradient a client
-  federated_evaluation  metrics on clients, a computation without state
-  fed_eval              the same as a process, with the metrics of all rounds
-  compose               the round from its four slots: distributor, client work, aggregator, finalizer
-  broadcast, apply_optimizer, metrics_process    what goes into the slots
+fed_avg               local training, then an optimizer step of the server; FedAdam, FedYogi,
+                      FedAdagrad and FedAvgM are arguments
+fed_sgd               one gradient a client
+federated_evaluation  metrics on clients, a computation without state
+fed_eval              the same as a process, with the metrics of all rounds
+compose               the round from its four slots: distributor, client work, aggregator, finalizer
+broadcast, apply_optimizer, metrics_process    what goes into the slots
 """
 
 from fedjax_core.algorithms._compose import LearningState, compose

@@ -120,4 +120,3 @@ def weights_type(model: Model) -> types.Type:
                 "ModelWeights(trainable, non_trainable)"
             )
     return types.type_of(weights)
-

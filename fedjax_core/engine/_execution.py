@@ -159,9 +159,7 @@ def _lane_axes(block: tuple) -> tuple:
     def axes(x):
         if not isinstance(x, Sequence):
             return 0
-        return dataclasses.replace(
-            x, examples=None, index=1, first=None, common=None, bound=None, num_batches=0
-        )
+        return dataclasses.replace(x, examples=None, index=1, first=None, common=None, bound=None, num_batches=0)
 
     return jax.tree.map(axes, block, is_leaf=lambda x: isinstance(x, Sequence))
 

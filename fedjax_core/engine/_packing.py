@@ -139,9 +139,9 @@ def _pack(cohort: Cohort, layout: Layout) -> Packed:
     halves = cohort.identity.view(np.uint32).reshape(-1, 2)
     arrays = PackedClients(
         value=jax.tree.map(
-            lambda leaf: _pack_sequences(leaf, blocks, number, layout)
-            if isinstance(leaf, ClientSequences)
-            else rows(leaf),
+            lambda leaf: (
+                _pack_sequences(leaf, blocks, number, layout) if isinstance(leaf, ClientSequences) else rows(leaf)
+            ),
             cohort.value,
         ),
         identity=rows(halves),
@@ -241,4 +241,3 @@ def _read(sequences: ClientSequences, clients: np.ndarray, num_rows: int):
         leaf[0, 0] = 0
     sequences.read(clients, jax.tree.map(lambda leaf: leaf[0, 1:used], out))
     return out
-

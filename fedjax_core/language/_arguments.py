@@ -48,9 +48,7 @@ def check_placement(operator: str, placement):
 def check_function(operator: str, fn, repaired: str):
     """Refuses what is no function, and computations with placements (recognized by their signature)."""
     if isinstance(fn, Placed) or not callable(fn):
-        raise TypeError(
-            f"{operator} takes a function first, got {name_of(fn)} at {user_location()}; write {repaired}"
-        )
+        raise TypeError(f"{operator} takes a function first, got {name_of(fn)} at {user_location()}; write {repaired}")
     signature = getattr(fn, "type_signature", None)
     if isinstance(signature, types.Type) and signature.contains("federated"):
         raise TypeError(

@@ -43,9 +43,7 @@ def federated_split_key(key) -> Placed:
             f"federated_split_key takes one key, got {node.type} at {user_location()}; make it with "
             "jax.random.key(seed)"
         )
-    identity = Node(
-        ClientIdentity(), (), jax.ShapeDtypeStruct((2,), jnp.uint32), CLIENTS, False, user_location()
-    )
+    identity = Node(ClientIdentity(), (), jax.ShapeDtypeStruct((2,), jnp.uint32), CLIENTS, False, user_location())
 
     def fold(key, identity):
         return jax.random.fold_in(jax.random.fold_in(key, identity[0]), identity[1])

@@ -184,9 +184,7 @@ def placed_argument(value, operator: str, *, at: Placement | None = None, repair
             "declare the argument as fc.at_server(...) or fc.at_clients(...)"
         )
     if at is not None and node.placement is not at:
-        raise TypeError(
-            f"{operator} takes a value at {at}, got {node.type} at {user_location()}; write {repaired}"
-        )
+        raise TypeError(f"{operator} takes a value at {at}, got {node.type} at {user_location()}; write {repaired}")
     return node
 
 

@@ -112,9 +112,7 @@ class Sequence:
 
     def _total(self, measure: Callable):
         """The sum over the batches of `measure(batch, mask)`."""
-        zero = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: measure(*self._batch(0)))
-        )
+        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: measure(*self._batch(0))))
         return self.reduce(zero, lambda total, batch, mask: jax.tree.map(jnp.add, total, measure(batch, mask)))
 
     def _batch(self, t):

@@ -1,11 +1,11 @@
 """Programs: a training loop, its progress bar, and the files that a run leaves.
 
-  train                        rounds of a learning process, with held-out evaluation
-  Round, TrainResult, History  what it tells after a round, returns and records
-  RunFolder                    a fresh folder per run: weights.npz, metrics.csv, curves.png
-  save_weights, load_weights   a pytree of arrays as a file of plain arrays, no pickle
-  save_csv, save_curves        a `History` as a table and as a picture
-  flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its name
+train                        rounds of a learning process, with held-out evaluation
+Round, TrainResult, History  what it tells after a round, returns and records
+RunFolder                    a fresh folder per run: weights.npz, metrics.csv, curves.png
+save_weights, load_weights   a pytree of arrays as a file of plain arrays, no pickle
+save_csv, save_curves        a `History` as a table and as a picture
+flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its name
 """
 
 from fedjax_core.program._csv import save_csv

@@ -19,9 +19,7 @@ def process():
 
 def _draw(seed, number):
     random = np.random.default_rng(seed)
-    values = [
-        {"w": random.normal(size=3).astype(np.float32), "b": np.float32(random.normal())} for _ in range(number)
-    ]
+    values = [{"w": random.normal(size=3).astype(np.float32), "b": np.float32(random.normal())} for _ in range(number)]
     return values, random.integers(0, 5, number).astype(np.float32)
 
 

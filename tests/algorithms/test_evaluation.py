@@ -160,9 +160,7 @@ def test_round_of_fed_eval_without_examples_changes_the_round_number_only(ids):
 
 
 def test_sum_then_finalize_in_training():
-    process = fc.algorithms.fed_avg(
-        MODEL, optax.sgd(0.1), metrics_aggregation=fc.metrics.sum_then_finalize(), key=KEY
-    )
+    process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), metrics_aggregation=fc.metrics.sum_then_finalize(), key=KEY)
     state = process.initialize()
     for _ in range(3):
         state, metrics = process.next(state, reference.cohort(CLIENTS))

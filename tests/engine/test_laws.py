@@ -1,6 +1,5 @@
 """What may not change a result: the order of clients, lanes, devices, padding, and what other clients hold."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,9 +196,7 @@ def test_the_size_of_batches_changes_nothing_where_it_only_adds_padding():
 
 def test_lists_are_like_cohorts():
     clients = cohorts.make_population([5, 0, 1, 11])
-    listed = [
-        [{k: v[i : i + 4] for k, v in c.items()} for i in range(0, len(c["y"]), 4)] for c in clients.values()
-    ]
+    listed = [[{k: v[i : i + 4] for k, v in c.items()} for i in range(0, len(c["y"]), 4)] for c in clients.values()]
     expected, found = run(ONE_LANE, clients), ONE_LANE(WEIGHTS, KEY, listed)
     for name in ("weights", "examples", "steps"):
         np.testing.assert_array_equal(found["clients"][name], expected["clients"][name])

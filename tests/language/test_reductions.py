@@ -20,9 +20,7 @@ def test_limits_are_neutral(dtype):
 
 
 SUM = _reductions.elementwise("sum", lambda dtype: 0, jnp.add, jnp.sum)
-ORDER = _reductions.sequential(
-    "order", lambda: jnp.int32(0), lambda a, v: 10 * a + v, lambda a, b: a + b, lambda a: a
-)
+ORDER = _reductions.sequential("order", lambda: jnp.int32(0), lambda a, v: 10 * a + v, lambda a, b: a + b, lambda a: a)
 
 
 @given(st.lists(st.booleans(), min_size=4, max_size=4))
