@@ -130,11 +130,16 @@ def is_structural(node: Node) -> bool:
 
 def _available(node: Node):
     """The computed nodes, arguments included, that a server value is a view of."""
-    if is_structural(node):
-        for i in node.inputs:
-            yield from _available(i)
-    else:
-        yield node
+    stack, seen = [node], set()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if is_structural(node):
+            stack.extend(reversed(node.inputs))
+        else:
+            yield node
 
 
 def _read_later(nodes, levels, wanted, passes) -> dict[Node, None]:
@@ -143,7 +148,7 @@ def _read_later(nodes, levels, wanted, passes) -> dict[Node, None]:
     for root in [*(n for n in wanted if not n.per_client), *(n for p in passes for n in p.server_inputs)]:
         read.update(dict.fromkeys(_available(root)))
     for node in nodes:
-        if not node.per_client and not is_pass_result(node):
+        if not (node.per_client or is_pass_result(node) or is_structural(node)):
             for i in node.inputs:
                 crossing = (a for a in _available(i) if levels[a] < levels[node])
                 read.update(dict.fromkeys(crossing))

@@ -96,7 +96,7 @@ class Check:
     message: Callable[[int], str]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Node:
     """One value of a federated program.
 
