@@ -36,6 +36,6 @@ def test_a_refused_call_says_how_many_clients_broke_the_rule_and_the_next_one_ru
     def votes(ballots):
         return fc.federated_secure_sum(ballots, 1)
 
-    with pytest.raises(ValueError, match="2 clients hold an entry outside 0..1"):
+    with pytest.raises(ValueError, match=r"2 clients hold an entry outside 0\.\.1"):
         votes([1, 2, 0, -1])
     assert int(votes([1, 1, 0])) == 2
