@@ -3,14 +3,7 @@
 import jax
 import numpy as np
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the increment of splitmix64
-
-
-def mix(z: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64 (Steele et al. 2014), a bijection of uint64."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+from fedjax_core.engine._cohort import GOLDEN, mix
 
 
 def seed(key: jax.Array, purpose: str) -> np.ndarray:
@@ -42,13 +35,13 @@ def _described(key) -> str:
 def fold(state: np.ndarray, *numbers: int | np.ndarray) -> np.ndarray:
     """Folds integers (or uint64 arrays that broadcast with `state`) into a uint64 state, one by one."""
     for number in numbers:
-        state = mix((state ^ np.asarray(number, np.uint64)) + _GOLDEN)
+        state = mix((state ^ np.asarray(number, np.uint64)) + GOLDEN)
     return state
 
 
 def tags(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """The `positions`-th outputs of the splitmix64 streams that start at `seeds`, uint64."""
-    return mix(seeds + (positions.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    return mix(seeds + (positions.astype(np.uint64) + np.uint64(1)) * GOLDEN)
 
 
 def uniform(tag: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedjax_core import types
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the increment of splitmix64
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the increment of splitmix64
 
 
 @runtime_checkable
@@ -90,7 +90,7 @@ def identities(digests: np.ndarray) -> np.ndarray:
     """
     occurrence = _occurrences(digests)
     with np.errstate(over="ignore"):
-        return digests ^ _mix(occurrence * _GOLDEN)
+        return digests ^ mix(occurrence * GOLDEN)
 
 
 def _occurrences(digests: np.ndarray) -> np.ndarray:
@@ -104,8 +104,8 @@ def _occurrences(digests: np.ndarray) -> np.ndarray:
     return result
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64 (Steele et al. 2014); maps 0 to 0."""
+def mix(z: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64 (Steele et al. 2014), a bijection of uint64 that maps 0 to 0."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
