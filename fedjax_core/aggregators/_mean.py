@@ -36,7 +36,8 @@ def mean() -> Aggregator:
     """
 
     def next(state, value, weight):
-        result_type = federated_mean(value, weight).fedjax_type.member  # its own 0 / 0 would have no gradient
+        # `federated_mean` checks and types; its 0 / 0 would have no gradient, so the division is our own.
+        result_type = federated_mean(value, weight).fedjax_type.member
         dtypes = jax.tree.map(lambda tensor: tensor.dtype, types.tree_of_types(result_type))
         total = federated_sum(weight)
         weighted = federated_sum(federated_map(_times, value, weight))

@@ -92,12 +92,6 @@ def _sequence(element: types.Type, fresh) -> Sequence:
     )
 
 
-def abstract_batch(element: types.Type) -> tuple:
-    """The abstract `(batch, mask)` that a client function sees of a sequence of `element`."""
-    fresh = (f"batch{i}" for i in itertools.count())
-    return jax.eval_shape(lambda sequence: sequence._batch(0), _sequence(element, fresh))
-
-
 def infer(fn, inputs: tuple, described: str) -> Any:
     """The abstract result of `fn` applied to abstract `inputs`.
 
