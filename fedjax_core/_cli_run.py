@@ -42,7 +42,6 @@ def train(options: TrainOptions) -> int:
     process, evaluation = _programs(options, task, process_key)
     folder = _folder(options)
     _introduce(options, task)
-    seen = []
     try:
         with _short_warnings():
             _, history = program.train(
@@ -56,11 +55,12 @@ def train(options: TrainOptions) -> int:
                 test_data=task.test_data,
                 evaluate_every=options.evaluate_every,
                 folder=folder,
-                on_round=lambda round: _follow(round, options, seen),
+                on_round=lambda round: _follow(round, options),
             )
     except KeyboardInterrupt:
-        left = f"{folder.path} holds their results" if seen else f"{folder.path} holds no results"
-        print(f"fedjax-core: stopped by Ctrl-C after {len(seen)} of {options.rounds} rounds; {left}", file=sys.stderr)
+        kept = _rounds_in(folder)
+        left = f"{folder.path} holds {'their' if kept else 'no'} results"
+        print(f"fedjax-core: stopped by Ctrl-C after {kept} of {options.rounds} rounds; {left}", file=sys.stderr)
         return 130
     _summarize(history, folder)
     return 0
@@ -141,9 +141,14 @@ def _introduce(options: TrainOptions, task: Task) -> None:
     )
 
 
-def _follow(round: program.Round, options: TrainOptions, seen: list) -> None:
-    """Counts the round and, where there is no progress bar, prints a line after each evaluation."""
-    seen.append(round.number)
+def _rounds_in(folder: program.RunFolder) -> int:
+    """How many rounds the folder has the metrics of: an interrupt may come anywhere in a round."""
+    table = folder.path / "metrics.csv"
+    return len(table.read_text().splitlines()) - 1 if table.exists() else 0
+
+
+def _follow(round: program.Round, options: TrainOptions) -> None:
+    """Where there is no progress bar, prints a line after each evaluation."""
     if round.held_out is not None and not rich.console.Console(stderr=True).is_terminal:
         print(f"round {round.number}/{options.rounds}: {round.record.summary()}", flush=True)
 
