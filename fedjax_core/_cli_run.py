@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import json
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -43,7 +45,7 @@ def train(options: TrainOptions) -> int:
     folder = _folder(options)
     _introduce(options, task)
     try:
-        with _short_warnings():
+        with _short_warnings(), _Interrupt() as interrupt:
             _, history = program.train(
                 process,
                 task.train_data,
@@ -55,7 +57,7 @@ def train(options: TrainOptions) -> int:
                 test_data=task.test_data,
                 evaluate_every=options.evaluate_every,
                 folder=folder,
-                on_round=lambda round: _follow(round, options),
+                on_round=lambda round: _follow(round, options, interrupt),
             )
     except KeyboardInterrupt:
         kept = _rounds_in(folder)
@@ -147,8 +149,37 @@ def _rounds_in(folder: program.RunFolder) -> int:
     return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
 
-def _follow(round: program.Round, options: TrainOptions) -> None:
-    """Where there is no progress bar, prints a line after each evaluation."""
+class _Interrupt:
+    """Ctrl-C ends the run after the round that it comes in; a second one at once.
+
+    An exception from a signal handler can come anywhere, also where Python swallows it, as in the
+    finalizer of an object.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self._earlier = None
+
+    def __enter__(self) -> "_Interrupt":
+        main_thread = threading.current_thread() is threading.main_thread()
+        if main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._earlier = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._earlier is not None:
+            signal.signal(signal.SIGINT, self._earlier)
+
+    def _request(self, number: int, frame) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def _follow(round: program.Round, options: TrainOptions, interrupt: _Interrupt) -> None:
+    """Ends the run if that was asked for and, where there is no progress bar, prints a line after each evaluation."""
+    if interrupt.requested:
+        raise KeyboardInterrupt
     if round.held_out is not None and not rich.console.Console(stderr=True).is_terminal:
         print(f"round {round.number}/{options.rounds}: {round.record.summary()}", flush=True)
 
