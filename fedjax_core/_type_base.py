@@ -50,9 +50,6 @@ class Type:
     def _notation(self) -> str:
         return self._render(None)
 
-    def _render(self, indent: int | None) -> str:
-        raise NotImplementedError
-
     def _parts(self) -> tuple["Type", ...]:
         return ()
 

@@ -82,6 +82,11 @@ def join(path: str, name: str | None, position: int) -> str:
 
 
 def check_names(names: list[str | None]) -> None:
+    """Refuses names that occur twice.
+
+    Raises:
+      ValueError: with the names.
+    """
     named = [name for name in names if name is not None]
     if len(set(named)) < len(named):
         repeated = sorted({name for name in named if named.count(name) > 1})
@@ -89,6 +94,7 @@ def check_names(names: list[str | None]) -> None:
 
 
 def listed(names: Iterable[str | None]) -> str:
+    """Names for an error message, `_` for none: `(a, _, b)`."""
     return "(" + ", ".join("_" if name is None else name for name in names) + ")"
 
 
