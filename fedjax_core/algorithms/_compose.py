@@ -9,7 +9,7 @@ from fedjax_core import trees, types
 from fedjax_core.algorithms._checks import check_client_result, check_key, check_kinds, first_state, run_slot
 from fedjax_core.algorithms._metrics import by_name
 from fedjax_core.algorithms._process import learning_process
-from fedjax_core.clients import join_weights, split_weights, weights_type
+from fedjax_core.clients import trainable_of, weights_type, with_trainable
 from fedjax_core.computation import federated_computation
 from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model
 from fedjax_core.language import (
@@ -105,7 +105,7 @@ def compose(
     }
     check_kinds("compose", model=model, **slots)
     whole = weights_type(model)
-    update_type = types.type_of(split_weights(types.tree_of_types(whole))[0])
+    update_type = types.type_of(trainable_of(types.tree_of_types(whole)))
     init_key, round_key = jax.random.split(key)
 
     @federated_computation()
@@ -153,7 +153,7 @@ def compose(
 
 
 def _trainable(weights):
-    return federated_map(lambda w: split_weights(w)[0], weights)
+    return federated_map(trainable_of, weights)
 
 
 def _guard(result: ClientResult) -> tuple[ClientResult, jax.Array]:
@@ -166,8 +166,7 @@ def _accept(always_releases: bool, state: LearningState, proposed: dict, update,
     """The next state: what the slots propose, as far as the round counts."""
     counts = (contributing > 0) | always_releases
     accepted = counts & trees.is_finite(update)
-    _, non_trainable = split_weights(state.weights)
-    weights = join_weights(proposed["weights"], non_trainable)
+    weights = with_trainable(state.weights, proposed["weights"])
     return LearningState(
         weights=trees.where(accepted, weights, state.weights),
         distributor=trees.where(counts, proposed["distributor"], state.distributor),

@@ -1,7 +1,7 @@
 """What all learning processes of this room have in common."""
 
 from fedjax_core import trees, types
-from fedjax_core.clients import split_weights
+from fedjax_core.clients import trainable_of
 from fedjax_core.computation import Computation, computation
 from fedjax_core.templates import LearningProcess
 
@@ -28,4 +28,4 @@ def learning_process(initialize: Computation, next: Computation, weights_type: t
 
 
 def _report(state) -> dict:
-    return {"round_num": state.round_num, "weights_norm": trees.norm(split_weights(state.weights)[0])}
+    return {"round_num": state.round_num, "weights_norm": trees.norm(trainable_of(state.weights))}

@@ -7,12 +7,12 @@
 
 and what all of them need to know of a model:
 
-  weights_type, abstract_statistics, join_weights, split_weights
+  weights_type, abstract_statistics, trainable_of, with_trainable
 """
 
 from fedjax_core.clients._evaluation import local_evaluation
 from fedjax_core.clients._gradient import local_gradient
-from fedjax_core.clients._measuring import abstract_statistics, join_weights, split_weights, weights_type
+from fedjax_core.clients._measuring import abstract_statistics, trainable_of, weights_type, with_trainable
 from fedjax_core.clients._training import check_optimizer, local_training
 from fedjax_core.clients._work import client_work
 
@@ -20,10 +20,10 @@ __all__ = [
     "abstract_statistics",
     "check_optimizer",
     "client_work",
-    "join_weights",
     "local_evaluation",
     "local_gradient",
     "local_training",
-    "split_weights",
+    "trainable_of",
     "weights_type",
+    "with_trainable",
 ]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees
-from fedjax_core.clients._measuring import filled, join_weights, measure, no_statistics, split_weights
+from fedjax_core.clients._measuring import filled, measure, no_statistics, trainable_of, with_trainable
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
 from fedjax_core.contracts import ClientResult, ClientWork, Model, model_metrics
@@ -44,18 +44,18 @@ def local_gradient(
     metrics = model_metrics(model)
     start = no_statistics(model)
 
-    def total_loss(trainable, non_trainable, batch, mask, key):
-        predictions = model.predict(join_weights(trainable, non_trainable), batch, key, training=True)
+    def total_loss(trainable, weights, batch, mask, key):
+        predictions = model.predict(with_trainable(weights, trainable), batch, key, training=True)
         return jnp.sum(jnp.where(mask, model.loss(predictions, batch), 0)), predictions
 
     def work(weights, data, key):
-        trainable, non_trainable = split_weights(weights)
+        trainable = trainable_of(weights)
 
         def step(carry, batch, mask):
             gradient, statistics, num_examples, step = carry
             batch = filled(batch, mask)
             step_key = jax.random.fold_in(key, step)
-            new, predictions = jax.grad(total_loss, has_aux=True)(trainable, non_trainable, batch, mask, step_key)
+            new, predictions = jax.grad(total_loss, has_aux=True)(trainable, weights, batch, mask, step_key)
             statistics = trees.add(statistics, measure(metrics, predictions, batch, mask))
             return trees.add(gradient, new), statistics, num_examples + jnp.sum(mask, dtype=jnp.float32), step + 1
 

@@ -9,28 +9,28 @@ from fedjax_core import trees, types
 from fedjax_core.contracts import Metric, Model, ModelWeights, model_metrics
 
 
-def split_weights(weights) -> tuple:
-    """`(trainable, non_trainable)`; a plain pytree is all trainable, its second part None.
+def trainable_of(weights):
+    """The part of a model's weights that is trained: all of it, unless they are `ModelWeights`.
 
     Example:
 
-    >>> split_weights(ModelWeights({"w": 1.0}, {"scale": 2.0}))
-    ({'w': 1.0}, {'scale': 2.0})
-    >>> split_weights({"w": 1.0})
-    ({'w': 1.0}, None)
+    >>> trainable_of(ModelWeights({"w": 1.0}, {"scale": 2.0})), trainable_of({"w": 1.0})
+    ({'w': 1.0}, {'w': 1.0})
     """
-    return tuple(weights) if isinstance(weights, ModelWeights) else (weights, None)
+    return weights.trainable if isinstance(weights, ModelWeights) else weights
 
 
-def join_weights(trainable, non_trainable):
-    """The inverse of `split_weights`.
+def with_trainable(weights, trainable):
+    """The weights with another trainable part.
 
     Example:
 
-    >>> join_weights({"w": 1.0}, None)
-    {'w': 1.0}
+    >>> with_trainable(ModelWeights({"w": 1.0}, {"scale": 2.0}), {"w": 3.0})
+    ModelWeights(trainable={'w': 3.0}, non_trainable={'scale': 2.0})
+    >>> with_trainable({"w": 1.0}, {"w": 3.0})
+    {'w': 3.0}
     """
-    return trainable if non_trainable is None else ModelWeights(trainable, non_trainable)
+    return weights._replace(trainable=trainable) if isinstance(weights, ModelWeights) else trainable
 
 
 def measure(metrics: Mapping[str, Metric], predictions, batch, mask) -> dict:
@@ -113,7 +113,7 @@ def weights_type(model: Model) -> types.Type:
     '<bias=float32[3],kernel=float32[2,3]>'
     """
     weights = _shapes("the model's `init`", model.init)
-    for path, leaf in types.leaves(types.type_of(split_weights(weights)[0])):
+    for path, leaf in types.leaves(types.type_of(trainable_of(weights))):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
                 f"trainable weights are floating point numbers, but {path!r} is {leaf}; keep it in "

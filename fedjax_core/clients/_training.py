@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_core import trees
-from fedjax_core.clients._measuring import filled, join_weights, measure, no_statistics, split_weights
+from fedjax_core.clients._measuring import filled, measure, no_statistics, trainable_of, with_trainable
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
 from fedjax_core.contracts import ClientResult, ClientWork, Model, model_metrics
@@ -78,9 +78,9 @@ def local_training(
     start = no_statistics(model)
 
     def train(weights, data, key):
-        initial, non_trainable = split_weights(weights)
+        initial = trainable_of(weights)
         carry = _Carry(initial, optimizer.init(initial), start, jnp.float32(0), jnp.int32(0))
-        end = data.reduce(carry, lambda c, batch, mask: step(c, non_trainable, batch, mask, key))
+        end = data.reduce(carry, lambda c, batch, mask: step(c, weights, batch, mask, key))
         weight = client_weight(weighting, metrics, end.statistics, end.num_examples)
         return ClientResult(trees.subtract(initial, end.trainable), weight, end.statistics)
 
@@ -88,14 +88,14 @@ def local_training(
 
 
 def _training_step(model: Model, optimizer, metrics):
-    def loss(trainable, non_trainable, batch, mask, key):
-        predictions = model.predict(join_weights(trainable, non_trainable), batch, key, training=True)
+    def loss(trainable, weights, batch, mask, key):
+        predictions = model.predict(with_trainable(weights, trainable), batch, key, training=True)
         return mean_over(mask, model.loss(predictions, batch)), predictions
 
-    def step(carry: _Carry, non_trainable, batch, mask, key) -> _Carry:
+    def step(carry: _Carry, weights, batch, mask, key) -> _Carry:
         batch = filled(batch, mask)
         key = jax.random.fold_in(key, carry.step)
-        gradient, predictions = jax.grad(loss, has_aux=True)(carry.trainable, non_trainable, batch, mask, key)
+        gradient, predictions = jax.grad(loss, has_aux=True)(carry.trainable, weights, batch, mask, key)
         updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.trainable)
         return _Carry(
             optax.apply_updates(carry.trainable, updates),

@@ -111,11 +111,12 @@ def test_local_evaluation_takes_predictions_without_training(weights):
 
 def test_weights_are_split_and_joined():
     whole = ModelWeights({"w": 1.0}, {"mean": 2.0})
-    assert fc.clients.split_weights(whole) == ({"w": 1.0}, {"mean": 2.0})
-    assert fc.clients.join_weights(*fc.clients.split_weights(whole)) == whole
-    assert fc.clients.join_weights(*fc.clients.split_weights({"w": 1.0})) == {"w": 1.0}
-    empty = ModelWeights({"w": 1.0}, ())
-    assert fc.clients.join_weights(*fc.clients.split_weights(empty)) == empty
+    assert fc.clients.trainable_of(whole) == {"w": 1.0}
+    assert fc.clients.trainable_of({"w": 1.0}) == {"w": 1.0}
+    for non_trainable in ({"mean": 2.0}, (), None):
+        weights = fc.ModelWeights({"w": 1.0}, non_trainable)
+        assert fc.clients.with_trainable(weights, {"w": 3.0}) == fc.ModelWeights({"w": 3.0}, non_trainable)
+    assert fc.clients.with_trainable({"w": 1.0}, {"w": 3.0}) == {"w": 3.0}
 
 
 def test_weights_type():
