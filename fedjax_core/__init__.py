@@ -30,7 +30,7 @@ from fedjax_core import contracts, engine, language, templates, trees, types
 from fedjax_core._federated_body import Checked
 from fedjax_core.computation import Computation, computation, federated_computation
 from fedjax_core.contracts import Model, ModelWeights
-from fedjax_core.engine import EngineConfig, pack_cohort, stack_cohorts
+from fedjax_core.engine import EngineConfig, pack_cohort, stack_cohorts, use_all_cores, use_compilation_cache
 from fedjax_core.language import *  # noqa: F403
 from fedjax_core.types import *  # noqa: F403
 
@@ -53,6 +53,8 @@ __all__ = [
     "templates",
     "trees",
     "types",
+    "use_all_cores",
+    "use_compilation_cache",
     *_LAZY,
     *language.__all__,
     *types.__all__,

@@ -91,6 +91,15 @@ def _path(name: str):
     return _option("FOLDER", read)
 
 
+def _on_off_or_folder(name: str):
+    def read(text: str) -> str:
+        if not text:
+            raise UsageError(f"--{name} must be on, off or the name of a folder, got ''")
+        return text
+
+    return _option("{on,off,FOLDER}", read)
+
+
 def _default(hint: str):
     return tyro.conf.arg(help_behavior_hint=f"(default: {hint})")
 
@@ -152,3 +161,6 @@ class TrainOptions:
 
     lanes: Annotated[int | None, _integer("lanes", 8), _default("1 on a CPU, 16 elsewhere")] = None
     """How many clients run side by side on a device."""
+
+    compilation_cache: Annotated[str, _on_off_or_folder("compilation-cache")] = "off"
+    """Keeps what is compiled for the next run: on in the user's cache folder, or in a folder of your choice."""

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import difflib
 import io
-import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -15,6 +14,8 @@ from importlib import metadata
 import tyro
 
 from fedjax_core._cli_options import TrainOptions, UsageError
+from fedjax_core.engine import use_all_cores, use_compilation_cache
+from fedjax_core.engine._machine import available_cores
 
 _HELP = """usage: fedjax-core train [OPTIONS]
 
@@ -115,17 +116,23 @@ def _check_combinations(options: TrainOptions) -> None:
 
 
 def _use_all_cores(options: TrainOptions) -> None:
-    """Makes JAX see one CPU device per core, unless the user has set their number."""
-    flag = "--xla_force_host_platform_device_count"
-    flags = os.environ.get("XLA_FLAGS", "")
-    if flag not in flags:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        number = options.devices or min(cores, options.cohort_size or 10)
-        os.environ["XLA_FLAGS"] = f"{flags} {flag}={number}".strip()
+    """Makes JAX see one CPU device per core, unless the user has set their number or JAX is in use."""
+    with contextlib.suppress(RuntimeError):
+        use_all_cores(options.devices or min(available_cores(), options.cohort_size or 10))
+
+
+def _use_compilation_cache(options: TrainOptions) -> None:
+    if options.compilation_cache == "off":
+        return
+    try:
+        use_compilation_cache(None if options.compilation_cache == "on" else options.compilation_cache)
+    except OSError as error:
+        raise UsageError(f"the folder of --compilation-cache cannot be made: {error}; choose another") from None
 
 
 def _train(options: TrainOptions) -> int:
     _use_all_cores(options)
+    _use_compilation_cache(options)
     from fedjax_core import _cli_run
 
     return _cli_run.train(options)

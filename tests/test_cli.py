@@ -58,6 +58,8 @@ def _command(*arguments) -> list[str]:
         ("train --algorithm fed-sgd --client-lr 1", "--client-lr is for local training"),
         ("train --cohort-size 101", "--cohort-size 101 is more than the 100 clients of digits"),
         ("train --devices 1000", "--devices 1000 is more than the 8 that JAX sees here"),
+        ("train --compilation-cache=", "--compilation-cache must be on, off or the name of a folder, got ''"),
+        ("train --compilation-cache taken/cache", "the folder of --compilation-cache cannot be made"),
         ("train --out .", "--out . exists and is never overwritten; choose a new folder"),
         ("train --out taken", "--out taken exists and is never overwritten"),
         ("train --out taken/run", "the folder for the results cannot be made"),
