@@ -1,0 +1,113 @@
+"""Rounds of W1 to W4 through the public API, alone or in turn with the hand-written programs.
+
+    python benchmarks/rounds.py --workloads W1,W2 --rounds 7 --devices 2 --against limits
+
+Data preparation is part of a round. Before anything is timed, both run two rounds, and the largest difference
+of their weights, for W1 also that from a NumPy float64 reference, must be small. Prints one JSON object:
+medians in seconds and, with `--against limits`, the ratio of ours to the hand-written program's.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+import limits
+import numpy as np
+import workloads
+
+TOLERANCE = 1e-4
+"""How far weights of two rounds may be apart; the CNN's and the LSTM's differ by the order of float32 sums."""
+
+
+def ours(workload: workloads.Workload, devices: int):
+    """`(state, ids) -> state` through the public API, the process, and the initial state."""
+    import jax
+
+    import fedjax_core as fc
+
+    data = workloads.federated_data(workload)
+    process, state = workloads.process(workload)
+    next_round = process.next.with_config(fc.EngineConfig(lanes=1, devices=devices))
+    batching = fc.data.Batching(batch_size=workload.batch_size)
+
+    def round_(state, ids):
+        return jax.block_until_ready(next_round(state, data.cohort(ids, batching)).state)
+
+    return round_, process, state
+
+
+def check(name: str, error: float):
+    """Raises unless weights agree.
+
+    Raises:
+      AssertionError: they do not.
+    """
+    if not error <= TOLERANCE:
+        raise AssertionError(f"{name}: weights after two rounds differ by {error:.1e}, more than {TOLERANCE:.0e}")
+
+
+def measure(workload: workloads.Workload, rounds: int, devices: int, reference: dict | None, against: bool) -> dict:
+    """Verifies, then times rounds of ours and, in turn with them, of the hand-written program.
+
+    Args:
+      workload: what to run.
+      rounds: timed rounds of each.
+      devices: how many devices.
+      reference: what the weights must be after two rounds, if that is known.
+      against: whether to time the hand-written program, too.
+    """
+    import jax
+
+    workloads.touch(workload)
+    mine, process, state = ours(workload, devices)
+    written, weights = limits.HandWritten(workload, devices), jax.tree.map(jax.numpy.asarray, workload.initial)
+    for ids in workload.cohorts[:2]:
+        state, weights = mine(state, ids.tolist()), written(weights, ids)
+    found = process.get_model_weights(state)
+    errors = {"hand_written": workloads.largest_difference(weights, found)}
+    if reference is not None:
+        errors["reference"] = workloads.largest_difference(found, reference)
+    for other, error in errors.items():
+        check(f"{workload.name} against {other}", error)
+    times = {"ours": [], "hand_written": []}
+    for r in range(rounds):
+        cohort = workload.cohorts[(2 + r) % len(workload.cohorts)]
+        begin = time.perf_counter()
+        state = mine(state, cohort.tolist())
+        middle = time.perf_counter()
+        times["ours"].append(middle - begin)
+        if against:
+            weights = written(weights, cohort)
+            times["hand_written"].append(time.perf_counter() - middle)
+    result = {f"{name}_s": statistics.median(values) for name, values in times.items() if values}
+    result |= {f"{name}_best_s": min(values) for name, values in times.items() if values}
+    if against:
+        result["ratio"] = result["ours_s"] / result["hand_written_s"]
+        result["ratio_of_pairs_median"] = float(np.median(np.divide(times["ours"], times["hand_written"])))
+    return result | {"rounds": rounds, "largest_difference": errors}
+
+
+def main(argv=None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Rounds of the workloads through the public API.")
+    workloads.add_data_option(parser)
+    parser.add_argument("--workloads", default="W1,W2,W3,W4", help="with commas between")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each")
+    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="CPU devices")
+    parser.add_argument("--against", choices=["nothing", "limits"], default="nothing", help="what to run in turn")
+    args = parser.parse_args(argv)
+    limits.use_devices(args.devices)
+    data, result = workloads.folder(args.data), {"devices": args.devices}
+    for name in args.workloads.split(","):
+        workload = workloads.load(name, data)
+        reference = workloads.load_reference(data) if name == "W1" else None
+        result[name] = measure(workload, args.rounds, args.devices, reference, args.against == "limits")
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
