@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import os
 
 import jax
 import numpy as np
 
 VIRTUAL_SHARDS = 8
+_SHARE = 0.25
+_UNKNOWN_MEMORY = 4 * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +20,9 @@ class EngineConfig:
       lanes: clients that run side by side under `jax.vmap` on one device. None: 1 on CPU, where
         side by side buys nothing, 16 elsewhere.
       devices: how many devices the clients are spread over, the first of `jax.devices()`. None: all.
+      memory_budget: bytes of one device that the clients' data may take, padding included; a larger cohort
+        runs in waves, each read while the one before computes. None: a quarter of what the device has
+        (on CPU of its share of the machine's memory).
 
     Raises:
       TypeError: a field that is no integer.
@@ -34,6 +40,7 @@ class EngineConfig:
 
     lanes: int | None = None
     devices: int | None = None
+    memory_budget: int | None = None
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
@@ -53,8 +60,28 @@ class EngineConfig:
                 f"EngineConfig(devices={number}) on a machine that shows JAX {len(devices)}; on CPU set the "
                 f"environment variable XLA_FLAGS=--xla_force_host_platform_device_count={number} before JAX is used"
             )
+        devices = tuple(devices[:number])
+        if all(d.process_index != jax.process_index() for d in devices):
+            raise ValueError(
+                f"EngineConfig(devices={number}): the first {number} of {len(jax.devices())} devices belong to other "
+                "processes; leave it out to use all"
+            )
         lanes = self.lanes or (1 if devices[0].platform == "cpu" else 16)
-        return Layout(lanes, -(-VIRTUAL_SHARDS // number) * number, tuple(devices[:number]))
+        budget = self.memory_budget or int(_SHARE * device_memory(jax.local_devices()[0]))
+        return Layout(lanes, -(-VIRTUAL_SHARDS // number) * number, devices, budget)
+
+
+@functools.cache
+def device_memory(device: jax.Device) -> int:
+    """The bytes that a device has; of a CPU device, its share of the machine's memory."""
+    stats = None if device.platform == "cpu" else device.memory_stats()
+    if stats and stats.get("bytes_limit"):
+        return stats["bytes_limit"]
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        machine = _UNKNOWN_MEMORY
+    return machine // jax.local_device_count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +92,23 @@ class Layout:
       lanes: `L`.
       shards: `V`, virtual shards, a multiple of the number of devices.
       devices: the devices, `D` of them; each owns `V / D` consecutive shards.
+      memory_budget: bytes of one device that the clients' data may take.
     """
 
     lanes: int
     shards: int
     devices: tuple
+    memory_budget: int
+
+    @functools.cached_property
+    def local(self) -> tuple[int, ...]:
+        """Which of the devices belong to this process."""
+        return tuple(i for i, d in enumerate(self.devices) if d.process_index == jax.process_index())
+
+    @functools.cached_property
+    def one_process(self) -> bool:
+        """Whether all devices belong to this process."""
+        return len(self.local) == len(self.devices)
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -78,8 +117,8 @@ class Layout:
 
     @functools.cached_property
     def server(self) -> jax.sharding.Sharding:
-        """Where the server's values are: on the first device."""
-        return jax.sharding.SingleDeviceSharding(self.devices[0])
+        """Where the server's values are: on the first device of this process."""
+        return jax.sharding.SingleDeviceSharding(self.devices[self.local[0]])
 
     @functools.cached_property
     def clients(self) -> jax.sharding.Sharding:

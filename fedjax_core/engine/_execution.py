@@ -2,8 +2,8 @@
 
 A pass runs under `shard_map` over the devices. Each device loops over its virtual shards, over a
 shard's blocks, and inside each client function over exactly as many steps as the block needs; the
-lanes of a block are vmapped. What a pass aggregates is carried, and comes back stacked over the
-shards. The shards are merged, and all other work of the server done, on one device.
+lanes of a block are vmapped. What a pass aggregates is carried, from wave to wave too, and comes back
+stacked over the shards. The shards are merged, and all other work of the server done, on one device.
 """
 
 import dataclasses
@@ -50,29 +50,62 @@ def _merged(node: Node, stacked):
 
 
 def pass_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
-    """One pass: `(server inputs, PackedClients) -> (accumulators [V, ...], materialized [D * K * L, ...])`."""
-    per_device = functools.partial(_run_device, plan, pass_, layout)
+    """One pass over the clients of a wave: `(server inputs, totals, PackedClients) -> (totals, kept, done)`.
+
+    `totals` are the accumulators `[V, ...]` of the waves before, which are given away, or None before the only wave;
+    `kept` is `[D * K * L, ...]` per materialized value; `done` is there when the wave has been computed,
+    and is None if there is no other.
+    """
+    return _on_devices(functools.partial(_run_device, plan, pass_, layout), layout, 3, donate_argnums=1)
+
+
+def empty_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
+    """The accumulators before the first of several waves: `(server inputs, PackedClients) -> totals [V, ...]`."""
+
+    def empty(server: tuple, clients: PackedClients):
+        clients = jax.tree.map(lambda x: x[0], clients)
+        return _empty(pass_, layout, jax.eval_shape(_block_runner(plan, pass_, layout, server, clients), jnp.int32(0)))
+
+    return _on_devices(empty, layout, None)
+
+
+def _on_devices(per_device: Callable, layout: Layout, outputs: int | None, **options) -> Callable:
+    """A program of every device: the first argument is the same on all, of the others each has its part."""
     if len(layout.devices) == 1:
-        return jax.jit(per_device)
+        return jax.jit(per_device, **options)
     clients = PartitionSpec("clients")
-    run = jax.shard_map(
-        per_device,
-        mesh=layout.mesh,
-        in_specs=(PartitionSpec(), clients),
-        out_specs=(clients, clients),
-        check_vma=False,
-    )
-    return jax.jit(run)
+
+    @functools.partial(jax.jit, **options)
+    def run(server, *sharded):
+        return jax.shard_map(
+            per_device,
+            mesh=layout.mesh,
+            in_specs=(PartitionSpec(), *(clients for _ in sharded)),
+            out_specs=clients if outputs is None else (clients,) * outputs,
+            check_vma=False,
+        )(server, *sharded)
+
+    return run
 
 
-def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, clients: PackedClients):
-    clients = jax.tree.map(lambda x: x[0], clients)
-    run_block = functools.partial(_run_block, plan, pass_, layout.lanes, server, clients)
-    abstract = jax.eval_shape(run_block, jnp.int32(0))
-    lane = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), abstract[0])
+def _block_runner(plan: Plan, pass_: Pass, layout: Layout, server: tuple, clients: PackedClients) -> Callable:
+    return functools.partial(_run_block, plan, pass_, layout.lanes, server, clients)
+
+
+def _empty(pass_: Pass, layout: Layout, block: tuple):
+    """The empty accumulators of a device, for a block of these abstract values."""
+    lane = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), block[0])
     zeros = tuple(jax.tree.map(jnp.asarray, n.operation.zero(v)) for n, v in zip(pass_.aggregates, lane))
     shards = layout.shards // len(layout.devices)
-    totals = jax.tree.map(lambda z: jnp.broadcast_to(z, (shards, *z.shape)), zeros)
+    return jax.tree.map(lambda z: jnp.broadcast_to(z, (shards, *z.shape)), zeros)
+
+
+def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: tuple | None, clients: PackedClients):
+    clients = jax.tree.map(lambda x: x[0], clients)
+    run_block = _block_runner(plan, pass_, layout, server, clients)
+    abstract = jax.eval_shape(run_block, jnp.int32(0))
+    done = None if totals is None else clients.count.sum(keepdims=True)
+    totals = _empty(pass_, layout, abstract) if totals is None else totals
     blocks = clients.valid.shape[0]
     kept = trees.zeros_like(jax.tree.map(lambda a: jax.ShapeDtypeStruct((blocks, *a.shape), a.dtype), abstract[1]))
 
@@ -92,7 +125,7 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, clients:
         return _write(totals, done, s), kept
 
     totals, kept = lax.fori_loop(0, clients.shards[0], shard, (totals, kept))
-    return totals, jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), kept)
+    return totals, jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), kept), done
 
 
 def _write(buffer, rows, k):

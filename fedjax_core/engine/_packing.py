@@ -1,43 +1,26 @@
-"""Packing: a ragged cohort as integers over flat examples, a function of the cohort alone.
-
-Clients are sorted by (steps, identity) and cut into blocks of `L` lanes, so that the clients of a
-block take nearly the same number of steps. Blocks are dealt to `V` virtual shards, longest first,
-each to the shard with the least work; a device owns consecutive shards.
+"""Packing: the clients of a wave as integers over flat examples, on the devices.
 
 Axis letters: `D` devices, `V` virtual shards, `K` blocks of a device, `L` lanes, `T` steps of a
-device, `B` examples of a batch, `R` rows of a device's flat examples, `C` clients.
+device, `B` examples of a batch, `R` rows of a device's flat examples, `C` clients. A process packs
+the devices of its own alone.
 """
 
 import dataclasses
-import heapq
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from fedjax_core import trees, types
+from fedjax_core.engine import _transfer
 from fedjax_core.engine._buffers import BufferPool
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
+from fedjax_core.engine._dealing import Deal, deal, of_clients, size_class
 from fedjax_core.language._sequence import is_batched
 from fedjax_core.types import Type
 
-_GRID = 1.25
 _buffers = BufferPool()
-
-
-class Blocks(NamedTuple):
-    """Which clients run where.
-
-    Attributes:
-      clients: per device int64 `[blocks, L]`: positions in the cohort, -1 for nobody.
-      first: int32 `[D, V / D]`, a shard's first block on its device.
-      count: int32 `[D, V / D]`, its number of blocks.
-    """
-
-    clients: tuple[np.ndarray, ...]
-    first: np.ndarray
-    count: np.ndarray
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +50,7 @@ class PackedSequences:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PackedClients:
-    """A cohort on the devices.
+    """The clients of a wave on the devices.
 
     Attributes:
       value: the clients' value: a pytree of `PackedSequences` and arrays `[D, K, L, ...]`.
@@ -88,135 +71,105 @@ class PackedClients:
     shards: Any
 
 
-class Packed(NamedTuple):
-    """A cohort ready to run, and where each of its clients is.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Packing:
+    """How a cohort runs on a layout, and its arrays if they fit the memory budget at once.
 
     Attributes:
-      clients: the arrays, on the devices.
-      position: int32 `[C]`, a client's place in the flattened `[D, K, L]`.
+      deal: who runs where and when.
+      layout: the layout.
+      num_blocks: `K`, of the size grid, the same for all waves.
+      resident: the only wave, or None where there are several.
     """
 
-    clients: PackedClients
-    position: np.ndarray
+    deal: Deal
+    layout: Layout
+    num_blocks: int
+    resident: PackedClients | None
+
+    def position(self) -> np.ndarray:
+        """int64 `[C]`, a client's place in the flattened `[W, D, K, L]`."""
+        blocks = self.deal.count.sum(2).reshape(-1)
+        slot = np.arange(len(self.deal.clients)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
+        block = np.repeat(np.arange(len(blocks)) * self.num_blocks, blocks) + slot
+        place = block[:, None] * self.layout.lanes + np.arange(self.layout.lanes)
+        here = self.deal.clients >= 0
+        position = np.empty(int(here.sum()), np.int64)
+        position[self.deal.clients[here]] = place[here]
+        return position
 
 
-def size_class(n: int) -> int:
-    """The smallest size of a fixed geometric grid (ratio 1.25) that holds `n`.
-
-    Cohorts of the same kind so get arrays of the same shapes, and compile once.
-    """
-    size = 8
-    while size < n:
-        size = -int(-size * _GRID // 1)
-    return size
-
-
-def pack(cohort: Cohort, layout: Layout) -> Packed:
-    """Packs a cohort for a layout; the result is kept with the cohort."""
-    key = (layout.lanes, layout.shards, layout.devices)
-    if key not in cohort.packed:
-        cohort.packed[key] = _pack(cohort, layout)
-    return cohort.packed[key]
+def pack(cohort: Cohort, layout: Layout) -> Packing:
+    """How a cohort runs on a layout; the result is kept with the cohort, its examples only if they are one wave."""
+    if layout not in cohort.packed:
+        dealt = deal(cohort, layout)
+        packing = Packing(dealt, layout, size_class(dealt.num_blocks), None)
+        if dealt.num_waves == 1:
+            packing = dataclasses.replace(packing, resident=pack_wave(cohort, packing, 0))
+        cohort.packed[layout] = packing
+    return cohort.packed[layout]
 
 
-def _pack(cohort: Cohort, layout: Layout) -> Packed:
-    blocks = deal(_steps(cohort), cohort.identity, layout)
-    number = size_class(max(len(b) for b in blocks.clients))
-    table = np.full((len(layout.devices), number, layout.lanes), -1, np.int64)
-    for d, clients in enumerate(blocks.clients):
+def pack_wave(cohort: Cohort, packing: Packing, wave: int) -> PackedClients:
+    """Reads the clients of one wave and puts them on the devices of this process."""
+    if packing.resident is not None:
+        return packing.resident
+    layout, dealt = packing.layout, packing.deal
+    blocks = [dealt.blocks(wave, d) for d in layout.local]
+    table = np.full((len(blocks), packing.num_blocks, layout.lanes), -1, np.int64)
+    for d, clients in enumerate(blocks):
         table[d, : len(clients)] = clients
-    here = np.maximum(table, 0)
+    sizes = iter(zip(dealt.num_steps, dealt.num_examples))
 
-    def rows(array):
-        if len(array) == 0:
-            return trees.zeros_like(jax.ShapeDtypeStruct((*table.shape, *array.shape[1:]), array.dtype))
-        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-            return array[here]
-        taken = np.asarray(array)[here]
-        taken[table < 0] = 0
-        return taken
+    def leaf(x):
+        if isinstance(x, ClientSequences):
+            return _pack_sequences(x, blocks, packing.num_blocks, *next(sizes), layout)
+        return _rows(x, table)
 
-    halves = cohort.identity.view(np.uint32).reshape(-1, 2)
+    count = dealt.count[wave, list(layout.local)]
     arrays = PackedClients(
-        value=jax.tree.map(
-            lambda leaf: (
-                _pack_sequences(leaf, blocks, number, layout) if isinstance(leaf, ClientSequences) else rows(leaf)
-            ),
-            cohort.value,
-        ),
-        identity=rows(halves),
-        client_index=rows(cohort.client_index),
+        value=jax.tree.map(leaf, cohort.value),
+        identity=_rows(cohort.identity.view(np.uint32).reshape(-1, 2), table),
+        client_index=_rows(cohort.client_index, table),
         valid=table >= 0,
-        first=blocks.first,
-        count=blocks.count,
-        shards=np.full((len(layout.devices), 1), layout.shards // len(layout.devices), np.int32),
+        first=np.cumsum(count, 1, dtype=np.int32) - count,
+        count=count,
+        shards=np.full((len(blocks), 1), layout.shards // len(layout.devices), np.int32),
     )
-    position = np.empty(len(cohort), np.int32)
-    flat = table.reshape(-1)
-    position[flat[flat >= 0]] = np.flatnonzero(flat >= 0)
-    return Packed(jax.device_put(arrays, layout.clients), position)
+    return _transfer.shard(arrays, layout)
 
 
-def _steps(cohort: Cohort) -> np.ndarray:
-    """int64 `[C]`: all the steps of a client, over its sequences."""
-    sequences = [leaf for leaf in jax.tree.leaves(cohort.value) if isinstance(leaf, ClientSequences)]
-    return sum((s.num_steps for s in sequences), np.zeros(len(cohort), np.int64))
+def _rows(array, table: np.ndarray):
+    """The rows of the clients of a table; zeros (of a key, any) for nobody."""
+    if len(array) == 0:
+        return trees.zeros_like(jax.ShapeDtypeStruct((*table.shape, *array.shape[1:]), array.dtype))
+    here = np.maximum(table, 0)
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return array[here]
+    taken = np.asarray(array)[here]
+    taken[table < 0] = 0
+    return taken
 
 
-def deal(steps: np.ndarray, identity: np.ndarray, layout: Layout) -> Blocks:
-    """Cuts the clients into blocks and deals these to the shards."""
-    lanes, devices = layout.lanes, len(layout.devices)
-    order = np.lexsort((identity, -steps))
-    table = np.full((-(-len(order) // lanes), lanes), -1, np.int64)
-    table.reshape(-1)[: len(order)] = order
-    shard = _longest_first(steps[table[:, 0]] if len(table) else steps, layout.shards)
-    count = np.bincount(shard, minlength=layout.shards).astype(np.int32).reshape(devices, -1)
-    first = (np.cumsum(count, 1) - count).astype(np.int32)
-    by_shard = table[np.argsort(shard, kind="stable")]
-    return Blocks(tuple(np.split(by_shard, np.cumsum(count.sum(1))[:-1])), first, count)
-
-
-def _longest_first(steps: np.ndarray, shards: int) -> np.ndarray:
-    """Each block's shard: blocks in order, each to the shard with the least work so far."""
-    load = [(0, shard) for shard in range(shards)]
-    chosen = np.empty(len(steps), np.int64)
-    for block, cost in enumerate(steps.tolist()):
-        work, chosen[block] = load[0]
-        heapq.heapreplace(load, (work + cost + 1, int(chosen[block])))
-    return chosen
-
-
-def _pack_sequences(sequences: ClientSequences, blocks: Blocks, number: int, layout: Layout):
-    devices, lanes = len(layout.devices), layout.lanes
-    steps = np.zeros((devices, number, lanes), np.int32)
-    common, bound = np.zeros((2, devices, number), np.int32)
-    for d, clients in enumerate(blocks.clients):
-        here, n = _of_clients(sequences.num_steps, clients), len(clients)
+def _pack_sequences(
+    sequences: ClientSequences, blocks: list[np.ndarray], num_blocks: int, num_steps: int, num_rows: int, layout: Layout
+):
+    """The sequences of the clients in `blocks`, per device `[blocks, L]`."""
+    devices, lanes = len(blocks), layout.lanes
+    steps = np.zeros((devices, num_blocks, lanes), np.int32)
+    common, bound = np.zeros((2, devices, num_blocks), np.int32)
+    for d, clients in enumerate(blocks):
+        here, n = of_clients(sequences.num_steps, clients), len(clients)
         steps[d, :n] = here
         bound[d, :n] = here.max(1, initial=0)
         common[d, :n] = np.where(clients >= 0, here, np.iinfo(np.int32).max).min(1, initial=np.iinfo(np.int32).max)
     first = (np.cumsum(bound, 1) - bound).astype(np.int32)
-    num_rows = size_class(1 + max(int(_of_clients(sequences.num_examples, c).sum()) for c in blocks.clients))
-    index = np.zeros((devices, size_class(int(bound.sum(1).max())), lanes, sequences.batch_size), np.int32)
-    for d, clients in enumerate(blocks.clients):
+    index = np.zeros((devices, size_class(num_steps), lanes, sequences.batch_size), np.int32)
+    for d, clients in enumerate(blocks):
         _fill_index(index[d], sequences, clients, first[d])
-    parts = [
-        jax.device_put(_read(sequences, clients[clients >= 0], num_rows), device)
-        for clients, device in zip(blocks.clients, layout.devices)
-    ]
-
-    def join(*leaves):
-        shape = (devices, *leaves[0].shape[1:])
-        return jax.make_array_from_single_device_arrays(shape, layout.clients, list(leaves))
-
-    return PackedSequences(jax.tree.map(join, *parts), index, first, common, bound, steps, sequences.element_type)
-
-
-def _of_clients(values: np.ndarray, clients: np.ndarray) -> np.ndarray:
-    """`values` of each client, 0 for nobody; the shape of `clients`."""
-    if len(values) == 0:
-        return np.zeros(clients.shape, values.dtype)
-    return np.where(clients >= 0, values[np.maximum(clients, 0)], 0)
+    rows = size_class(1 + num_rows)
+    examples = _transfer.join([_read(sequences, c[c >= 0], rows) for c in blocks], layout)
+    return PackedSequences(examples, index, first, common, bound, steps, sequences.element_type)
 
 
 def _fill_index(index: np.ndarray, sequences: ClientSequences, table: np.ndarray, first: np.ndarray):

@@ -3,13 +3,16 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from fedjax_core.engine import _transfer
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
-from fedjax_core.engine._execution import pass_program, stage_program
-from fedjax_core.engine._packing import pack
-from fedjax_core.engine._plan import Plan
+from fedjax_core.engine._execution import empty_program, pass_program, stage_program
+from fedjax_core.engine._packing import PackedClients, Packing, pack, pack_wave
+from fedjax_core.engine._plan import Pass, Plan
 from fedjax_core.language._graph import Node
 
 
@@ -26,6 +29,7 @@ class Program:
         self.layout = layout
         self._stages = [stage_program(s) for s in plan.stages]
         self._passes = [pass_program(plan, p, layout) for p in plan.passes]
+        self._empty = [empty_program(plan, p, layout) for p in plan.passes]
 
     def __call__(self, server: dict[Node, object], cohort: Cohort | None) -> list:
         """Runs all stages and passes.
@@ -38,7 +42,8 @@ class Program:
           The value of each output; a value at CLIENTS has a row per client, in cohort order.
 
         Raises:
-          ValueError: a check of the program counted something.
+          ValueError: a check of the program counted something, or what is kept of every client exceeds
+            the memory budget.
         """
         known = dict(zip(server, _put(list(server.values()), self.layout.server)))
         for k, stage in enumerate(self.plan.stages):
@@ -54,21 +59,56 @@ class Program:
 
     def _run_pass(self, k: int, known: dict, cohort: Cohort):
         pass_ = self.plan.passes[k]
-        packed = pack(cohort, self.layout)
-        spread = len(self.layout.devices) > 1
-        server = tuple(evaluate(pass_.server_inputs, known))
-        if spread:
-            server = jax.device_put(server, self.layout.broadcast)
-        clients = packed.clients
-        if len(self.plan.client_parameters) == 1:
-            clients = dataclasses.replace(clients, value=(clients.value,))
-        totals, kept = self._passes[k](server, clients)
-        if spread:
-            totals, kept = jax.device_put((totals, kept), self.layout.server)
-        known.update(zip(pass_.aggregates, totals))
-        rows = dict(zip(pass_.materialized, _in_cohort_order(kept, packed.position) if kept else ()))
+        packing = pack(cohort, self.layout)
+        server = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
+        totals, kept = self._waves(k, server, cohort, packing)
+        known.update(zip(pass_.aggregates, _transfer.to_server(totals, self.layout)))
+        rows = dict(zip(pass_.materialized, _in_cohort_order(kept, packing.position()) if pass_.materialized else ()))
         known.update(rows)
         known.update({n: rows[n.inputs[0]] for n in pass_.collected})
+
+    def _waves(self, k: int, server: tuple, cohort: Cohort, packing: Packing) -> tuple:
+        """The accumulators after all waves, and per wave what is kept of its clients.
+
+        The next wave is read while the devices compute; no more than two are in memory.
+        """
+        totals, running, kept = None, None, []
+        for wave in range(packing.deal.num_waves):
+            clients = self._clients(pack_wave(cohort, packing, wave))
+            if wave == 0:
+                self._check_kept(k, server, clients, len(cohort))
+                totals = self._empty[k](server, clients) if packing.deal.num_waves > 1 else None
+            totals, rows, done = self._passes[k](server, totals, clients)
+            kept.append(_transfer.to_server(rows, self.layout))
+            jax.block_until_ready(running)
+            running = done
+        return totals, kept
+
+    def _clients(self, clients: PackedClients) -> PackedClients:
+        if len(self.plan.client_parameters) == 1:
+            return dataclasses.replace(clients, value=(clients.value,))
+        return clients
+
+    def _check_kept(self, k: int, server: tuple, clients: PackedClients, number: int):
+        """Refuses to keep more of the clients than the memory budget holds."""
+        pass_ = self.plan.passes[k]
+        if not pass_.materialized:
+            return
+        rows = jax.eval_shape(self._passes[k], server, None, clients)[1]
+        for node, leaves in zip(pass_.materialized, rows):
+            each = sum(int(np.prod(x.shape[1:])) * x.dtype.itemsize for x in jax.tree.leaves(leaves))
+            if each * number > self.layout.memory_budget:
+                raise ValueError(_too_much(pass_, node, each, number, self.layout.memory_budget))
+
+
+def _too_much(pass_: Pass, node: Node, each: int, number: int, budget: int) -> str:
+    collected = [n for n in pass_.collected if n.inputs[0] is node]
+    what = f"federated_collect at {collected[0].location}" if collected else "a result at CLIENTS"
+    return (
+        f"{what} keeps {node.member_type} of each of {number} clients, {each * number} bytes in all, and the memory "
+        f"budget is {budget} bytes; combine the values with federated_sum or federated_aggregate, or raise it: "
+        f".with_config(fc.EngineConfig(memory_budget={each * number}))"
+    )
 
 
 def _put(values: list, sharding: jax.sharding.Sharding) -> list:
@@ -83,5 +123,6 @@ def _is_at(leaf, sharding: jax.sharding.Sharding) -> bool:
 
 
 @jax.jit
-def _in_cohort_order(kept, position):
-    return jax.tree.map(lambda x: x[position], kept)
+def _in_cohort_order(kept: list, position):
+    """The rows that the waves kept, `[D * K * L, ...]` each, as `[C, ...]`."""
+    return jax.tree.map(lambda *waves: jnp.concatenate(waves)[position], *kept)

@@ -49,8 +49,21 @@ def _keyless(*results):
 def test_devices_change_no_bit(process):
     cohort = reference.cohort(CLIENTS, num_epochs=2)
     expected = _two_rounds(process, cohort, lanes=2, devices=1)
-    for devices in (2, 4):
+    for devices in (2, 4, 8):
         reference.assert_same_bits(_two_rounds(process, cohort, lanes=2, devices=devices), expected)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_waves_change_no_bit(process, lanes):
+    clients = reference.make_clients((7, 1, 0, 3, 12, 5, 2, 4, 9) * 4)
+    whole = reference.cohort(clients, num_epochs=2)
+    waves = reference.cohort(clients, list(reversed(clients)), num_epochs=2)
+    expected = _two_rounds(process, whole, lanes=lanes, devices=1)
+    for devices, budget in [(1, 300), (1, 3000), (2, 300), (8, 300)]:
+        found = _two_rounds(process, waves, lanes=lanes, devices=devices, memory_budget=budget)
+        layout = fc.EngineConfig(lanes=lanes, devices=devices, memory_budget=budget).resolve()
+        assert waves.packed[layout].deal.num_waves > 1
+        reference.assert_same_bits(found, expected)
 
 
 def test_devices_change_no_bit_of_single_lanes(momentum):

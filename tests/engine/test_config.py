@@ -13,7 +13,7 @@ def test_shards_are_a_multiple_of_the_devices(devices, shards):
     assert layout.devices == tuple(jax.devices()[: devices or 8])
 
 
-@pytest.mark.parametrize("field", ["lanes", "devices"])
+@pytest.mark.parametrize("field", ["lanes", "devices", "memory_budget"])
 def test_fields_are_positive_integers(field):
     for value in (1.0, "2", True):
         with pytest.raises(TypeError, match=rf"EngineConfig\({field}=...\) is an integer or None, got {value!r}"):

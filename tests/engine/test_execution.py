@@ -29,9 +29,9 @@ def lowered(lanes: int, sizes, devices: int = 1) -> str:
     layout = fc.EngineConfig(lanes=lanes, devices=devices).resolve()
     plan = descend._body._plan
     assert isinstance(plan.parameters[0].operation, Parameter) and len(plan.passes) == 1
-    clients = pack(cohorts.make_cohort(cohorts.make_population(sizes)), layout).clients
+    clients = pack(cohorts.make_cohort(cohorts.make_population(sizes)), layout).resident
     clients = type(clients)(**(vars(clients) | {"value": (clients.value,)}))
-    return pass_program(plan, plan.passes[0], layout).lower((jnp.zeros(2),), clients).as_text()
+    return pass_program(plan, plan.passes[0], layout).lower((jnp.zeros(2),), None, clients).as_text()
 
 
 def test_one_lane_is_three_nested_loops_and_nothing_batched():

@@ -52,6 +52,9 @@ AGGREGATES = ("mean", "sum", "smallest", "largest", "norm")
 ONE_LANE = train.with_config(fc.EngineConfig(lanes=1, devices=1))
 LANES = [train.with_config(fc.EngineConfig(lanes=n, devices=1)) for n in (2, 3, 8)]
 DEVICES = [train.with_config(fc.EngineConfig(lanes=1, devices=n)) for n in (2, 4)]
+WAVES = [
+    train.with_config(fc.EngineConfig(lanes=1, devices=n, memory_budget=b)) for n, b in [(1, 2000), (2, 2000), (4, 800)]
+]
 LANES_AND_DEVICES = [train.with_config(fc.EngineConfig(lanes=3, devices=n)) for n in (1, 2, 4)]
 
 
@@ -115,6 +118,17 @@ def test_devices_change_no_bit(sizes):
     clients = cohorts.make_population(sizes)
     expected = run(ONE_LANE, clients)
     for computation in DEVICES:
+        assert_same_bits(run(computation, clients), expected)
+
+
+@settings(max_examples=6)
+@given(cohorts.ragged_sizes)
+@example([])
+@example([5] * 24)
+def test_waves_change_no_bit(sizes):
+    clients = cohorts.make_population(sizes)
+    expected = run(ONE_LANE, clients)
+    for computation in WAVES:
         assert_same_bits(run(computation, clients), expected)
 
 

@@ -1,0 +1,169 @@
+"""Dealing: which client runs where and when, a function of the cohort alone.
+
+Clients are sorted by (steps, identity) and cut into blocks of `L` lanes, so that the clients of a
+block take nearly the same number of steps. Blocks are dealt to `V` virtual shards, longest first,
+each to the shard with the least work; a device owns consecutive shards. A wave is a range of the
+blocks of every shard, as many as the memory budget holds; the bits of a result do not depend on where it is cut.
+
+Axis letters: `W` waves, `D` devices, `V` virtual shards, `N` blocks of the cohort, `L` lanes, `C` clients.
+"""
+
+import dataclasses
+import heapq
+
+import jax
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core.engine._cohort import ClientSequences, Cohort
+from fedjax_core.engine._config import Layout
+from fedjax_core.language._sequence import is_batched
+
+_GRID = 1.25
+_IN_FLIGHT = 2  # the wave that computes and the one that is read meanwhile
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Deal:
+    """Which clients run where and when.
+
+    Attributes:
+      clients: int64 `[N, L]`: positions in the cohort, -1 for nobody; by wave, device, shard.
+      count: int32 `[W, D, V / D]`, the blocks of each shard in each wave.
+      num_blocks: the largest number of blocks of a device in a wave.
+      num_steps: per sequence of the cohort, the largest number of steps of a device in a wave.
+      num_examples: per sequence, the largest number of examples of a device in a wave.
+    """
+
+    clients: np.ndarray
+    count: np.ndarray
+    num_blocks: int
+    num_steps: tuple[int, ...]
+    num_examples: tuple[int, ...]
+
+    @property
+    def num_waves(self) -> int:
+        """`W`, at least one."""
+        return len(self.count)
+
+    def blocks(self, wave: int, device: int) -> np.ndarray:
+        """int64 `[blocks, L]`: the clients of a device in a wave."""
+        ends = np.cumsum(self.count.sum(2).reshape(-1))
+        end = ends[wave * self.count.shape[1] + device]
+        return self.clients[end - self.count[wave, device].sum() : end]
+
+
+def size_class(n: int) -> int:
+    """The smallest size of a fixed geometric grid (ratio 1.25) that holds `n`.
+
+    Cohorts of the same kind so get arrays of the same shapes, and compile once.
+    """
+    size = 8
+    while size < n:
+        size = -int(-size * _GRID // 1)
+    return size
+
+
+def sequences_of(cohort: Cohort) -> list[ClientSequences]:
+    """The sequence arguments of a cohort, in order."""
+    return [leaf for leaf in jax.tree.leaves(cohort.value) if isinstance(leaf, ClientSequences)]
+
+
+def deal(cohort: Cohort, layout: Layout) -> Deal:
+    """Cuts the clients into blocks, deals these to the shards, and cuts the shards into waves."""
+    sequences = sequences_of(cohort)
+    steps = sum((s.num_steps for s in sequences), np.zeros(len(cohort), np.int64))
+    blocks, shard = _blocks(steps, cohort.identity, layout)
+    rank = _rank(shard, layout.shards)
+    device = shard // (layout.shards // len(layout.devices))
+    quantities = np.stack([np.ones(len(blocks), np.int64), *_quantities(sequences, blocks)], 1)
+    bytes_ = quantities @ _bytes_each(cohort, layout.lanes)
+    upto = _cumulated(np.column_stack([quantities, bytes_]), rank, device, len(layout.devices))
+    edges = _cut(upto[:, :, -1], layout.memory_budget / (_IN_FLIGHT * _GRID))
+    largest = np.diff(upto[edges], axis=0).max((0, 1)).tolist()
+    wave = np.searchsorted(edges[1:-1], rank, side="right")
+    order = np.argsort(wave, kind="stable")
+    count = np.bincount(wave * layout.shards + shard, minlength=(len(edges) - 1) * layout.shards)
+    return Deal(
+        blocks[order],
+        count.astype(np.int32).reshape(len(edges) - 1, len(layout.devices), -1),
+        largest[0],
+        tuple(largest[1:-1:2]),
+        tuple(largest[2:-1:2]),
+    )
+
+
+def _blocks(steps: np.ndarray, identity: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """The blocks, int64 `[N, L]`, and the shard of each, `[N]`, in the order of the shards."""
+    order = np.lexsort((identity, -steps))
+    blocks = np.full((-(-len(order) // layout.lanes), layout.lanes), -1, np.int64)
+    blocks.reshape(-1)[: len(order)] = order
+    shard = _longest_first(steps[blocks[:, 0]] if len(blocks) else steps, layout.shards)
+    by_shard = np.argsort(shard, kind="stable")
+    return blocks[by_shard], shard[by_shard]
+
+
+def _longest_first(steps: np.ndarray, shards: int) -> np.ndarray:
+    """Each block's shard: blocks in order, each to the shard with the least work so far."""
+    load = [(0, shard) for shard in range(shards)]
+    chosen = np.empty(len(steps), np.int64)
+    for block, cost in enumerate(steps.tolist()):
+        work, chosen[block] = load[0]
+        heapq.heapreplace(load, (work + cost + 1, int(chosen[block])))
+    return chosen
+
+
+def _rank(shard: np.ndarray, shards: int) -> np.ndarray:
+    """Which block of its shard a block is; `shard` ascends."""
+    count = np.bincount(shard, minlength=shards)
+    return np.arange(len(shard)) - np.repeat(np.cumsum(count) - count, count)
+
+
+def _quantities(sequences: list[ClientSequences], blocks: np.ndarray):
+    """Per sequence, the steps and the examples of each block."""
+    for s in sequences:
+        yield of_clients(s.num_steps, blocks).max(1, initial=0)
+        yield of_clients(s.num_examples, blocks).sum(1)
+
+
+def of_clients(values: np.ndarray, clients: np.ndarray) -> np.ndarray:
+    """`values` of each client, 0 for nobody; the shape of `clients`."""
+    if len(values) == 0:
+        return np.zeros(clients.shape, values.dtype)
+    return np.where(clients >= 0, values[np.maximum(clients, 0)], 0)
+
+
+def _bytes_each(cohort: Cohort, lanes: int) -> np.ndarray:
+    """The bytes of one block without its sequences, and per sequence of one step and one example."""
+    arrays = [leaf for leaf in jax.tree.leaves(cohort.value) if not isinstance(leaf, ClientSequences)]
+    per_client = 16 + sum(int(np.prod(a.shape[1:])) * a.dtype.itemsize for a in arrays)
+    sizes = [lanes * per_client]
+    for s in sequences_of(cohort):
+        sizes += [lanes * s.batch_size * 4, example_bytes(s)]
+    return np.array(sizes, np.int64)
+
+
+def example_bytes(sequences: ClientSequences) -> int:
+    """The bytes of one example."""
+    lead = int(is_batched(sequences.element_type))
+    leaves = jax.tree.leaves(types.tree_of_types(sequences.element_type))
+    return sum(int(np.prod(leaf.shape[lead:])) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _cumulated(quantities: np.ndarray, rank: np.ndarray, device: np.ndarray, devices: int) -> np.ndarray:
+    """int64 `[ranks + 1, D, Q]`: what the blocks of a device below each rank have in all."""
+    ranks = int(rank.max(initial=-1)) + 1
+    table = np.zeros((ranks + 1, devices, quantities.shape[1]), np.int64)
+    np.add.at(table, (rank + 1, device), quantities)
+    return np.cumsum(table, 0)
+
+
+def _cut(upto: np.ndarray, budget: float) -> np.ndarray:
+    """The ranks at which waves begin and end: as many blocks as no device has more than `budget` bytes of, or one."""
+    last = len(upto) - 1
+    edges = [0]
+    while edges[-1] < last:
+        here = edges[-1]
+        fits = min(int(np.searchsorted(column, column[here] + budget, side="right")) - 1 for column in upto.T)
+        edges.append(min(max(fits, here + 1), last))
+    return np.array(edges if last else [0, 0])

@@ -1,0 +1,63 @@
+"""Transfers: values from this process to the devices of all processes, and back to the server.
+
+Every process holds the server's values, on the first of its own devices, and computes the same with
+them. Nothing but a pass over the clients, and what it leaves, crosses the processes.
+"""
+
+import functools
+from typing import Any
+
+import jax
+
+from fedjax_core.engine._config import Layout
+
+
+def shard(arrays: Any, layout: Layout) -> Any:
+    """Arrays `[D, ...]` of the local devices, row by row on them; what is there already stays."""
+    if layout.one_process:
+        return jax.device_put(arrays, layout.clients)
+    return jax.tree.map(functools.partial(_shard_leaf, layout), arrays)
+
+
+def _shard_leaf(layout: Layout, leaf):
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _shard_leaf(layout, jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return _join_leaves(layout, *(leaf[i : i + 1] for i in range(len(layout.local))))
+
+
+def join(parts: list, layout: Layout) -> Any:
+    """One pytree of arrays `[1, ...]` per local device as one of arrays `[D, ...]` over all devices."""
+    return jax.tree.map(functools.partial(_join_leaves, layout), *parts)
+
+
+def _join_leaves(layout: Layout, *leaves):
+    placed = [jax.device_put(leaf, layout.devices[d]) for d, leaf in zip(layout.local, leaves)]
+    shape = (len(layout.devices), *placed[0].shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, layout.clients, placed)
+
+
+def broadcast(values: Any, layout: Layout) -> Any:
+    """The server's values, on every device."""
+    if layout.one_process:
+        return values if len(layout.devices) == 1 else jax.device_put(values, layout.broadcast)
+
+    def leaf(x):
+        copies = [jax.device_put(x, layout.devices[d]) for d in layout.local]
+        return jax.make_array_from_single_device_arrays(x.shape, layout.broadcast, copies)
+
+    return jax.tree.map(leaf, values)
+
+
+def to_server(values: Any, layout: Layout) -> Any:
+    """What a pass left on all devices, whole, at the server."""
+    if layout.one_process:
+        return values if len(layout.devices) == 1 else jax.device_put(values, layout.server)
+    return jax.tree.map(lambda x: x.addressable_data(0), _gathered(layout)(values))
+
+
+@functools.lru_cache(maxsize=8)
+def _gathered(layout: Layout):
+    return jax.jit(lambda values: values, out_shardings=layout.broadcast)

@@ -1,0 +1,83 @@
+"""Dealing: who runs where and when, a function of the cohort alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fedjax_core as fc
+from fedjax_core.engine._dealing import deal, size_class
+from tests import cohorts
+
+NO_BUDGET = 2**60
+
+
+def dealt(steps, lanes=1, devices=1, budget=NO_BUDGET):
+    """Of clients with so many batches of at most 4 examples."""
+    cohort = cohorts.make_cohort(cohorts.make_population([4 * s for s in steps]))
+    return deal(cohort, fc.EngineConfig(lanes, devices, budget).resolve())
+
+
+def blocks_by_shard(result) -> list:
+    """Per shard its blocks, over all waves, in order."""
+    shards = [[] for _ in range(result.count[0].size)]
+    blocks = iter(result.clients.tolist())
+    for wave in result.count:
+        for shard, count in enumerate(wave.reshape(-1)):
+            shards[shard] += itertools.islice(blocks, int(count))
+    return shards
+
+
+@given(st.integers(0, 10**7))
+def test_sizes_are_rounded_up_by_a_quarter_at_most(n):
+    size = size_class(n)
+    assert n <= size <= max(8, 1.25 * n + 1) and size_class(size) == size
+
+
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 5), st.sampled_from([1, 2, 4, 8]))
+def test_every_client_is_dealt_once_with_clients_like_it(steps, lanes, devices):
+    result = dealt(steps, lanes, devices)
+    table, steps = result.clients, np.array(steps, np.int64)
+    assert sorted(table[table >= 0].tolist()) == list(range(len(steps)))
+    assert (table >= 0).all() or (table < 0).sum() < lanes
+    assert result.count.sum() == len(table) == -(-len(steps) // lanes)
+    rows = [np.sort(steps[row[row >= 0]]) for row in table]
+    rows.sort(key=lambda row: (row[0], row[-1]))
+    assert all(a[-1] <= b[0] for a, b in itertools.pairwise(rows))
+    assert result.num_waves == 1
+    assert [len(result.blocks(0, d)) for d in range(devices)] == result.count[0].sum(1).tolist()
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.sampled_from([1, 500, 5000]))
+def test_shards_hold_the_same_clients_for_any_devices_and_waves(steps, budget):
+    results = [dealt(steps, 2, devices, b) for devices in (1, 2, 4, 8) for b in (budget, NO_BUDGET)]
+    shards = [blocks_by_shard(result) for result in results]
+    assert all(s == shards[0] for s in shards)
+
+
+@given(st.lists(st.integers(0, 50), min_size=8, max_size=60))
+def test_the_work_is_balanced(steps):
+    result, steps = dealt(steps, 1, 8), np.array(steps, np.int64)
+    loads = [int((steps[result.blocks(0, d)] + 1).sum()) for d in range(8)]
+    assert max(loads) - min(loads) <= steps.max() + 1
+
+
+@given(st.lists(st.integers(0, 50), max_size=60), st.sampled_from([1, 2]), st.sampled_from([1, 1000, 10_000]))
+def test_a_wave_has_no_more_than_the_budget_or_one_block_a_shard(steps, devices, budget):
+    result = dealt(steps, 1, devices, budget)
+    steps = np.array(steps, np.int64)
+    for wave in range(result.num_waves):
+        for device in range(devices):
+            clients = result.blocks(wave, device)
+            taken = int((steps[clients] * 4 * (12 + 4) + 16).sum())  # x, y and the index; identity and row
+            assert taken <= budget / 2 or result.count[wave].max() == 1
+            assert len(clients) <= result.num_blocks and steps[clients].sum() <= result.num_steps[0]
+            assert 4 * steps[clients].sum() <= result.num_examples[0]
+
+
+@pytest.mark.parametrize("budget", [1, NO_BUDGET])
+def test_nobody_is_one_wave(budget):
+    result = dealt([], budget=budget)
+    assert result.num_waves == 1 and result.count.sum() == 0 and result.blocks(0, 0).shape == (0, 1)
