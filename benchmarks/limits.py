@@ -123,7 +123,7 @@ def _round_program(workload: workloads.Workload, mesh):
     import jax.numpy as jnp
     from jax import lax
 
-    step = _STEPS[workload.name]
+    step = STEPS[workload.name]
     rate, batch_size = workload.learning_rate, workload.batch_size
 
     def train_device(initial, x, y, plan):
@@ -180,7 +180,7 @@ def _logistic_step(weights, x, y, scale, rate):
     """One step of softmax regression, its gradient written out."""
     import jax
 
-    probabilities = jax.nn.softmax(x @ weights["kernel"] + weights["bias"])
+    probabilities = jax.nn.softmax(x @ weights["kernel"] + weights["bias"][None])
     errors = (probabilities - jax.nn.one_hot(y, probabilities.shape[1])) * (rate * scale)[:, None]
     return {"kernel": weights["kernel"] - x.T @ errors, "bias": weights["bias"] - errors.sum(0)}
 
@@ -193,13 +193,13 @@ def _cnn_loss(weights, x, y, scale):
         height, width = x.shape[1] - 2, x.shape[2] - 2
         patches = [x[:, i : i + height, j : j + width, :] for i in range(3) for j in range(3)]
         kernel = layer["kernel"]
-        return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1]) + layer["bias"]
+        return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1]) + layer["bias"][None, None, None]
 
     x = jax.nn.relu(conv(weights["conv1"], x))
     x = jax.nn.relu(conv(weights["conv2"], x))
     x = x.reshape(-1, 12, 2, 12, 2, 64).max((2, 4)).reshape(-1, 9216)
-    x = jax.nn.relu(x @ weights["dense1"]["kernel"] + weights["dense1"]["bias"])
-    return _cross_entropy(x @ weights["dense2"]["kernel"] + weights["dense2"]["bias"], y, scale)
+    x = jax.nn.relu(x @ weights["dense1"]["kernel"] + weights["dense1"]["bias"][None])
+    return _cross_entropy(x @ weights["dense2"]["kernel"] + weights["dense2"]["bias"][None], y, scale)
 
 
 def _cnn_step(weights, x, y, scale, rate):
@@ -214,9 +214,9 @@ def _character_loss(weights, x, y, scale):
     lstm = _lstm(unroll=4)
     for name in ("layer_0", "layer_1"):
         layer = weights[name]
-        inputs = hidden.reshape(-1, hidden.shape[-1]) @ layer["kernel"] + layer["bias"]
+        inputs = hidden.reshape(-1, hidden.shape[-1]) @ layer["kernel"] + layer["bias"][None]
         hidden = lstm(inputs.reshape(positions, batch_size, -1), layer["recurrent_kernel"])
-    logits = hidden.reshape(-1, hidden.shape[-1]) @ weights["dense"]["kernel"] + weights["dense"]["bias"]
+    logits = hidden.reshape(-1, hidden.shape[-1]) @ weights["dense"]["kernel"] + weights["dense"]["bias"][None]
     return _cross_entropy(logits, y.T.reshape(-1), jnp.tile(scale / positions, positions))
 
 
@@ -266,7 +266,7 @@ def _lstm(unroll: int):
     return lstm
 
 
-_STEPS = {"W1": _logistic_step, "W2": _cnn_step, "W3": _character_step, "W4": _logistic_step}
+STEPS = {"W1": _logistic_step, "W2": _cnn_step, "W3": _character_step, "W4": _logistic_step}
 
 
 def rates() -> dict:

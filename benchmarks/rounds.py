@@ -2,9 +2,9 @@
 
     python benchmarks/rounds.py --workloads W1,W2 --rounds 7 --devices 2 --against limits
 
-Data preparation is part of a round. Before anything is timed, both run two rounds, and the largest difference
-of their weights, for W1 also that from a NumPy float64 reference, must be small. Prints one JSON object:
-medians in seconds and, with `--against limits`, the ratio of ours to the hand-written program's.
+Data preparation is part of a round. Before anything is timed, both run two rounds, and their weights must
+agree, for W1 also with a NumPy float64 reference. Prints one JSON object: medians in seconds and, with
+`--against limits`, the ratio of ours to the hand-written program's.
 """
 
 import argparse
@@ -18,8 +18,9 @@ import limits
 import numpy as np
 import workloads
 
-TOLERANCE = 1e-4
-"""How far weights of two rounds may be apart; the CNN's and the LSTM's differ by the order of float32 sums."""
+TOLERANCES = {"W1": 1e-5, "W2": 3e-2, "W3": 1e-4, "W4": 1e-5}
+"""How far weights may be apart after two rounds, relative to what was learned. A step of any two programs
+agrees to 1e-6; the CNN's come apart where rounding puts a ReLU or a maximum on its other side."""
 
 
 def ours(workload: workloads.Workload, devices: int):
@@ -39,14 +40,15 @@ def ours(workload: workloads.Workload, devices: int):
     return round_, process, state
 
 
-def check(name: str, error: float):
+def check(name: str, other: str, error: float):
     """Raises unless weights agree.
 
     Raises:
       AssertionError: they do not.
     """
-    if not error <= TOLERANCE:
-        raise AssertionError(f"{name}: weights after two rounds differ by {error:.1e}, more than {TOLERANCE:.0e}")
+    tolerance = TOLERANCES[name]
+    if not error <= tolerance:
+        raise AssertionError(f"{name}: after two rounds {error:.1e} from the {other}, more than {tolerance:.0e}")
 
 
 def measure(workload: workloads.Workload, rounds: int, devices: int, reference: dict | None, against: bool) -> dict:
@@ -67,11 +69,11 @@ def measure(workload: workloads.Workload, rounds: int, devices: int, reference: 
     for ids in workload.cohorts[:2]:
         state, weights = mine(state, ids.tolist()), written(weights, ids)
     found = process.get_model_weights(state)
-    errors = {"hand_written": workloads.largest_difference(weights, found)}
+    errors = {"hand_written": workloads.difference(found, weights, workload.initial)}
     if reference is not None:
-        errors["reference"] = workloads.largest_difference(found, reference)
+        errors["reference"] = workloads.difference(found, reference, workload.initial)
     for other, error in errors.items():
-        check(f"{workload.name} against {other}", error)
+        check(workload.name, other, error)
     times = {"ours": [], "hand_written": []}
     for r in range(rounds):
         cohort = workload.cohorts[(2 + r) % len(workload.cohorts)]
@@ -87,7 +89,7 @@ def measure(workload: workloads.Workload, rounds: int, devices: int, reference: 
     if against:
         result["ratio"] = result["ours_s"] / result["hand_written_s"]
         result["ratio_of_pairs_median"] = float(np.median(np.divide(times["ours"], times["hand_written"])))
-    return result | {"rounds": rounds, "largest_difference": errors}
+    return result | {"rounds": rounds, "difference": errors}
 
 
 def main(argv=None) -> int:

@@ -271,12 +271,15 @@ def process(workload: Workload):
     return averaging, averaging.set_model_weights(averaging.initialize(), weights)
 
 
-def largest_difference(tree, other) -> float:
-    """The largest absolute difference of two pytrees of the same structure."""
+def difference(weights, other, initial) -> float:
+    """How far apart two results of training are: the norm of their difference over that of what `other` learned."""
     import jax
 
-    differences = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a, np.float64) - b).max()), tree, other)
-    return max(jax.tree.leaves(differences))
+    def norm(a, b):
+        differences = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), a, b)
+        return np.sqrt(sum(np.sum(leaf * leaf) for leaf in jax.tree.leaves(differences)))
+
+    return float(norm(weights, other) / norm(other, initial))
 
 
 def main(argv=None) -> int:
