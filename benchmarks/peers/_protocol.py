@@ -138,6 +138,7 @@ class Session(NamedTuple):
 
     task: Task
     variant: str
+    data: pathlib.Path
     answers: Any
 
     def answer(self, **values) -> None:
@@ -202,7 +203,8 @@ def begin(description: str, variants: tuple[str, ...], names: tuple[str, ...] = 
     args = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    return Session(load(args.workload, workloads.folder(args.data)), args.variant, answers)
+    data = workloads.folder(args.data).resolve()
+    return Session(load(args.workload, data), args.variant, data, answers)
 
 
 def memory() -> dict:
