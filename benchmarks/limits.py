@@ -123,11 +123,11 @@ def _round_program(workload: workloads.Workload, mesh):
     import jax.numpy as jnp
     from jax import lax
 
-    step = STEPS[workload.name]
+    step, turn = STEPS[workload.name], TURNS.get(workload.name, lambda weights: weights)
     rate, batch_size = workload.learning_rate, workload.batch_size
 
     def train_device(initial, x, y, plan):
-        x, y, plan = x[0], y[0], plan[0]
+        x, y, plan, initial = x[0], y[0], plan[0], turn(initial)
 
         def client(k, total):
             first, batches, size = plan[k, 0], plan[k, 1], plan[k, 2]
@@ -142,7 +142,7 @@ def _round_program(workload: workloads.Workload, mesh):
 
         total = lax.fori_loop(0, plan[-1, 0], client, jax.tree.map(jnp.zeros_like, initial))
         examples = lax.psum(plan[:-1, 2].sum().astype(jnp.float32), "devices")
-        return jax.tree.map(lambda t: lax.psum(t, "devices") / examples, total)
+        return turn(jax.tree.map(lambda t: lax.psum(t, "devices") / examples, total))
 
     everyone, sharded = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("devices")
     return jax.jit(
@@ -177,12 +177,18 @@ def _cross_entropy(logits, labels, scale):
 
 
 def _logistic_step(weights, x, y, scale, rate):
-    """One step of softmax regression, its gradient written out."""
+    """One step of softmax regression, its gradient written out; the kernel is turned, `[C, N]`."""
     import jax
+    from jax import lax
 
-    probabilities = jax.nn.softmax(x @ weights["kernel"] + weights["bias"][None])
+    logits = lax.dot_general(x, weights["kernel"], (((1,), (1,)), ((), ())))
+    probabilities = jax.nn.softmax(logits + weights["bias"][None])
     errors = (probabilities - jax.nn.one_hot(y, probabilities.shape[1])) * (rate * scale)[:, None]
-    return {"kernel": weights["kernel"] - x.T @ errors, "bias": weights["bias"] - errors.sum(0)}
+    return {"kernel": weights["kernel"] - errors.T @ x, "bias": weights["bias"] - errors.sum(0)}
+
+
+def _turn_kernel(weights):
+    return weights | {"kernel": weights["kernel"].T}
 
 
 def _cnn_loss(weights, x, y, scale):
@@ -266,6 +272,8 @@ def _lstm(unroll: int):
     return lstm
 
 
+TURNS = {"W1": _turn_kernel, "W4": _turn_kernel}
+"""How a step's weights differ from the model's: a matrix product is faster where its result is long, not wide."""
 STEPS = {"W1": _logistic_step, "W2": _cnn_step, "W3": _character_step, "W4": _logistic_step}
 
 
