@@ -1,0 +1,183 @@
+"""Ours, the hand-written limit and the peers in one sitting: a table with ratios, a chart, a JSON file.
+
+    python benchmarks/peers/environment.py fedjax pfl
+    python benchmarks/report.py --workloads W1,W2 --programs ours,hand-written,fedjax,pfl
+
+All programs of a workload are verified, then take turns round by round; each is a process of its own,
+started for this workload and stopped after it. Ratios are of medians: a program's over ours. `--rounds`
+timed rounds of each, or `--slow-rounds` of those whose rounds take longer than `--slow` seconds; a peer
+without an environment is left out with a word. `results/NAME.json` and `results/NAME.png` are written.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "peers"))
+import _protocol
+import _sitting
+import environment
+import workloads
+
+HERE = pathlib.Path(__file__).resolve().parent
+FEW = ("W1", "W2", "W4")
+VARIANTS = {  # by what is asked for: each variant, and what is special about it
+    "fedjax": {"padded": {}, "shipped": {"exact": False}},
+    "pfl": {"2 threads": {}, "1 thread": {}},
+    "drjax": {"padded": {"workloads": FEW}},
+    "flwr": {"ray actors": {"workloads": FEW}},
+    "tff": {"iterator loop": {"workloads": FEW}, "default loop": {"workloads": FEW}},
+    "declearn": {"websockets": {"workloads": ("W1",), "own_reference": True}},
+}
+OWN = ("hand-written", "ours")
+
+
+def programs(names: list[str], folder: pathlib.Path, say=print) -> list[_sitting.Program]:
+    """The programs that are asked for and can run, the hand-written one and ours first."""
+    script = str(HERE / "ours_round.py")
+    found = [_sitting.Program(n, [sys.executable, script, "--variant", n]) for n in OWN if n in names]
+    for name in names:
+        if name in OWN:
+            continue
+        if not environment.is_ready(name, folder):
+            say(f"{name} is left out: no environment; make it: python benchmarks/peers/environment.py {name}")
+            continue
+        start = [str(environment.python_of(name, folder)), str(HERE / "peers" / f"{name}_round.py"), "--variant"]
+        for variant, special in VARIANTS[name].items():
+            found.append(_sitting.Program(f"{name}, {variant}", [*start, variant], **special))
+    return found
+
+
+def machine() -> dict:
+    """What the figures were taken on."""
+    cpu, kilobytes = platform.processor(), 0
+    if pathlib.Path("/proc/cpuinfo").is_file():
+        models = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+        cpu = models[0].partition(":")[2].strip() if models else cpu
+        kilobytes = int(pathlib.Path("/proc/meminfo").read_text().split()[1])
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
+    load = os.getloadavg()[0]
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gb": round(kilobytes / 2**20, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **versions,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "load_before": round(load, 2),
+    }
+
+
+def table(results: dict, rounds: int) -> str:
+    """A Markdown table: seconds a round, and in brackets how many times ours.
+
+    Args:
+      results: By workload, then by program: what `_sitting.take_turns` returns.
+      rounds: Timed rounds where the table says nothing else; fewer are marked `[n]`.
+    """
+    names = list(dict.fromkeys(name for of in results.values() for name in of))
+    lines = ["| | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
+    for name in names:
+        cells = [_cell(of.get(name), of.get("ours"), rounds) for of in results.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(result, ours, rounds: int) -> str:
+    if result is None:
+        return "-"
+    if "failed" in result:
+        return "failed"
+    text = f"{result['median_s']:.3g}"
+    if ours and ours.get("median_s"):
+        text += f" ({result['median_s'] / ours['median_s']:.2f})"
+    if len(result["seconds"]) < rounds:
+        text += f" [{len(result['seconds'])}]"
+    return text if result["verified"] else text + " *"
+
+
+def chart(results: dict, file: pathlib.Path, description: dict):
+    """Draws how many times ours each program's round takes, one panel a workload, and writes a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    timed = {w: {n: r for n, r in of.items() if "median_s" in r} for w, of in results.items()}
+    height = 1.2 + 0.32 * max(map(len, timed.values()))
+    figure, axes = pyplot.subplots(1, len(timed), figsize=(5.2 * len(timed), height), squeeze=False)
+    for axis, (workload, of) in zip(axes[0], timed.items()):
+        ordered = sorted(of, key=lambda name: of[name]["median_s"], reverse=True)
+        medians = [of[name]["median_s"] for name in ordered]
+        colors = ["tab:blue" if name == "ours" else "tab:gray" for name in ordered]
+        bars = axis.barh(ordered, medians, color=colors)
+        unit = of.get("ours", {}).get("median_s")
+        axis.bar_label(bars, [f"{m:.3g} s" + (f", {m / unit:.1f}x" if unit else "") for m in medians], padding=3)
+        axis.set(xscale="log", title=workload, xlabel="seconds a round (median)")
+        axis.set_xlim(min(medians) / 2, max(medians) * 12)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{description['cpu']}, {description['cores']} cores, {description['date']}", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
+
+
+def write(results: dict, folder: pathlib.Path, name: str, description: dict, limits: _sitting.Limits) -> str:
+    """Writes the JSON file and the chart, and returns the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"machine": description, "limits": limits._asdict(), "results": results}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    if any("median_s" in r for of in results.values() for r in of.values()):
+        chart(results, folder / f"{name}.png", description)
+    return table(results, limits.rounds)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(description="Times ours, the limit and the peers in one sitting.")
+    workloads.add_data_option(found)
+    default = _sitting.Limits()
+    found.add_argument("--workloads", default="W1", help="with commas between")
+    found.add_argument("--programs", default=",".join([*OWN, *VARIANTS]), help="with commas between")
+    found.add_argument("--rounds", type=int, default=default.rounds, help="timed rounds of each")
+    found.add_argument("--slow", type=float, default=default.slow, help="seconds of a round that is slow")
+    found.add_argument("--slow-rounds", type=int, default=default.slow_rounds, help="timed rounds of a slow program")
+    found.add_argument("--environments", type=pathlib.Path, default=environment.FOLDER, help="the peers' folder")
+    found.add_argument("--results", type=pathlib.Path, default=HERE / "results", help="where to write")
+    found.add_argument("--name", default="report", help="of the files that are written")
+    return found
+
+
+def main(argv=None) -> int:
+    """The command line."""
+    args = parser().parse_args(argv)
+    from rounds import TOLERANCES
+
+    def say(line):
+        print(line, file=sys.stderr, flush=True)
+
+    names = args.programs.split(",")
+    if unknown := [n for n in names if n not in (*OWN, *VARIANTS)]:
+        say(f"no such programs: {', '.join(unknown)}; there are {', '.join([*OWN, *VARIANTS])}")
+        return 2
+    data, description = workloads.folder(args.data).resolve(), machine()
+    limits = _sitting.Limits(rounds=args.rounds, slow=args.slow, slow_rounds=args.slow_rounds)
+    results = {}
+    for workload in args.workloads.split(","):
+        able = [p for p in programs(names, args.environments, say) if workload in p.workloads]
+        task = _protocol.load(workload, data)
+        results[workload] = _sitting.take_turns(able, workload, data, task, TOLERANCES[workload], limits, say)
+        text = write(results, args.results, args.name, description, limits)  # after each: a long sitting may be cut
+    print(text)
+    print("\nSeconds a round, in brackets how many times ours; [n]: timed rounds, where fewer; *: other weights.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
