@@ -1,5 +1,6 @@
 """The body of a computation with placements: a graph, and the programs that it is compiled to."""
 
+import dataclasses
 import functools
 import threading
 from typing import Any, NamedTuple
@@ -11,9 +12,11 @@ from fedjax_core._plain_body import plain_member, traced_member
 from fedjax_core.engine import EngineConfig
 from fedjax_core.engine._binding import bind_clients
 from fedjax_core.engine._describe import describe
+from fedjax_core.engine._machine import warn_if_cores_idle
 from fedjax_core.engine._plan import Plan, make_plan
 from fedjax_core.engine._run import Program
 from fedjax_core.engine._traced import run_traced
+from fedjax_core.engine._tuning import tuned_lanes
 from fedjax_core.engine._values import as_member, conform
 from fedjax_core.language._graph import Map, Node, Parameter, ancestors, user_location
 from fedjax_core.language._inlining import replaced
@@ -52,6 +55,10 @@ class FederatedBody:
         self._unchanged = set()
         self._lock = threading.Lock()
 
+    @property
+    def config(self) -> EngineConfig:
+        return self._config
+
     def with_config(self, config: EngineConfig) -> "FederatedBody":
         return FederatedBody(self._parameters, jax.tree.unflatten(self._structure, self._leaves), config)
 
@@ -61,7 +68,7 @@ class FederatedBody:
         clients = [members.pop(node) for node in self._plan.client_parameters]
         server = {n: self._server_member(n, v) for n, v in members.items()}
         cohort = bind_clients(self._plan.client_parameters, clients)
-        return self._join(self._program()(server, cohort))
+        return self._join(self._program(server, cohort)(server, cohort))
 
     def _server_member(self, node: Node, value):
         """The value as declared; a value of the same shapes as an earlier one needs no second check."""
@@ -75,10 +82,15 @@ class FederatedBody:
             self._unchanged.add(key)
         return member
 
-    def _program(self) -> Program:
+    def _program(self, server: dict, cohort) -> Program:
         with self._lock:
+            if self._config.lanes == "auto":
+                lanes = tuned_lanes(self._plan, self._config, server, cohort)
+                self._config = dataclasses.replace(self._config, lanes=lanes)
             layout = self._config.resolve()
             if layout not in self._programs:
+                if self._config.devices is None and self._plan.passes:
+                    warn_if_cores_idle(layout.devices)
                 self._programs[layout] = Program(self._plan, layout)
             return self._programs[layout]
 

@@ -18,6 +18,8 @@ from fedjax_core.language._sequence import Sequence
 class PlainBody:
     """A pure JAX function without placements."""
 
+    config = EngineConfig()
+
     def __init__(self, fn: Callable):
         self._fn = fn
         self._jitted = jax.jit(fn)

@@ -82,8 +82,13 @@ class Computation:
 
         return function
 
+    @property
+    def config(self) -> EngineConfig:
+        """How the computation runs; after its first call with the number of lanes that "auto" chose."""
+        return self._body.config
+
     def with_config(self, config: EngineConfig) -> "Computation":
-        """The same computation with other lanes or devices.
+        """The same computation with other lanes, devices or memory.
 
         Raises:
           TypeError: `config` is no `EngineConfig`.

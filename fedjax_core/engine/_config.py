@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from typing import Literal
 
 import jax
 import numpy as np
@@ -18,14 +19,16 @@ class EngineConfig:
 
     Attributes:
       lanes: clients that run side by side under `jax.vmap` on one device. None: 1 on CPU, where
-        side by side buys nothing, 16 elsewhere.
+        side by side buys nothing, 16 elsewhere. "auto": the fastest of 1, 2, 4, ... 64, measured at the first
+        call on its own cohort, once per program and kind of device, and remembered in the user's cache folder;
+        lanes decide the last bits of a result, so set a number where these must be the same on another machine.
       devices: how many devices the clients are spread over, the first of `jax.devices()`. None: all.
       memory_budget: bytes of one device that the clients' data may take, padding included; a larger cohort
         runs in waves, each read while the one before computes. None: a quarter of what the device has
         (on CPU of its share of the machine's memory).
 
     Raises:
-      TypeError: a field that is no integer.
+      TypeError: a field that is no integer (or, for lanes, "auto").
       ValueError: a field that is not positive, or more devices than there are.
 
     Example:
@@ -38,21 +41,22 @@ class EngineConfig:
     6.0
     """
 
-    lanes: int | None = None
+    lanes: int | Literal["auto"] | None = None
     devices: int | None = None
     memory_budget: int | None = None
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
-            if value is None:
+            if value is None or (name, value) == ("lanes", "auto"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"EngineConfig({name}=...) is an integer or None, got {value!r}")
+                also = ', "auto"' if name == "lanes" else ""
+                raise TypeError(f"EngineConfig({name}=...) is an integer{also} or None, got {value!r}")
             if value <= 0:
                 raise ValueError(f"EngineConfig({name}=...) is positive, got {value}; leave it out for the default")
 
     def resolve(self) -> "Layout":
-        """The layout on the devices of this process."""
+        """The layout on the devices, with the usual number of lanes in the place of "auto"."""
         devices = jax.devices()
         number = len(devices) if self.devices is None else self.devices
         if number > len(devices):
@@ -66,7 +70,7 @@ class EngineConfig:
                 f"EngineConfig(devices={number}): the first {number} of {len(jax.devices())} devices belong to other "
                 "processes; leave it out to use all"
             )
-        lanes = self.lanes or (1 if devices[0].platform == "cpu" else 16)
+        lanes = self.lanes if isinstance(self.lanes, int) else (1 if devices[0].platform == "cpu" else 16)
         budget = self.memory_budget or int(_SHARE * device_memory(jax.local_devices()[0]))
         return Layout(lanes, -(-VIRTUAL_SHARDS // number) * number, devices, budget)
 

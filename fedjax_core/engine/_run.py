@@ -1,5 +1,6 @@
 """Running a plan on concrete values."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -14,6 +15,8 @@ from fedjax_core.engine._execution import empty_program, pass_program, stage_pro
 from fedjax_core.engine._packing import PackedClients, Packing, pack, pack_wave
 from fedjax_core.engine._plan import Pass, Plan
 from fedjax_core.language._graph import Node
+
+_COLLECTIVES = ("Gloo", "NCCL", "coordination")
 
 
 class Program:
@@ -57,12 +60,22 @@ class Program:
                 raise ValueError(check.message(count))
         return evaluate(self.plan.outputs, known)
 
+    def lowered(self, server: dict[Node, object], cohort: Cohort) -> str:
+        """The program of the first pass in XLA's language, the same in every process and session."""
+        stage, pass_ = self.plan.stages[0], self.plan.passes[0]
+        known = dict(zip(server, _put(list(server.values()), self.layout.server)))
+        known.update(zip(stage.outputs, self._stages[0](tuple(known[n] for n in stage.inputs))))
+        inputs = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
+        clients = self._clients(pack_wave(cohort, pack(cohort, self.layout), 0))
+        return self._passes[0].lower(inputs, None, clients).as_text()
+
     def _run_pass(self, k: int, known: dict, cohort: Cohort):
         pass_ = self.plan.passes[k]
         packing = pack(cohort, self.layout)
-        server = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
-        totals, kept = self._waves(k, server, cohort, packing)
-        known.update(zip(pass_.aggregates, _transfer.to_server(totals, self.layout)))
+        with _other_processes(self.layout):
+            server = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
+            totals, kept = self._waves(k, server, cohort, packing)
+            known.update(zip(pass_.aggregates, _transfer.to_server(totals, self.layout)))
         rows = dict(zip(pass_.materialized, _in_cohort_order(kept, packing.position()) if pass_.materialized else ()))
         known.update(rows)
         known.update({n: rows[n.inputs[0]] for n in pass_.collected})
@@ -99,6 +112,23 @@ class Program:
             each = sum(int(np.prod(x.shape[1:])) * x.dtype.itemsize for x in jax.tree.leaves(leaves))
             if each * number > self.layout.memory_budget:
                 raise ValueError(_too_much(pass_, node, each, number, self.layout.memory_budget))
+
+
+@contextlib.contextmanager
+def _other_processes(layout: Layout):
+    """Says what it means if the processes of a run lose one another."""
+    try:
+        yield
+    except (
+        jax.errors.JaxRuntimeError,
+        ValueError,
+    ) as error:  # ValueError: where the devices compute in the call itself
+        if layout.one_process or not any(word in str(error) for word in _COLLECTIVES):
+            raise
+        raise RuntimeError(
+            "another process of the run has ended, or cannot be reached, in the middle of a round; the state of the "
+            "round before is as it was. End all processes, start them again, and go on from the last checkpoint"
+        ) from error
 
 
 def _too_much(pass_: Pass, node: Node, each: int, number: int, budget: int) -> str:

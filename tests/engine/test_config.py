@@ -16,7 +16,7 @@ def test_shards_are_a_multiple_of_the_devices(devices, shards):
 @pytest.mark.parametrize("field", ["lanes", "devices", "memory_budget"])
 def test_fields_are_positive_integers(field):
     for value in (1.0, "2", True):
-        with pytest.raises(TypeError, match=rf"EngineConfig\({field}=...\) is an integer or None, got {value!r}"):
+        with pytest.raises(TypeError, match=rf"EngineConfig\({field}=...\) is an integer.* or None, got {value!r}"):
             fc.EngineConfig(**{field: value})
     for value in (0, -1):
         with pytest.raises(ValueError, match=rf"EngineConfig\({field}=...\) is positive, got {value}; leave it out"):

@@ -1,0 +1,145 @@
+"""The number of lanes by measurement, once per program and kind of device."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from fedjax_core.engine._cache_folder import cache_folder
+from fedjax_core.engine._cohort import ClientSequences, Cohort
+from fedjax_core.engine._config import EngineConfig
+from fedjax_core.engine._plan import Plan
+from fedjax_core.engine._run import Program
+from fedjax_core.language._graph import Node
+
+CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
+_SAMPLE = 1024  # clients that are measured at most: enough for 64 lanes on 16 shards
+_REPEATS = 3
+_WORSE = 1.15
+_FILE = "lanes.json"
+
+
+def tuned_lanes(plan: Plan, config: EngineConfig, server: dict[Node, object], cohort: Cohort) -> int:
+    """The fastest number of lanes for a program, remembered in a file of the user's cache folder.
+
+    Args:
+      plan: the program.
+      config: its devices and memory budget.
+      server: the values of its arguments that exist once.
+      cohort: its clients; of many, some are measured.
+    """
+    if not plan.passes or not len(cohort):
+        return 1
+    cohort = _sample(cohort)
+
+    def program(lanes: int) -> Program:
+        return Program(plan, dataclasses.replace(config, lanes=lanes).resolve())
+
+    text = program(1).lowered(server, cohort)
+    devices = config.resolve().devices
+    key = hashlib.sha256(f"{devices[0].device_kind} {len(devices)} {jax.__version__} {text}".encode()).hexdigest()
+    lanes = int(_agreed(_remembered().get(key, 0)))
+    if lanes not in CANDIDATES:
+        lanes = fastest(lambda n: _agreed(_seconds(program(n), server, cohort)), len(cohort))
+        _remember(key, lanes)
+    return lanes
+
+
+def fastest(seconds, clients: int) -> int:
+    """The candidate that takes the fewest seconds; no wider ones are tried after two that were clearly slower.
+
+    Args:
+      seconds: how long a number of lanes takes; infinite where it does not fit the memory.
+      clients: of the cohort; there are no more lanes than that, rounded up.
+
+    Example:
+
+    >>> fastest({1: 4.0, 2: 3.0, 4: 2.9, 8: 3.5, 16: 3.6, 32: 1.0}.__getitem__, 100)
+    4
+    """
+    best, least, slower = 1, float("inf"), 0
+    for lanes in CANDIDATES:
+        if lanes >= 2 * clients or slower == 2:
+            break
+        taken = seconds(lanes)
+        if taken < least:
+            best, least = lanes, taken
+        slower = slower + 1 if taken > _WORSE * least else 0
+    return best
+
+
+def _seconds(program: Program, server, cohort: Cohort) -> float:
+    """The shortest of a few runs after the one that compiles."""
+    taken = []
+    for _ in range(1 + _REPEATS):
+        begin = time.perf_counter()
+        try:
+            jax.block_until_ready(program(server, cohort))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return float("inf")
+        taken.append(time.perf_counter() - begin)
+    return min(taken[1:])
+
+
+def _agreed(value: float) -> float:
+    """The first process's value, so that all measure and choose the same."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
+def _sample(cohort: Cohort) -> Cohort:
+    """The cohort without what was packed of it; of a large one, clients at equal distances."""
+    number = len(cohort)
+    chosen = np.arange(number) if number <= _SAMPLE else np.linspace(0, number - 1, _SAMPLE).astype(np.int64)
+    value = jax.tree.map(lambda x: _Some(x, chosen) if isinstance(x, ClientSequences) else x[chosen], cohort.value)
+    ids = tuple(cohort.ids[i] for i in chosen.tolist())
+    return Cohort(ids, value, cohort.client_index[chosen], cohort.digests[chosen])
+
+
+class _Some:
+    """Some clients of a `ClientSequences`."""
+
+    def __init__(self, sequences: ClientSequences, chosen: np.ndarray):
+        self._sequences = sequences
+        self._chosen = chosen
+        self.element_type = sequences.element_type
+        self.batch_size = sequences.batch_size
+        self.num_examples = sequences.num_examples[chosen]
+        self.num_steps = sequences.num_steps[chosen]
+
+    def batch_rows(self, clients: np.ndarray) -> np.ndarray:
+        """See `ClientSequences.batch_rows`."""
+        return self._sequences.batch_rows(self._chosen[clients])
+
+    def read(self, clients: np.ndarray, out: Any) -> None:
+        """See `ClientSequences.read`."""
+        self._sequences.read(self._chosen[clients], out)
+
+
+def _remembered() -> dict:
+    try:
+        known = json.loads((cache_folder() / _FILE).read_text())
+    except (OSError, RuntimeError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _remember(key: str, lanes: int) -> None:
+    """Adds to the file, which is written whole; where there can be none, the next session measures again."""
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".new", delete=False) as file:
+            json.dump(_remembered() | {key: lanes}, file, indent=1)
+        os.replace(file.name, folder / _FILE)

@@ -1,0 +1,64 @@
+"""Several processes over `jax.distributed`, with the Gloo collectives of CPU."""
+
+import functools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+WORKER = pathlib.Path(__file__).parent / "process_worker.py"
+HANG = 240  # seconds; far beyond what any of this takes
+
+
+def run(processes: int, devices: int, budget: int = 0, dies: int = -1) -> list[subprocess.CompletedProcess]:
+    """Runs the worker in so many processes and waits for all."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    started = []
+    for rank in range(processes):
+        command = [sys.executable, WORKER, *map(str, (rank, processes, port, devices, budget, dies))]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment))
+    try:
+        outputs = [process.communicate(timeout=HANG) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [subprocess.CompletedProcess(p.args, p.returncode, *out) for p, out in zip(started, outputs)]
+
+
+@functools.cache
+def results(processes: int, devices: int, budget: int = 0) -> list[dict]:
+    finished = run(processes, devices, budget)
+    for process in finished:
+        assert process.returncode == 0, process.stderr
+    return [json.loads(process.stdout.splitlines()[-1]) for process in finished]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "devices", "budget"), [(2, 1, 0), (4, 1, 0), (2, 2, 0), (2, 1, 2000)])
+def test_processes_change_no_bit_and_read_only_their_own_clients(processes, devices, budget):
+    (alone,) = results(1, 2)
+    together = results(processes, devices, budget)
+    assert {result["digest"] for result in together} == {alone["digest"]}
+    assert all((result["waves"] > 1) == (budget > 0) for result in together)
+    read = [client for result in together for client in result["read"]]
+    assert sorted(read) == alone["read"]
+    assert all(result["read"] for result in together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_process_that_dies_ends_the_others(dies):
+    finished = run(2, 1, dies=dies)
+    assert finished[dies].returncode == 9
+    survivor = finished[1 - dies]
+    assert survivor.returncode != 0
+    told = "another process of the run has ended" in survivor.stderr or "another task died" in survivor.stderr
+    assert told, survivor.stderr

@@ -1,0 +1,143 @@
+"""The number of lanes by measurement."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fedjax_core as fc
+from fedjax_core.engine import _tuning
+from tests import cohorts
+
+AUTO = fc.EngineConfig(lanes="auto", devices=2)
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path, monkeypatch) -> pathlib.Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "fedjax_core" / "lanes.json"
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[int]:
+    """The lanes that were measured; 4 is the fastest."""
+    lanes = []
+
+    def seconds(program, server, cohort):
+        lanes.append(program.layout.lanes)
+        return abs(np.log2(program.layout.lanes) - 2) + 1.0
+
+    monkeypatch.setattr(_tuning, "_seconds", seconds)
+    return lanes
+
+
+def total():
+    @fc.federated_computation(fc.at_server("float32"), fc.at_clients(cohorts.DATA))
+    def total(factor, data):
+        def scaled(factor, data):
+            return data.reduce(jnp.float32(0), lambda c, batch, mask: c + factor * jnp.sum(batch["y"], where=mask))
+
+        return fc.federated_sum(fc.federated_map(scaled, fc.federated_broadcast(factor), data))
+
+    return total
+
+
+def cohort(size: int = 40):
+    return cohorts.make_cohort(cohorts.make_population(range(size)))
+
+
+def test_the_fastest_is_taken_and_kept(measured):
+    run = total().with_config(AUTO)
+    assert run.config.lanes == "auto"
+    data = cohort()
+    result = run(2.0, data)
+    assert run.config == fc.EngineConfig(lanes=4, devices=2)
+    assert measured == [1, 2, 4, 8, 16]
+    np.testing.assert_array_equal(result, total().with_config(run.config)(2.0, data))
+    run(3.0, cohort())
+    assert measured == [1, 2, 4, 8, 16]
+    assert [layout.lanes for layout in data.packed] == [4]
+
+
+def test_another_session_reads_what_was_found(measured, file):
+    total().with_config(AUTO)(2.0, cohort())
+    assert list(json.loads(file.read_text()).values()) == [4] and [f.name for f in file.parent.iterdir()] == [file.name]
+    del measured[:]
+    again = total().with_config(AUTO)
+    again(1.0, cohort())
+    assert not measured and again.config.lanes == 4
+    file.unlink()
+    total().with_config(AUTO)(2.0, cohort())
+    assert measured
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"a": 3}'])
+def test_a_damaged_file_is_written_anew(measured, file, text):
+    file.parent.mkdir()
+    file.write_text(text)
+    total().with_config(AUTO)(2.0, cohort())
+    assert 4 in json.loads(file.read_text()).values()
+
+
+def test_no_file_is_required(measured, monkeypatch, tmp_path):
+    (tmp_path / "occupied").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "occupied"))
+    run = total().with_config(AUTO)
+    run(2.0, cohort())
+    assert run.config.lanes == 4
+
+
+def test_really_measured_and_never_wider_than_the_cohort():
+    run = total().with_config(AUTO)
+    run(2.0, cohort(3))
+    assert run.config.lanes in (1, 2, 4)
+    run = total().with_config(AUTO)
+    run(2.0, cohort(0))
+    assert run.config.lanes == 1
+
+
+def test_lanes_that_do_not_fit_are_not_taken():
+    def exhausted(server, cohort):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    assert _tuning._seconds(exhausted, {}, None) == float("inf")
+
+
+def test_of_many_clients_some_are_measured():
+    data = cohort(1500)
+    sample = _tuning._sample(data)
+    assert len(sample) == 1024 and sample.member_type == data.member_type
+    chosen = [data.ids.index(i) for i in sample.ids]
+    np.testing.assert_array_equal(sample.identity, data.identity[chosen])
+    np.testing.assert_array_equal(sample.value.num_examples, data.value.num_examples[chosen])
+    number = np.array([5, 7])
+    rows = int(sample.value.num_examples[number].sum())
+    out = {"x": np.empty((rows, 2), np.float32), "y": np.empty(rows, np.float32)}
+    expected = jax.tree.map(np.copy, out)
+    sample.value.read(number, out)
+    data.value.read(np.array(chosen)[number], expected)
+    jax.tree.map(np.testing.assert_array_equal, out, expected)
+    np.testing.assert_array_equal(sample.value.batch_rows(number), data.value.batch_rows(np.array(chosen)[number]))
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=7, max_size=7), st.integers(1, 200))
+def test_the_choice_is_the_fastest_of_those_tried(seconds, clients):
+    tried = {}
+
+    def measure(lanes):
+        tried[lanes] = seconds[_tuning.CANDIDATES.index(lanes)]
+        return tried[lanes]
+
+    chosen = _tuning.fastest(measure, clients)
+    assert tried[chosen] == min(tried.values())
+    assert list(tried) == list(_tuning.CANDIDATES[: len(tried)]) and max(tried) < max(2 * clients, 2)
+
+
+def test_lanes_are_a_number_or_auto():
+    with pytest.raises(TypeError, match=r'EngineConfig\(lanes=...\) is an integer, "auto" or None, got "fast"|fast'):
+        fc.EngineConfig(lanes="fast")
