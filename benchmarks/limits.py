@@ -3,8 +3,8 @@
 The programs know the model, the optimizer and the layout of the data. A round copies each client's examples to
 where its batches are read, in one aligned buffer per device that is used again in every round, and runs one
 compiled program: on each device a loop over its clients and inside of it one over exactly the client's batches.
-Convolutions are patches and matrix products, the LSTM has a backward pass that forms the gradient of its kernel
-once, after the scan.
+Convolutions are patches and matrix products; the LSTM has a backward pass that forms the gates' derivatives
+before its scan and the kernel's gradient after it.
 
     python benchmarks/limits.py --workloads W1,W4 --rounds 9 --devices 2
 
@@ -217,7 +217,7 @@ def _character_loss(weights, x, y, scale):
 
     positions, batch_size = x.shape[1], x.shape[0]
     hidden = weights["embedding"][x.T]
-    lstm = _lstm(unroll=4)
+    lstm = _lstm()
     for name in ("layer_0", "layer_1"):
         layer = weights[name]
         inputs = hidden.reshape(-1, hidden.shape[-1]) @ layer["kernel"] + layer["bias"][None]
@@ -230,42 +230,53 @@ def _character_step(weights, x, y, scale, rate):
     return _descend(_character_loss)(weights, x, y, scale, rate)
 
 
-def _lstm(unroll: int):
-    """`(inputs [T, B, 4H], kernel [H, 4H]) -> hidden [T, B, H]`, with a backward pass of its own."""
+def _lstm():
+    """`(inputs [T, B, 4H], kernel [H, 4H]) -> hidden [T, B, H]`, with a backward pass of its own.
+
+    The gates' derivatives are formed before its scan and the kernel's gradient after it, for all positions at once.
+    """
     import jax
     import jax.numpy as jnp
     from jax import lax
 
-    def cell(gates, state):
-        take, keep, new, give = jnp.split(gates, 4, -1)
-        state = jax.nn.sigmoid(keep) * state + jax.nn.sigmoid(take) * jnp.tanh(new)
-        return jax.nn.sigmoid(give) * jnp.tanh(state), state
-
     def forward(inputs, kernel):
         def step(carry, inputs_t):
-            hidden, state = carry
-            gates = inputs_t + hidden @ kernel
-            after = cell(gates, state)
-            return after, (after[0], hidden, state, gates)
+            take, keep, new, give = jnp.split(inputs_t + carry[0] @ kernel, 4, -1)
+            take, keep, new, give = jax.nn.sigmoid(take), jax.nn.sigmoid(keep), jnp.tanh(new), jax.nn.sigmoid(give)
+            state = keep * carry[1] + take * new
+            squashed = jnp.tanh(state)
+            after = (give * squashed, state)
+            return after, (after, (take, keep, new, give, squashed))
 
         zeros = jnp.zeros((inputs.shape[1], kernel.shape[0]))
-        _, (hidden, before, states, gates) = lax.scan(step, (zeros, zeros), inputs, unroll=unroll)
-        return hidden, (before, states, gates, kernel)
+        _, (after, gates) = lax.scan(step, (zeros, zeros), inputs)
+        return after[0], (kernel, after, gates)
 
-    def backward(saved, to_hidden):
-        before, states, gates, kernel = saved
+    def backward(saved, to_output):
+        kernel, after, (take, keep, new, give, squashed) = saved
+        hidden, state = (jnp.concatenate([jnp.zeros_like(a[:1]), a[:-1]]) for a in after)
+        to_state = give * (1 - squashed**2)
+        to_gates = (
+            new * take * (1 - take),
+            state * keep * (1 - keep),
+            take * (1 - new**2),
+            squashed * give * (1 - give),
+        )
         transposed = kernel.T
 
         def step(carry, position):
-            to_hidden_t, gates_t, state = position
-            _, pull_back = jax.vjp(cell, gates_t, state)
-            to_gates, to_state = pull_back((carry[0] + to_hidden_t, carry[1]))
-            return (to_gates @ transposed, to_state), to_gates
+            to_output_t, to_state_t, (to_take, to_keep, to_new, to_give), keep_t = position
+            to_hidden = carry[0] + to_output_t
+            to_cell = carry[1] + to_hidden * to_state_t
+            to_inputs = jnp.concatenate(
+                [to_cell * to_take, to_cell * to_keep, to_cell * to_new, to_hidden * to_give], -1
+            )
+            return (to_inputs @ transposed, to_cell * keep_t), to_inputs
 
-        zeros = jnp.zeros_like(before[0])
-        _, to_gates = lax.scan(step, (zeros, zeros), (to_hidden, gates, states), reverse=True, unroll=unroll)
-        to_kernel = before.reshape(-1, kernel.shape[0]).T @ to_gates.reshape(-1, kernel.shape[1])
-        return to_gates, to_kernel
+        zeros = jnp.zeros_like(hidden[0])
+        _, to_inputs = lax.scan(step, (zeros, zeros), (to_output, to_state, to_gates, keep), reverse=True)
+        to_kernel = hidden.reshape(-1, kernel.shape[0]).T @ to_inputs.reshape(-1, kernel.shape[1])
+        return to_inputs, to_kernel
 
     lstm = jax.custom_vjp(lambda inputs, kernel: forward(inputs, kernel)[0])
     lstm.defvjp(forward, backward)
