@@ -8,6 +8,7 @@ over a pytree of weights. Write one directly, adapt a flax module, or take one o
     squared_error
   logistic_regression, mlp, emnist_cnn,   the models of the federated papers, in plain JAX
     character_model
+  layers                                  convolution, pooling and recurrence, fast inside of the engine's loops
 
 The models take their metrics from the caller, a dict from name to `Metric`:
 
@@ -17,6 +18,7 @@ The models take their metrics from the caller, a dict from name to `Metric`:
   ['accuracy']
 """
 
+from fedjax_core.models import layers
 from fedjax_core.models._char_model import character_model
 from fedjax_core.models._cnn import emnist_cnn
 from fedjax_core.models._flax_linen import from_linen
@@ -31,6 +33,7 @@ __all__ = [
     "emnist_cnn",
     "from_linen",
     "from_nnx",
+    "layers",
     "logistic_regression",
     "mlp",
     "sequence_cross_entropy",

@@ -6,7 +6,7 @@ import jax
 
 from fedjax_core import types
 from fedjax_core.contracts import Metric, Model
-from fedjax_core.models import _arguments, _layers, _losses
+from fedjax_core.models import _arguments, _layers, _losses, layers
 
 
 def emnist_cnn(
@@ -68,11 +68,15 @@ def emnist_cnn(
         }
 
     def predict(weights, batch, key=None, training=False):
-        x = jax.nn.relu(_layers.conv3x3(weights["conv1"], batch["x"]))
-        x = jax.nn.relu(_layers.conv3x3(weights["conv2"], x))
-        x = _layers.flatten(_layers.max_pool2x2(x))
+        x = jax.nn.relu(_conv(weights["conv1"], batch["x"]))
+        x = jax.nn.relu(_conv(weights["conv2"], x))
+        x = _layers.flatten(layers.max_pool(x))
         x = jax.nn.relu(_layers.dense(weights["dense1"], x))
         return _layers.dense(weights["dense2"], x)
 
     batch_type = types.parse_type(f"<x=float32[?,{height},{width},{channels}],y=int32[?]>")
     return Model(init, predict, _losses.cross_entropy(), dict(metrics or {}), batch_type)
+
+
+def _conv(weights, x):
+    return layers.conv(x, weights["kernel"], weights["bias"])

@@ -1,8 +1,4 @@
-"""The layers of the reference models: functions of a dict of weights and an array.
-
-They equal flax's layers of the same names and take the same weights. They are written so that
-they stay fast inside of loops on CPU, where XLA's convolution takes more than ten times as long as outside.
-"""
+"""Initial weights and dense layers of the reference models; their other layers are in `layers`."""
 
 import math
 
@@ -40,53 +36,13 @@ def dense(weights: dict, x: jax.Array) -> jax.Array:
 
 
 def init_conv3x3(key, num_inputs: int, num_outputs: int) -> dict:
-    """Weights of `conv3x3`: `kernel`, float32 `[3, 3, I, O]`, LeCun normal, and `bias`, `[O]`, zeros.
+    """Weights of a 3x3 convolution: `kernel`, float32 `[3, 3, I, O]`, LeCun normal, and `bias`, `[O]`, zeros.
 
     Example:
       >>> init_conv3x3(jax.random.key(0), 1, 32)["kernel"].shape
       (3, 3, 1, 32)
     """
     return {"kernel": _kernel(key, (3, 3, num_inputs, num_outputs)), "bias": jnp.zeros(num_outputs)}
-
-
-def conv3x3(weights: dict, x: jax.Array) -> jax.Array:
-    """A 3x3 convolution without padding, as patches and one matrix product.
-
-    Args:
-      weights: `kernel`, `[3, 3, I, O]`, and `bias`, `[O]`.
-      x: images `[B, H, W, I]`.
-
-    Returns:
-      `[B, H-2, W-2, O]`, what `flax.linen.Conv(O, (3, 3), padding="VALID")` gives.
-
-    Example:
-      >>> weights = {"kernel": jnp.ones((3, 3, 1, 2)), "bias": jnp.zeros(2)}
-      >>> conv3x3(weights, jnp.ones((1, 3, 3, 1))).ravel()
-      Array([9., 9.], dtype=float32)
-    """
-    height, width = x.shape[1] - 2, x.shape[2] - 2
-    shifted = [x[:, i : i + height, j : j + width, :] for i in range(3) for j in range(3)]
-    kernel, bias = weights["kernel"], weights["bias"]
-    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1]) + bias[None, None, None]
-
-
-def max_pool2x2(x: jax.Array) -> jax.Array:
-    """The largest of every 2x2 pixels; a last odd row or column is dropped.
-
-    Args:
-      x: images `[B, H, W, I]`.
-
-    Returns:
-      `[B, H//2, W//2, I]`, what `flax.linen.max_pool(x, (2, 2), strides=(2, 2))` gives.
-
-    Example:
-      >>> max_pool2x2(jnp.arange(4.0).reshape(1, 2, 2, 1)).ravel()
-      Array([3.], dtype=float32)
-    """
-    num_images, height, width, num_channels = x.shape
-    height, width = height // 2, width // 2
-    even = x[:, : 2 * height, : 2 * width]
-    return even.reshape(num_images, height, 2, width, 2, num_channels).max(axis=(2, 4))
 
 
 def flatten(x: jax.Array) -> jax.Array:
