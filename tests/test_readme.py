@@ -15,7 +15,7 @@ def _blocks(language: str) -> list[tuple[int, str]]:
 
 
 def test_the_opening_program_learns(capsys):
-    ((_, program),) = _blocks("python")
+    (_, program), *_ = _blocks("python")
     lines = program.strip().split("\n")
     assert len(lines) <= 32
     exec(compile(program, "README.md", "exec"), {"__name__": "__main__"})

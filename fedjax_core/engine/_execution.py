@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from fedjax_core import trees
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
+from fedjax_core.engine._flat import Flat, flatten, unflatten
 from fedjax_core.engine._packing import PackedClients, PackedSequences
 from fedjax_core.engine._plan import Pass, Plan, Stage
 from fedjax_core.engine._values import conform
@@ -56,32 +57,40 @@ def pass_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
     `kept` is `[D * K * L, ...]` per materialized value; `done` is there when the wave has been computed,
     and is None if there is no other.
     """
-    return _on_devices(functools.partial(_run_device, plan, pass_, layout), layout, 3, donate_argnums=1)
+    return _on_devices(functools.partial(_run_device, plan, pass_, layout), layout, donate_argnums=1)
 
 
 def empty_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
-    """The accumulators before the first of several waves: `(server inputs, PackedClients) -> totals [V, ...]`."""
+    """The accumulators before the first of several waves: `(server inputs, PackedClients) -> (totals [V, ...],)`."""
 
     def empty(server: tuple, clients: PackedClients):
         clients = jax.tree.map(lambda x: x[0], clients)
-        return _empty(pass_, layout, jax.eval_shape(_block_runner(plan, pass_, layout, server, clients), jnp.int32(0)))
+        block = jax.eval_shape(_block_runner(plan, pass_, layout, server, clients), jnp.int32(0))
+        return (_empty(pass_, layout, block),)
 
-    return _on_devices(empty, layout, None)
+    return _on_devices(empty, layout)
 
 
-def _on_devices(per_device: Callable, layout: Layout, outputs: int | None, **options) -> Callable:
-    """A program of every device: the first argument is the same on all, of the others each has its part."""
+def _on_devices(per_device: Callable, layout: Layout, **options) -> Callable:
+    """A program of every device: the first argument is the same on all, of the others each has its part.
+
+    Where there are several devices, what comes from the server and what goes there is `Flat`.
+    """
     if len(layout.devices) == 1:
         return jax.jit(per_device, **options)
     clients = PartitionSpec("clients")
 
+    def flat(server, *sharded):
+        result = per_device(unflatten(server), *(unflatten(x) if isinstance(x, Flat) else x for x in sharded))
+        return tuple(flatten(part, 1) for part in result)
+
     @functools.partial(jax.jit, **options)
     def run(server, *sharded):
         return jax.shard_map(
-            per_device,
+            flat,
             mesh=layout.mesh,
             in_specs=(PartitionSpec(), *(clients for _ in sharded)),
-            out_specs=clients if outputs is None else (clients,) * outputs,
+            out_specs=clients,
             check_vma=False,
         )(server, *sharded)
 

@@ -2,16 +2,17 @@
 
 import contextlib
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fedjax_core.engine import _transfer
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._execution import empty_program, pass_program, stage_program
+from fedjax_core.engine._flat import Flat, unflatten
 from fedjax_core.engine._packing import PackedClients, Packing, pack, pack_wave
 from fedjax_core.engine._plan import Pass, Plan
 from fedjax_core.language._graph import Node
@@ -90,7 +91,7 @@ class Program:
             clients = self._clients(pack_wave(cohort, packing, wave))
             if wave == 0:
                 self._check_kept(k, server, clients, len(cohort))
-                totals = self._empty[k](server, clients) if packing.deal.num_waves > 1 else None
+                totals = self._empty[k](server, clients)[0] if packing.deal.num_waves > 1 else None
             totals, rows, done = self._passes[k](server, totals, clients)
             kept.append(_transfer.to_server(rows, self.layout))
             jax.block_until_ready(running)
@@ -108,8 +109,9 @@ class Program:
         if not pass_.materialized:
             return
         rows = jax.eval_shape(self._passes[k], server, None, clients)[1]
+        rows = jax.eval_shape(unflatten, rows) if isinstance(rows, Flat) else rows
         for node, leaves in zip(pass_.materialized, rows):
-            each = sum(int(np.prod(x.shape[1:])) * x.dtype.itemsize for x in jax.tree.leaves(leaves))
+            each = sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(leaves))
             if each * number > self.layout.memory_budget:
                 raise ValueError(_too_much(pass_, node, each, number, self.layout.memory_budget))
 

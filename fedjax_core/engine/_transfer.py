@@ -8,8 +8,10 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fedjax_core.engine._config import Layout
+from fedjax_core.engine._flat import Flat, flatten, unflatten
 
 
 def shard(arrays: Any, layout: Layout) -> Any:
@@ -40,22 +42,45 @@ def _join_leaves(layout: Layout, *leaves):
 
 
 def broadcast(values: Any, layout: Layout) -> Any:
-    """The server's values, on every device."""
+    """The server's values as the passes take them: on every device, `Flat` where there are several."""
+    if len(layout.devices) == 1:
+        return values
+    flat = _flatten(values)
     if layout.one_process:
-        return values if len(layout.devices) == 1 else jax.device_put(values, layout.broadcast)
+        return jax.device_put(flat, layout.broadcast)
 
     def leaf(x):
         copies = [jax.device_put(x, layout.devices[d]) for d in layout.local]
         return jax.make_array_from_single_device_arrays(x.shape, layout.broadcast, copies)
 
-    return jax.tree.map(leaf, values)
+    return jax.tree.map(leaf, flat)
 
 
 def to_server(values: Any, layout: Layout) -> Any:
-    """What a pass left on all devices, whole, at the server."""
-    if layout.one_process:
-        return values if len(layout.devices) == 1 else jax.device_put(values, layout.server)
-    return jax.tree.map(lambda x: x.addressable_data(0), _gathered(layout)(values))
+    """What a pass left on all devices (`Flat` where there are several), whole, at the server."""
+    if len(layout.devices) == 1:
+        return values
+    if not layout.one_process:
+        return _unflatten(jax.tree.map(lambda x: x.addressable_data(0), _gathered(layout)(values)))
+    leaves, structure = jax.tree.flatten(values)
+    parts = [[shard.data for shard in leaf.addressable_shards] for leaf in leaves]
+    return _joined(structure, jax.device_put(parts, layout.server))
+
+
+@jax.jit
+def _flatten(values) -> Flat:
+    return flatten(values, 0)
+
+
+@jax.jit
+def _unflatten(flat: Flat):
+    return unflatten(flat)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _joined(structure, parts: list):
+    """The values from the parts that each device had of them."""
+    return unflatten(jax.tree.unflatten(structure, [jnp.concatenate(part) for part in parts]))
 
 
 @functools.lru_cache(maxsize=8)
