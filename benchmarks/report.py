@@ -32,7 +32,7 @@ VARIANTS = {  # by what is asked for: each variant, and what is special about it
     "drjax": {"padded": {"workloads": FEW}},
     "flwr": {"ray actors": {"workloads": FEW}},
     "tff": {"iterator loop": {"workloads": FEW}, "default loop": {"workloads": FEW}},
-    "declearn": {"websockets": {"workloads": ("W1",), "own_reference": True}},
+    "declearn": {v: {"workloads": ("W1",), "own_reference": True} for v in ("1 thread", "2 threads")},
 }
 OWN = ("hand-written", "ours")
 
