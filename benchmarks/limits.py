@@ -3,8 +3,8 @@
 The programs know the model, the optimizer and the layout of the data. A round copies each client's examples to
 where its batches are read, in one aligned buffer per device that is used again in every round, and runs one
 compiled program: on each device a loop over its clients and inside of it one over exactly the client's batches.
-Convolutions are patches and matrix products; the LSTM has a backward pass that forms the gates' derivatives
-before its scan and the kernel's gradient after it.
+Convolutions are matrix products of patches, tile by tile; the LSTM has a backward pass that forms the gates'
+derivatives before its scan and the kernel's gradient after it.
 
     python benchmarks/limits.py --workloads W1,W4 --rounds 9 --devices 2
 
@@ -195,17 +195,41 @@ def _cnn_loss(weights, x, y, scale):
     import jax
     import jax.numpy as jnp
 
-    def conv(layer, x):
-        height, width = x.shape[1] - 2, x.shape[2] - 2
-        patches = [x[:, i : i + height, j : j + width, :] for i in range(3) for j in range(3)]
-        kernel = layer["kernel"]
-        return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1]) + layer["bias"][None, None, None]
+    def patches(x, height):
+        sizes = x.shape[1] - height + 1, x.shape[2] - 2
+        shifts = [(i, j) for i in range(height) for j in range(3)]
+        return jnp.concatenate([x[:, i : i + sizes[0], j : j + sizes[1]] for i, j in shifts], -1)
 
-    x = jax.nn.relu(conv(weights["conv1"], x))
-    x = jax.nn.relu(conv(weights["conv2"], x))
+    def product(x, kernel):
+        return (x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1)).reshape(*x.shape[:-1], kernel.shape[-1])
+
+    def mix(matrix, arrays):
+        return [sum(float(c) * a for c, a in zip(row, arrays) if abs(c) > 1e-9) for row in matrix]
+
+    def tiled_conv(kernel, x):
+        """Four rows of the result from six of `x`, by six products of a row of patches instead of twelve."""
+        to_rows, to_kernel, to_result = _tiles_of_four()
+        rows = [x[:, i : x.shape[1] - 5 + i : 4] for i in range(6)]
+        products = [product(patches(r, 1), k) for r, k in zip(mix(to_rows, rows), mix(to_kernel, kernel))]
+        result = jnp.stack(mix(to_result, products), 2)
+        return result.reshape(len(x), -1, *result.shape[3:])
+
+    first, second = weights["conv1"], weights["conv2"]
+    x = jax.nn.relu(product(patches(x, 3), first["kernel"]) + first["bias"][None, None, None])
+    x = jax.nn.relu(tiled_conv(second["kernel"], x) + second["bias"][None, None, None])
     x = x.reshape(-1, 12, 2, 12, 2, 64).max((2, 4)).reshape(-1, 9216)
     x = jax.nn.relu(x @ weights["dense1"]["kernel"] + weights["dense1"]["bias"][None])
     return _cross_entropy(x @ weights["dense2"]["kernel"] + weights["dense2"]["bias"][None], y, scale)
+
+
+def _tiles_of_four() -> tuple:
+    """Winograd's F(4, 3): `c @ ((b @ kernel) * (a @ rows))` is the correlation of six rows and three."""
+    points = np.sqrt(0.5) * np.array([0, 1, -1, 2, -2])
+    evaluate = np.vander(points, 6, increasing=True)
+    at_infinity = np.eye(6)[-1:]
+    to_rows = np.linalg.inv(np.concatenate([evaluate, at_infinity])).T
+    to_kernel, to_result = (np.concatenate([evaluate[:, :n], at_infinity[:, 6 - n :]]) for n in (3, 4))
+    return to_rows, to_kernel, to_result.T
 
 
 def _cnn_step(weights, x, y, scale, rate):
