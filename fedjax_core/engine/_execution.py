@@ -130,8 +130,8 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
     def shard(s, carry):
         totals, kept = carry
         first, count = clients.first[s], clients.count[s]
-        done, kept = lax.fori_loop(first, first + count, block, (jax.tree.map(lambda t: t[s], totals), kept))
-        return _write(totals, done, s), kept
+        total, kept = lax.fori_loop(first, first + count, block, (jax.tree.map(lambda t: t[s], totals), kept))
+        return _write(totals, total, s), kept
 
     totals, kept = lax.fori_loop(0, clients.shards[0], shard, (totals, kept))
     return totals, jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), kept), done

@@ -93,7 +93,8 @@ class Program:
                 self._check_kept(k, server, clients, len(cohort))
                 totals = self._empty[k](server, clients)[0] if packing.deal.num_waves > 1 else None
             totals, rows, done = self._passes[k](server, totals, clients)
-            kept.append(_transfer.to_server(rows, self.layout))
+            if self.plan.passes[k].materialized:
+                kept.append(_transfer.to_server(rows, self.layout))
             jax.block_until_ready(running)
             running = done
         return totals, kept
