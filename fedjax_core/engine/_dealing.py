@@ -1,8 +1,9 @@
 """Dealing: which client runs where and when, a function of the cohort alone.
 
 Clients are sorted by (steps, identity) and cut into blocks of `L` lanes, so that the clients of a
-block take nearly the same number of steps. Blocks are dealt to `V` virtual shards, longest first,
-each to the shard with the least work; a device owns consecutive shards. A wave is a range of the
+block take nearly the same number of steps. Blocks are dealt to `V` virtual shards: to the two halves of
+them, longest first, each to the half with the least work, and so on within each half; a device owns
+consecutive shards, so its work is balanced whatever the number of devices. A wave is a range of the
 blocks of every shard, as many as the memory budget holds; the bits of a result do not depend on where it is cut.
 
 Axis letters: `W` waves, `D` devices, `V` virtual shards, `N` blocks of the cohort, `L` lanes, `C` clients.
@@ -10,6 +11,7 @@ Axis letters: `W` waves, `D` devices, `V` virtual shards, `N` blocks of the coho
 
 import dataclasses
 import heapq
+import math
 
 import jax
 import numpy as np
@@ -19,7 +21,8 @@ from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
 from fedjax_core.language._sequence import is_batched
 
-_GRID = 1.25
+_GRID = 1.5
+_GRID_OF_STEPS = 4.0  # a step is a few integers
 _IN_FLIGHT = 2  # the wave that computes and the one that is read meanwhile
 
 
@@ -53,15 +56,20 @@ class Deal:
         return self.clients[end - self.count[wave, device].sum() : end]
 
 
-def size_class(n: int) -> int:
-    """The smallest size of a fixed geometric grid (ratio 1.25) that holds `n`.
+def size_class(n: int, ratio: float = _GRID) -> int:
+    """The smallest size of a fixed geometric grid that holds `n`.
 
     Cohorts of the same kind so get arrays of the same shapes, and compile once.
     """
     size = 8
     while size < n:
-        size = -int(-size * _GRID // 1)
+        size = math.ceil(size * ratio)
     return size
+
+
+def steps_class(n: int) -> int:
+    """The same on a coarser grid, for steps: one is a few integers."""
+    return size_class(n, _GRID_OF_STEPS)
 
 
 def sequences_of(cohort: Cohort) -> list[ClientSequences]:
@@ -98,14 +106,26 @@ def _blocks(steps: np.ndarray, identity: np.ndarray, layout: Layout) -> tuple[np
     order = np.lexsort((identity, -steps))
     blocks = np.full((-(-len(order) // layout.lanes), layout.lanes), -1, np.int64)
     blocks.reshape(-1)[: len(order)] = order
-    shard = _longest_first(steps[blocks[:, 0]] if len(blocks) else steps, layout.shards)
+    shard = _balanced(steps[blocks[:, 0]] if len(blocks) else steps, layout.shards)
     by_shard = np.argsort(shard, kind="stable")
     return blocks[by_shard], shard[by_shard]
 
 
-def _longest_first(steps: np.ndarray, shards: int) -> np.ndarray:
-    """Each block's shard: blocks in order, each to the shard with the least work so far."""
-    load = [(0, shard) for shard in range(shards)]
+def _balanced(steps: np.ndarray, shards: int) -> np.ndarray:
+    """Each block's shard, such that consecutive shards together have nearly equal work."""
+    if shards == 1 or not len(steps):
+        return np.zeros(len(steps), np.int64)
+    parts = next(n for n in range(2, shards + 1) if shards % n == 0)
+    part, within = _longest_first(steps, parts), shards // parts
+    shard = part * within
+    for p in range(parts):
+        shard[part == p] += _balanced(steps[part == p], within)
+    return shard
+
+
+def _longest_first(steps: np.ndarray, parts: int) -> np.ndarray:
+    """Each block's part: blocks in order, each to the part with the least work so far."""
+    load = [(0, part) for part in range(parts)]
     chosen = np.empty(len(steps), np.int64)
     for block, cost in enumerate(steps.tolist()):
         work, chosen[block] = load[0]

@@ -16,7 +16,7 @@ from fedjax_core.engine import _transfer
 from fedjax_core.engine._buffers import BufferPool
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
-from fedjax_core.engine._dealing import Deal, deal, of_clients, size_class
+from fedjax_core.engine._dealing import Deal, deal, of_clients, size_class, steps_class
 from fedjax_core.language._sequence import is_batched
 from fedjax_core.types import Type
 
@@ -164,7 +164,7 @@ def _pack_sequences(
         bound[d, :n] = here.max(1, initial=0)
         common[d, :n] = np.where(clients >= 0, here, np.iinfo(np.int32).max).min(1, initial=np.iinfo(np.int32).max)
     first = (np.cumsum(bound, 1) - bound).astype(np.int32)
-    index = np.zeros((devices, size_class(num_steps), lanes, sequences.batch_size), np.int32)
+    index = np.zeros((devices, steps_class(num_steps), lanes, sequences.batch_size), np.int32)
     for d, clients in enumerate(blocks):
         _fill_index(index[d], sequences, clients, first[d])
     rows = size_class(1 + num_rows)

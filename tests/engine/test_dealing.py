@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedjax_core as fc
-from fedjax_core.engine._dealing import deal, size_class
+from fedjax_core.engine._dealing import deal, size_class, steps_class
 from tests import cohorts
 
 NO_BUDGET = 2**60
@@ -31,9 +31,10 @@ def blocks_by_shard(result) -> list:
 
 
 @given(st.integers(0, 10**7))
-def test_sizes_are_rounded_up_by_a_quarter_at_most(n):
-    size = size_class(n)
-    assert n <= size <= max(8, 1.25 * n + 1) and size_class(size) == size
+def test_sizes_are_rounded_up_by_half_at_most_and_steps_to_four_times(n):
+    size, steps = size_class(n), steps_class(n)
+    assert n <= size <= max(8, 1.5 * n + 1) and size_class(size) == size
+    assert n <= steps <= max(8, 4 * n) and steps_class(steps) == steps
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 5), st.sampled_from([1, 2, 4, 8]))
@@ -57,11 +58,27 @@ def test_shards_hold_the_same_clients_for_any_devices_and_waves(steps, budget):
     assert all(s == shards[0] for s in shards)
 
 
-@given(st.lists(st.integers(0, 50), min_size=8, max_size=60))
-def test_the_work_is_balanced(steps):
-    result, steps = dealt(steps, 1, 8), np.array(steps, np.int64)
-    loads = [int((steps[result.blocks(0, d)] + 1).sum()) for d in range(8)]
-    assert max(loads) - min(loads) <= steps.max() + 1
+@given(st.lists(st.integers(0, 50), min_size=8, max_size=60), st.sampled_from([2, 4, 8]))
+def test_the_work_is_balanced(steps, devices):
+    """Halving it a few times, each time to one block of the largest, adds up to twice the largest."""
+    steps = np.array(steps, np.int64)
+    result = dealt(steps, 1, 8)
+    loads = np.zeros(devices, np.int64)
+    for shard, blocks in enumerate(blocks_by_shard(result)):
+        loads[shard * devices // 8] += sum(int(steps[b].sum()) + 1 for b in blocks)
+    assert loads.max() <= loads.sum() / devices + 2 * (steps.max() + 1)
+
+
+@pytest.mark.parametrize(("devices", "most"), [(2, 1.03), (4, 1.06), (8, 1.2)])
+def test_twenty_ragged_clients_keep_all_devices_busy(devices, most):
+    random = np.random.default_rng(0)
+    excess = []
+    for _ in range(20):
+        steps = np.clip(np.rint(10 * np.exp(0.35 * random.standard_normal(20))), 2, 25).astype(int)
+        result = dealt(steps, 1, devices)
+        loads = [int(steps[result.blocks(0, d)].sum()) for d in range(devices)]
+        excess.append(max(loads) * devices / steps.sum())
+    assert np.mean(excess) < most
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.sampled_from([1, 2]), st.sampled_from([1, 1000, 10_000]))
