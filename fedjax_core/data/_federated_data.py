@@ -123,7 +123,7 @@ class FederatedData(Mapping):
 
     def __contains__(self, client_id) -> bool:
         try:
-            return _ids.normalized([client_id])[0] in self._ids.position
+            return client_id in self._ids
         except TypeError:
             return False
 
@@ -290,7 +290,8 @@ class FederatedData(Mapping):
         seed = _hashing.seed(key, "cohort") if batching.shuffle else None
         digests = self._ids.digests[clients]
         batches = _batching.ClientBatches(self._source, clients, digests, batching, seed)
-        ids = tuple(map(self.client_ids.__getitem__, clients.tolist()))
+        everyone = client_ids is self.client_ids
+        ids = self.client_ids if everyone else tuple(map(self.client_ids.__getitem__, clients.tolist()))
         return _cohort.Cohort(ids, batches, clients.astype(np.int32), digests)
 
 
