@@ -25,7 +25,7 @@ import numpy as np
 import workloads
 
 SWEEPS = ("clients", "devices", "lanes")
-LANES = (1, 2, 4, 8, 16)
+LANES = (1, 2, 4, 8, 16, 32, 64, "auto")
 
 
 class VirtualClients:
@@ -98,7 +98,13 @@ def anonymous_memory() -> int:
 
 
 def measure_one(
-    data: pathlib.Path, clients: int, devices: int, lanes: int, rounds: int, seconds: float, memory_budget: int | None
+    data: pathlib.Path,
+    clients: int,
+    devices: int,
+    lanes: int | str,
+    rounds: int,
+    seconds: float,
+    memory_budget: int | None,
 ) -> dict:
     """Times rounds of all of `clients` virtual clients in this process.
 
@@ -133,6 +139,7 @@ def measure_one(
         "clients": clients,
         "devices": devices,
         "lanes": lanes,
+        "lanes_used": next_round.config.lanes,
         "memory_budget": memory_budget,
         "median_s": statistics.median(later),
         "rounds": len(later),

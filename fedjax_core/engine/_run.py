@@ -61,14 +61,14 @@ class Program:
                 raise ValueError(check.message(count))
         return evaluate(self.plan.outputs, known)
 
-    def lowered(self, server: dict[Node, object], cohort: Cohort) -> str:
-        """The program of the first pass in XLA's language, the same in every process and session."""
+    def lowered(self, server: dict[Node, object], cohort: Cohort) -> jax.stages.Lowered:
+        """The program of the first pass; its text is the same in every process and session."""
         stage, pass_ = self.plan.stages[0], self.plan.passes[0]
         known = dict(zip(server, _put(list(server.values()), self.layout.server)))
         known.update(zip(stage.outputs, self._stages[0](tuple(known[n] for n in stage.inputs))))
         inputs = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
         clients = self._clients(pack_wave(cohort, pack(cohort, self.layout), 0))
-        return self._passes[0].lower(inputs, None, clients).as_text()
+        return self._passes[0].lower(inputs, None, clients)
 
     def _run_pass(self, k: int, known: dict, cohort: Cohort):
         pass_ = self.plan.passes[k]

@@ -43,31 +43,38 @@ def tuned_lanes(plan: Plan, config: EngineConfig, server: dict[Node, object], co
     def program(lanes: int) -> Program:
         return Program(plan, dataclasses.replace(config, lanes=lanes).resolve())
 
-    text = program(1).lowered(server, cohort)
-    devices = config.resolve().devices
-    key = hashlib.sha256(f"{devices[0].device_kind} {len(devices)} {jax.__version__} {text}".encode()).hexdigest()
+    alone, layout = program(1).lowered(server, cohort), config.resolve()
+    kind = f"{layout.devices[0].device_kind} {len(layout.devices)} {jax.__version__}"
+    key = hashlib.sha256(f"{kind} {alone.as_text()}".encode()).hexdigest()
     lanes = int(_agreed(_remembered().get(key, 0)))
     if lanes not in CANDIDATES:
-        lanes = fastest(lambda n: _agreed(_seconds(program(n), server, cohort)), len(cohort))
+        most = int(_agreed(_most_lanes(alone, layout.memory_budget)))
+        lanes = fastest(lambda n: _agreed(_seconds(program(n), server, cohort)), min(most, 2 * len(cohort) - 1))
         _remember(key, lanes)
     return lanes
 
 
-def fastest(seconds, clients: int) -> int:
+def _most_lanes(alone: jax.stages.Lowered, budget: int) -> int:
+    """How many times what one lane computes with fits the memory budget."""
+    analysis = alone.compile().memory_analysis()
+    return CANDIDATES[-1] if analysis is None else budget // max(1, analysis.temp_size_in_bytes)
+
+
+def fastest(seconds, most: int) -> int:
     """The candidate that takes the fewest seconds; no wider ones are tried after two that were clearly slower.
 
     Args:
       seconds: how long a number of lanes takes; infinite where it does not fit the memory.
-      clients: of the cohort; there are no more lanes than that, rounded up.
+      most: no more lanes than that are tried, but one.
 
     Example:
 
-    >>> fastest({1: 4.0, 2: 3.0, 4: 2.9, 8: 3.5, 16: 3.6, 32: 1.0}.__getitem__, 100)
+    >>> fastest({1: 4.0, 2: 3.0, 4: 2.9, 8: 3.5, 16: 3.6, 32: 1.0}.__getitem__, 64)
     4
     """
     best, least, slower = 1, float("inf"), 0
     for lanes in CANDIDATES:
-        if lanes >= 2 * clients or slower == 2:
+        if lanes > max(1, most) or slower == 2:
             break
         taken = seconds(lanes)
         if taken < least:
