@@ -5,6 +5,7 @@ device, `B` examples of a batch, `R` rows of a device's flat examples, `C` clien
 the devices of its own alone.
 """
 
+import concurrent.futures
 import dataclasses
 from typing import Any
 
@@ -168,7 +169,9 @@ def _pack_sequences(
     for d, clients in enumerate(blocks):
         _fill_index(index[d], sequences, clients, first[d])
     rows = size_class(1 + num_rows)
-    examples = _transfer.join([_read(sequences, c[c >= 0], rows) for c in blocks], layout)
+    with concurrent.futures.ThreadPoolExecutor(max(1, devices)) as threads:  # NumPy copies without the interpreter's lock
+        parts = list(threads.map(lambda clients: _read(sequences, clients[clients >= 0], rows), blocks))
+    examples = _transfer.join(parts, layout)
     return PackedSequences(examples, index, first, common, bound, steps, sequences.element_type)
 
 
