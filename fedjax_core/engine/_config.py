@@ -61,8 +61,8 @@ class EngineConfig:
         number = len(devices) if self.devices is None else self.devices
         if number > len(devices):
             raise ValueError(
-                f"EngineConfig(devices={number}) on a machine that shows JAX {len(devices)}; on CPU set the "
-                f"environment variable XLA_FLAGS=--xla_force_host_platform_device_count={number} before JAX is used"
+                f"EngineConfig(devices={number}) where JAX shows {len(devices)}; on CPU call "
+                f"fc.use_all_cores({number}) before JAX is used"
             )
         devices = tuple(devices[:number])
         if all(d.process_index != jax.process_index() for d in devices):
