@@ -5,6 +5,8 @@
   partition                 deals rows to clients by a partitioner: iid, dirichlet, shards, by_column
   Batching                  repeat, shuffle, cut into batches
   sample_clients            the clients of a round, a pure function of key and round
+  uniform_sampler, weighted_sampler, poisson_sampler, cyclic_sampler, fixed_cohorts
+                            samplers: functions from the round number to the ids
   digits, shakespeare       real data, shipped with the package
   synthetic, synthetic_iid  made from a key
   ExampleSource             the contract of another store of examples
@@ -18,6 +20,14 @@ from fedjax_core.data._digits import digits, digits_arrays
 from fedjax_core.data._federated_data import FederatedData
 from fedjax_core.data._ids import UnknownClientError
 from fedjax_core.data._partitioners import Partitioner, by_column, dirichlet, iid, partition, shards
+from fedjax_core.data._samplers import (
+    Sampler,
+    cyclic_sampler,
+    fixed_cohorts,
+    poisson_sampler,
+    uniform_sampler,
+    weighted_sampler,
+)
 from fedjax_core.data._sampling import sample_clients
 from fedjax_core.data._shakespeare import CharacterVocabulary, shakespeare, shakespeare_speeches, shakespeare_vocabulary
 from fedjax_core.data._sources import ExampleSource
@@ -32,15 +42,19 @@ __all__ = [
     "ExampleSource",
     "FederatedData",
     "Partitioner",
+    "Sampler",
     "UnknownClientError",
     "by_column",
+    "cyclic_sampler",
     "digits",
     "digits_arrays",
     "dirichlet",
+    "fixed_cohorts",
     "from_arrays",
     "from_clients",
     "iid",
     "partition",
+    "poisson_sampler",
     "sample_clients",
     "shakespeare",
     "shakespeare_speeches",
@@ -48,4 +62,6 @@ __all__ = [
     "shards",
     "synthetic",
     "synthetic_iid",
+    "uniform_sampler",
+    "weighted_sampler",
 ]

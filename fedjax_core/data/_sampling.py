@@ -1,18 +1,26 @@
-"""Who takes part in a round."""
+"""Who takes part in a round, drawn by hashing.
+
+Client `i` of a population has in every round a tag of 64 random bits, a function of key, round and `i`.
+Tags come from the counter-based generator splitmix64, in integer arithmetic of NumPy's arrays, so that
+they are the same in every version of Python, NumPy and JAX.
+"""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from fedjax_core.data import _hashing
 
+_CHUNK = 1 << 15  # clients hashed at a time, such that the arrays stay in the cache
+
 
 def sample_clients(key: jax.Array, round_num: int, ids: Sequence, num_clients: int) -> list:
     """Draws the clients of a round, uniformly and without replacement.
 
-    A pure function of its arguments, so a resumed run draws what it would have drawn.
+    A pure function of its arguments, so a resumed run draws what it would have drawn. For other ways
+    to draw see `uniform_sampler`, `weighted_sampler`, `poisson_sampler`, `cyclic_sampler`, `fixed_cohorts`.
 
     Args:
       key: the experiment's key; the round number is folded in.
@@ -35,24 +43,96 @@ def sample_clients(key: jax.Array, round_num: int, ids: Sequence, num_clients: i
       Traceback (most recent call last):
       ValueError: sample_clients(num_clients=3) draws without replacement, got 2 ids; use num_clients=2 or less
     """
-    round_num, num_clients = _count("round_num", round_num), _count("num_clients", num_clients)
-    if num_clients > len(ids):
+    round_num = count("sample_clients", "round_num", round_num)
+    num_clients = checked_number("sample_clients", ids, num_clients)
+    seed = _hashing.fold(_hashing.seed(key, "sample_clients"), round_num)
+    return picked(ids, lowest(seed, len(ids), num_clients))
+
+
+def lowest(seed: np.ndarray, population: int, num_clients: int) -> np.ndarray:
+    """The clients with the lowest tags, lowest first: a uniform sample in random order, int64 `[num_clients]`."""
+    enough = (num_clients + 8 * num_clients**0.5 + 8) / max(population, 1)
+    clients, tag = below(seed, population, enough)
+    if len(clients) < num_clients:  # eight standard deviations away
+        clients, tag = below(seed, population, 1.0)
+    return clients[np.argsort(tag, kind="stable")[:num_clients]]
+
+
+def below(seed: np.ndarray, population: int, probability: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The clients whose tag, as a number in [0, 1), is below `probability`.
+
+    Args:
+      seed: uint64 `[1]`.
+      population: `N`.
+      probability: float, or float64 `[N]`.
+
+    Returns:
+      int64, the clients in ascending order, and uint64, their tags.
+    """
+    probability = np.broadcast_to(probability, (population,))
+    clients, found = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+    for start in range(0, population, _CHUNK):
+        stop = min(start + _CHUNK, population)
+        tag = _hashing.tags(seed, np.arange(start, stop))
+        here = np.flatnonzero(_hashing.uniform(tag) < probability[start:stop])
+        clients.append(here + start)
+        found.append(tag[here])
+    return np.concatenate(clients), np.concatenate(found)
+
+
+def picked(ids: Sequence, clients: np.ndarray) -> list:
+    """The ids of the clients of these numbers."""
+    return [ids[i] for i in clients.tolist()]
+
+
+def checked_number(function: str, ids: Sequence, num_clients: int, replace: bool = False) -> int:
+    """`num_clients` as an integer, if `ids` is a population from which as many can be drawn.
+
+    Raises:
+      TypeError: `ids` has no order, or `num_clients` is no integer.
+      ValueError: it is negative, or more than there are.
+    """
+    check_ids(function, ids)
+    num_clients = count(function, "num_clients", num_clients)
+    if not replace and num_clients > len(ids):
         raise ValueError(
-            f"sample_clients(num_clients={num_clients}) draws without replacement, got {len(ids)} ids; "
+            f"{function}(num_clients={num_clients}) draws without replacement, got {len(ids)} ids; "
             f"use num_clients={len(ids)} or less"
         )
-    seed = _hashing.fold(_hashing.seed(key, "sample_clients"), round_num)
-    tag = _hashing.tags(seed, np.arange(len(ids)))
-    chosen = np.argpartition(tag, num_clients)[:num_clients] if num_clients < len(ids) else np.arange(len(ids))
-    chosen = chosen[np.argsort(tag[chosen], kind="stable")]
-    return [ids[i] for i in chosen.tolist()]
+    if num_clients and not len(ids):
+        raise ValueError(
+            f"{function}(num_clients={num_clients}) draws from some clients, got no ids; use num_clients=0"
+        )
+    return num_clients
 
 
-def _count(name: str, value) -> int:
+def check_ids(function: str, ids: Sequence) -> None:
+    """Refuses what cannot be indexed by number.
+
+    Raises:
+      TypeError: with the repaired call.
+    """
+    if isinstance(ids, Mapping):
+        raise TypeError(
+            f"{function}(ids=...) is a sequence of client ids, got a {type(ids).__name__}; use its keys: "
+            "`data.client_ids` or list(ids)"
+        )
+    if isinstance(ids, str) or not (hasattr(ids, "__len__") and hasattr(ids, "__getitem__")):
+        repaired = "list(ids)" if isinstance(ids, Iterable) and not isinstance(ids, str) else f"[{ids!r}]"
+        raise TypeError(f"{function}(ids=...) is a sequence of client ids, got {ids!r}; use {repaired}")
+
+
+def count(function: str, name: str, value) -> int:
+    """`value` as an integer of at least 0.
+
+    Raises:
+      TypeError: it is no integer.
+      ValueError: it is negative.
+    """
     try:
         value = operator.index(value)
     except TypeError:
-        raise TypeError(f"sample_clients({name}=...) must be an integer, got {value!r}; use int({name})") from None
+        raise TypeError(f"{function}({name}=...) must be an integer, got {value!r}; use int({name})") from None
     if value < 0:
-        raise ValueError(f"sample_clients({name}=...) must be at least 0, got {value}; use 0")
+        raise ValueError(f"{function}({name}=...) must be at least 0, got {value}; use 0")
     return value

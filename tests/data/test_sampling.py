@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedjax_core.data import sample_clients
+from fedjax_core.data import _hashing, sample_clients, synthetic_iid
 
 KEY = jax.random.key(0)
 
@@ -18,6 +18,28 @@ def test_a_sample_is_distinct_and_repeatable(population, fraction, round_num):
     sample = sample_clients(KEY, round_num, ids, num_clients)
     assert len(sample) == len(set(sample)) == num_clients and set(sample) <= set(ids)
     assert sample == sample_clients(KEY, jax.numpy.int32(round_num), tuple(ids), num_clients)
+
+
+@pytest.mark.parametrize(
+    "population, num_clients",
+    [(1, 0), (1, 1), (7, 7), (100, 3), (100, 60), (32_768, 10), (32_769, 32_769), (100_000, 10), (100_000, 20_000)],
+)
+def test_a_sample_is_of_the_lowest_tags(population, num_clients):
+    seed = _hashing.fold(_hashing.seed(KEY, "sample_clients"), 5)
+    tag = _hashing.tags(seed, np.arange(population))
+    expected = np.argsort(tag, kind="stable")[:num_clients]
+    assert sample_clients(KEY, 5, range(population), num_clients) == expected.tolist()
+
+
+def test_too_few_candidates_are_made_up_for(monkeypatch):
+    expected = sample_clients(KEY, 0, range(1000), 20)
+    monkeypatch.setattr(_hashing, "uniform", lambda tag, uniform=_hashing.uniform: np.sqrt(uniform(tag)))
+    assert sample_clients(KEY, 0, range(1000), 20) == expected
+
+
+def test_golden_values():
+    assert sample_clients(KEY, 1, range(1000), 5) == [940, 512, 270, 619, 779]
+    assert sample_clients(jax.random.key(7), 12, ["ada", "bob", "eve"], 3) == ["bob", "ada", "eve"]
 
 
 def test_rounds_and_keys_differ():
@@ -41,12 +63,21 @@ def test_everyone_has_the_same_chance_in_every_place():
         ((KEY, 0, ["a", "b"], -1), ValueError, r"num_clients=...\) must be at least 0, got -1"),
         ((KEY, 0, ["a", "b"], 1.0), TypeError, r"num_clients=...\) must be an integer, got 1.0"),
         ((KEY, -1, ["a", "b"], 1), ValueError, r"round_num=...\) must be at least 0"),
+        ((KEY, 0, {"a": 1}, 1), TypeError, r"got a dict; use its keys: `data.client_ids` or list\(ids\)"),
+        ((KEY, 0, iter("ab"), 1), TypeError, r"a sequence of client ids, got .*; use list\(ids\)"),
+        ((KEY, 0, "ada", 1), TypeError, r"got 'ada'; use \['ada'\]"),
         ((0, 0, ["a", "b"], 1), TypeError, r"needs one typed key .*got 0; pass key=jax.random.key\(0\)"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         sample_clients(*arguments)
+
+
+def test_data_in_place_of_its_ids_are_refused():
+    data = synthetic_iid(num_clients=2, key=KEY)
+    with pytest.raises(TypeError, match=r"got a FederatedData; use its keys: `data.client_ids`"):
+        sample_clients(KEY, 0, data, 1)
 
 
 def test_a_traced_key_is_refused():

@@ -1,0 +1,305 @@
+"""Samplers: functions from the number of a round to the ids of its clients.
+
+A sampler is a pure function of what it was made of and of the round number, so that a resumed run needs
+nothing else. Any function from an integer to a list of ids is one.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import numpy as np
+
+from fedjax_core.data import _hashing, _ids
+from fedjax_core.data._sampling import below, check_ids, checked_number, count, lowest, picked
+
+Sampler = Callable[[int], list]
+
+
+def uniform_sampler(ids: Sequence, num_clients: int, *, key: jax.Array, replace: bool = False) -> Sampler:
+    """Every client with the same chance.
+
+    Args:
+      ids: the population, such as `data.client_ids`; its order matters.
+      num_clients: clients a round.
+      key: draws the clients; the round number is folded in.
+      replace: whether a client can be drawn more than once a round; each time it then counts as a client
+        of its own, with a randomness of its own.
+
+    Returns:
+      A sampler: round number (at least 0) -> `num_clients` ids in random order, without replacement those
+      of `sample_clients(key, round_num, ids, num_clients)`.
+
+    Raises:
+      TypeError: `ids` has no order, a number is no integer, `key` is no typed key.
+      ValueError: a number is negative, or `num_clients` is more than there are.
+
+    Example:
+      >>> sampler = uniform_sampler(["ada", "bob", "eve"], 2, key=jax.random.key(0))
+      >>> sampler(1), sampler(2), sampler(1) == sampler(1)
+      (['ada', 'bob'], ['bob', 'ada'], True)
+    """
+    num_clients = checked_number("uniform_sampler", ids, num_clients, replace)
+    seed = _hashing.seed(key, "uniform_sampler" if replace else "sample_clients")
+
+    def sample(round_num: int) -> list:
+        here = _of_round("uniform_sampler", seed, round_num)
+        if not replace:
+            return picked(ids, lowest(here, len(ids), num_clients))
+        return picked(ids, (_draws(here, 0, num_clients) * len(ids)).astype(np.int64))
+
+    return sample
+
+
+def weighted_sampler(
+    ids: Sequence, weights: Sequence, num_clients: int, *, key: jax.Array, replace: bool = False
+) -> Sampler:
+    """Clients with a chance in proportion to their weights, such as `data.sizes`.
+
+    Without replacement they are drawn one after another, each from those that are left in proportion to
+    their weights. The chance to be in a cohort is then in proportion to the weight only as long as
+    the cohort holds a small part of the total weight.
+
+    Args:
+      ids: the population; its order matters.
+      weights: `[len(ids)]`, finite and not negative. A client of weight 0 is never drawn.
+      num_clients: clients a round.
+      key: draws the clients; the round number is folded in.
+      replace: whether a client can be drawn more than once a round.
+
+    Returns:
+      A sampler: round number (at least 0) -> `num_clients` ids in the order in which they are drawn.
+
+    Raises:
+      TypeError: `ids` has no order, a number is no integer, `key` is no typed key.
+      ValueError: a weight is negative or not finite, there is not one a client, or fewer are positive
+        than clients are to be drawn.
+
+    Example:
+      >>> sampler = weighted_sampler(["ada", "bob", "eve"], [1, 0, 9], 2, key=jax.random.key(0))
+      >>> sorted(sampler(1))
+      ['ada', 'eve']
+    """
+    num_clients = checked_number("weighted_sampler", ids, num_clients, replace)
+    weights = _checked_weights(ids, weights, num_clients, replace)
+    upto = np.cumsum(weights)
+    seed = _hashing.seed(key, "weighted_sampler")
+
+    def sample(round_num: int) -> list:
+        here = _of_round("weighted_sampler", seed, round_num)
+        if not replace:
+            return picked(ids, _successive(here, weights, upto, num_clients))
+        return picked(ids, _in_proportion(_draws(here, 0, num_clients), upto))
+
+    return sample
+
+
+def _successive(seed: np.ndarray, weights: np.ndarray, upto: np.ndarray, num_clients: int) -> np.ndarray:
+    """Draws one after another from those that are left: draws from all, of which repeated ones do not count.
+
+    Where too many are repeated, those drawn so far are taken out; at least the next one then counts.
+    """
+    drawn, chosen = 0, np.empty(0, np.int64)
+    while len(chosen) < num_clients:
+        if drawn:
+            left = weights.copy()
+            left[chosen] = 0
+            upto = np.cumsum(left / left.max())
+        more = 2 * (num_clients - len(chosen))
+        clients = _in_proportion(_draws(seed, drawn, more), upto)
+        first = np.unique(clients, return_index=True)[1]
+        chosen, drawn = np.concatenate([chosen, clients[np.sort(first)]]), drawn + more
+    return chosen[:num_clients]
+
+
+def _in_proportion(uniform: np.ndarray, upto: np.ndarray) -> np.ndarray:
+    """The clients that numbers in [0, 1) fall on, by their cumulated weights. None of weight 0: `u * total < total`."""
+    return np.searchsorted(upto, uniform * upto[-1], side="right") if len(uniform) else np.empty(0, np.int64)
+
+
+def _checked_weights(ids: Sequence, weights: Sequence, num_clients: int, replace: bool) -> np.ndarray:
+    """The weights with 1.0 for the largest, float64 `[len(ids)]`."""
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (len(ids),):
+        raise ValueError(
+            f"weighted_sampler(weights=...) has one weight a client, got the shape {weights.shape} for {len(ids)} "
+            "ids; for example data.sizes with data.client_ids"
+        )
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise ValueError(
+            f"weighted_sampler(weights=...) must be finite and at least 0, got {weights[wrong[0]]} for client "
+            f"{ids[int(wrong[0])]!r}; use 0 for a client that is never drawn"
+        )
+    weights = weights / (weights.max(initial=0) or 1.0)
+    positive = np.count_nonzero(weights)
+    if positive < (min(num_clients, 1) if replace else num_clients):
+        raise ValueError(
+            f"weighted_sampler(num_clients={num_clients}) draws clients of positive weight, got {positive} of them; "
+            f"use num_clients={positive} or less"
+        )
+    return weights
+
+
+def poisson_sampler(ids: Sequence, probability: float | Sequence, *, key: jax.Array) -> Sampler:
+    """Every client with a probability of its own, independently: the sampling that privacy accounting assumes.
+
+    The size of a cohort varies, and may be zero: a round of nobody leaves the state of a `LearningProcess`
+    as it was but for the round number, unless the aggregator always releases.
+
+    Args:
+      ids: the population; its order matters.
+      probability: that a client takes part in a round, from 0 to 1; a number, or one a client `[len(ids)]`.
+      key: draws the clients; the round number is folded in.
+
+    Returns:
+      A sampler: round number (at least 0) -> ids in the order of the population.
+
+    Raises:
+      TypeError: `ids` has no order, `key` is no typed key.
+      ValueError: a probability is not from 0 to 1, or there is not one a client.
+
+    Example:
+      >>> sampler = poisson_sampler(range(1000), 0.01, key=jax.random.key(0))
+      >>> [len(sampler(r)) for r in range(1, 6)]
+      [7, 5, 11, 12, 10]
+    """
+    check_ids("poisson_sampler", ids)
+    probability = np.asarray(probability, np.float64)
+    if probability.shape not in ((), (len(ids),)):
+        raise ValueError(
+            f"poisson_sampler(probability=...) is a number or has one a client, got the shape {probability.shape} "
+            f"for {len(ids)} ids; for example 0.01"
+        )
+    wrong = probability[~((probability >= 0) & (probability <= 1))]
+    if wrong.size:
+        raise ValueError(f"poisson_sampler(probability=...) must be from 0 to 1, got {wrong.flat[0]}; for example 0.01")
+    seed = _hashing.seed(key, "poisson_sampler")
+
+    def sample(round_num: int) -> list:
+        return picked(ids, below(_of_round("poisson_sampler", seed, round_num), len(ids), probability)[0])
+
+    return sample
+
+
+def fixed_cohorts(cohorts: Iterable[Iterable], *, first_round: int = 1) -> Sampler:
+    """Cohorts that are known beforehand, one after another and then from the start.
+
+    Args:
+      cohorts: per round the ids of its clients; one cohort is everybody's in every round.
+      first_round: the number of the round that takes the first of them; `program.train` counts from 1.
+
+    Returns:
+      A sampler: round number (at least `first_round`) -> ids in their order.
+
+    Raises:
+      TypeError: a cohort is no sequence of ids.
+      ValueError: there is no cohort.
+
+    Example:
+      >>> sampler = fixed_cohorts([["ada", "bob"], ["eve"]])
+      >>> sampler(1), sampler(2), sampler(3)
+      (['ada', 'bob'], ['eve'], ['ada', 'bob'])
+    """
+    cohorts = [_ids.normalized(cohort) for cohort in cohorts]
+    first_round = count("fixed_cohorts", "first_round", first_round)
+    if not cohorts:
+        raise ValueError("fixed_cohorts(cohorts=...) has at least one cohort, got none; use [data.client_ids]")
+    return lambda round_num: list(cohorts[_since("fixed_cohorts", round_num, first_round) % len(cohorts)])
+
+
+def cyclic_sampler(ids: Sequence, num_clients: int, *, key: jax.Array, first_round: int = 1) -> Sampler:
+    """Every client once before any twice ("minimize reuse"), in an order that is drawn anew each time.
+
+    The population is gone through in epochs, each a random order of all clients, cut into cohorts. A
+    cohort that begins in one epoch and ends in the next never holds a client twice: the next epoch
+    then begins with others. An epoch's order is drawn when it is first needed, the other rounds
+    take what a slice takes.
+
+    Args:
+      ids: the population; its order matters.
+      num_clients: clients a round.
+      key: draws the orders; the epoch is folded in.
+      first_round: the number of the round with which the first epoch begins; `program.train` counts from 1.
+
+    Returns:
+      A sampler: round number (at least `first_round`) -> `num_clients` distinct ids.
+
+    Raises:
+      TypeError: `ids` has no order, a number is no integer, `key` is no typed key.
+      ValueError: a number is negative, or `num_clients` is more than there are.
+
+    Example:
+      >>> sampler = cyclic_sampler(["ada", "bob", "eve"], 2, key=jax.random.key(0))
+      >>> sampler(1), sampler(2), sampler(3)
+      (['bob', 'ada'], ['eve', 'bob'], ['eve', 'ada'])
+    """
+    num_clients = checked_number("cyclic_sampler", ids, num_clients)
+    first_round = count("cyclic_sampler", "first_round", first_round)
+    seed, everyone = _hashing.seed(key, "cyclic_sampler"), np.arange(len(ids))
+
+    def shuffled(epoch: int) -> np.ndarray:
+        return np.argsort(_hashing.tags(_hashing.fold(seed, epoch), everyone), kind="stable")
+
+    @functools.lru_cache(maxsize=2)  # of a round
+    def order(epoch: int) -> np.ndarray:
+        return _in_epoch(epoch, shuffled, len(ids), num_clients)
+
+    def sample(round_num: int) -> list:
+        start = _since("cyclic_sampler", round_num, first_round) * num_clients
+        epoch, start = divmod(start, max(len(ids), 1))
+        clients = order(epoch)[start : start + num_clients]
+        if missing := num_clients - len(clients):
+            clients = np.concatenate([clients, order(epoch + 1)[:missing]])
+        return picked(ids, clients)
+
+    return sample
+
+
+def _in_epoch(epoch: int, shuffled: Callable, population: int, num_clients: int) -> np.ndarray:
+    """The order of an epoch: shuffled, but for those that a cohort begun in the epoch before already holds.
+
+    They come right after the clients that complete this cohort, so that at most the first `num_clients`
+    places change. The end of an epoch, which the next one avoids, is therefore known without
+    the epochs before, unless a population is smaller than two cohorts.
+    """
+
+    def begun(epoch: int) -> int:
+        return epoch * population % num_clients if num_clients else 0
+
+    known = epoch
+    while begun(known) and begun(known) + num_clients > population:
+        known -= 1
+    order = shuffled(known - 1) if begun(known) else None
+    for each in range(known, epoch + 1):
+        held = order[population - begun(each) :] if begun(each) else ()
+        order = _after(shuffled(each), held, num_clients)
+    return order
+
+
+def _after(order: np.ndarray, held, num_clients: int) -> np.ndarray:
+    """The order, such that the first clients complete a cohort that holds some already."""
+    if not len(held):
+        return order
+    free = ~np.isin(order[:num_clients], held)
+    first = free & (np.cumsum(free) <= num_clients - len(held))
+    return np.concatenate([order[:num_clients][first], order[:num_clients][~first], order[num_clients:]])
+
+
+def _of_round(function: str, seed: np.ndarray, round_num: int) -> np.ndarray:
+    return _hashing.fold(seed, count(function, "round_num", round_num))
+
+
+def _since(function: str, round_num: int, first_round: int) -> int:
+    number = count(function, "round_num", round_num) - first_round
+    if number < 0:
+        raise ValueError(
+            f"{function}(first_round={first_round}) begins with round {first_round}, got round {round_num}; "
+            f"use {function}(..., first_round={round_num})"
+        )
+    return number
+
+
+def _draws(seed: np.ndarray, start: int, number: int) -> np.ndarray:
+    """The next numbers in [0, 1) of the stream of a seed, float64 `[number]`."""
+    return _hashing.uniform(_hashing.tags(seed, np.arange(start, start + number)))
