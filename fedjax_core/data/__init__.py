@@ -7,6 +7,7 @@
   sample_clients            the clients of a round, a pure function of key and round
   uniform_sampler, weighted_sampler, poisson_sampler, cyclic_sampler, fixed_cohorts
                             samplers: functions from the round number to the ids
+  Effort                    limits of local training, as a number of steps for each client
   digits, shakespeare       real data, shipped with the package
   synthetic, synthetic_iid  made from a key
   ExampleSource             the contract of another store of examples
@@ -17,6 +18,7 @@ computation takes at CLIENTS; it reads nothing before it is used.
 
 from fedjax_core.data._batching import Batching
 from fedjax_core.data._digits import digits, digits_arrays
+from fedjax_core.data._effort import Effort
 from fedjax_core.data._federated_data import FederatedData
 from fedjax_core.data._ids import UnknownClientError
 from fedjax_core.data._partitioners import Partitioner, by_column, dirichlet, iid, partition, shards
@@ -39,6 +41,7 @@ from_clients = FederatedData.from_clients
 __all__ = [
     "Batching",
     "CharacterVocabulary",
+    "Effort",
     "ExampleSource",
     "FederatedData",
     "Partitioner",

@@ -22,7 +22,8 @@ class Batching:
 
     Attributes:
       batch_size: number of examples in a batch, at least 1.
-      num_epochs: how often every example occurs, at least 1.
+      num_epochs: how often every example occurs, at least 1. None repeats them as often as the step
+        limits of the cohort take (`data.cohort(..., max_steps=...)`), which is then the only end.
       shuffle: whether the stream is shuffled; the cohort then needs a key.
       buffer_size: None shuffles the whole stream uniformly. A number shuffles within a window: the
         i-th example (from 0) comes from the first `i + buffer_size` of the stream. A window as
@@ -42,14 +43,15 @@ class Batching:
     """
 
     batch_size: int
-    num_epochs: int = 1
+    num_epochs: int | None = 1
     shuffle: bool = False
     buffer_size: int | None = None
     drop_remainder: bool = False
 
     def __post_init__(self):
         self._check_size("batch_size", 20)
-        self._check_size("num_epochs", 1)
+        if self.num_epochs is not None:
+            self._check_size("num_epochs", 1)
         self._check_switch("shuffle")
         self._check_switch("drop_remainder")
         if self.buffer_size is not None:
@@ -74,10 +76,27 @@ class Batching:
             raise TypeError(f"Batching({name}=...) must be True or False, got {value!r}; {_repaired(name, True)}")
         object.__setattr__(self, name, bool(value))
 
-    def num_steps(self, num_examples: np.ndarray) -> np.ndarray:
-        """The number of batches that clients of these sizes take, int64."""
-        stream = np.asarray(num_examples, np.int64) * self.num_epochs
-        return stream // self.batch_size if self.drop_remainder else -(-stream // self.batch_size)
+    def num_steps(self, num_examples: np.ndarray, max_steps: np.ndarray | None = None) -> np.ndarray:
+        """The number of batches that clients of these sizes take, int64.
+
+        Args:
+          num_examples: of each client, `[...]`.
+          max_steps: at most so many, an integer or `[...]`; needed with `num_epochs=None`.
+
+        Raises:
+          ValueError: there is no end.
+
+        Example:
+          >>> Batching(batch_size=20, num_epochs=2).num_steps([15, 100, 0], max_steps=5)
+          array([2, 5, 0])
+        """
+        check_end(self, max_steps)
+        sizes = np.asarray(num_examples, np.int64)
+        if self.num_epochs is None:
+            return np.where(sizes > 0, np.asarray(max_steps, np.int64), 0)
+        stream = sizes * self.num_epochs
+        steps = stream // self.batch_size if self.drop_remainder else -(-stream // self.batch_size)
+        return steps if max_steps is None else np.minimum(steps, np.asarray(max_steps, np.int64))
 
 
 def _repaired(name: str, value) -> str:
@@ -95,6 +114,7 @@ class ClientBatches:
       digests: uint64 `[C]`, `client_digests` of the ids, from which all randomness of a client comes.
       batching: how examples become batches.
       seed: uint64 `[1]` from the key, or None without shuffling.
+      max_steps: int64 `[C]`, at most so many batches a client, the first ones; or None.
     """
 
     source: _sources.ExampleSource
@@ -102,6 +122,7 @@ class ClientBatches:
     digests: np.ndarray
     batching: Batching
     seed: np.ndarray | None
+    max_steps: np.ndarray | None = None
 
     @functools.cached_property
     def element_type(self) -> types.Type:
@@ -117,7 +138,7 @@ class ClientBatches:
 
     @functools.cached_property
     def num_steps(self) -> np.ndarray:
-        return self.batching.num_steps(self.num_examples)
+        return self.batching.num_steps(self.num_examples, self.max_steps)
 
     @functools.cached_property
     def _seeds(self) -> np.ndarray:
@@ -125,7 +146,7 @@ class ClientBatches:
 
     def batch_rows(self, clients: np.ndarray) -> np.ndarray:
         sizes, steps = self.num_examples[clients], self.num_steps[clients]
-        lengths = sizes * self.batching.num_epochs
+        lengths = _stream_lengths(self.batching, sizes, steps)
         step = _sources.ranges(np.zeros_like(steps), steps).astype(np.int32)
         rows = step[:, None] * np.int32(self.batch_size) + np.arange(self.batch_size, dtype=np.int32)
         padding = rows >= np.repeat(lengths, steps)[:, None]
@@ -133,13 +154,58 @@ class ClientBatches:
             stream = shuffled(lengths, self._seeds[clients], self.batching.buffer_size)
             offset = np.repeat(np.cumsum(lengths) - lengths, steps)
             rows = np.take(stream, offset[:, None] + rows, mode="clip")
-        if self.batching.num_epochs > 1:
+        if self.batching.num_epochs != 1:
             rows %= np.repeat(sizes, steps).astype(np.int32)[:, None]
         rows[padding] = -1
         return rows
 
     def read(self, clients: np.ndarray, out: Any) -> None:
         self.source.read(self.clients[clients], out)
+
+
+def _stream_lengths(batching: Batching, sizes: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """The length of the stream that each client's batches are cut from: whole epochs, int64."""
+    if batching.num_epochs is not None:
+        return sizes * batching.num_epochs
+    return -(-steps * batching.batch_size // np.maximum(sizes, 1)) * sizes
+
+
+def check_end(batching: Batching, max_steps) -> None:
+    """Refuses batches without an end.
+
+    Raises:
+      ValueError: neither epochs nor steps are limited.
+    """
+    if batching.num_epochs is None and max_steps is None:
+        raise ValueError(
+            f"{batching} repeats the examples without end and needs a step limit, got none; use "
+            "data.cohort(client_ids, batching, key, max_steps=100), or set num_epochs"
+        )
+
+
+def step_limits(batching: Batching, max_steps: int | np.ndarray | None, num_clients: int) -> np.ndarray | None:
+    """The step limit of each client, int64 `[num_clients]`, or None.
+
+    Raises:
+      TypeError: it is not of integers.
+      ValueError: it is negative, there is not one a client, or it is missing.
+    """
+    check_end(batching, max_steps)
+    if max_steps is None:
+        return None
+    limits = np.asarray(max_steps)
+    if limits.dtype.kind not in "iu" and limits.size:
+        raise TypeError(
+            f"cohort(max_steps=...) is an integer, or has one a client, got {max_steps!r}; for example max_steps=100"
+        )
+    if limits.shape not in ((), (num_clients,)):
+        raise ValueError(
+            f"cohort(max_steps=...) is an integer, or has one a client, got the shape {limits.shape} for "
+            f"{num_clients} clients"
+        )
+    if (limits < 0).any():
+        raise ValueError(f"cohort(max_steps=...) must be at least 0, got {limits.min()}; 0 is a client without steps")
+    return np.broadcast_to(limits.astype(np.int64), (num_clients,))
 
 
 def batch_type(element: Any) -> types.Type:

@@ -259,7 +259,11 @@ class FederatedData(Mapping):
         return _sources.part(self._source, everyone, np.zeros_like(everyone), self.sizes, order)
 
     def cohort(
-        self, client_ids: Iterable, batching: _batching.Batching, key: jax.Array | None = None
+        self,
+        client_ids: Iterable,
+        batching: _batching.Batching,
+        key: jax.Array | None = None,
+        max_steps: int | np.ndarray | None = None,
     ) -> _cohort.Cohort:
         """The clients of one round, to be given to a computation. Reads nothing yet.
 
@@ -268,10 +272,15 @@ class FederatedData(Mapping):
             independently each time.
           batching: how each client's examples become batches.
           key: draws the shuffling: a function of the key and the client, not of its place in the cohort.
+          max_steps: at most so many batches, the first ones, of each client; an integer for all, or an array
+            with one for each of `client_ids`, for example from `Effort.num_steps`. A weight by examples
+            counts those in the batches taken.
 
         Raises:
           UnknownClientError: there is no such client; a ValueError and a KeyError.
-          ValueError: `batching` shuffles and there is no key.
+          ValueError: `batching` shuffles and there is no key, or has no end and there is no `max_steps`; a
+            limit is negative, or there is not one a client.
+          TypeError: a limit is no integer.
 
         Example:
           >>> from fedjax_core.data import Batching
@@ -287,9 +296,10 @@ class FederatedData(Mapping):
                 "data.cohort(client_ids, batching, key=jax.random.key(0)), with another key every round"
             )
         clients = self._ids.find(client_ids)
+        limits = _batching.step_limits(batching, max_steps, len(clients))
         seed = _hashing.seed(key, "cohort") if batching.shuffle else None
         digests = self._ids.digests[clients]
-        batches = _batching.ClientBatches(self._source, clients, digests, batching, seed)
+        batches = _batching.ClientBatches(self._source, clients, digests, batching, seed, limits)
         everyone = client_ids is self.client_ids
         ids = self.client_ids if everyone else tuple(map(self.client_ids.__getitem__, clients.tolist()))
         return _cohort.Cohort(ids, batches, clients.astype(np.int32), digests)
