@@ -8,6 +8,10 @@
   uniform_sampler, weighted_sampler, poisson_sampler, cyclic_sampler, fixed_cohorts
                             samplers: functions from the round number to the ids
   Effort                    limits of local training, as a number of steps for each client
+  participation             the clients that a round asks, and through stages those that report: a `Turnout`
+  available, dropout        stages: clients that cannot be reached or fail; diurnal: availability over the day
+  local_effort, deadline, first_to_report, minimum_reports
+                            stages: fast and slow clients (lognormal_speeds), and for whom a round waits
   digits, shakespeare       real data, shipped with the package
   synthetic, synthetic_iid  made from a key
   ExampleSource             the contract of another store of examples
@@ -16,6 +20,7 @@ This is a host room: NumPy, and nothing that JAX traces. `data.cohort(ids, batch
 computation takes at CLIENTS; it reads nothing before it is used.
 """
 
+from fedjax_core.data._availability import available, diurnal, dropout
 from fedjax_core.data._batching import Batching
 from fedjax_core.data._digits import digits, digits_arrays
 from fedjax_core.data._effort import Effort
@@ -33,7 +38,9 @@ from fedjax_core.data._samplers import (
 from fedjax_core.data._sampling import sample_clients
 from fedjax_core.data._shakespeare import CharacterVocabulary, shakespeare, shakespeare_speeches, shakespeare_vocabulary
 from fedjax_core.data._sources import ExampleSource
+from fedjax_core.data._stragglers import deadline, first_to_report, local_effort, lognormal_speeds, minimum_reports
 from fedjax_core.data._synthetic import synthetic, synthetic_iid
+from fedjax_core.data._turnout import Turnout, participation
 
 from_arrays = FederatedData.from_arrays
 from_clients = FederatedData.from_clients
@@ -46,16 +53,26 @@ __all__ = [
     "FederatedData",
     "Partitioner",
     "Sampler",
+    "Turnout",
     "UnknownClientError",
+    "available",
     "by_column",
     "cyclic_sampler",
+    "deadline",
     "digits",
     "digits_arrays",
     "dirichlet",
+    "diurnal",
+    "dropout",
+    "first_to_report",
     "fixed_cohorts",
     "from_arrays",
     "from_clients",
     "iid",
+    "local_effort",
+    "lognormal_speeds",
+    "minimum_reports",
+    "participation",
     "partition",
     "poisson_sampler",
     "sample_clients",

@@ -1,0 +1,107 @@
+"""Clients that cannot be reached, and clients that fail."""
+
+import jax
+import numpy as np
+
+from fedjax_core.data import _hashing
+from fedjax_core.data._turnout import PerClient, Stage, Turnout, chance, check_probability, lasting, per_client
+
+
+def available(probability: PerClient, *, key: jax.Array) -> Stage:
+    """Loses clients that are not available when they are asked.
+
+    Args:
+      probability: that a client is available, from 0 to 1 (or False and True): a number, a dict by client id,
+        or a function `(round_num, ids) -> [C]` of round and clients, such as `diurnal(...)`.
+      key: draws who is available, in each round anew.
+
+    Returns:
+      A stage for `participation`; counts `unavailable`.
+
+    Raises:
+      TypeError: `probability` is of another kind, `key` is no typed key.
+      ValueError: a probability is not from 0 to 1, when it is known; or there is none for a client.
+
+    Example: only in every second round, and then everybody.
+
+      >>> from fedjax_core import data as fd
+      >>> even = available(lambda round_num, ids: round_num % 2 == 0, key=jax.random.key(0))
+      >>> turnout = fd.participation(fd.fixed_cohorts([["ada", "bob"]]), even)
+      >>> turnout(1).ids, turnout(2).ids, turnout(1).lost["unavailable"]
+      ((), ('ada', 'bob'), 2)
+    """
+    return _kept("available", probability, "unavailable", key, lambda draw, p: draw < p)
+
+
+def dropout(probability: PerClient, *, key: jax.Array) -> Stage:
+    """Loses clients that fail before they report.
+
+    Args:
+      probability: that a client fails, from 0 to 1: a number, a dict by client id, or a function
+        `(round_num, ids) -> [C]`.
+      key: draws who fails, in each round anew.
+
+    Returns:
+      A stage for `participation`; counts `dropped`.
+
+    Raises:
+      TypeError: `probability` is of another kind, `key` is no typed key.
+      ValueError: a probability is not from 0 to 1, when it is known; or there is none for a client.
+
+    Example:
+      >>> from fedjax_core import data as fd
+      >>> everyone = fd.fixed_cohorts([["ada", "bob"]])
+      >>> fd.participation(everyone, dropout({"ada": 0.0, "bob": 1.0}, key=jax.random.key(0)))(1).ids
+      ('ada',)
+    """
+    return _kept("dropout", probability, "dropped", key, lambda draw, p: draw >= p)
+
+
+def _kept(function: str, probability: PerClient, reason: str, key: jax.Array, stays) -> Stage:
+    probabilities = per_client(f"{function}(probability=...)", probability, check_probability)
+    seed = _hashing.seed(key, function)
+
+    def stage(round_num: int, turnout: Turnout) -> Turnout:
+        here = stays(chance(seed, round_num, turnout), probabilities(round_num, turnout.ids))
+        return turnout.keep(here, reason)
+
+    return stage
+
+
+def diurnal(low: float, high: float, *, rounds_per_day: float, key: jax.Array | None = None):
+    r"""Availability that goes up and down with the time of day.
+
+    .. math:: p_c(r) = low + (high - low) \, (1 + \cos 2 \pi (r / rounds\_per\_day - \phi_c)) / 2
+
+    Args:
+      low: the probability of a client's worst hour, from 0 to 1.
+      high: of its best hour, from `low` to 1.
+      rounds_per_day: the period in rounds, positive.
+      key: draws each client's best hour :math:`\phi_c`, uniform over the day; None for round 0 for all of them.
+
+    Returns:
+      A function `(round_num, ids) -> [C]` for `available` and `dropout`.
+
+    Raises:
+      ValueError: the numbers are not as described.
+
+    Example:
+      >>> diurnal(0.2, 1.0, rounds_per_day=24)(12, ("ada", "bob"))
+      array([0.2, 0.2])
+    """
+    check_probability("diurnal(low=...)", np.asarray(low))
+    check_probability("diurnal(high=...)", np.asarray(high))
+    if low > high:
+        raise ValueError(f"diurnal(low={low}, high={high}) goes from low to high; use diurnal({high}, {low}, ...)")
+    if not 0 < rounds_per_day < np.inf:
+        raise ValueError(
+            f"diurnal(rounds_per_day=...) must be positive and finite, got {rounds_per_day}; use rounds_per_day=24"
+        )
+    seed = None if key is None else _hashing.seed(key, "diurnal")
+
+    def probability(round_num: int, ids: tuple) -> np.ndarray:
+        phase = np.zeros(len(ids)) if seed is None else _hashing.uniform(lasting(seed, ids))
+        share = (1 + np.cos(2 * np.pi * (round_num % rounds_per_day / rounds_per_day - phase))) / 2
+        return np.clip(low + (high - low) * share, low, high)
+
+    return probability

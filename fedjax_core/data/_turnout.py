@@ -1,0 +1,216 @@
+"""Who of the clients that a round asks reports back.
+
+A sampler says whom a round asks. Stages say, one after another, whom of these it loses and how far the
+others get. A stage is a function `(round_num, Turnout) -> Turnout`; the ready ones are in
+`_availability.py` and `_stragglers.py`, and one's own keeps some of the clients:
+
+```python
+def charging(round_num, turnout):
+    return turnout.keep([plugged_in(i, round_num) for i in turnout.ids], "not_charging")
+```
+
+All of them are pure functions of their key, the round number and the client's id, so a resumed run
+needs nothing else. The survivors are an ordinary cohort: a round with dropouts is, bit for bit, the round of the
+survivors alone.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_core.data import _hashing, _ids
+from fedjax_core.data._samplers import Sampler
+from fedjax_core.data._sampling import count
+from fedjax_core.engine import _cohort
+
+REASONS = ("unavailable", "dropped", "late", "surplus")
+"""Why the ready stages lose a client."""
+
+PerClient = float | Mapping | Callable
+"""A number for all clients, a dict by client id, or a function `(round_num, ids) -> [C]`."""
+
+
+class Turnout(NamedTuple):
+    """The clients of a round that are still in it, and what became of the others.
+
+    Attributes:
+      ids: tuple of the clients' ids, `C` of them, in the order in which they were asked.
+      identity: uint64 `[C]`, what all randomness of a client comes from: its id, and which occurrence it is.
+      max_steps: int64 `[C]`, for `data.cohort(..., max_steps=...)`; None if nothing limits them.
+      seconds: float64 `[C]`, from the beginning of the round until the client reports; zero without a model of speed.
+      asked: how many clients were asked.
+      lost: how many were lost, by reason.
+      skipped: whether the round is not to be run, because too few reported; `ids` is then empty.
+    """
+
+    ids: tuple
+    identity: np.ndarray
+    max_steps: np.ndarray | None
+    seconds: np.ndarray
+    asked: int
+    lost: dict[str, int]
+    skipped: bool = False
+
+    def keep(self, here: np.ndarray, reason: str) -> "Turnout":
+        """The turnout without some of the clients.
+
+        Args:
+          here: bool `[C]`, who stays.
+          reason: the name under which the others are counted.
+
+        Raises:
+          ValueError: `here` is not one bool a client.
+        """
+        here = np.asarray(here, bool if len(self.ids) == 0 else None)
+        if here.shape != (len(self.ids),) or here.dtype != bool:
+            raise ValueError(
+                f"Turnout.keep takes one bool a client, got {here.dtype}{list(here.shape)} for {len(self.ids)} "
+                "clients; for example turnout.seconds < 60"
+            )
+        return self._replace(
+            ids=tuple(i for i, stays in zip(self.ids, here.tolist()) if stays),
+            identity=self.identity[here],
+            max_steps=None if self.max_steps is None else self.max_steps[here],
+            seconds=self.seconds[here],
+            lost={**self.lost, reason: self.lost.get(reason, 0) + int((~here).sum())},
+        )
+
+    @property
+    def reported(self) -> int:
+        """How many clients reported, those of a skipped round too."""
+        return self.asked - sum(self.lost.values())
+
+    def metrics(self) -> dict[str, int]:
+        """The numbers of the round, for its record: `asked`, one for each reason, `reported`, `skipped` (0 or 1)."""
+        return {"asked": self.asked, **self.lost, "reported": self.reported, "skipped": int(self.skipped)}
+
+
+Stage = Callable[[int, Turnout], Turnout]
+
+
+def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Turnout]:
+    """Asks the clients of a round and goes through the stages, in the given order.
+
+    Args:
+      sampler: round number -> the ids of the clients to be asked, such as `uniform_sampler(...)`.
+      *stages: `(round_num, turnout) -> turnout`, such as `dropout(0.1, key=key)`.
+
+    Returns:
+      A function from the round number (at least 0) to a `Turnout`.
+
+    Raises:
+      TypeError: the sampler or a stage is no function.
+
+    Example: 13 clients are asked and the first 10 to report are taken; with fewer than 8 there is no round.
+
+      >>> import jax
+      >>> from fedjax_core import data as fd
+      >>> data, key = fd.synthetic_iid(num_clients=100, key=jax.random.key(0)), jax.random.key(1)
+      >>> batching, effort = fd.Batching(batch_size=10, num_epochs=None), fd.Effort(max_steps=50, max_seconds=60.0)
+      >>> turnout = fd.participation(
+      ...     fd.uniform_sampler(data.client_ids, 13, key=key),
+      ...     fd.available(fd.diurnal(0.8, 1.0, rounds_per_day=100, key=key), key=key),
+      ...     fd.dropout(0.05, key=key),
+      ...     fd.local_effort(effort, data, batching, steps_per_second=fd.lognormal_speeds(1.0, 0.5, key=key)),
+      ...     fd.first_to_report(10),
+      ...     fd.minimum_reports(8),
+      ... )(1)
+      >>> turnout.metrics()
+      {'asked': 13, 'unavailable': 2, 'dropped': 0, 'late': 0, 'surplus': 1, 'reported': 10, 'skipped': 0}
+      >>> cohort = data.cohort(turnout.ids, batching, max_steps=turnout.max_steps)
+
+    References:
+      Bonawitz et al. 2019, Towards Federated Learning at Scale: System Design, sections 2 and 4 (over-selection,
+      deadlines and minimum numbers of reports).
+    """
+    for value in (sampler, *stages):
+        if not callable(value):
+            raise TypeError(
+                f"participation takes functions, got {value!r}; for example "
+                "participation(uniform_sampler(ids, 10, key=key), dropout(0.1, key=key))"
+            )
+
+    def ask(round_num: int) -> Turnout:
+        round_num = count("participation", "round_num", round_num)
+        ids = _ids.normalized(sampler(round_num))
+        identity = _cohort.identities(_cohort.client_digests(ids))
+        turnout = Turnout(ids, identity, None, np.zeros(len(ids)), len(ids), dict.fromkeys(REASONS, 0))
+        for stage in stages:
+            turnout = stage(round_num, turnout)
+        return turnout
+
+    return ask
+
+
+def chance(seed: np.ndarray, round_num: int, turnout: Turnout) -> np.ndarray:
+    """A number in [0, 1) for each client, a function of seed, round and client, float64 `[C]`."""
+    return _hashing.uniform(_hashing.fold(seed, round_num, turnout.identity))
+
+
+def lasting(seed: np.ndarray, ids: tuple) -> np.ndarray:
+    """64 random bits of each client, the same in every round, uint64 `[C]`."""
+    return _hashing.fold(seed, _cohort.client_digests(ids))
+
+
+def per_client(what: str, value: PerClient, check: Callable[[str, np.ndarray], None]) -> Callable:
+    """A function `(round_num, ids) -> float64 [C]` of what is given for each client.
+
+    Args:
+      what: how an error names the argument, such as `dropout(probability=...)`.
+      value: the argument.
+      check: `(what, values)`, refuses wrong values; those that are known now are checked now.
+
+    Raises:
+      TypeError: the argument is none of the three.
+    """
+    if isinstance(value, Mapping):
+        check(what, np.fromiter(value.values(), np.float64, len(value)))
+    elif not callable(value):
+        number = np.asarray(value)
+        if number.shape or number.dtype.kind not in "iuf":
+            raise TypeError(
+                f"{what} is a number, a dict by client id or a function (round_num, ids) -> [C], got {value!r}; "
+                "for example lambda round_num, ids: [values[i] for i in ids]"
+            )
+        check(what, number)
+
+    def values(round_num: int, ids: tuple) -> np.ndarray:
+        if isinstance(value, Mapping):
+            return np.fromiter((_of_client(what, value, i) for i in ids), np.float64, len(ids))
+        given = np.asarray(value(round_num, ids) if callable(value) else value, np.float64)
+        if given.shape not in ((), (len(ids),)):
+            raise ValueError(f"{what} has one value a client, got the shape {given.shape} for {len(ids)} clients")
+        if callable(value):
+            check(what, given)
+        return np.broadcast_to(given, (len(ids),))
+
+    return values
+
+
+def _of_client(what: str, values: Mapping, client_id) -> float:
+    if client_id not in values:
+        raise ValueError(f"{what} has a value for every client, got none for client {client_id!r}")
+    return values[client_id]
+
+
+def check_probability(what: str, values: np.ndarray) -> None:
+    """Refuses what is not from 0 to 1.
+
+    Raises:
+      ValueError: with one of the values.
+    """
+    wrong = values[~((values >= 0) & (values <= 1))]
+    if wrong.size:
+        raise ValueError(f"{what} must be from 0 to 1, got {wrong.flat[0]}; for example 0.1")
+
+
+def check_positive(what: str, values: np.ndarray) -> None:
+    """Refuses what is not positive and finite.
+
+    Raises:
+      ValueError: with one of the values.
+    """
+    wrong = values[~((values > 0) & (values < np.inf))]
+    if wrong.size:
+        raise ValueError(f"{what} must be positive and finite, got {wrong.flat[0]}; for example 10.0")
