@@ -259,6 +259,67 @@ def num_bytes(tree: Tree) -> int:
     return sum(math.prod(jnp.shape(leaf)) * _dtype(leaf).itemsize for leaf in jax.tree.leaves(tree))
 
 
+def match(tree: Tree, like: Tree) -> Tree:
+    """The leaves of `tree` in the containers of `like`, told apart by their paths.
+
+    For what comes from a file or a message: a NamedTuple that has become a dict of its fields, or a tuple that
+    has become a list, is one again.
+
+    Args:
+      tree: a pytree of arrays or numbers.
+      like: a pytree whose leaves have a shape and a dtype (arrays or `jax.ShapeDtypeStruct`); its values are
+        not read.
+
+    Raises:
+      ValueError: a leaf is missing, in excess, or of another shape or dtype.
+
+    Example:
+      >>> print(match({0: jnp.ones(2), 1: jnp.zeros(())}, like=(jnp.zeros(2), jnp.ones(()))))
+      (Array([1., 1.], dtype=float32), Array(0., dtype=float32))
+    """
+    given, expected = _by_path(tree), _by_path(like)
+    for name, paths in {"no leaf": expected.keys() - given.keys(), "an unknown leaf": given.keys() - expected}.items():
+        if paths:
+            raise ValueError(
+                f"`match(tree, like)` takes leaves of the same paths, got {name} {min(map(_named, paths))!r}; "
+                f"`like` has {sorted(map(_named, expected))}"
+            )
+    for path, leaf in expected.items():
+        if (found := _described(given[path])) != (wanted := _described(leaf)):
+            raise ValueError(
+                f"`match(tree, like)` takes leaves of the same shapes and dtypes, {_named(path)!r} must be {wanted}, "
+                f"got {found}"
+            )
+    return jax.tree.unflatten(jax.tree.structure(like), [given[path] for path in expected])
+
+
+def _by_path(tree: Tree) -> dict[tuple, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {tuple(map(path_entry, path)): leaf for path, leaf in leaves}
+
+
+def path_entry(key: Any) -> str | int:
+    """What one step of a JAX key path is called: a dict's key, an index, or the name of a field.
+
+    Example:
+      >>> path, _ = jax.tree_util.tree_leaves_with_path({"layers": [0.5]})[0]
+      >>> [path_entry(key) for key in path]
+      ['layers', 0]
+    """
+    names = (getattr(key, attribute, None) for attribute in ("key", "idx", "name"))
+    return next((name for name in names if name is not None), str(key))
+
+
+def _named(path: tuple) -> str:
+    return ".".join(map(str, path))
+
+
+def _described(leaf: Any) -> str:
+    if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
+        return repr(leaf)
+    return f"{_dtype(leaf)}{list(jnp.shape(leaf))}"
+
+
 def _map(name: str, fn: Callable[[Any, Any], Any], a: Tree, b: Tree) -> Tree:
     structure, other = jax.tree.structure(a), jax.tree.structure(b)
     if structure != other:

@@ -1,6 +1,7 @@
 """Arithmetic, norms and casts on pytrees: values, dtypes, gradients, keys, empty trees."""
 
 import functools
+from typing import NamedTuple
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -198,3 +199,36 @@ def test_all_can_be_traced():
     assert (zeros["w"] == 0).all() and abs(norm - 2.0) < 1e-6
     mapped = jax.vmap(everything, (0, None, 0))(tree, jnp.array(2.0), jax.random.split(KEY, 4))
     assert mapped[0]["w"].shape == (4, 3) and mapped[1].shape == (4,)
+
+
+class Pair(NamedTuple):
+    left: object
+    right: object
+
+
+def test_match_brings_back_the_containers():
+    like = Pair({"w": jnp.zeros((1, 2)), "none": None}, [jnp.int32(0), (jnp.zeros(0), {})])
+    plain = {"left": {"w": np.ones((1, 2), np.float32)}, "right": {0: 3, 1: [np.ones(0, np.float32)]}}
+    matched = trees.match(plain, like)
+    assert jax.tree.structure(matched) == jax.tree.structure(like)
+    assert matched.right[0] == 3 and matched.left["w"] is plain["left"]["w"]
+    assert trees.match(like, jax.eval_shape(lambda: like)) == like
+    assert trees.match(2.0, jnp.float32(0)) == 2.0
+    assert trees.match([], {}) == {}
+
+
+@pytest.mark.parametrize(
+    "tree, message",
+    [
+        ({"w": np.ones(2, np.float32)}, r"same paths, got no leaf 'b'; `like` has \['b', 'w'\]"),
+        ({"w": np.ones(2, np.float32), "b": 1, "c": 2}, "got an unknown leaf 'c'"),
+        ({"w": np.ones(2, np.float32), "b": 1.5}, r"'b' must be int32\[\], got float32\[\]"),
+        ({"w": np.ones(3, np.float32), "b": 1}, r"'w' must be float32\[2\], got float32\[3\]"),
+        ({"w": "float32", "b": 1}, r"'w' must be float32\[2\], got 'float32'"),
+        ({"w": {"w": 1}, "b": 1}, "got no leaf 'w'"),
+        (None, "got no leaf 'b'"),
+    ],
+)
+def test_match_refuses_other_leaves(tree, message):
+    with pytest.raises(ValueError, match=message):
+        trees.match(tree, {"w": jnp.zeros(2), "b": jnp.int32(0)})

@@ -87,15 +87,41 @@ def local_training(
     return client_work(train, metrics_process)
 
 
-def _training_step(model: Model, optimizer, metrics):
+def mean_gradient(model: Model):
+    """The gradient of the mean loss over a batch's examples, in training.
+
+    Args:
+      model: the model.
+
+    Returns:
+      `(trainable, weights, batch, mask, key) -> (gradient, predictions)` at the weights with this trainable
+      part. Padding is not in the mean, but the model sees it: fill it with an example, see `filled`.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> model = fc.models.logistic_regression(2, 2)
+    >>> weights = model.init(jax.random.key(0))
+    >>> batch = {"x": jnp.ones((2, 2)), "y": jnp.array([0, 1])}
+    >>> gradient, _ = mean_gradient(model)(weights, weights, batch, jnp.array([True, False]), None)
+    >>> print(gradient["bias"])
+    [-0.5  0.5]
+    """
+
     def loss(trainable, weights, batch, mask, key):
         predictions = model.predict(with_trainable(weights, trainable), batch, key, training=True)
         return mean_over(mask, model.loss(predictions, batch)), predictions
 
+    return jax.grad(loss, has_aux=True)
+
+
+def _training_step(model: Model, optimizer, metrics):
+    gradient_of = mean_gradient(model)
+
     def step(carry: _Carry, weights, batch, mask, key) -> _Carry:
         batch = filled(batch, mask)
         key = jax.random.fold_in(key, carry.step)
-        gradient, predictions = jax.grad(loss, has_aux=True)(carry.trainable, weights, batch, mask, key)
+        gradient, predictions = gradient_of(carry.trainable, weights, batch, mask, key)
         updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.trainable)
         return _Carry(
             optax.apply_updates(carry.trainable, updates),
