@@ -3,6 +3,10 @@
 train                        rounds of a learning process, with held-out evaluation
 Round, TrainResult, History  what it tells after a round, returns and records
 RunFolder                    a fresh folder per run: weights.npz, metrics.csv, curves.png
+TrainRequest, TrainReply, EvaluationRequest, EvaluationReply, Error
+                             the messages of a real federation
+encode_message, decode_message
+                             these as bytes and back; MessageFormatError
 save_weights, load_weights   a pytree of arrays as a file of plain arrays, no pickle
 save_csv, save_curves        a `History` as a table and as a picture
 flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its name
@@ -11,16 +15,33 @@ flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its 
 from fedjax_core.program._csv import save_csv
 from fedjax_core.program._curves import save_curves
 from fedjax_core.program._history import History, Record, find_metric, flatten_metrics
+from fedjax_core.program._message_bytes import decode_message, encode_message
+from fedjax_core.program._messages import (
+    Error,
+    EvaluationReply,
+    EvaluationRequest,
+    MessageFormatError,
+    TrainReply,
+    TrainRequest,
+)
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._train import Round, TrainResult, train
 from fedjax_core.program._weights import load_weights, save_weights
 
 __all__ = [
+    "Error",
+    "EvaluationReply",
+    "EvaluationRequest",
     "History",
+    "MessageFormatError",
     "Record",
     "Round",
     "RunFolder",
+    "TrainReply",
+    "TrainRequest",
     "TrainResult",
+    "decode_message",
+    "encode_message",
     "find_metric",
     "flatten_metrics",
     "load_weights",
