@@ -270,6 +270,10 @@ class ClientWork(NamedTuple):
     summarize: Callable
 
 
+def _as_it_is(update, n_steps, n_examples):
+    return update
+
+
 class Aggregator(NamedTuple):
     """How the clients' updates become one: pure functions over placed values.
 
@@ -288,11 +292,15 @@ class Aggregator(NamedTuple):
       next: `(state, value at CLIENTS, weight at CLIENTS) -> MeasuredProcessOutput(state, result at
         SERVER, measurements at SERVER)`; the weight is a float32 scalar.
       always_releases: whether a result counts even if nobody contributed, as a noised one does.
+      prepare: `(update, n_steps, n_examples) -> what is sent`: what a real participant, a
+        `program.TrainingManager`, makes of its update before it sends it. `next` takes what was
+        sent. By default the update as it is: all of the aggregation is then the server's.
     """
 
     init: Callable
     next: Callable
     always_releases: bool = False
+    prepare: Callable = _as_it_is
 
 
 class Finalizer(NamedTuple):

@@ -3,6 +3,7 @@
 train                        rounds of a learning process, with held-out evaluation
 Round, TrainResult, History  what it tells after a round, returns and records
 RunFolder                    a fresh folder per run: weights.npz, metrics.csv, curves.png
+TrainingManager              a participant of a real federation; METRICS_LEVEL at which it logs
 TrainRequest, TrainReply, EvaluationRequest, EvaluationReply, Error
                              the messages of a real federation
 encode_message, decode_message
@@ -26,9 +27,11 @@ from fedjax_core.program._messages import (
 )
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._train import Round, TrainResult, train
+from fedjax_core.program._training_manager import METRICS_LEVEL, TrainingManager
 from fedjax_core.program._weights import load_weights, save_weights
 
 __all__ = [
+    "METRICS_LEVEL",
     "Error",
     "EvaluationReply",
     "EvaluationRequest",
@@ -40,6 +43,7 @@ __all__ = [
     "TrainReply",
     "TrainRequest",
     "TrainResult",
+    "TrainingManager",
     "decode_message",
     "encode_message",
     "find_metric",

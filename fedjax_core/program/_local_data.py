@@ -1,0 +1,87 @@
+"""The examples of one participant, and their batches."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_core.data import Batching, FederatedData
+from fedjax_core.types import Type
+
+
+class LocalData:
+    """What a participant holds.
+
+    Args:
+      name: the argument that gave it, for errors.
+      data: its examples, a dict of arrays, or the `FederatedData` of one client.
+      batch_type: the type of batches that the model takes.
+
+    Raises:
+      TypeError, ValueError: it is something else, holds several clients, or is not of that type.
+
+    Example:
+      >>> from fedjax_core.types import to_type
+      >>> data = LocalData("train_data", {"x": np.arange(3.0)}, to_type({"x": "float32[?]"}))
+      >>> for batch, mask in data.batches(Batching(batch_size=2), key=None):
+      ...     print(batch["x"], mask)
+      [0. 1.] [ True  True]
+      [2. 2.] [ True False]
+    """
+
+    def __init__(self, name: str, data: Any, batch_type: Type):
+        self._name = name
+        self._data = data if isinstance(data, FederatedData) else FederatedData.from_clients([data])
+        if len(self._data) != 1:
+            raise ValueError(
+                f"TrainingManager({name}=...) is one client's data, got {len(self._data)} clients; use "
+                "data.subset([client_id]) or data[client_id]"
+            )
+        if not batch_type.is_assignable_from(self._data.element_type):
+            raise TypeError(
+                f"TrainingManager({name}=...) holds {self._data.element_type} and the model takes {batch_type}; "
+                "convert the examples: {'x': ..., 'y': ...}"
+            )
+
+    def num_batches(self, batching: Batching) -> int:
+        """How many batches one pass takes.
+
+        Raises:
+          ValueError: none at all.
+        """
+        number = int(batching.num_steps(self._data.sizes)[0])
+        if number == 0:
+            raise ValueError(
+                f"TrainingManager({self._name}=...) holds {self._data.sizes[0]} examples, of which {batching} makes no "
+                "batch; a round needs one"
+            )
+        return number
+
+    def batches(self, batching: Batching, key: jax.Array | None) -> Iterator[tuple[Any, np.ndarray]]:
+        """One pass: the batches that `FederatedData.cohort` makes for this client with this key.
+
+        Args:
+          batching: how examples become batches. A batch is no larger than the data.
+          key: draws the shuffling.
+
+        Yields:
+          Pairs of a batch, a pytree of `[B, ...]`, and its mask, bool `[B]`. Padding repeats an example of the batch.
+
+        Raises:
+          ValueError: it shuffles and there is no key.
+        """
+        if batching.shuffle and key is None:
+            raise ValueError(
+                f"{batching} shuffles and needs a key, got none; use TrainingManager(key=jax.random.key(0))"
+            )
+        if not batching.drop_remainder:
+            stream = int(self._data.sizes[0]) * batching.num_epochs
+            batching = dataclasses.replace(batching, batch_size=min(batching.batch_size, stream))
+        cohort = self._data.cohort(self._data.client_ids, batching, key)
+        examples = self._data[self._data.client_ids[0]]
+        for rows in cohort.value.batch_rows(np.zeros(1, np.int64)):
+            mask = rows >= 0
+            rows = np.where(mask, rows, rows[0])
+            yield jax.tree.map(lambda array, rows=rows: array[rows], examples), mask

@@ -1,0 +1,390 @@
+"""One real participant of a federation."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_core import trees
+from fedjax_core.algorithms._checks import check_key
+from fedjax_core.clients import (
+    LocalOptimizer,
+    abstract_statistics,
+    local_optimizer,
+    mean_gradient,
+    trainable_of,
+    weights_type,
+    with_trainable,
+)
+from fedjax_core.contracts import Metric, Model, model_metrics
+from fedjax_core.data import Batching
+from fedjax_core.program._limits import EffortMeter, check_some_limit
+from fedjax_core.program._local_data import LocalData
+from fedjax_core.program._messages import Error, EvaluationReply, EvaluationRequest, TrainReply, TrainRequest
+from fedjax_core.program._participant_metrics import with_metrics
+from fedjax_core.program._step_bar import step_bar
+
+METRICS_LEVEL = logging.INFO + 5
+"""The level at which an evaluation's metrics are logged: above INFO, below WARNING."""
+
+
+class _State(NamedTuple):
+    """What a participant keeps between two steps.
+
+    Attributes:
+      weights: the model's.
+      optimizer: the optimizer's state.
+      key: the round's, or None.
+      step: int32 `[]`, steps that have drawn from this key.
+    """
+
+    weights: Any
+    optimizer: Any
+    key: jax.Array | None
+    step: jax.Array
+
+
+class TrainingManager:
+    """One real participant of a federation: it trains and evaluates on its own data when it is asked to.
+
+    It answers messages, in this process or as bytes from another (`encode_message`, `decode_message`), and
+    measures effort with a real clock. Weights and the optimizer's state, momentum for example, live as long as
+    the manager. What it draws (initial weights, shuffling, dropout) is a function of `key` and of the
+    round: its epoch `i` of round `r` shuffles as `data.cohort([client_id], batching, key)` does, where key is
+    `fold_in(fold_in(split(key)[1], r), i)`.
+
+    Args:
+      model: the model.
+      optimizer: an optax transformation, or a `clients.LocalOptimizer`, which exchanges auxiliary variables with
+        the server.
+      aggregator: whatever has a `prepare(update, n_steps, n_examples)`, which makes an update ready to be
+        shared; every `contracts.Aggregator` has.
+      train_data: this participant's examples, a dict of arrays, or the `FederatedData` of one client.
+      valid_data: what it evaluates on, likewise; None for `train_data`.
+      metrics: what it evaluates: a dict from name to `Metric`, or names of the model's metrics or of those of
+        `fc.metrics` that take no argument; None for the model's. The loss is always among them, in place of one
+        of that name.
+      logger: a logger, or the name of one; None for the class's name.
+      verbose: shows a progress bar of the round's steps, on standard error if that is a terminal.
+      key: a JAX key for what is drawn. Without one, the first request must bring weights, and neither the
+        batching nor the model may draw.
+      clock: seconds.
+
+    Attributes:
+      model, optimizer, aggregator, train_data, valid_data, verbose: as given.
+      metrics: all metrics by name, the loss first.
+      logger: the logger.
+
+    Raises:
+      TypeError: an argument is of another kind, or the data not of the model's `batch_type`.
+      ValueError: the data is that of several clients, or a metric unknown.
+
+    Example:
+      >>> import numpy as np, fedjax_core as fc
+      >>> model = fc.models.logistic_regression(2, 2)
+      >>> data = {"x": np.eye(2, dtype=np.float32), "y": np.array([0, 1], np.int32)}
+      >>> manager = TrainingManager(model, optax.sgd(0.1), fc.aggregators.mean(), data)
+      >>> weights = model.init(jax.random.key(0))
+      >>> reply = manager.training_round(TrainRequest(1, weights, {}, {"batch_size": 2}, n_epoch=3))
+      >>> reply.n_epoch, reply.n_steps, reply.n_examples
+      (3, 3, 6)
+      >>> after = manager.evaluation_round(EvaluationRequest(1, None, {"batch_size": 2}))
+      >>> before = manager.evaluation_round(EvaluationRequest(1, weights, {"batch_size": 2}))
+      >>> after.loss < before.loss
+      True
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: optax.GradientTransformation | LocalOptimizer,
+        aggregator: Any,
+        train_data: Any,
+        valid_data: Any = None,
+        metrics: Mapping[str, Metric | str] | Iterable[str] | None = None,
+        logger: logging.Logger | str | None = None,
+        verbose: bool = True,
+        *,
+        key: jax.Array | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.model, self.optimizer, self.aggregator = model, optimizer, aggregator
+        self.train_data, self.valid_data, self.verbose = train_data, valid_data, verbose
+        measured = with_metrics(model, metrics)
+        self.metrics = model_metrics(measured)
+        self.logger = _logger(type(self).__name__ if logger is None else logger)
+        _check_aggregator(aggregator)
+        weights_type(model)  # refuses a model whose weights cannot be trained
+        self._weights_type = jax.eval_shape(model.init, jax.random.key(0))
+        self._optimizer = local_optimizer(optimizer)
+        self._train_data = LocalData("train_data", train_data, model.batch_type)
+        self._valid_data = self._train_data
+        if valid_data is not None:
+            self._valid_data = LocalData("valid_data", valid_data, model.batch_type)
+        if key is not None:
+            check_key("TrainingManager", key)
+        self._init_key, self._rounds_key = (None, None) if key is None else jax.random.split(key)
+        self._clock = clock
+        self._state = None
+        self._step = _training_step(model, self._optimizer)
+        self._no_statistics = trees.zeros_like(abstract_statistics(measured))
+        self._measure = _measuring_step(model, self.metrics)
+        self._finalize = jax.jit(lambda states: {name: m.finalize(states[name]) for name, m in self.metrics.items()})
+
+    @property
+    def weights(self) -> Any:
+        """The model's weights as they are now.
+
+        Raises:
+          ValueError: there are none yet, and no key to draw them from.
+        """
+        return self._current().weights
+
+    def training_round(self, message: TrainRequest) -> TrainReply | Error:
+        """Trains as the server asks.
+
+        Takes the request's weights, or goes on from its own; hands the optimizer the auxiliary variables and
+        starts its round; trains until the first limit is reached; and replies with weights at the start
+        minus weights at the end, prepared by the aggregator.
+
+        Returns:
+          A `TrainReply`; or an `Error` with the `repr` of the exception that ended the round, after which weights
+          and optimizer are as they were before it.
+        """
+        return self._answered("training", TrainRequest, self._train, message)
+
+    def evaluation_round(self, message: EvaluationRequest) -> EvaluationReply | Error:
+        """Evaluates as the server asks; the request's weights replace the participant's own.
+
+        Returns:
+          An `EvaluationReply`, or an `Error` as `training_round`.
+        """
+        return self._answered("evaluation", EvaluationRequest, self._evaluate, message)
+
+    def train_under_constraints(
+        self,
+        batches: Mapping[str, Any],
+        n_epoch: int | None = 1,
+        n_steps: int | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, int | float]:
+        """Trains its weights until the first limit is reached.
+
+        Steps and seconds are looked at after every step, so that at least one is done, epochs between epochs; an
+        epoch begun counts as one. A step that raises `StopIteration` is not counted and ends training with a
+        warning.
+
+        Args:
+          batches: the arguments of `data.Batching`. An epoch is one pass over the batches, in which an
+            example occurs `num_epochs` times.
+          n_epoch: most epochs, or None.
+          n_steps: most steps, or None.
+          timeout: seconds after which no further step begins, or None.
+
+        Returns:
+          `n_epoch`, `n_steps` and `t_spent`, the seconds.
+
+        Raises:
+          ValueError: a limit is not positive, all of them are None, or there is no batch.
+          TypeError: a limit or an argument of `batches` is of another kind.
+        """
+        meter = self._trained(batches, n_epoch, n_steps, timeout)
+        return {"n_epoch": meter.n_epoch, "n_steps": meter.n_steps, "t_spent": meter.t_spent}
+
+    def run_train_step(self, batch: Any, mask: Any) -> None:
+        """Takes one step. To be replaced in a subclass that does more; it may raise `StopIteration` to end the round.
+
+        Args:
+          batch: a pytree of `[B, ...]`.
+          mask: bool `[B]`, False on padding.
+        """
+        self._state = self._step(self._current(), batch, mask)
+
+    def evaluate_under_constraints(
+        self, batches: Mapping[str, Any], n_steps: int | None = None, timeout: float | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int | float]]:
+        """Evaluates its weights on at most one pass over the data, from fresh metrics.
+
+        Args:
+          batches: the arguments of `data.Batching`, without `num_epochs`.
+          n_steps: most batches, or None.
+          timeout: seconds after which no further batch begins, or None.
+
+        Returns:
+          The metrics by name, numbers or arrays; their unfinalized statistics by name, which add up over
+          participants; and `n_steps` and `t_spent`.
+
+        Raises:
+          ValueError: a limit is not positive, there is no batch, or more than one pass is asked for.
+          TypeError: a limit or an argument of `batches` is of another kind.
+        """
+        batching, data, state = Batching(**batches), self._valid_data, self._current()
+        if batching.num_epochs > 1:
+            raise ValueError(f"an evaluation is at most one pass, got {batching}; leave out `num_epochs`")
+        total = data.num_batches(batching)
+        meter = EffortMeter(self._clock, n_steps=n_steps, timeout=timeout)
+        states = self._no_statistics
+        with step_bar("evaluation", "batches", min(total, n_steps or total), self.verbose) as advance:
+            for batch, mask in data.batches(batching, _folded(state.key, 0)):
+                states = self._measure(states, state.weights, batch, mask)
+                advance()
+                meter.count_step(int(mask.sum()), states)
+                if meter.is_spent:
+                    break
+        meter.wait_for(states)
+        values = jax.tree.map(_python, jax.device_get(self._finalize(states)))
+        scalars = {name: f"{value:.4f}" for name, value in values.items() if isinstance(value, float)}
+        self.logger.log(METRICS_LEVEL, "metrics: %s", scalars)
+        return values, jax.device_get(states), {"n_steps": meter.n_steps, "t_spent": meter.t_spent}
+
+    def _answered(self, what: str, kind: type, work: Callable, message: Any) -> Any:
+        """What `work` makes of the message, or the error that it raises, undone."""
+        before = self._state
+        try:
+            if not isinstance(message, kind):
+                raise TypeError(f"{what}_round takes a {kind.__name__}, got a {type(message).__name__}")
+            self.logger.info("%s round %s: starts", what, message.round_i)
+            return work(message)
+        except Exception as error:
+            self._state = before
+            self.logger.exception("%s round failed", what)
+            return Error(repr(error))
+
+    def _train(self, message: TrainRequest) -> TrainReply:
+        self.logger.info("training round %s: applies weights and auxiliary variables", message.round_i)
+        if message.weights is not None:
+            self._take(message.weights)
+        start = self._current()
+        self._state = start._replace(
+            optimizer=self._optimizer.start_round(start.optimizer, message.aux_var),
+            key=_folded(self._rounds_key, message.round_i),
+            step=jnp.int32(0),
+        )
+        limits = message.n_epoch, message.n_steps, message.timeout
+        self.logger.info("training round %s: at most %s epochs, %s steps, %s seconds", message.round_i, *limits)
+        meter = self._trained(message.batches, *limits)
+        self.logger.info("training round %s: packs the update", message.round_i)
+        update = trees.subtract(trainable_of(start.weights), trainable_of(self._state.weights))
+        return TrainReply(
+            updates=self.aggregator.prepare(update, meter.n_steps, meter.n_examples),
+            aux_var=self._optimizer.collect(self._state.optimizer),
+            n_epoch=meter.n_epoch,
+            n_steps=meter.n_steps,
+            n_examples=meter.n_examples,
+            t_spent=round(meter.t_spent, 3),
+        )
+
+    def _evaluate(self, message: EvaluationRequest) -> EvaluationReply:
+        self.logger.info("evaluation round %s: applies weights", message.round_i)
+        if message.weights is not None:
+            self._take(message.weights)
+        limits = message.n_steps, message.timeout
+        self.logger.info("evaluation round %s: at most %s batches, %s seconds", message.round_i, *limits)
+        values, states, effort = self.evaluate_under_constraints(message.batches, *limits)
+        self.logger.info("evaluation round %s: packs the metrics", message.round_i)
+        return EvaluationReply(values["loss"], states, effort["n_steps"], round(effort["t_spent"], 3))
+
+    def _trained(
+        self, batches: Mapping[str, Any], n_epoch: int | None, n_steps: int | None, timeout: float | None
+    ) -> EffortMeter:
+        """Trains, and tells what it took."""
+        check_some_limit(n_epoch=n_epoch, n_steps=n_steps, timeout=timeout)
+        batching = Batching(**batches)
+        per_epoch = self._train_data.num_batches(batching)
+        meter = EffortMeter(self._clock, n_epoch, n_steps, timeout)
+        totals = [n for n in (n_steps, n_epoch and n_epoch * per_epoch) if n is not None]
+        with step_bar("training", "steps", min(totals, default=None), self.verbose) as advance:
+            goes_on = True
+            while goes_on and meter.has_epochs_left:
+                goes_on = self._train_epoch(batching, meter, advance)
+        meter.wait_for(self._state)
+        return meter
+
+    def _train_epoch(self, batching: Batching, meter: EffortMeter, advance: Callable[[], None]) -> bool:
+        """Trains for an epoch; whether another may follow."""
+        key = _folded(self._current().key, meter.n_epoch)
+        meter.count_epoch()
+        for batch, mask in self._train_data.batches(batching, key):
+            try:
+                self.run_train_step(batch, mask)
+            except StopIteration as error:
+                self.logger.warning("training ends early: %s", error)
+                return False
+            advance()
+            meter.count_step(int(mask.sum()), self._state)
+            if meter.is_spent:
+                return False
+        return True
+
+    def _current(self) -> _State:
+        if self._state is None:
+            if self._init_key is None:
+                raise ValueError(
+                    "this participant has no weights yet: send them with the first request, or draw them from "
+                    "TrainingManager(key=jax.random.key(0))"
+                )
+            self._take(self.model.init(self._init_key))
+        return self._state
+
+    def _take(self, weights: Any) -> None:
+        """Makes these weights its own; the optimizer goes on with the state that it has."""
+        try:
+            weights = jax.tree.map(jnp.array, trees.match(weights, like=self._weights_type))
+        except ValueError as error:
+            raise ValueError(f"the request's weights are not the model's: {error}") from None
+        if self._state is None:
+            optimizer = self._optimizer.init(trainable_of(weights))
+            self._state = _State(weights, optimizer, _folded(self._rounds_key, 0), jnp.int32(0))
+        else:
+            self._state = self._state._replace(weights=weights)
+
+
+def _training_step(model: Model, optimizer: LocalOptimizer) -> Callable:
+    gradient_of = mean_gradient(model)
+
+    @jax.jit
+    def step(state: _State, batch, mask) -> _State:
+        trainable = trainable_of(state.weights)
+        key = _folded(state.key, state.step)
+        gradient, _ = gradient_of(trainable, state.weights, batch, mask, key)
+        optimizer_state, trainable = optimizer.step(state.optimizer, gradient, trainable)
+        return _State(with_trainable(state.weights, trainable), optimizer_state, state.key, state.step + 1)
+
+    return step
+
+
+def _measuring_step(model: Model, metrics: Mapping[str, Metric]) -> Callable:
+    @jax.jit
+    def step(states, weights, batch, mask):
+        predictions = model.predict(weights, batch)
+        return trees.add(states, {name: m.measure(predictions, batch, mask) for name, m in metrics.items()})
+
+    return step
+
+
+def _folded(key: jax.Array | None, number: Any) -> jax.Array | None:
+    return None if key is None else jax.random.fold_in(key, number)
+
+
+def _python(array: Any) -> Any:
+    return array if array.ndim else array.item()
+
+
+def _logger(logger: Any) -> logging.Logger:
+    if isinstance(logger, str):
+        return logging.getLogger(logger)
+    if isinstance(logger, logging.Logger | logging.LoggerAdapter):
+        return logger
+    raise TypeError(f"TrainingManager(logger=...) is a logger or the name of one, got {logger!r}")
+
+
+def _check_aggregator(aggregator: Any) -> None:
+    if isinstance(aggregator, type) or not callable(getattr(aggregator, "prepare", None)):
+        called = f"; call it: {aggregator.__name__}()" if callable(aggregator) else "; use fc.aggregators.mean()"
+        raise TypeError(
+            f"TrainingManager(aggregator=...) has a `prepare(update, n_steps, n_examples)`, got {aggregator!r}{called}"
+        )
