@@ -7,11 +7,14 @@
 `LearningProcess`        an iterative process over client data that returns
                          `LearningProcessOutput(state, metrics)` and knows its model weights
 
+`chain` puts measured processes one after another, `concatenate` side by side.
+
 Every condition has its own named error, a `TypeError`, in `fedjax_core.templates.errors`.
 """
 
 from fedjax_core.templates import errors
 from fedjax_core.templates._aggregation_process import AggregationProcess
+from fedjax_core.templates._composition import chain, concatenate
 from fedjax_core.templates._estimation_process import EstimationProcess
 from fedjax_core.templates._iterative_process import IterativeProcess
 from fedjax_core.templates._learning_process import LearningProcess, LearningProcessOutput
@@ -55,5 +58,7 @@ __all__ = [
     "TemplateNextFnNumArgsError",
     "TemplateNotMeasuredProcessOutputError",
     "TemplateStateNotAssignableError",
+    "chain",
+    "concatenate",
     "errors",
 ]
