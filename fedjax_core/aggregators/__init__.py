@@ -1,8 +1,12 @@
 """Aggregators: how the clients' updates become one.
 
-  mean        the weighted mean
-  sum         the sum
-  as_process  any aggregator as an AggregationProcess
+  mean, sum                   the weighted mean; the sum
+  clip_by_norm                scales down what is longer than a bound, fixed or estimated
+  zero_large                  leaves out what is far too large
+  quantile_estimate           estimates a bound from round to round
+  robust                      zeroing and clipping as recommended
+  measure                     measurements for debugging
+  as_process                  any aggregator as an AggregationProcess
 
 An aggregator is `contracts.Aggregator(init, next)`, a NamedTuple of pure functions over placed values;
 one wraps another by calling it. This one takes the sign of every entry before `inner` sees it:
@@ -20,8 +24,22 @@ one wraps another by calling it. This one takes the sign of every entry before `
   Array(0.5, dtype=float32)
 """
 
+from fedjax_core.aggregators._clipping import clip_by_norm
 from fedjax_core.aggregators._mean import mean
+from fedjax_core.aggregators._measure import measure
 from fedjax_core.aggregators._process import as_process
+from fedjax_core.aggregators._quantile import quantile_estimate
+from fedjax_core.aggregators._robust import robust
 from fedjax_core.aggregators._sum import sum
+from fedjax_core.aggregators._zeroing import zero_large
 
-__all__ = ["as_process", "mean", "sum"]
+__all__ = [
+    "as_process",
+    "clip_by_norm",
+    "mean",
+    "measure",
+    "quantile_estimate",
+    "robust",
+    "sum",
+    "zero_large",
+]

@@ -1,0 +1,122 @@
+"""Holding every client to a bound, fixed or estimated: what clipping and zeroing have in common."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core import trees, types
+from fedjax_core.aggregators._arguments import check_number
+from fedjax_core.computation import federated_computation
+from fedjax_core.contracts import Aggregator
+from fedjax_core.language import federated_broadcast, federated_map, federated_sum, federated_value, federated_zip
+from fedjax_core.templates import EstimationProcess, MeasuredProcessOutput
+from fedjax_core.types import SERVER
+
+_NORM = types.to_type("float32")
+
+
+def as_bound(argument: str, bound, repair: str) -> EstimationProcess:
+    """The process that reports a bound in every round.
+
+    Args:
+      argument: as it is shown, for example `clip_by_norm(max_norm=...)`.
+      bound: a positive number, infinity included, or an `EstimationProcess` over float32 at CLIENTS
+        whose `next` returns the state alone and that reports float32 at SERVER.
+      repair: the repaired call.
+
+    Raises:
+      TypeError: neither of both.
+      ValueError: a number that is not positive.
+
+    Example:
+      >>> process = as_bound("clip_by_norm(max_norm=...)", 2, "write 1.0")
+      >>> process.report(process.initialize())
+      Array(2., dtype=float32)
+    """
+    if not isinstance(bound, EstimationProcess):
+        rule = "positive, or an EstimationProcess"
+        check_number(argument, bound, rule, lambda x: x > 0, repair)
+        return _constant(np.float32(bound))
+    taken = [type_ for _, type_ in bound.next.parameters[1:]]
+    reported, returned = bound.report.type_signature.result, bound.next.type_signature.result
+    takes_sizes = len(taken) == 1 and taken[0].is_assignable_from(types.at_clients(_NORM))
+    reports_bound = types.at_server(_NORM).is_assignable_from(reported)
+    if not (takes_sizes and reports_bound and bound.state_type.is_assignable_from(returned)):
+        raise TypeError(
+            f"{argument} must be a number or an EstimationProcess that takes {{float32}}@CLIENTS, returns its state "
+            f"alone and reports float32@SERVER, got next {bound.next.type_signature} and report "
+            f"{bound.report.type_signature}; write fc.aggregators.quantile_estimate(1.0, 0.8, 0.2)"
+        )
+    return bound
+
+
+def _constant(value: np.float32) -> EstimationProcess:
+    state = types.at_server(())
+    return EstimationProcess(
+        federated_computation(lambda: federated_value((), SERVER)),
+        federated_computation(lambda state, value: state, state, types.at_clients(_NORM)),
+        federated_computation(lambda state: federated_value(value, SERVER), state),
+    )
+
+
+def hold(inner: Aggregator, bound: EstimationProcess, names: tuple[str, str], size: Callable, limit: Callable):
+    """An aggregator that gives `inner` the clients' values within a bound.
+
+    A client whose value or weight is not finite contributes zero with weight zero and is counted. The
+    bound's process sees the sizes of the others; it sees NaN, for nobody, where the weight is zero. A
+    bound that is NaN lets nobody pass.
+
+    Args:
+      inner: takes the values that were held to the bound.
+      bound: from `as_bound`.
+      names: of the bound, in state and measurements, and of the number of clients over it.
+      size: `(value) -> float32 []`, what may not be over the bound.
+      limit: `(value, size, bound) -> value`, bit for bit where the size is not over the bound.
+
+    Returns:
+      An `Aggregator` with the state `<bound, inner>` and the measurements
+      `<bound, number, num_non_finite, inner>`.
+
+    Example:
+      >>> from fedjax_core.aggregators import as_process, mean
+      >>> bound = as_bound("cut(limit=...)", 2.0, "write 1.0")
+      >>> cut = hold(mean(), bound, ("limit", "num_cut"), jnp.abs, lambda value, size, limit: jnp.minimum(value, limit))
+      >>> process = as_process(cut, "float32")
+      >>> output = process.next(process.initialize(), [1.0, 3.0, float("nan")], [1.0, 1.0, 1.0])
+      >>> print(output.result, output.measurements["num_cut"], output.measurements["num_non_finite"])
+      1.5 1 1
+    """
+    name, number = names
+
+    def check(value, weight, bound):
+        finite = trees.is_finite((value, weight))
+        value, weight = trees.where(finite, (value, weight), trees.zeros_like((value, weight)))
+        found, counts = jnp.asarray(size(value), jnp.float32), weight > 0
+        flags = {number: counts & jnp.logical_not(found <= bound), "num_non_finite": ~finite}
+        return {
+            "value": limit(value, found, bound),
+            "weight": weight,
+            "size": jnp.where(counts, found, jnp.nan),
+            "flags": jax.tree.map(lambda flag: flag.astype(jnp.int32), flags),
+        }
+
+    def init(value_type):
+        return federated_zip({name: bound.initialize(), "inner": inner.init(value_type)})
+
+    def next(state, value, weight):
+        reported = bound.report(state[name])
+        checked = federated_map(check, value, weight, federated_broadcast(reported))
+        output = inner.next(state["inner"], checked["value"], checked["weight"])
+        counts = federated_sum(checked["flags"])
+        measurements = {
+            name: reported,
+            number: counts[number],
+            "num_non_finite": counts["num_non_finite"],
+            "inner": output.measurements,
+        }
+        state = {name: bound.next(state[name], checked["size"]), "inner": output.state}
+        return MeasuredProcessOutput(federated_zip(state), output.result, federated_zip(measurements))
+
+    return inner._replace(init=init, next=next)

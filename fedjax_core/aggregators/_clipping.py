@@ -1,0 +1,73 @@
+"""Clipping: no client's update is longer than a bound."""
+
+import jax.numpy as jnp
+
+from fedjax_core import trees
+from fedjax_core.aggregators._arguments import check_entries, inner_or_mean
+from fedjax_core.aggregators._bounds import as_bound, hold
+from fedjax_core.contracts import Aggregator
+from fedjax_core.templates import EstimationProcess
+
+
+def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None = None) -> Aggregator:
+    r"""Scales a client's value :math:`v` down to :math:`v \min(1, c / \|v\|)` before `inner` sees it.
+
+    The norm is the L2 norm of all entries of all leaves together, in float32. A client with a NaN or
+    infinity in its value or its weight contributes zero with weight zero, as in a round, and is
+    counted. A value of a finite norm within the bound passes bit for bit; one whose norm float32 cannot
+    hold, over 1.8e19, becomes zero.
+
+    Args:
+      max_norm: the bound :math:`c`, positive; infinity clips nothing. Or an `EstimationProcess` that
+        reports it, for example `quantile_estimate`: adaptive clipping. It is given the clients' norms
+        before clipping, NaN for clients whose weight is zero.
+      inner: what aggregates the clipped values; None is `mean()`.
+
+    Returns:
+      An `Aggregator` of floating point values. State: `max_norm`, the process's, and `inner`.
+      Measurements: `max_norm`, float32, the bound of this round; `num_clipped` and `num_non_finite`,
+      int32, clients, exact and without noise; `inner`.
+
+    Raises:
+      TypeError: an argument of a wrong kind; when built for a value, one that is no floating point.
+      ValueError: `max_norm` is not positive.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> process = fc.aggregators.as_process(clip_by_norm(1.0), "float32[2]")
+    >>> output = process.next(process.initialize(), [[3.0, 4.0], [0.0, 0.5]], [1.0, 1.0])
+    >>> print(output.result, output.measurements["num_clipped"])
+    [0.3  0.65] 1
+
+    To the norm of the 80th percentile, estimated from round to round:
+
+    >>> adaptive = clip_by_norm(fc.aggregators.quantile_estimate(1.0, 0.8, 0.2))
+
+    References:
+      Andrew et al. 2021, Differentially Private Learning with Adaptive Clipping, arXiv:1905.03871.
+    """
+    inner = inner_or_mean("clip_by_norm", inner)
+    repair = "to disable clipping leave it out: fed_avg(..., aggregator=fc.aggregators.mean())"
+    bound = as_bound("clip_by_norm(max_norm=...)", max_norm, repair)
+    clipped = hold(inner, bound, ("max_norm", "num_clipped"), trees.norm, scale_to)
+
+    def init(value_type):
+        check_entries("clip_by_norm", value_type, "floating point values", (jnp.inexact,))
+        return clipped.init(value_type)
+
+    return clipped._replace(init=init)
+
+
+def scale_to(tree, norm, max_norm):
+    """`tree`, whose norm is given, scaled down to `max_norm` where it is longer, elsewhere bit for bit.
+
+    A norm that overflows float32, infinite, scales to zero; a bound that is NaN makes it NaN.
+
+    Example:
+      >>> print(scale_to({"w": jnp.array([3.0, 4.0])}, 5.0, 1.0)["w"])
+      [0.6 0.8]
+    """
+    over = jnp.logical_not(norm <= max_norm)
+    factor = jnp.where(over, max_norm / jnp.where(over, norm, 1.0), 1.0)  # with a gradient for a norm of zero
+    return trees.scale(tree, factor)

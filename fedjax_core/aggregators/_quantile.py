@@ -1,0 +1,140 @@
+"""A quantile of the clients, estimated over the rounds and private if asked for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core.aggregators._arguments import check_key, check_number
+from fedjax_core.computation import federated_computation
+from fedjax_core.language import federated_broadcast, federated_map, federated_sum, federated_value
+from fedjax_core.templates import EstimationProcess
+from fedjax_core.types import SERVER
+
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
+def quantile_estimate(
+    initial: float,
+    target_quantile: float,
+    learning_rate: float,
+    *,
+    noise_stddev: float = 0.0,
+    cohort_size: float | None = None,
+    key: jax.Array | None = None,
+) -> EstimationProcess:
+    r"""Follows a quantile of one positive number a client, from one bit of each.
+
+    In a round with the numbers :math:`x_k` of `n` clients the estimate :math:`C` moves to
+
+    .. math:: C \exp(-\eta (\bar b - \gamma)), \qquad \bar b = \frac 1 n \sum_k [x_k \le C]
+
+    for the learning rate :math:`\eta` and the target quantile :math:`\gamma`, and so by the same ratio
+    at any scale. With a `cohort_size` :math:`m`, and noise of the standard deviation :math:`\sigma`,
+
+    .. math::
+        \bar b = \frac 1 2 + \frac 1 m \Big(\sum_k \big([x_k \le C] - \tfrac 1 2\big) + \mathcal N(0, \sigma^2)\Big)
+
+    A client changes this sum by 1/2 at most, which is the sensitivity to account for: clients that are
+    missing must not change the denominator.
+
+    A number that is NaN is missing: its client is left out. Where nobody gives a number the estimate
+    stays as it is, but for the noise. It is kept within the positive normal float32 numbers, since from
+    zero or infinity no factor leads back.
+
+    Args:
+      initial: the first estimate, positive, in the unit of the numbers.
+      target_quantile: which quantile, from 0 to 1; 0.5 is the median.
+      learning_rate: positive. With `ln(10)` the estimate moves by a factor of 10 at most, with 0.2 by
+        one fifth or so.
+      noise_stddev: of the noise on the sum of the bits, in clients; zero for none. A positive one
+        needs `cohort_size` and `key`.
+      cohort_size: the expected number of clients in a round; None divides by the actual one.
+      key: a JAX key, consumed: the noise of all rounds is drawn from it.
+
+    Returns:
+      An `EstimationProcess` with `next(state, numbers)`, float32 at CLIENTS, that returns the next
+      state, and `report(state)`, the estimate, float32 at SERVER. `map` makes a bound of it: twice the
+      estimate, say.
+
+    Raises:
+      TypeError: an argument of a wrong kind, or noise without `cohort_size` or `key`.
+      ValueError: a number out of range.
+
+    Example: the median of three clients, after one round, and after fifty to the size of a step.
+
+    >>> process = quantile_estimate(initial=1.0, target_quantile=0.5, learning_rate=0.2)
+    >>> state = process.next(process.initialize(), [3.0, 4.0, 9.0])
+    >>> print(f"{process.report(state):.3f}")
+    1.105
+    >>> for _ in range(50):
+    ...     state = process.next(state, [3.0, 4.0, 9.0])
+    >>> bool(3.6 < process.report(state) < 4.4)
+    True
+
+    References:
+      Andrew et al. 2021, Differentially Private Learning with Adaptive Clipping, algorithm 1,
+      arXiv:1905.03871.
+    """
+    _check_arguments(initial, target_quantile, learning_rate, noise_stddev, cohort_size, key)
+    first = {"estimate": np.float32(initial)}
+    if noise_stddev:
+        first |= {"key": key, "round_num": np.int32(0)}
+
+    def excess(state, below, number):
+        """The fraction of the clients below the estimate, less the target."""
+        if cohort_size is None:
+            return jnp.where(number > 0, below / jnp.maximum(number, 1) - target_quantile, 0.0)
+        centered = below - number / 2
+        if noise_stddev:
+            noise_key = jax.random.fold_in(state["key"], state["round_num"])
+            centered += noise_stddev * jax.random.normal(noise_key, dtype=jnp.float32)
+        return centered / cohort_size + (0.5 - target_quantile)
+
+    def move(state, counts):
+        factor = jnp.exp(-learning_rate * excess(state, *counts))
+        estimate = jnp.clip(state["estimate"] * factor, _SMALLEST, _LARGEST).astype(jnp.float32)
+        rounds = {"round_num": state["round_num"] + 1} if noise_stddev else {}
+        return {**state, "estimate": estimate, **rounds}
+
+    @federated_computation
+    def initialize():
+        return federated_value(first, SERVER)
+
+    state_type = initialize.type_signature.result
+
+    @federated_computation(state_type, types.at_clients("float32"))
+    def next(state, value):
+        bits = federated_map(_compare, federated_broadcast(state["estimate"]), value)
+        return federated_map(move, state, federated_sum(bits))
+
+    return EstimationProcess(initialize, next, federated_computation(lambda state: state["estimate"], state_type))
+
+
+def _compare(estimate, value) -> tuple[jax.Array, jax.Array]:
+    """Whether the value is at or below the estimate, and whether there is one: counts, so that no order matters."""
+    return (value <= estimate).astype(jnp.int32), (~jnp.isnan(value)).astype(jnp.int32)
+
+
+_POSITIVE = ("positive and finite in float32", lambda x: _SMALLEST <= x <= _LARGEST)
+
+
+def _check_arguments(initial, target_quantile, learning_rate, noise_stddev, cohort_size, key) -> None:
+    rules = {
+        "initial": (initial, *_POSITIVE, "start near the numbers: initial=1.0"),
+        "target_quantile": (target_quantile, "from 0 to 1", lambda x: 0 <= x <= 1, "write 0.5 for the median"),
+        "learning_rate": (learning_rate, *_POSITIVE, "write learning_rate=0.2"),
+        "noise_stddev": (noise_stddev, "finite and not negative", lambda x: 0 <= x <= _LARGEST, "write 0.0 for none"),
+    }
+    if cohort_size is not None:
+        rules["cohort_size"] = (cohort_size, *_POSITIVE, "give the expected number of clients in a round")
+    for name, (value, rule, holds, repair) in rules.items():
+        check_number(f"quantile_estimate({name}=...)", value, rule, holds, repair)
+    if noise_stddev and (cohort_size is None or key is None):
+        raise TypeError(
+            f"quantile_estimate(noise_stddev={noise_stddev!r}) needs a cohort_size, which must not depend on who takes "
+            f"part, and a key, got cohort_size={cohort_size!r}, key={key!r}; write quantile_estimate(..., "
+            f"noise_stddev={noise_stddev!r}, cohort_size=100, key=jax.random.key(0))"
+        )
+    if key is not None:
+        check_key("quantile_estimate(key=...)", key)

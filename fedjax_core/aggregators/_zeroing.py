@@ -1,0 +1,57 @@
+"""Zeroing: an update that is far too large counts as zero."""
+
+from collections.abc import Callable
+
+from fedjax_core import trees
+from fedjax_core.aggregators._arguments import inner_or_mean
+from fedjax_core.aggregators._bounds import as_bound, hold
+from fedjax_core.aggregators._entries import largest_entry
+from fedjax_core.contracts import Aggregator
+from fedjax_core.templates import EstimationProcess
+
+
+def zero_large(
+    threshold: float | EstimationProcess, inner: Aggregator | None = None, *, norm: Callable = largest_entry
+) -> Aggregator:
+    r"""Replaces a client's value whose norm is over a threshold by zero before `inner` sees it.
+
+    Against data that is corrupt rather than merely unusual, for which there is `clip_by_norm`. The norm
+    is the largest absolute entry, :math:`\|v\|_\infty`, as in TFF's zeroing. A client that is zeroed
+    keeps its weight, as there: it draws a mean toward zero. A client with a NaN or infinity in its value
+    or its weight contributes zero with weight zero, as in a round, and is counted. All other values pass
+    bit for bit.
+
+    Args:
+      threshold: positive; infinity zeroes nothing. Or an `EstimationProcess` that reports it, for
+        example one made of `quantile_estimate`. It is given the clients' norms before zeroing, NaN for
+        clients whose weight is zero.
+      inner: what aggregates the values; None is `mean()`.
+      norm: `(value) -> float32 []`, instead of the largest absolute entry; `fc.trees.norm` is L2.
+
+    Returns:
+      An `Aggregator`. State: `threshold`, the process's, and `inner`. Measurements: `threshold`,
+      float32, that of this round; `num_zeroed` and `num_non_finite`, int32, clients, exact and without
+      noise; `inner`.
+
+    Raises:
+      TypeError: an argument of a wrong kind.
+      ValueError: `threshold` is not positive.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> process = fc.aggregators.as_process(zero_large(10.0), "float32[2]")
+    >>> output = process.next(process.initialize(), [[3.0, 4.0], [0.0, -1e20]], [1.0, 1.0])
+    >>> print(output.result, output.measurements["num_zeroed"])
+    [1.5 2. ] 1
+    """
+    inner = inner_or_mean("zero_large", inner)
+    if not callable(norm):
+        raise TypeError(f"zero_large(norm=...) must be a function of the value, got {norm!r}; L2 is fc.trees.norm")
+    repair = "to disable zeroing leave it out: fed_avg(..., aggregator=fc.aggregators.mean())"
+    bound = as_bound("zero_large(threshold=...)", threshold, repair)
+    return hold(inner, bound, ("threshold", "num_zeroed"), norm, _zero_over)
+
+
+def _zero_over(value, norm, threshold):
+    return trees.where(norm <= threshold, value, trees.zeros_like(value))
