@@ -21,6 +21,7 @@ from fedjax_core.engine._values import as_member, conform
 from fedjax_core.language._graph import Map, Node, Parameter, ancestors, user_location
 from fedjax_core.language._inlining import replaced
 from fedjax_core.language._placed import Placed, derive, is_placed, node_of, placed_argument
+from fedjax_core.language._trim import first_rows
 
 
 class Checked(NamedTuple):
@@ -68,7 +69,7 @@ class FederatedBody:
         clients = [members.pop(node) for node in self._plan.client_parameters]
         server = {n: self._server_member(n, v) for n, v in members.items()}
         cohort = bind_clients(self._plan.client_parameters, clients)
-        return self._join(self._program(server, cohort)(server, cohort))
+        return self._join(first_rows(self._program(server, cohort)(server, cohort)))
 
     def _server_member(self, node: Node, value):
         """The value as declared; a value of the same shapes as an earlier one needs no second check."""

@@ -64,7 +64,8 @@ class Computation:
         """The computation as a pure JAX function, for `jit`, `grad`, `vmap` and `scan`.
 
         It takes a `PackedCohort` (from `pack_cohort`) or stacked arrays for an argument at CLIENTS, and
-        returns what the computation returns, within `Checked` if it has secure sums.
+        returns what the computation returns, `Rows` in place of an array that a call would trim, all of it
+        within `Checked` if it has secure sums.
 
         Example:
 

@@ -1,7 +1,10 @@
 """Values of nodes from the values of the nodes that they are made from."""
 
+import jax
+
 from fedjax_core.language._abstract import strong
-from fedjax_core.language._graph import Map, Node
+from fedjax_core.language._graph import Map, Node, Trim
+from fedjax_core.language._trim import Rows
 
 
 def evaluate(roots: tuple[Node, ...], known: dict[Node, object]) -> list:
@@ -38,5 +41,8 @@ def _apply(node: Node, inputs: list):
     if isinstance(node.operation, Map):
         result = node.operation.fn(*inputs)
         return result if node.operation.structural else strong(result)
+    if isinstance(node.operation, Trim):
+        value, count = inputs
+        return jax.tree.map(lambda rows: Rows(rows, count), value)
     (value,) = inputs  # a broadcast: the same value, seen from the clients
     return value

@@ -10,7 +10,8 @@ the operators do everything else:
   `federated_secure_sum`, `federated_secure_sum_bitwidth`, `federated_secure_modular_sum`;
 * a table at the server, a row per client: `federated_select`, `federated_scatter`,
   `federated_client_index`;
-* randomness: `federated_split_key`.
+* randomness: `federated_split_key`;
+* results of a size that only the run tells: `federated_trim`.
 
 A client's data is a `Sequence` of batches.
 """
@@ -39,9 +40,11 @@ from fedjax_core.language._secure import (
 )
 from fedjax_core.language._sequence import Sequence
 from fedjax_core.language._tables import federated_client_index, federated_scatter, federated_select
+from fedjax_core.language._trim import Rows, federated_trim
 
 __all__ = [
     "Placed",
+    "Rows",
     "Sequence",
     "federated_aggregate",
     "federated_broadcast",
@@ -59,6 +62,7 @@ __all__ = [
     "federated_select",
     "federated_split_key",
     "federated_sum",
+    "federated_trim",
     "federated_value",
     "federated_zip",
 ]

@@ -22,6 +22,19 @@ def symbol(name: str):
     return jax.export.symbolic_shape(name, scope=_SCOPE)[0]
 
 
+_TRIMMED = symbol("trimmed")
+
+
+def trimmed(abstract: Any) -> Any:
+    """Abstract rows of which only the first ones will be returned."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((_TRIMMED, *a.shape[1:]), a.dtype), abstract)
+
+
+def is_trimmed(abstract: Any) -> bool:
+    """Whether an abstract value holds such rows."""
+    return any(a.shape[:1] == (_TRIMMED,) for a in jax.tree.leaves(abstract))
+
+
 def abstract_of(type_: types.Type, prefix: str) -> Any:
     """The abstract value of a member type.
 

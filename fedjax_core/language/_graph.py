@@ -71,6 +71,11 @@ class Collect:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Trim:
+    """The first rows of a value at the server, the first input; the second is how many. No program computes it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ClientIdentity:
     """uint32 `[2]` at every client: the two halves of its identity."""
 
@@ -80,7 +85,7 @@ class ClientIndex:
     """int32 at every client: its row in the population."""
 
 
-Operation = Parameter | Map | Broadcast | Aggregate | Collect | ClientIdentity | ClientIndex
+Operation = Parameter | Map | Broadcast | Aggregate | Collect | Trim | ClientIdentity | ClientIndex
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from fedjax_core.language._abstract import trimmed
 from fedjax_core.language._aggregation import stacked
-from fedjax_core.language._graph import Aggregate, Broadcast, Collect, Map, Node
-from fedjax_core.language._placed import derive, infer_map
+from fedjax_core.language._graph import Aggregate, Broadcast, Collect, Map, Node, Trim
+from fedjax_core.language._placed import derive, infer_map, refuse_trimmed
 from fedjax_core.language._reductions import aggregated
 
 
@@ -38,5 +39,9 @@ def _abstract(node: Node, inputs: tuple[Node, ...]):
         case Collect():
             return stacked(inputs[0].abstract)
         case Broadcast():
+            refuse_trimmed("federated_broadcast", inputs)
             return inputs[0].abstract
+        case Trim():
+            refuse_trimmed("federated_trim", inputs)
+            return trimmed(inputs[0].abstract)
     return node.abstract

@@ -11,7 +11,15 @@ from fedjax_core import types
 from fedjax_core.language._abstract import infer, strong
 from fedjax_core.language._arguments import check_function, check_one_placement, check_placement, described
 from fedjax_core.language._graph import Broadcast, Map, Node, user_location
-from fedjax_core.language._placed import Placed, derive, is_placed, map_nodes, node_of, placed_argument
+from fedjax_core.language._placed import (
+    Placed,
+    derive,
+    is_placed,
+    map_nodes,
+    node_of,
+    placed_argument,
+    refuse_trimmed,
+)
 from fedjax_core.types import CLIENTS, SERVER, Placement
 
 
@@ -104,6 +112,7 @@ def federated_broadcast(value) -> Placed:
     node = placed_argument(
         value, "federated_broadcast", at=SERVER, repaired="fc.federated_broadcast(fc.federated_mean(value))"
     )
+    refuse_trimmed("federated_broadcast", (node,))
     return Placed(derive(Broadcast(), (node,), node.abstract, placement=CLIENTS, all_equal=True))
 
 

@@ -5,7 +5,7 @@ import contextlib
 import jax
 
 from fedjax_core import types
-from fedjax_core.language._abstract import infer
+from fedjax_core.language._abstract import infer, is_trimmed
 from fedjax_core.language._graph import Map, Node, raised_at, user_location
 from fedjax_core.types import Placement
 
@@ -220,8 +220,24 @@ def infer_map(operation: Map, inputs: tuple[Node, ...], described: str):
     abstracts = tuple(node.abstract for node in inputs)
     if operation.structural:
         return operation.fn(*abstracts)
+    refuse_trimmed(described, inputs)
     leaves, structure = jax.tree.flatten(abstracts)
     key = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
     if key not in operation.inferred:
         operation.inferred[key] = infer(operation.fn, abstracts, described)
     return operation.inferred[key]
+
+
+def refuse_trimmed(described: str, nodes: tuple[Node, ...]):
+    """Refuses to compute with trimmed rows, of which nobody knows how many there are before the program has run.
+
+    Raises:
+      TypeError: with the operator and the repaired call.
+    """
+    for node in nodes:
+        if is_trimmed(node.abstract):
+            raise TypeError(
+                f"{described} takes no trimmed rows, whose number is known only after the program has run, got "
+                f"{node.type} at {user_location()}; compute before trimming: "
+                "fc.federated_trim(fc.federated_map(fn, value), count)"
+            )

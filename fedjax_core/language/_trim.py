@@ -1,0 +1,95 @@
+"""The operator that leaves rows out of a result, whose number is known only after the program has run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core.language._abstract import trimmed
+from fedjax_core.language._arguments import check_leaves
+from fedjax_core.language._graph import Trim, user_location
+from fedjax_core.language._placed import Placed, derive, placed_argument, refuse_trimmed
+from fedjax_core.types import SERVER
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What `as_function` returns of one trimmed array: under `jit` its rows cannot be left out.
+
+    Attributes:
+      values: `[N, ...]`, all rows.
+      count: int32 `[]`, how many of them, the first ones, a call would have returned.
+    """
+
+    values: jax.Array
+    count: jax.Array
+
+
+def federated_trim(value, count) -> Placed:
+    """The first `count` rows of a value at the server, for a result of which only some rows mean something.
+
+    A call returns these rows and waits for the program to know how many. `as_function` returns `Rows`,
+    all of the rows and the count, in place of every array. Trimmed rows can be selected from, zipped,
+    passed to other computations and returned. Nothing computes with them: do so before trimming.
+
+    Args:
+      value: tensors at SERVER with a leading dimension `N` in common, a pytree.
+      count: int32 at SERVER, from 0 to `N`.
+
+    Returns:
+      The same pytree at SERVER, every leaf with a leading dimension `?`.
+
+    Raises:
+      TypeError: `value` is not at SERVER or has a leaf without rows, their numbers differ, `count` is no
+        int32 scalar at SERVER, or one of both holds trimmed rows.
+
+    Example:
+
+    >>> import jax.numpy as jnp, fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_server("float32[4]"), fc.at_server("int32"))
+    ... def first(values, count):
+    ...     return fc.federated_trim(values, count)
+    >>> str(first.type_signature.result), first(jnp.arange(4.0), 2).tolist()
+    ('float32[?]@SERVER', [0.0, 1.0])
+    """
+    repaired = "fc.federated_trim(value, count) with both at SERVER"
+    rows = placed_argument(value, "federated_trim", at=SERVER, repaired=repaired)
+    number = placed_argument(count, "federated_trim", at=SERVER, repaired=repaired)
+    refuse_trimmed("federated_trim", (rows, number))
+    check_leaves("federated_trim", rows, "tensors", lambda dtype: True)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(rows.abstract)]
+    if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
+        raise TypeError(
+            f"federated_trim takes tensors with a leading dimension in common, got {rows.type} at {user_location()}; "
+            "trim one part at a time, and return what has no rows as it is"
+        )
+    if number.member_type != types.TensorType(jnp.int32):
+        raise TypeError(
+            f"federated_trim takes an int32 scalar as count, got {number.type} at {user_location()}; convert it with "
+            "fc.federated_map(lambda n: n.astype('int32'), count)"
+        )
+    return Placed(derive(Trim(), (rows, number), trimmed(rows.abstract)))
+
+
+def first_rows(result):
+    """A result of concrete values whose every `Rows` has become the rows that count.
+
+    They are cut on the host, since a program that did it would be compiled for every number of rows.
+    """
+    return jax.tree.map(lambda x: _cut(x) if _is_rows(x) else x, result, is_leaf=_is_rows)
+
+
+def _is_rows(value) -> bool:
+    return isinstance(value, Rows)
+
+
+def _cut(rows: Rows) -> jax.Array:
+    values, count = rows.values, max(int(rows.count), 0)
+    if count >= len(values):
+        return values
+    if jnp.issubdtype(values.dtype, jax.dtypes.prng_key):
+        return values[:count]
+    return jax.device_put(np.asarray(values)[:count], values.sharding)
