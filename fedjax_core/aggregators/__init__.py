@@ -6,6 +6,7 @@
   quantile_estimate           estimates a bound from round to round
   robust                      zeroing and clipping as recommended
   measure                     measurements for debugging
+  reservoir_sample            a uniform sample of the clients' values, of this round and of all rounds
   as_process                  any aggregator as an AggregationProcess
 
 An aggregator is `contracts.Aggregator(init, next)`, a NamedTuple of pure functions over placed values;
@@ -29,6 +30,7 @@ from fedjax_core.aggregators._mean import mean
 from fedjax_core.aggregators._measure import measure
 from fedjax_core.aggregators._process import as_process
 from fedjax_core.aggregators._quantile import quantile_estimate
+from fedjax_core.aggregators._reservoir import reservoir_sample
 from fedjax_core.aggregators._robust import robust
 from fedjax_core.aggregators._sum import sum
 from fedjax_core.aggregators._zeroing import zero_large
@@ -39,6 +41,7 @@ __all__ = [
     "mean",
     "measure",
     "quantile_estimate",
+    "reservoir_sample",
     "robust",
     "sum",
     "zero_large",

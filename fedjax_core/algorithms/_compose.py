@@ -7,12 +7,13 @@ import jax.numpy as jnp
 
 from fedjax_core import trees, types
 from fedjax_core.algorithms._checks import check_client_result, check_key, check_kinds, first_state, run_slot
-from fedjax_core.algorithms._metrics import by_name
+from fedjax_core.algorithms._metrics import by_name, parts
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.clients import trainable_of, weights_type, with_trainable
 from fedjax_core.computation import federated_computation
 from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model
 from fedjax_core.language import (
+    Placed,
     federated_eval,
     federated_map,
     federated_split_key,
@@ -143,7 +144,7 @@ def compose(
         )  # fmt: skip
         metrics = {
             "distributor": sent.measurements,
-            "client_work": {"train": federated_map(_with_count, summary.result, counts.non_finite)},
+            "client_work": {"train": _with_count(summary.result, counts.non_finite)},
             "aggregator": summed.measurements,
             "finalizer": moved.measurements,
         }
@@ -178,5 +179,5 @@ def _accept(always_releases: bool, state: LearningState, proposed: dict, update,
     )
 
 
-def _with_count(metrics, non_finite):
-    return {**by_name(metrics), "num_non_finite_clients": non_finite}
+def _with_count(metrics: Placed, non_finite: Placed) -> dict:
+    return {**by_name(parts(metrics)), "num_non_finite_clients": non_finite}

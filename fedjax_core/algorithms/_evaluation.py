@@ -1,6 +1,5 @@
 """Evaluation on clients: a stateless computation, and a process."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 
 from fedjax_core import trees, types
 from fedjax_core.algorithms._checks import check_key
-from fedjax_core.algorithms._metrics import by_name, by_rounds, metrics_process
+from fedjax_core.algorithms._metrics import by_name, by_rounds, metrics_process, report
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.clients import local_evaluation, weights_type
 from fedjax_core.computation import Computation, federated_computation
@@ -47,8 +46,8 @@ def federated_evaluation(model: Model, metrics_aggregation: Any = None) -> Compu
       model: the model.
       metrics_aggregation: None sums the clients' statistics and finalizes the sums (a client whose
         statistics are not finite is left out and counted as `num_non_finite`); else a federated
-        computation from the statistics at CLIENTS to metrics at SERVER, or an `AggregationProcess`
-        (of which the first round is used).
+        computation from the statistics at CLIENTS to metrics at SERVER, a `MetricsAggregation` such as
+        `metrics.finalize_then_sample(key=key)`, or an `AggregationProcess` (of both the first round is used).
 
     Returns:
       A `Computation` `(<weights=W@SERVER,data={D*}@CLIENTS> -> <eval=M>@SERVER)`. Metrics over nobody
@@ -74,7 +73,7 @@ def federated_evaluation(model: Model, metrics_aggregation: Any = None) -> Compu
     def evaluation(weights, data):
         unfinalized = federated_map(evaluate, federated_broadcast(weights), data)
         _, result, measurements = process.next(process.initialize(), unfinalized)
-        return federated_zip({"eval": federated_map(_measured(by_name), result, measurements)})
+        return federated_zip({"eval": report(by_name, result, measurements)})
 
     return evaluation
 
@@ -91,7 +90,7 @@ def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | 
     Returns:
       A `LearningProcess` whose `next` leaves the weights alone and reports under `client_work.eval`:
       `current_round_metrics`, `total_rounds_metrics` (where the aggregation gives both), and what the
-      aggregation measures besides.
+      aggregation measures besides; counts of clients for each metric as `num_non_finite`.
 
     Raises:
       TypeError: an argument of a wrong kind, or an aggregation that does not take the statistics.
@@ -132,7 +131,7 @@ def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | 
         none = federated_value((), SERVER)
         metrics = {
             "distributor": none,
-            "client_work": {"eval": federated_map(_measured(by_rounds), result, measurements)},
+            "client_work": {"eval": report(by_rounds, result, measurements)},
             "aggregator": none,
             "finalizer": none,
         }
@@ -144,11 +143,6 @@ def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | 
 
 def _data_type(model: Model) -> types.FederatedType:
     return types.at_clients(types.SequenceType(model.batch_type))
-
-
-def _measured(by: Callable) -> Callable:
-    """The metrics by `by`, with what the aggregation measured besides if that is a dict."""
-    return lambda result, measurements: {**by(result), **(measurements if isinstance(measurements, dict) else {})}
 
 
 def _has_examples(data) -> jax.Array:

@@ -1,13 +1,16 @@
 """How the clients' metrics are combined: whatever the user gives, as an aggregation process."""
 
+from collections.abc import Callable
 from typing import Any
+
+import jax
 
 from fedjax_core import types
 from fedjax_core.algorithms._checks import placed
 from fedjax_core.clients import abstract_statistics
 from fedjax_core.computation import Computation, PolymorphicComputation, federated_computation
 from fedjax_core.contracts import MetricsAggregation, Model, model_metrics
-from fedjax_core.language import federated_value
+from fedjax_core.language import Placed, federated_value
 from fedjax_core.metrics import finalize_sum
 from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
 from fedjax_core.types import SERVER
@@ -20,7 +23,7 @@ def metrics_process(model: Model, metrics_aggregation: Any = None) -> Aggregatio
       model: the model.
       metrics_aggregation: None for the metrics of the summed statistics; a federated computation from
         the statistics at CLIENTS to metrics at SERVER; a `MetricsAggregation` such as
-        `metrics.sum_then_finalize()`; or an `AggregationProcess`.
+        `metrics.sum_then_finalize()` or `metrics.finalize_then_sample(key=key)`; or an `AggregationProcess`.
 
     Returns:
       An `AggregationProcess` without a weight.
@@ -74,6 +77,30 @@ def _stateless(statistics: types.Type, aggregate) -> AggregationProcess:
         return MeasuredProcessOutput(state, result, measurements)
 
     return AggregationProcess(initialize, next)
+
+
+def report(by: Callable, result: Placed, measurements: Placed) -> Placed:
+    """The metrics at SERVER by `by_rounds` or `by_name`, with what the aggregation measured besides.
+
+    Measurements that are a dict are reported field by field. Those of a pair of current and total metrics
+    that have one number for each current metric are counts of clients, and reported as `num_non_finite`.
+    The metrics may be trimmed rows, so they are taken apart and put together, and not computed with.
+    """
+    metrics, measured = parts(result), parts(measurements)
+    if _is_pair(metrics) and _same_structure(metrics[0], measurements):
+        measured = {"num_non_finite": measurements}
+    return placed({**by(metrics), **(measured if isinstance(measured, dict) else {})})
+
+
+def parts(value: Placed) -> Any:
+    """A placed struct as a struct of placed values; another placed value as it is."""
+    member = value.fedjax_type.member
+    return member.pack(value) if isinstance(member, types.StructType) else value
+
+
+def _same_structure(a: Placed, b: Placed) -> bool:
+    first, second = (jax.tree.structure(types.tree_of_types(x.fedjax_type.member)) for x in (a, b))
+    return first == second and first.num_leaves > 0
 
 
 def by_rounds(result: Any) -> dict:

@@ -9,6 +9,7 @@ and how the clients' statistics are combined:
 
   finalize_sum                          of one round, stateless
   sum_then_finalize                     of this round, and of all rounds so far
+  finalize_then_sample                  of single clients, a sample of them
 
 One of your own is a function that measures a batch and one that finalizes the total:
 
@@ -37,12 +38,16 @@ from fedjax_core.contracts import mean_loss as loss
 from fedjax_core.contracts import num_examples
 from fedjax_core.metrics._classification import accuracy, top_k_accuracy
 from fedjax_core.metrics._counts import num_batches
+from fedjax_core.metrics._finalize_then_sample import finalize_then_sample
+from fedjax_core.metrics._finalizers import MetricFinalizersMismatchError
 from fedjax_core.metrics._language import perplexity, token_accuracy
 from fedjax_core.metrics._sum_then_finalize import finalize_sum, sum_then_finalize
 
 __all__ = [
+    "MetricFinalizersMismatchError",
     "accuracy",
     "finalize_sum",
+    "finalize_then_sample",
     "loss",
     "num_batches",
     "num_examples",

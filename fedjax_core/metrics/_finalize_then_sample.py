@@ -1,0 +1,95 @@
+"""Metrics that every client finalizes, of a sample of the clients."""
+
+import jax
+
+from fedjax_core import types
+from fedjax_core.aggregators._reservoir import check_sampling, draw_tag, reservoir_sample
+from fedjax_core.computation import computation, federated_computation
+from fedjax_core.contracts import MetricsAggregation
+from fedjax_core.language import federated_map
+from fedjax_core.metrics._finalizers import finalizer_of
+from fedjax_core.templates import AggregationProcess
+
+_BEFORE_ALL_ROUNDS = 2**32 - 1
+
+
+def finalize_then_sample(sample_size: int = 100, *, key: jax.Array) -> MetricsAggregation:
+    """The finalized metrics of single clients, a uniform sample of them: of this round and of all rounds.
+
+    Where `sum_then_finalize` tells how the clients are on average, this tells how they differ. A
+    sampled client contributes all its metrics: row `i` is the same client in each of them.
+
+    As TFF's `FinalizeThenSampleFactory`, but drawn from an explicit key, see `reservoir_sample`.
+
+    Args:
+      sample_size: the most clients that a sample holds.
+      key: a JAX key, consumed.
+
+    Returns:
+      A `MetricsAggregation`. Its `create(metric_finalizers, local_unfinalized_metrics_type,
+      initial_unfinalized_metrics=None)` takes a dict of functions by metric name, or one function of
+      all metrics; the type of a client's statistics, a struct by metric name; and optionally the
+      statistics of a client before the first round, for the sample of all rounds to start with.
+
+      The process's result is `(samples of this round, samples of all rounds)`, each a dict of the metrics
+      whose leaves have a leading dimension for the sampled clients, `sample_size` or all if there were
+      fewer, in the order of their tags. State: `<round_num, key, tags, count, samples>`. Measurements: per
+      leaf, how many of this round's clients have a NaN or infinity in it, int32.
+
+    Raises:
+      TypeError: `sample_size` is no integer, or `key` no key. From `create`: finalizers, statistics'
+        type or first statistics of a wrong kind.
+      ValueError: `sample_size` is not positive.
+      MetricFinalizersMismatchError: from `create`, the finalizers have other names than the metrics.
+
+    Example:
+
+    >>> import jax, fedjax_core as fc
+    >>> statistics = fc.to_type({"accuracy": ("int32", "int32"), "num_examples": "int32"})
+    >>> finalizers = {"accuracy": lambda s: s[0] / s[1], "num_examples": lambda n: n}
+    >>> process = finalize_then_sample(2, key=jax.random.key(0)).create(finalizers, statistics)
+    >>> clients = [{"accuracy": (n, 4), "num_examples": n} for n in (1, 2, 3)]
+    >>> state, (this_round, all_rounds), num_non_finite = process.next(process.initialize(), clients)
+    >>> (this_round["accuracy"] == this_round["num_examples"] / 4).tolist()
+    [True, True]
+    """
+    check_sampling("finalize_then_sample", sample_size, key)
+    sampling = reservoir_sample(sample_size, key)
+
+    def create(metric_finalizers, local_unfinalized_metrics_type, initial_unfinalized_metrics=None):
+        unfinalized_type = types.to_type(local_unfinalized_metrics_type)
+        finalize = computation(finalizer_of(metric_finalizers, unfinalized_type), unfinalized_type)
+        first = None
+        if initial_unfinalized_metrics is not None:
+            _check_initial(initial_unfinalized_metrics, unfinalized_type)
+            first = draw_tag(jax.random.fold_in(key, _BEFORE_ALL_ROUNDS)), finalize(initial_unfinalized_metrics)
+
+        @federated_computation()
+        def initialize():
+            state = sampling.init(finalize.type_signature.result)
+            return state if first is None else federated_map(lambda state: _with_first(state, *first), state)
+
+        @federated_computation(initialize.type_signature.result, types.at_clients(unfinalized_type))
+        def next(state, unfinalized):
+            return sampling.next(state, federated_map(finalize, unfinalized), None)
+
+        return AggregationProcess(initialize, next)
+
+    return MetricsAggregation(create)
+
+
+def _check_initial(initial, unfinalized_type: types.Type):
+    found = types.type_of(initial)
+    if not unfinalized_type.is_equivalent_to(found):
+        raise TypeError(
+            f"the initial metrics have the type of a client's, {unfinalized_type}, got {found}; convert them with "
+            "jnp.asarray(value, dtype)"
+        )
+
+
+def _with_first(state: dict, tag, metrics) -> dict:
+    def write(rows, row):
+        return rows.at[0].set(row)
+
+    samples = jax.tree.map(write, state["samples"], metrics)
+    return {**state, "tags": write(state["tags"], tag), "count": state["count"] + 1, "samples": samples}

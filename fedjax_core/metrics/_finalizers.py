@@ -1,0 +1,79 @@
+"""The functions that finalize metrics, and what is asked of them."""
+
+from collections.abc import Callable, Mapping
+
+from fedjax_core import types
+
+
+class MetricFinalizersMismatchError(TypeError, ValueError):
+    """The finalizers do not have the names of the metrics."""
+
+
+def finalizer_of(finalizers, unfinalized: types.Type) -> Callable:
+    """The function from statistics to metrics.
+
+    Args:
+      finalizers: a function of all metrics, which is returned as it is, or one per metric in a dict.
+      unfinalized: the type of the statistics.
+
+    Raises:
+      TypeError: either of them is of a wrong kind.
+      MetricFinalizersMismatchError: the names differ.
+
+    Example:
+
+    >>> finalize = finalizer_of({"loss": lambda s: s[0] / s[1]}, types.to_type({"loss": ("float32", "int32")}))
+    >>> finalize({"loss": (3.0, 2)})
+    {'loss': 1.5}
+    """
+    _check_unfinalized(unfinalized)
+    _check_finalizers(finalizers, unfinalized)
+    if callable(finalizers):
+        return finalizers
+
+    def finalize(statistics):
+        by_name = dict(zip(unfinalized.names, unfinalized.unpack(statistics)))
+        return {name: finalizer(by_name[name]) for name, finalizer in finalizers.items()}
+
+    return finalize
+
+
+def _check_unfinalized(unfinalized: types.Type):
+    """Refuses what is no type of a client's statistics by the names of metrics.
+
+    Raises:
+      TypeError: not a named struct whose leaves are tensors.
+    """
+    named = isinstance(unfinalized, types.StructType) and None not in unfinalized.names
+    if not named or not all(isinstance(leaf, types.TensorType) for _, leaf in types.leaves(unfinalized)):
+        raise TypeError(
+            f"the type of unfinalized metrics is a struct of tensors with a name for every metric, got {unfinalized}; "
+            "write fc.to_type({'loss': ('float32', 'int32')})"
+        )
+
+
+def _check_finalizers(finalizers, unfinalized: types.StructType):
+    """Refuses what does not finalize metrics of this type.
+
+    Args:
+      finalizers: a function of all metrics, or one per metric in a dict.
+      unfinalized: what passes `_check_unfinalized`.
+
+    Raises:
+      TypeError: neither of both.
+      MetricFinalizersMismatchError: the names differ.
+    """
+    if callable(finalizers):
+        return
+    if not isinstance(finalizers, Mapping) or not all(
+        isinstance(name, str) and callable(finalizer) for name, finalizer in finalizers.items()
+    ):
+        raise TypeError(
+            "the finalizers are a function of all metrics or a dict of functions by metric name, got "
+            f"{finalizers!r}; write {{name: metric.finalize for name, metric in metrics.items()}}"
+        )
+    if set(finalizers) != set(unfinalized.names):
+        raise MetricFinalizersMismatchError(
+            f"the finalizers {sorted(finalizers)} do not have the names of the metrics, {sorted(unfinalized.names)}; "
+            "give one per metric"
+        )
