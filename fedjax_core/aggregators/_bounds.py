@@ -64,7 +64,7 @@ def _constant(value: np.float32) -> EstimationProcess:
 def hold(inner: Aggregator, bound: EstimationProcess, names: tuple[str, str], size: Callable, limit: Callable):
     """An aggregator that gives `inner` the clients' values within a bound.
 
-    A client whose value or weight is not finite contributes zero with weight zero and is counted. The
+    A client whose size or weight is not finite contributes zero with weight zero and is counted. The
     bound's process sees the sizes of the others; it sees NaN, for nobody, where the weight is zero. A
     bound that is NaN lets nobody pass.
 
@@ -72,7 +72,7 @@ def hold(inner: Aggregator, bound: EstimationProcess, names: tuple[str, str], si
       inner: takes the values that were held to the bound.
       bound: from `as_bound`.
       names: of the bound, in state and measurements, and of the number of clients over it.
-      size: `(value) -> float32 []`, what may not be over the bound.
+      size: `(value) -> float32 []`, what may not be over the bound; not finite where an entry is not.
       limit: `(value, size, bound) -> value`, bit for bit where the size is not over the bound.
 
     Returns:
@@ -88,12 +88,13 @@ def hold(inner: Aggregator, bound: EstimationProcess, names: tuple[str, str], si
       >>> print(output.result, output.measurements["num_cut"], output.measurements["num_non_finite"])
       1.5 1 1
     """
-    name, number = names
+    (name, number), sheltered_size = names, _sheltered(size)
 
     def check(value, weight, bound):
-        finite = trees.is_finite((value, weight))
-        value, weight = trees.where(finite, (value, weight), trees.zeros_like((value, weight)))
-        found, counts = jnp.asarray(size(value), jnp.float32), weight > 0
+        found = sheltered_size(value)
+        finite = jnp.isfinite(found) & jnp.isfinite(weight)
+        value, found, weight = trees.where(finite, (value, found, weight), trees.zeros_like((value, found, weight)))
+        counts = weight > 0
         flags = {number: counts & jnp.logical_not(found <= bound), "num_non_finite": ~finite}
         return {
             "value": limit(value, found, bound),
@@ -120,3 +121,21 @@ def hold(inner: Aggregator, bound: EstimationProcess, names: tuple[str, str], si
         return MeasuredProcessOutput(federated_zip(state), output.result, federated_zip(measurements))
 
     return inner._replace(init=init, next=next)
+
+
+def _sheltered(size: Callable) -> Callable:
+    """`size`, with a derivative of zero where it is not finite; one look at the value tells both."""
+
+    @jax.custom_jvp
+    def sheltered(value):
+        return jnp.asarray(size(value), jnp.float32)
+
+    @sheltered.defjvp
+    def derivative(primals, tangents):
+        found = sheltered(*primals)
+        finite = jnp.isfinite(found)
+        safe = trees.where(finite, primals, trees.zeros_like(primals))
+        _, slope = jax.jvp(lambda value: jnp.asarray(size(value), jnp.float32), safe, tangents)
+        return found, jnp.where(finite, slope, 0.0)
+
+    return sheltered

@@ -12,10 +12,10 @@ from fedjax_core.templates import EstimationProcess
 def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None = None) -> Aggregator:
     r"""Scales a client's value :math:`v` down to :math:`v \min(1, c / \|v\|)` before `inner` sees it.
 
-    The norm is the L2 norm of all entries of all leaves together, in float32. A client with a NaN or
-    infinity in its value or its weight contributes zero with weight zero, as in a round, and is
-    counted. A value of a finite norm within the bound passes bit for bit; one whose norm float32 cannot
-    hold, over 1.8e19, becomes zero.
+    The norm is the L2 norm of all entries of all leaves together, in float32. A client whose norm or
+    weight is not finite contributes zero with weight zero, as in a round, and is counted: one with a NaN
+    or infinity, or with a norm that float32 cannot hold, beyond 1.8e19. A value within the bound passes
+    bit for bit.
 
     Args:
       max_norm: the bound :math:`c`, positive; infinity clips nothing. Or an `EstimationProcess` that

@@ -1,6 +1,9 @@
 """Zeroing: an update that is far too large counts as zero."""
 
+import functools
 from collections.abc import Callable
+
+import jax.numpy as jnp
 
 from fedjax_core import trees
 from fedjax_core.aggregators._arguments import inner_or_mean
@@ -11,22 +14,22 @@ from fedjax_core.templates import EstimationProcess
 
 
 def zero_large(
-    threshold: float | EstimationProcess, inner: Aggregator | None = None, *, norm: Callable = largest_entry
+    threshold: float | EstimationProcess, inner: Aggregator | None = None, *, norm: Callable | None = None
 ) -> Aggregator:
     r"""Replaces a client's value whose norm is over a threshold by zero before `inner` sees it.
 
     Against data that is corrupt rather than merely unusual, for which there is `clip_by_norm`. The norm
     is the largest absolute entry, :math:`\|v\|_\infty`, as in TFF's zeroing. A client that is zeroed
     keeps its weight, as there: it draws a mean toward zero. A client with a NaN or infinity in its value
-    or its weight contributes zero with weight zero, as in a round, and is counted. All other values pass
-    bit for bit.
+    or its weight contributes zero with weight zero, as in a round, and is counted; so does one whose
+    `norm` is not finite. All other values pass bit for bit.
 
     Args:
       threshold: positive; infinity zeroes nothing. Or an `EstimationProcess` that reports it, for
         example one made of `quantile_estimate`. It is given the clients' norms before zeroing, NaN for
         clients whose weight is zero.
       inner: what aggregates the values; None is `mean()`.
-      norm: `(value) -> float32 []`, instead of the largest absolute entry; `fc.trees.norm` is L2.
+      norm: `(value) -> float32 []`, in place of the largest absolute entry; `fc.trees.norm` is L2.
 
     Returns:
       An `Aggregator`. State: `threshold`, the process's, and `inner`. Measurements: `threshold`,
@@ -46,11 +49,17 @@ def zero_large(
     [1.5 2. ] 1
     """
     inner = inner_or_mean("zero_large", inner)
-    if not callable(norm):
+    if norm is not None and not callable(norm):
         raise TypeError(f"zero_large(norm=...) must be a function of the value, got {norm!r}; L2 is fc.trees.norm")
     repair = "to disable zeroing leave it out: fed_avg(..., aggregator=fc.aggregators.mean())"
     bound = as_bound("zero_large(threshold=...)", threshold, repair)
-    return hold(inner, bound, ("threshold", "num_zeroed"), norm, _zero_over)
+    size = functools.partial(_norm_if_finite, norm) if norm else largest_entry
+    return hold(inner, bound, ("threshold", "num_zeroed"), size, _zero_over)
+
+
+def _norm_if_finite(norm: Callable, value):
+    """NaN for a NaN anywhere in the value, also where a norm of the user's does not look."""
+    return jnp.where(trees.is_finite(value), norm(value), jnp.nan)
 
 
 def _zero_over(value, norm, threshold):

@@ -78,6 +78,14 @@ def test_the_norm_is_the_largest_entry_unless_told_otherwise():
         np.testing.assert_array_equal(output.result, value[0] * (1 - zeroed))
 
 
+def test_a_norm_that_does_not_look_everywhere_lets_no_nan_pass():
+    process = as_process(zero_large(5.0, norm=lambda value: abs(value["b"])), VALUE)
+    values = [{"w": np.float32([1, wrong, 1]), "b": np.float32(1)} for wrong in (1, NAN, INF)]
+    output = process.next(process.initialize(), values, np.ones(3, np.float32))
+    np.testing.assert_array_equal(output.result["w"], np.ones(3))
+    assert output.measurements["num_non_finite"] == 2 and output.measurements["num_zeroed"] == 0
+
+
 def test_integers_and_half_precision_stay_what_they_are():
     process = as_process(zero_large(100.0, sum()), {"n": "int32[2]", "h": "bfloat16"})
     value = {"n": np.int32([[-100, 7], [np.iinfo(np.int32).min, 0]]), "h": jnp.ones(2, "bfloat16")}
