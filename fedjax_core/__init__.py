@@ -13,6 +13,7 @@ The rooms, each importing only from those above it:
   algorithms   the round and its callers
   data         federated data sets, batching, partitioners
   program      training loops, files, plots
+  testing      laws to check your own against
 
 The everyday names are here:
 
@@ -34,7 +35,7 @@ from fedjax_core.engine import EngineConfig, pack_cohort, stack_cohorts, use_all
 from fedjax_core.language import *  # noqa: F403
 from fedjax_core.types import *  # noqa: F403
 
-_LAZY = ("aggregators", "algorithms", "clients", "data", "metrics", "models", "program")
+_LAZY = ("aggregators", "algorithms", "clients", "data", "metrics", "models", "program", "testing")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -13,7 +13,13 @@ ROOMS = [
     "clients", "privacy", "analytics", "algorithms", "data", "program", "cli", "testing",
 ]  # fmt: skip
 CATALOGUE = {"aggregators", "metrics", "models", "clients", "privacy", "analytics"}
-PARTS = {"_type": "types", "_federated_body": "computation", "_plain_body": "computation", "_cli": "cli"}
+PARTS = {
+    "_type": "types",
+    "_federated_body": "computation",
+    "_plain_body": "computation",
+    "_cli": "cli",
+    "_testing": "testing",
+}
 """Private files next to the rooms that are one file, by how their names begin."""
 
 

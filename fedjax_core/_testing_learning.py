@@ -1,0 +1,139 @@
+"""Laws of algorithms."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core._testing_laws import chosen, compare, hold, sentences
+from fedjax_core._testing_rounds import SHARED, Cases, Rounds
+from fedjax_core.data import Batching, FederatedData
+from fedjax_core.templates import LearningProcess
+
+_FEWEST = 11  # more than the engine has virtual shards, so that there are several waves
+_WITHOUT = 2
+
+
+def _padding(rounds: Rounds):
+    """Clients without examples change no weight."""
+    found = rounds.run(rounds.cases.padded)
+    weights = rounds.process.get_model_weights
+    compare(*([weights(o.state) for o in outputs] for outputs in (rounds.expected, found)), rounds.tolerance)
+
+
+def _empty(rounds: Rounds):
+    """A round of nobody changes no bit of the state but `round_num`."""
+    state = rounds.expected[-1].state
+    (output,) = rounds.run(rounds.cases.nobody, state)
+    compare(_without_round_num(state), _without_round_num(output.state))
+
+
+def _without_round_num(state: Any) -> Any:
+    def leaf(path, x):
+        name = getattr(path[-1], "name", getattr(path[-1], "key", None)) if path else None
+        return None if name == "round_num" else x
+
+    return jax.tree_util.tree_map_with_path(leaf, state)
+
+
+def _weights(rounds: Rounds):
+    """The weights that are set are those that one gets, setting what is there changes nothing; there is a report."""
+    process, state = rounds.process, rounds.expected[-1].state
+    weights = process.get_model_weights(state)
+    compare(weights, process.get_model_weights(process.set_model_weights(process.initialize(), weights)))
+    compare(*map(jax.tree.leaves, (state, process.set_model_weights(state, weights))))
+    expected, found = process.report.type_signature.result, types.type_of(process.report(state))
+    if not expected.is_assignable_from(found):
+        raise AssertionError(f"report: expected {expected}, found {found}")
+
+
+_LAWS = {**SHARED, "padding": _padding, "empty": _empty, "weights": _weights}
+
+LEARNING_PROCESS_LAWS = sentences(_LAWS)
+"""What algorithms are held to: each law's name and what it says."""
+
+
+def check_learning_process(
+    process: LearningProcess | Callable[[], LearningProcess],
+    data: FederatedData,
+    batching: Batching | None = None,
+    *,
+    laws: Iterable[str] | str = LEARNING_PROCESS_LAWS,
+    memory_budget: int = 1,
+    tolerance: float = 2e-5,
+) -> None:
+    """Holds an algorithm to the laws that all of them keep.
+
+    Two rounds with all clients of the data but the last two run on one lane of one device, and again under
+    what must not matter. An algorithm that breaks a law by design leaves it out where it is checked:
+    `laws=LEARNING_PROCESS_LAWS.keys() - {"empty"}` for one whose aggregator always releases. One law alone is
+    `laws="order"`.
+
+    Args:
+      process: what is checked, or a function that makes it; only two that were made can show that the same
+        key makes the same.
+      data: some small clients, at least eleven. Of the last two the examples are taken away for the law
+        `padding`.
+      batching: how their examples become batches, without shuffling; None is `Batching(batch_size=4)`.
+      laws: the names of the laws, from `LEARNING_PROCESS_LAWS`.
+      memory_budget: bytes with which a round takes several waves; more than 1 for what is collected from
+        every client.
+      tolerance: of floats, relative and absolute, where lanes or padding change the order of sums.
+
+    Raises:
+      AssertionError: with the name, the sentence and the difference of every law that is broken; a path such
+        as `[1].state.weights['w'][0]` begins with the round.
+      ValueError: there is no law of such a name, or there are too few clients.
+      TypeError: `process` neither is nor makes a `LearningProcess`.
+
+    Example:
+
+    >>> import jax, optax, fedjax_core as fc
+    >>> clients = [{"x": np.eye(2, dtype=np.float32)[:n], "y": np.arange(n)} for n in (0, 1, 2) * 4]
+    >>> model = fc.models.logistic_regression(2, 2)
+    >>> def algorithm():
+    ...     return fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(0))
+    >>> check_learning_process(algorithm, fc.data.from_clients(clients), laws=["empty", "weights"])
+    """
+    names = chosen("check_learning_process", laws, _LAWS)
+    build = (lambda: process) if isinstance(process, LearningProcess) else process
+    first = build() if callable(build) else build
+    if not isinstance(first, LearningProcess):
+        raise TypeError(
+            f"check_learning_process takes a LearningProcess, or a function that makes one, got {process!r}"
+        )
+    if len(data) < _FEWEST:
+        raise ValueError(f"check_learning_process(data=...) has at least {_FEWEST} clients, got {len(data)}")
+    cases = _cases(data, Batching(4) if batching is None else batching)
+    rounds = Rounds(first, build, cases, memory_budget=memory_budget, tolerance=tolerance, laws=names)
+    hold("the learning process", _LAWS, names, rounds)
+
+
+def _cases(data: FederatedData, batching: Batching) -> Cases:
+    everyone = list(data.client_ids)
+    present = everyone[:-_WITHOUT]
+    shuffled = [present[i] for i in np.random.default_rng(0).permutation(len(present))]
+    spoilt = present[int(np.argmax(data.sizes[: len(present)]))]
+
+    def rounds(data, ids, number=2):
+        return [(data.cohort(ids, batching),)] * number
+
+    return Cases(
+        usual=rounds(data, present),
+        reordered=rounds(data, shuffled),
+        padded=rounds(_changed(data, everyone[-_WITHOUT:], lambda x: x[:0]), everyone),
+        nobody=rounds(data, [], 1),
+        non_finite=[*rounds(_changed(data, [spoilt], _spoiled), present, 1), *rounds(data, present, 1)],
+    )
+
+
+def _changed(data: FederatedData, ids: list, change: Callable) -> FederatedData:
+    """The same clients with the arrays of some changed."""
+    return FederatedData.from_clients({i: jax.tree.map(change, data[i]) if i in ids else data[i] for i in data})
+
+
+def _spoiled(x: np.ndarray) -> np.ndarray:
+    return np.full_like(x, np.nan) if jnp.issubdtype(x.dtype, jnp.inexact) else x

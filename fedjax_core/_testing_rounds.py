@@ -1,0 +1,243 @@
+"""Rounds of a process, run again under what must not matter; the laws that all processes share."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core._testing_laws import as_numpy, compare, described
+from fedjax_core.engine import EngineConfig
+
+_LANES = 3
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class Cases(NamedTuple):
+    """The rounds that the laws need: for each round the arguments of `next` after the state.
+
+    Attributes:
+      usual: two rounds.
+      reordered: the same clients in another order.
+      padded: the usual clients, and some that contribute nothing.
+      nobody: one round without clients.
+      non_finite: the usual rounds, but that some clients of the first hold NaN and infinities.
+    """
+
+    usual: list[tuple]
+    reordered: list[tuple]
+    padded: list[tuple]
+    nobody: list[tuple]
+    non_finite: list[tuple]
+
+
+class Rounds:
+    """A process and its rounds on one lane of one device, against which the laws hold others.
+
+    Args:
+      process: the process.
+      build: makes it anew.
+      cases: its rounds.
+      memory_budget: bytes, so few that the usual rounds run in several waves.
+      tolerance: of floats where lanes or padding change the order of sums.
+      laws: which laws are of interest.
+      given: what the laws of one kind of process need besides.
+    """
+
+    def __init__(
+        self,
+        process: Any,
+        build: Callable,
+        cases: Cases,
+        *,
+        memory_budget: int,
+        tolerance: float,
+        laws: list[str],
+        given: Any = None,
+    ):
+        self.process = process
+        self.cases = cases
+        self.tolerance = tolerance
+        self.given = given
+        self._build = build
+        self._memory_budget = memory_budget
+        self._laws = laws
+        self._next = process.next.with_config(EngineConfig(lanes=1, devices=1))
+
+    def run(self, rounds: list[tuple], state: Any = None) -> list:
+        """The output of every round, from the first state or the given one."""
+        return _run(self._next, self.process.initialize() if state is None else state, rounds)
+
+    def run_with(self, process: Any, rounds: list[tuple], **config) -> list:
+        """The same of another process or configuration, which is compiled for it."""
+        return _run(process.next.with_config(EngineConfig(**config)), process.initialize(), rounds)
+
+    @functools.cached_property
+    def expected(self) -> list:
+        """The outputs of the usual rounds."""
+        return self.run(self.cases.usual)
+
+    @functools.cached_property
+    def changed(self) -> dict[str, str]:
+        """Among the laws of `BITWISE`, what differs; all are tried at once, and one by one only if something does."""
+        names = [name for name in BITWISE if name in self._laws]
+        together = self._under(names)
+        if together is None:
+            return {}
+        alone = {name: difference for name in names if (difference := self._under([name]))}
+        return alone or dict.fromkeys(names, f"{' and '.join(names)} together: {together}")
+
+    def _under(self, names: list[str]) -> str | None:
+        """What differs under the variations of some laws."""
+        rounds = self.cases.reordered if "order" in names else self.cases.usual
+        devices = min(2, jax.local_device_count()) if "devices" in names else 1
+        budget = self._memory_budget if "waves" in names else None
+        try:
+            process = self._build() if "same_key" in names else self.process
+            if process is self.process and devices == 1 and budget is None:
+                compare(self.expected, self.run(rounds))
+            else:
+                compare(self.expected, self.run_with(process, rounds, lanes=1, devices=devices, memory_budget=budget))
+        except Exception as error:
+            return described(error)
+
+
+def _run(next: Callable, state: Any, rounds: list[tuple]) -> list:
+    outputs = []
+    for arguments in rounds:
+        outputs.append(next(state, *arguments))
+        state = outputs[-1].state
+    return jax.block_until_ready(outputs)
+
+
+def check_finite(expected: Any, found: Any) -> None:
+    """Raises where `found` is not finite and `expected`, of the same structure, is."""
+
+    def check(path, a, b):
+        a, b = as_numpy(a), as_numpy(b)
+        excused = ~np.isfinite(a) if a.shape == b.shape and jnp.issubdtype(a.dtype, jnp.inexact) else False
+        if jnp.issubdtype(b.dtype, jnp.inexact) and not np.all(np.isfinite(b) | excused):
+            raise AssertionError(f"{jax.tree_util.keystr(path)}: expected finite numbers such as {a}, found {b}")
+
+    jax.tree_util.tree_map_with_path(check, expected, found)
+
+
+@contextlib.contextmanager
+def _compilations():
+    """The names of what XLA compiles meanwhile."""
+    names = []
+
+    def listen(event, duration, **details):
+        if event == _COMPILED:
+            names.append(str(details.get("fun_name", "a program")))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def _types(rounds: Rounds):
+    """Every round, also one of nobody, gives the types that `next` declares."""
+    declared = rounds.process.next.type_signature.result
+    for output in (*rounds.expected, *rounds.run(rounds.cases.nobody)):
+        for name, part in zip(output._fields, output):
+            member, found = declared[name].member, types.type_of(part)
+            if not member.is_assignable_from(found):
+                raise AssertionError(f"{name}: expected {member}, found {found}")
+
+
+def _state_structure(rounds: Rounds):
+    """The state keeps its containers, shapes and dtypes, from the first one on."""
+    expected = _structure(rounds.process.initialize())
+    for found in (_structure(output.state) for output in rounds.expected):
+        if found != expected:
+            raise AssertionError(f"expected {expected}, found {found}")
+
+
+def _structure(state: Any) -> str:
+    return f"{types.type_of(state)} in {jax.tree.structure(state)}"
+
+
+def _same_key(rounds: Rounds):
+    """Built and run again, it gives the same bits: randomness comes from explicit keys alone."""
+    _check_unchanged(rounds, "same_key")
+
+
+def _one_trace(rounds: Rounds):
+    """Rounds of as many clients as before compile nothing."""
+    rounds.run(rounds.cases.usual)
+    with _compilations() as names:
+        rounds.run(rounds.cases.usual * 2)
+    if names:
+        raise AssertionError(f"expected no compilation in four more rounds, found {len(names)}: {', '.join(names)}")
+
+
+def _order(rounds: Rounds):
+    """The order of the clients changes no bit."""
+    _check_unchanged(rounds, "order")
+
+
+def _devices(rounds: Rounds):
+    """Another number of devices changes no bit (where JAX shows several)."""
+    _check_unchanged(rounds, "devices")
+
+
+def _waves(rounds: Rounds):
+    """A cohort larger than the memory budget, which runs in waves, gives the same bits."""
+    _check_unchanged(rounds, "waves")
+
+
+def _lanes(rounds: Rounds):
+    """Another number of lanes changes nothing but the rounding."""
+    found = rounds.run_with(rounds.process, rounds.cases.usual, lanes=_LANES, devices=1)
+    compare(rounds.expected, found, rounds.tolerance)
+
+
+def _non_finite(rounds: Rounds):
+    """NaN and infinities of a client are forgotten: the state is finite, and so is the next round."""
+    outputs = rounds.run(rounds.cases.non_finite)
+    check_finite([output.state for output in rounds.expected], [output.state for output in outputs])
+    check_finite(rounds.expected[-1], outputs[-1])
+
+
+def _resume(rounds: Rounds):
+    """Going on from a copy of the state gives the bits of a run that was not interrupted."""
+    first, second = rounds.expected
+    compare([second], rounds.run(rounds.cases.usual[1:], jax.tree.map(_copy, first.state)))
+
+
+def _copy(leaf: jax.Array) -> jax.Array:
+    """An array that went through the host's memory."""
+    copied = jnp.asarray(as_numpy(leaf).copy())
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(copied, impl=jax.random.key_impl(leaf))
+    return copied
+
+
+def _check_unchanged(rounds: Rounds, law: str):
+    if law in rounds.changed:
+        raise AssertionError(rounds.changed[law])
+
+
+BITWISE = ("same_key", "order", "devices", "waves")
+"""Laws under whose variations no bit may change."""
+
+SHARED = {
+    "types": _types,
+    "state_structure": _state_structure,
+    "same_key": _same_key,
+    "one_trace": _one_trace,
+    "order": _order,
+    "devices": _devices,
+    "waves": _waves,
+    "lanes": _lanes,
+    "non_finite": _non_finite,
+    "resume": _resume,
+}
+"""The laws of every process."""

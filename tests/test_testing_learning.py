@@ -1,0 +1,217 @@
+"""The laws of algorithms: for each of them one that breaks it and keeps the others."""
+
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedjax_core as fc
+from fedjax_core import testing
+from fedjax_core.templates import LearningProcess, LearningProcessOutput
+from tests.broken_laws import broken, repeat_clients_in_waves
+
+
+class State(NamedTuple):
+    weights: jax.Array
+    round_num: jax.Array
+    extra: jax.Array
+
+
+EXAMPLES = [np.random.default_rng(i).normal(size=n).astype(np.float32) for i, n in enumerate([3, 1, 5, 2] * 3)]
+DATA = fc.data.from_clients({f"client{i}": {"x": x} for i, x in enumerate(EXAMPLES)})
+
+
+def client(weights, data):
+    """The sum of a client's distances and how many there are, nothing of a client with NaN."""
+
+    def step(carry, batch, mask):
+        return carry[0] + jnp.sum(jnp.where(mask, batch["x"] - weights, 0.0)), carry[1] + jnp.sum(mask, dtype="float32")
+
+    total, count = data.reduce((0.0, 0.0), step)
+    finite = jnp.isfinite(total)
+    return jnp.where(finite, total, 0.0), jnp.where(finite, count, 0.0)
+
+
+def move(state, total, count):
+    weights = state.weights + 0.5 * total / jnp.maximum(count, 1.0)
+    return State(weights, state.round_num + 1, state.extra)
+
+
+def algorithm(
+    *,
+    client=client,
+    combine=fc.federated_sum,
+    move=move,
+    measure=lambda count: {"count": count},
+    first=lambda: State(jnp.float32(1), jnp.int32(0), jnp.float32(1)),
+    get=lambda state: state.weights,
+    put=lambda state, weights: state._replace(weights=weights),
+) -> LearningProcess:
+    """Moves a number toward the mean of all examples."""
+    initialize = fc.federated_computation(lambda: fc.federated_eval(first, fc.SERVER))
+    state_type = initialize.type_signature.result
+    member = state_type.member
+
+    @fc.federated_computation(state_type, fc.at_clients("<x=float32[?]>*"))
+    def next(state, data):
+        found = fc.federated_map(client, fc.federated_broadcast(state.weights), data)
+        total = combine(found)
+        new = fc.federated_map(move, state, total[0], total[1])
+        return LearningProcessOutput(new, fc.federated_map(measure, total[1]))
+
+    get = fc.computation(get, member)
+    put = fc.computation(put, member, get.type_signature.result)
+    return LearningProcess(initialize, next, fc.computation(lambda state: {"w": state.weights}, member), get, put)
+
+
+def of_changing_metrics():
+    traced = []
+
+    def measure(count):
+        traced.append(count)
+        return {"count": count.astype(jnp.float32 if len(traced) <= limit else jnp.float16)}
+
+    limit = 100
+    algorithm(measure=measure)
+    limit = 2 * len(traced)
+    return lambda: algorithm(measure=measure)
+
+
+class Other(NamedTuple):
+    weights: jax.Array
+    round_num: jax.Array
+    extra: jax.Array
+
+
+def of_hidden_first_weights():
+    numbers = itertools.count()
+
+    def build():
+        number = next(numbers)
+        return algorithm(first=lambda: State(jnp.float32(number), jnp.int32(0), jnp.float32(1)))
+
+    return build
+
+
+def compiling_algorithm():
+    def host(x):
+        jax.jit(lambda y: y + 1).lower(np.float32(0)).compile()
+        return np.asarray(x)
+
+    def slow(state, total, count):
+        return move(state, jax.pure_callback(host, jax.ShapeDtypeStruct((), "float32"), total), count)
+
+    return lambda: algorithm(move=slow)
+
+
+def last_client_twice(found):
+    """The sums, and once more those of the client that comes first."""
+    total, count = fc.federated_sum(found)
+    first = fc.federated_map(
+        lambda rows: jnp.where(jnp.arange(rows.shape[0]) == 0, rows, 0.0).sum(), fc.federated_collect(found[0])
+    )
+    return fc.federated_map(jnp.add, total, first), count
+
+
+def by_device(weights, data):
+    total, count = client(weights, data)
+    try:
+        return total * (1 + jax.lax.axis_index("clients")), count
+    except NameError:
+        return total, count
+
+
+@jax.custom_batching.custom_vmap
+def doubled_in_lanes(x):
+    return x
+
+
+doubled_in_lanes.def_vmap(lambda axis_size, is_batched, x: (2 * x, is_batched[0]))
+
+
+def by_lane(weights, data):
+    total, count = client(weights, data)
+    return doubled_in_lanes(total), count
+
+
+def unguarded(weights, data):
+    def step(carry, batch, mask):
+        return carry[0] + jnp.sum(jnp.where(mask, batch["x"] - weights, 0.0)), carry[1] + jnp.sum(mask, dtype="float32")
+
+    return data.reduce((0.0, 0.0), step)
+
+
+def with_hidden_rounds():
+    rounds = []
+
+    def reset():
+        rounds.clear()
+        return np.float32(1)
+
+    def first():
+        return State(jnp.float32(1), jnp.int32(0), jax.pure_callback(reset, jax.ShapeDtypeStruct((), "float32")))
+
+    def count(extra):
+        rounds.append(extra)
+        return np.float32(len(rounds))
+
+    def faster(state, total, number):
+        speed = jax.pure_callback(count, jax.ShapeDtypeStruct((), "float32"), state.extra)
+        return move(state, speed * total, number)
+
+    return lambda: algorithm(first=first, move=faster)
+
+
+def counting_empty_clients(weights, data):
+    total, count = client(weights, data)
+    return total, count + (data.num_batches == 0)
+
+
+ALGORITHMS = {
+    "types": of_changing_metrics,
+    "state_structure": lambda: lambda: algorithm(move=lambda *args: Other(*move(*args))),
+    "same_key": of_hidden_first_weights,
+    "one_trace": compiling_algorithm,
+    "order": lambda: lambda: algorithm(combine=last_client_twice),
+    "devices": lambda: lambda: algorithm(client=by_device),
+    "lanes": lambda: lambda: algorithm(client=by_lane),
+    "non_finite": lambda: lambda: algorithm(client=unguarded),
+    "resume": with_hidden_rounds,
+    "padding": lambda: lambda: algorithm(client=counting_empty_clients),
+    "empty": lambda: lambda: algorithm(move=lambda state, *args: move(state, *args)._replace(extra=state.extra + 1)),
+    "weights": lambda: lambda: algorithm(put=lambda state, weights: state._replace(weights=weights + 1)),
+}
+
+
+COMPILED = {"same_key", "order", "devices", "waves", "lanes"}
+"""Laws that compile programs of their own, and are tried together on what breaks one of them."""
+
+
+@pytest.mark.parametrize("law", ALGORITHMS)
+def test_an_algorithm_breaks_this_law_alone(law):
+    laws = testing.LEARNING_PROCESS_LAWS if law in COMPILED else testing.LEARNING_PROCESS_LAWS.keys() - COMPILED
+    budget = 60 if law == "order" else 1  # what it collects must fit
+    assert broken(testing.check_learning_process, ALGORITHMS[law](), DATA, laws=laws, memory_budget=budget) == {law}
+
+
+def test_waves_that_repeat_clients_break_that_law_of_algorithms_alone(monkeypatch):
+    repeat_clients_in_waves(monkeypatch)
+    assert broken(testing.check_learning_process, algorithm, DATA) == {"waves"}
+
+
+def test_every_law_of_algorithms_has_one_that_breaks_it():
+    assert {*ALGORITHMS, "waves"} == testing.LEARNING_PROCESS_LAWS.keys()
+
+
+def test_an_algorithm_keeps_all_laws():
+    testing.check_learning_process(algorithm(), DATA)
+
+
+def test_what_is_no_learning_process_is_refused():
+    with pytest.raises(TypeError, match="takes a LearningProcess, or a function that makes one"):
+        testing.check_learning_process(fc.aggregators.mean, DATA)
+    with pytest.raises(ValueError, match="at least 11 clients, got 2"):
+        testing.check_learning_process(algorithm, DATA.subset(DATA.client_ids[:2]))
