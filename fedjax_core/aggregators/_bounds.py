@@ -61,7 +61,9 @@ def _constant(value: np.float32) -> EstimationProcess:
     )
 
 
-def hold(inner: Aggregator, bound: EstimationProcess, names: tuple[str, str], size: Callable, limit: Callable):
+def hold(
+    inner: Aggregator, bound: EstimationProcess, names: tuple[str, str], size: Callable, limit: Callable
+) -> Aggregator:
     """An aggregator that gives `inner` the clients' values within a bound.
 
     A client whose size or weight is not finite contributes zero with weight zero and is counted. The
