@@ -187,7 +187,7 @@ def _follow(round: program.Round, options: TrainOptions, interrupt: _Interrupt) 
 def _summarize(history: program.History, folder: program.RunFolder) -> None:
     last = history.records[-1]
     found = program.find_metric(last.held_out, "accuracy")
-    left_out = sum(record.metrics.get("client_work.train.num_non_finite_clients", 0) for record in history.records)
+    left_out = sum(record.metrics.get("client_work/train/num_non_finite_clients", 0) for record in history.records)
     print(f"held-out accuracy {100 * last.held_out[found]:.1f} % after {last.round} rounds in {last.seconds:.1f} s")
     if left_out:
         print(f"{left_out} updates of clients were not finite and left out; lower the learning rates")

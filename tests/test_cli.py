@@ -108,7 +108,7 @@ def test_trains_and_leaves_a_folder(tmp_path, capsys):
     with open(out / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["round"] for row in rows] == ["1", "2", "3", "4"]
-    assert [bool(row["held_out.eval.accuracy"]) for row in rows] == [False, True, False, True]
+    assert [bool(row["held_out/eval/accuracy"]) for row in rows] == [False, True, False, True]
     options = json.loads((out / "options.json").read_text())
     assert (options["seed"], options["rounds"], options["client_lr"]) == (3, 4, SETTINGS["digits"].client_lr)
     with np.load(out / "weights.npz", allow_pickle=False) as weights:

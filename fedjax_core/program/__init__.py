@@ -1,8 +1,13 @@
-"""Programs: a training loop, its progress bar, and the files that a run leaves.
+"""Programs: a training loop, checkpoints, what is released after each round, and the files that a run leaves.
 
 train                        rounds of a learning process, with held-out evaluation
 Round, TrainResult, History  what it tells after a round, returns and records
-RunFolder                    a fresh folder per run: weights.npz, metrics.csv, curves.png
+RunFolder                    a folder per run: weights.npz, metrics.csv, curves.png
+Checkpoint, Checkpoints      what a run needs to go on, written while it goes on, verified when it is read
+ReleaseManager               takes the values of a round out of the program
+  release_to_csv, release_to_json_lines, release_to_memory, release_to_log
+  release_to_tensorboard, release_to_wandb, release_to_mlflow
+  group_releases, filter_releases, periodic_releases
 TrainingManager              a participant of a real federation; METRICS_LEVEL at which it logs
 TrainRequest, TrainReply, EvaluationRequest, EvaluationReply, Error
                              the messages of a real federation
@@ -13,9 +18,12 @@ save_csv, save_curves        a `History` as a table and as a picture
 flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its name
 """
 
-from fedjax_core.program._csv import save_csv
+from fedjax_core.program._checkpoint_folder import CheckpointTypeError, DamagedCheckpointError
+from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
+from fedjax_core.program._csv import release_to_csv, save_csv
 from fedjax_core.program._curves import save_curves
 from fedjax_core.program._history import History, Record, find_metric, flatten_metrics
+from fedjax_core.program._json_lines import release_to_json_lines
 from fedjax_core.program._message_bytes import decode_message, encode_message
 from fedjax_core.program._messages import (
     Error,
@@ -25,19 +33,33 @@ from fedjax_core.program._messages import (
     TrainReply,
     TrainRequest,
 )
+from fedjax_core.program._releases import (
+    ReleaseManager,
+    filter_releases,
+    group_releases,
+    periodic_releases,
+    release_to_log,
+    release_to_memory,
+)
 from fedjax_core.program._run_folder import RunFolder
+from fedjax_core.program._trackers import release_to_mlflow, release_to_tensorboard, release_to_wandb
 from fedjax_core.program._train import Round, TrainResult, train
 from fedjax_core.program._training_manager import METRICS_LEVEL, TrainingManager
 from fedjax_core.program._weights import load_weights, save_weights
 
 __all__ = [
     "METRICS_LEVEL",
+    "Checkpoint",
+    "CheckpointTypeError",
+    "Checkpoints",
+    "DamagedCheckpointError",
     "Error",
     "EvaluationReply",
     "EvaluationRequest",
     "History",
     "MessageFormatError",
     "Record",
+    "ReleaseManager",
     "Round",
     "RunFolder",
     "TrainReply",
@@ -46,9 +68,19 @@ __all__ = [
     "TrainingManager",
     "decode_message",
     "encode_message",
+    "filter_releases",
     "find_metric",
     "flatten_metrics",
+    "group_releases",
     "load_weights",
+    "periodic_releases",
+    "release_to_csv",
+    "release_to_json_lines",
+    "release_to_log",
+    "release_to_memory",
+    "release_to_mlflow",
+    "release_to_tensorboard",
+    "release_to_wandb",
     "save_csv",
     "save_curves",
     "save_weights",

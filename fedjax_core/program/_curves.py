@@ -32,7 +32,7 @@ def save_curves(history: History, path: str | os.PathLike, title: str = "") -> N
       >>> from fedjax_core.program import History, Record
       >>> history = History()
       >>> for i in range(1, 4):
-      ...     history.append(Record(i, 0.1 * i, 0.1, 10, {"train.loss": 1 / i}, {"eval.loss": 2 / i}))
+      ...     history.append(Record(i, 0.1 * i, 0.1, 10, {"train/loss": 1 / i}, {"eval/loss": 2 / i}))
       >>> path = pathlib.Path(tempfile.mkdtemp(), "curves.png")
       >>> save_curves(history, path)
       >>> path.read_bytes()[1:4]
@@ -65,7 +65,7 @@ def _panels(history: History) -> list[tuple[str, dict[str, np.ndarray]]]:
         if found := find_metric(metrics, name):
             curves["training clients"] = history.column(found)
         if found := find_metric(held_out, name):
-            curves["held-out data"] = history.column(f"held_out.{found}")
+            curves["held-out data"] = history.column(f"held_out/{found}")
         if curves:
             panels.append((label, curves))
     return panels

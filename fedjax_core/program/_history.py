@@ -1,5 +1,8 @@
 """What the rounds of a run measured."""
 
+import json
+import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,28 +11,63 @@ import numpy as np
 _MAX_ENTRIES = 16
 
 
+def named_values(value: Any) -> dict[str, Any]:
+    """What a pytree holds, by the path to each leaf.
+
+    Args:
+      value: a pytree of numbers, arrays and, on the host, texts.
+
+    Returns:
+      A dict from path, such as `"train/loss"`, to a Python number for a scalar, a NumPy array, or
+      whatever else the leaf is. Narrow floating point numbers, which NumPy has not, are float32.
+
+    Example:
+      >>> named_values({"train": {"loss": jax.numpy.bfloat16(0.5), "counts": np.array([3, 4])}})
+      {'train/loss': 0.5, 'train/counts': array([3, 4])}
+    """
+    names, leaves = zip(*_leaves(value, ())) if jax.tree.leaves(value) else ((), ())
+    return {sys.intern(name): _plain(leaf) for name, leaf in zip(names, jax.device_get(list(leaves)))}
+
+
+def _leaves(value: Any, prefix: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """The leaves and their paths, those of a dict in its own order, which JAX does not keep."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, (*prefix, str(key)))
+        return
+    for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+        own = [jax.tree_util.keystr(path, simple=True, separator="/")] if path else []
+        yield "/".join([*prefix, *own]) or "value", leaf
+
+
+def _plain(leaf: Any) -> Any:
+    if not isinstance(leaf, np.ndarray | np.generic):
+        return leaf
+    if leaf.dtype.kind == "V":
+        leaf = leaf.astype(np.float32)
+    return leaf.item() if leaf.ndim == 0 else leaf
+
+
 def flatten_metrics(metrics: Any) -> dict[str, float | int]:
     """The numbers of a pytree of metrics by the path to each.
 
     Args:
       metrics: a pytree of numbers and arrays. An array of up to 16 entries becomes one
-        number an entry, `path.0`, `path.1`, ...; a larger one is no metric to tabulate and is left out.
+        number an entry, `path/0`, `path/1`, ...; a larger one is no metric to tabulate and is left out.
 
     Returns:
-      A dict from path, such as `"train.loss"`, to a Python number.
+      A dict from path, such as `"train/loss"`, to a Python number.
 
     Example:
       >>> flatten_metrics({"train": {"loss": np.float32(0.5), "counts": np.array([3, 4])}})
-      {'train.counts.0': 3, 'train.counts.1': 4, 'train.loss': 0.5}
+      {'train/loss': 0.5, 'train/counts/0': 3, 'train/counts/1': 4}
     """
     flat = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(jax.device_get(metrics))[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator=".") or "value"
-        values = np.asarray(leaf)
-        if values.ndim == 0:
-            flat[name] = values.item()
-        elif values.size <= _MAX_ENTRIES:
-            flat |= {f"{name}.{i}": value for i, value in enumerate(values.ravel().tolist())}
+    for name, value in named_values(metrics).items():
+        if not isinstance(value, np.ndarray):
+            flat[name] = value
+        elif value.size <= _MAX_ENTRIES:
+            flat |= {f"{name}/{i}": entry for i, entry in enumerate(value.ravel().tolist())}
     return flat
 
 
@@ -53,18 +91,19 @@ class Record(NamedTuple):
     held_out: dict[str, float | int]
 
     def row(self) -> dict[str, float | int]:
-        """All of it under one name a number; those of the evaluation begin with `held_out.`"""
+        """All of it under one name a number; those of the evaluation begin with `held_out/`"""
         own = {
             "round": self.round,
             "seconds": round(self.seconds, 4),
             "round_seconds": round(self.round_seconds, 4),
             "num_clients": self.num_clients,
         }
-        return {**own, **self.metrics, **{f"held_out.{name}": value for name, value in self.held_out.items()}}
+        return {**own, **self.metrics, **{f"held_out/{name}": value for name, value in self.held_out.items()}}
 
     def summary(self) -> str:
-        """Loss and accuracy in words, such as `loss 0.412, accuracy 88.1 % · held-out loss 0.397`."""
+        """Loss, accuracy and privacy in words: `loss 0.412, accuracy 88.1 % · held-out loss 0.397 · epsilon 2.44`."""
         parts = [_described(self.metrics), "held-out " + _described(self.held_out) if self.held_out else ""]
+        parts += [f"epsilon {self.metrics['privacy/epsilon']:.3g}"] if "privacy/epsilon" in self.metrics else []
         return " · ".join(filter(None, parts))
 
 
@@ -76,16 +115,17 @@ class History:
 
     Example:
       >>> history = History()
-      >>> history.append(Record(1, 0.5, 0.5, 10, {"train.loss": 2.0}, {}))
-      >>> history.append(Record(2, 0.9, 0.3, 10, {"train.loss": 1.0}, {"eval.loss": 1.5}))
+      >>> history.append(Record(1, 0.5, 0.5, 10, {"train/loss": 2.0}, {}))
+      >>> history.append(Record(2, 0.9, 0.3, 10, {"train/loss": 1.0}, {"eval/loss": 1.5}))
       >>> history.columns
-      ('round', 'seconds', 'round_seconds', 'num_clients', 'train.loss', 'held_out.eval.loss')
-      >>> history.column("held_out.eval.loss")
+      ('round', 'seconds', 'round_seconds', 'num_clients', 'train/loss', 'held_out/eval/loss')
+      >>> history.column("held_out/eval/loss")
       array([nan, 1.5])
     """
 
     def __init__(self):
         self.records = []
+        self._encoded = []
 
     def __len__(self) -> int:
         return len(self.records)
@@ -93,6 +133,31 @@ class History:
     def append(self, record: Record) -> None:
         """Adds the record of the next round."""
         self.records.append(record)
+
+    def to_lines(self) -> bytes:
+        """The records as lines of JSON, from which `from_lines` makes the same history.
+
+        A record is encoded once: a long run can be saved often.
+        """
+        for i, record in enumerate(self.records):
+            if i == len(self._encoded) or self._encoded[i][0] is not record:
+                self._encoded[i:] = [(record, json.dumps(record).encode() + b"\n")]
+        return b"".join(line for _, line in self._encoded[: len(self.records)])
+
+    @classmethod
+    def from_lines(cls, lines: bytes) -> "History":
+        """The history that `to_lines` was called of.
+
+        Raises:
+          ValueError: these are no such lines.
+        """
+        history = cls()
+        try:
+            for line in lines.splitlines():
+                history.append(Record(*json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"no lines of a history: {error}") from None
+        return history
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -114,10 +179,10 @@ def find_metric(metrics: dict[str, float | int], name: str) -> str | None:
     """The first path that is called `name`, or else the first that ends so.
 
     Example:
-      >>> find_metric({"eval.loss": 1.0, "eval.token_accuracy": 0.5}, "accuracy")
-      'eval.token_accuracy'
+      >>> find_metric({"eval/loss": 1.0, "eval/token_accuracy": 0.5}, "accuracy")
+      'eval/token_accuracy'
     """
-    last = {path: path.rpartition(".")[2] for path in metrics}
+    last = {path: path.rpartition("/")[2] for path in metrics}
     exact = [path for path in metrics if last[path] == name]
     similar = [path for path in metrics if last[path].endswith(f"_{name}")]
     return next(iter(exact + similar), None)

@@ -1,6 +1,7 @@
 """The progress bar of a run."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
@@ -10,18 +11,27 @@ from fedjax_core.program._history import Record
 
 
 class ProgressBar:
-    """Two lines: rounds, clients a second and the time left; the latest loss and accuracy.
+    """Two lines: rounds, rounds and clients a second and the time left; the latest loss and accuracy.
 
     Shown on standard error while the context is open, and only where that is a terminal or a
     notebook: a log file is not filled with bars.
 
     Args:
       rounds: how many there will be.
+      completed: how many there have been, in a run that is resumed.
       disable: shows nothing.
       console: where to show it; None for standard error.
+      clock: gives the time in seconds.
     """
 
-    def __init__(self, rounds: int, disable: bool = False, console: rich.console.Console | None = None):
+    def __init__(
+        self,
+        rounds: int,
+        completed: int = 0,
+        disable: bool = False,
+        console: rich.console.Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         console = rich.console.Console(stderr=True) if console is None else console
         self._bar = _TwoLines(
             rich.progress.TextColumn("round {task.completed}/{task.total}"),
@@ -31,8 +41,10 @@ class ProgressBar:
             console=console,
             disable=disable or not (console.is_terminal or console.is_jupyter),
             expand=True,
+            get_time=clock,
         )
-        self._task = self._bar.add_task("compiling", total=rounds, speed="")
+        self._task = self._bar.add_task("compiling", total=rounds, completed=completed, speed="")
+        self._rounds = -1  # the first one's time is that of the compiler
         self._num_clients = 0
         self._seconds = 0.0
         self._held_out = {}
@@ -51,12 +63,14 @@ class ProgressBar:
         self._bar.update(self._task, completed=record.round, description=description, speed=self._speed(record))
 
     def _speed(self, record: Record) -> str:
-        """Clients a second but for the first round, whose time is that of the compiler."""
-        if record.round == 1:
+        """Rounds and clients a second, evaluation not included, but for the first round."""
+        self._rounds += 1
+        if not self._rounds:
             return ""
         self._num_clients += record.num_clients
         self._seconds += record.round_seconds
-        return f"{self._num_clients / max(self._seconds, 1e-9):.0f} clients/s"
+        seconds = max(self._seconds, 1e-9)
+        return f"{self._rounds / seconds:.3g} rounds/s, {self._num_clients / seconds:.0f} clients/s"
 
 
 class _TwoLines(rich.progress.Progress):

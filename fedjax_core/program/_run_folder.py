@@ -6,19 +6,17 @@ import time
 import warnings
 from typing import Any
 
-from fedjax_core.program._atomic import write_atomically
-from fedjax_core.program._csv import save_csv
+from fedjax_core.program._atomic import remove_leftovers, write_atomically
+from fedjax_core.program._csv import release_to_csv, save_csv
 from fedjax_core.program._curves import save_curves
 from fedjax_core.program._history import History
 from fedjax_core.program._weights import save_weights
 
-_MAX_SHARE = 0.02  # of a run's time is spent on writing the metrics while it runs
-
 
 class RunFolder:
-    """A new folder for what one run leaves; nothing is ever overwritten.
+    """A folder for what one run leaves: a new one, or that of a run to be continued.
 
-    Every file in it is written whole: a crash leaves the file of before.
+    A file in it is written whole, or grows by a line a round: a crash leaves what there was before.
 
     Attributes:
       path: a `pathlib.Path`.
@@ -34,24 +32,28 @@ class RunFolder:
       FileExistsError: a run needs a folder of its own, got ...first, which is not empty; choose another...
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, resume: bool = False):
         """Makes the folder and those above it.
 
         Args:
-          path: the folder; it must not exist, or be empty.
+          path: the folder.
+          resume: whether it may be that of a run, which is continued; else it must not exist, or be
+            empty. Nobody else writes to it then: what a process that was killed left half written is removed.
 
         Raises:
-          FileExistsError: it is not empty, or is a file.
+          FileExistsError: it is not empty and `resume` is not set, or is a file.
           OSError: it cannot be made.
         """
         self.path = pathlib.Path(path)
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if not resume and self.path.is_dir() and any(self.path.iterdir()):
             raise FileExistsError(
-                f"a run needs a folder of its own, got {self.path}, which is not empty; choose another name, or "
-                "RunFolder.dated('runs', 'name') for a new one each time"
+                f"a run needs a folder of its own, got {self.path}, which is not empty; choose another name, "
+                "RunFolder.dated('runs', 'name') for a new one each time, or RunFolder(path, resume=True) to go on"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        self._next_write = 0.0
+        remove_leftovers(self.path)
+        self._table = None
+        self._written = 0
 
     @classmethod
     def dated(cls, parent: str | os.PathLike, name: str) -> "RunFolder":
@@ -85,15 +87,17 @@ class RunFolder:
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
     def write_metrics(self, history: History) -> None:
-        """Writes `metrics.csv` now, unless writing it has lately taken too much of the run's time.
-
-        A run of many short rounds would otherwise do little else; `finish` writes all of them.
-        """
-        start = time.monotonic()
-        if start >= self._next_write:
-            save_csv(history, self.path / "metrics.csv")
-            end = time.monotonic()
-            self._next_write = end + (end - start) / _MAX_SHARE
+        """Brings `metrics.csv` up to the history, which has grown since: all of it at first, then a line a round."""
+        if not len(history):
+            return
+        path = self.path / "metrics.csv"
+        if self._table is None:
+            save_csv(history, path)
+            self._table = release_to_csv(path)
+            self._written = len(history)
+        for record in history.records[self._written :]:
+            self._table.release(record.row(), record.round)
+        self._written = len(history)
 
     def finish(self, weights: Any, history: History) -> None:
         """Writes `weights.npz`, `metrics.csv` and `curves.png`.
@@ -105,7 +109,7 @@ class RunFolder:
           history: what the run measured.
         """
         save_weights(weights, self.path / "weights.npz")
-        save_csv(history, self.path / "metrics.csv")
+        self.write_metrics(history)
         try:
             save_curves(history, self.path / "curves.png", title=self.path.name)
         except (ImportError, ValueError) as error:

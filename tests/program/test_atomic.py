@@ -2,7 +2,7 @@ import stat
 
 import pytest
 
-from fedjax_core.program._atomic import write_atomically
+from fedjax_core.program._atomic import remove_folder, remove_leftovers, write_atomically, write_folder_atomically
 
 
 def test_replaces_the_file(tmp_path):
@@ -39,3 +39,60 @@ def test_others_may_read_the_file(tmp_path):
     ordinary.write_bytes(b"")
     write_atomically(tmp_path / "file", lambda file: None)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+def test_a_folder_takes_the_place_of_an_earlier_one(tmp_path):
+    path = tmp_path / "folder"
+    for name in ("one", "two"):
+        write_folder_atomically(path, lambda folder, name=name: (folder / name).write_bytes(b""))
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/two"]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_the_earlier_folder(tmp_path, failure):
+    path = tmp_path / "folder"
+    write_folder_atomically(path, lambda folder: (folder / "whole").write_bytes(b""))
+
+    def write(folder):
+        (folder / "ha").write_bytes(b"")
+        raise failure
+
+    with pytest.raises(failure):
+        write_folder_atomically(path, write)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/whole"]
+
+
+def test_a_folder_that_is_gone_is_removed(tmp_path):
+    remove_folder(tmp_path / "none")
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    remove_folder(tmp_path / "folder")
+    assert not any(tmp_path.iterdir())
+
+
+def test_leftovers_are_those_of_this_module(tmp_path, monkeypatch):
+    """A process dies just before it gives a file and a folder their names, and while it removes a folder."""
+
+    class DeadError(BaseException):
+        pass
+
+    def die(*args, **kwargs):
+        raise DeadError
+
+    (tmp_path / "removed").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", die)
+        patched.setattr("shutil.rmtree", die)
+        patched.setattr("pathlib.Path.unlink", die)
+        for act in (
+            lambda: write_atomically(tmp_path / "file", lambda file: None),
+            lambda: write_folder_atomically(tmp_path / "folder", die),
+            lambda: remove_folder(tmp_path / "removed"),
+        ):
+            with pytest.raises(DeadError):
+                act()
+    others = {"file", ".hidden", ".a.b", "name.0123456789abcdef0123456789abcdef"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"")
+    assert len(list(tmp_path.iterdir())) == 3 + len(others)
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == others

@@ -6,11 +6,22 @@ import rich.console
 from fedjax_core.program._progress import ProgressBar
 
 
-def _shown(history, width: int, terminal: bool, disable: bool = False) -> str:
-    file = io.StringIO()
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _shown(history, width: int, terminal: bool, disable: bool = False, completed: int = 0, rounds: int = 3) -> str:
+    file, clock = io.StringIO(), Clock()
     console = rich.console.Console(file=file, width=width, force_terminal=terminal, force_jupyter=False, no_color=True)
-    with ProgressBar(3, disable, console) as bar:
-        for record in history.records:
+    with ProgressBar(rounds, completed, disable, console, clock) as bar:
+        for record in history.records[completed:]:
+            clock.now += 2.0
             bar.update(record)
     return file.getvalue()
 
@@ -20,7 +31,19 @@ def test_shows_rounds_metrics_and_speed(history, width):
     shown = _shown(history, width, terminal=True)
     assert "round 3/3" in shown
     assert "loss 0.111, accuracy 83.3 % · held-out loss 0.667, accuracy 80.0 %" in shown
-    assert "200 clients/s" in shown
+    assert "20 rounds/s, 200 clients/s" in shown
+
+
+def test_shows_the_time_left(history):
+    """Rounds of two seconds, as the clock has it."""
+    assert "00:14" in _shown(history, 100, terminal=True, rounds=10).split("round 3/10")[-1]
+
+
+def test_a_resumed_run_goes_on_where_it_was(history):
+    shown = _shown(history, 100, terminal=True, completed=1)
+    assert "round 1/3" in shown
+    assert "20 rounds/s, 200 clients/s" in shown.split("round 3/3")[-1]
+    assert "rounds/s" not in shown.split("round 3/3")[0]
 
 
 @pytest.mark.parametrize("terminal, disable", [(False, False), (True, True)])

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import pytest
 
 from fedjax_core.program import History, Record, RunFolder
-from fedjax_core.program import _run_folder as run_folder
 
 
 def test_finish_leaves_three_files(history, tmp_path):
@@ -43,17 +42,44 @@ def test_metrics_are_written_after_the_first_round(tmp_path):
     assert (folder.path / "metrics.csv").read_text().count("\n") == 2
 
 
-def test_writing_metrics_takes_a_small_share_of_the_time(history, tmp_path, monkeypatch):
-    now, writes = [0.0], []
-
-    def save_csv(history, path):
-        writes.append(now[0])
-        now[0] += 0.1
-
-    monkeypatch.setattr(run_folder.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(run_folder, "save_csv", save_csv)
-    folder = RunFolder(tmp_path / "run")
-    while now[0] < 20:
+def test_metrics_grow_by_a_line_a_round(tmp_path, monkeypatch):
+    folder, history = RunFolder(tmp_path / "run"), History()
+    table = folder.path / "metrics.csv"
+    history.append(Record(1, 0.1, 0.1, 3, {"loss": 1.0}, {}))
+    folder.write_metrics(history)
+    file, before = table.stat().st_ino, table.read_bytes()
+    for number in range(2, 5):
+        history.append(Record(number, 0.1, 0.1, 3, {"loss": 1.0}, {}))
         folder.write_metrics(history)
-        now[0] += 0.01
-    assert 3 <= len(writes) <= 5
+        folder.write_metrics(history)
+        assert table.read_bytes() == before + b"".join(b"%d,0.1,0.1,3,1.0\n" % n for n in range(2, number + 1))
+    assert table.stat().st_ino == file
+
+
+def test_a_resumed_run_has_the_metrics_of_its_history(history, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.write_metrics(history)
+    table = folder.path / "metrics.csv"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-7])
+    RunFolder(folder.path, resume=True).write_metrics(history)
+    assert table.read_bytes() == whole
+    shorter = History()
+    shorter.append(history.records[0])
+    resumed = RunFolder(folder.path, resume=True)
+    resumed.write_metrics(shorter)
+    shorter.append(history.records[1])
+    resumed.write_metrics(shorter)
+    assert [line[:2] for line in table.read_text().splitlines()] == ["ro", "1,", "2,"]
+
+
+def test_without_rounds_there_is_no_table(tmp_path):
+    RunFolder(tmp_path / "run").write_metrics(History())
+    assert not any((tmp_path / "run").iterdir())
+
+
+def test_resuming_removes_what_a_killed_process_left(tmp_path):
+    RunFolder(tmp_path / "run").write_text("a.txt", "a")
+    (tmp_path / "run" / f".weights.npz.{'0' * 32}").write_bytes(b"ha")
+    RunFolder(tmp_path / "run", resume=True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["a.txt"]

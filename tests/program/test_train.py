@@ -51,9 +51,9 @@ def test_learns_and_records_every_round(arguments):
     state, history = train(**arguments)
     assert int(state.round_num) == 5
     assert history.column("round").tolist() == [1, 2, 3, 4, 5]
-    losses = history.column("client_work.train.loss")
+    losses = history.column("client_work/train/loss")
     assert losses[-1] < losses[0]
-    assert np.isfinite(history.column("held_out.eval.accuracy")).tolist() == [False, True, False, True, True]
+    assert np.isfinite(history.column("held_out/eval/accuracy")).tolist() == [False, True, False, True, True]
     assert np.all(np.diff(history.column("seconds")) > 0)
     assert np.all(history.column("round_seconds") <= history.column("seconds"))
 
@@ -68,7 +68,7 @@ def test_is_the_loop_one_would_write(arguments, process, data, evaluation):
     jax.tree.map(np.testing.assert_array_equal, trained.weights, state.weights)
     cohort = data[1].cohort(data[1].client_ids, Batching(batch_size=100))
     held_out = evaluation(process.get_model_weights(state), cohort)
-    assert history.column("held_out.eval.accuracy")[-1] == float(held_out["eval"]["accuracy"])
+    assert history.column("held_out/eval/accuracy")[-1] == float(held_out["eval"]["accuracy"])
 
 
 def test_tells_every_round(arguments):

@@ -1,0 +1,227 @@
+"""One checkpoint as a folder: arrays in orbax's format, and a manifest to verify them by."""
+
+import functools
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core.program._atomic import write_folder_atomically
+
+_FORMAT = 1
+_ARRAYS, _HISTORY, _MANIFEST = "arrays", "history.jsonl", "manifest.json"
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint is empty, incomplete, or not what was written."""
+
+
+class CheckpointTypeError(TypeError):
+    """A checkpoint holds a state of another type than the process has: another model or algorithm."""
+
+
+def host_arrays(state: Any) -> dict[str, np.ndarray]:
+    """Copies of a state's leaves by their paths; a key is its data."""
+    paths = [path or "value" for path, _ in types.leaves(types.type_of(state))]
+    arrays = jax.device_get([_data(leaf) for leaf in jax.tree.leaves(state)])
+    return dict(zip(paths, map(np.array, arrays), strict=True))  # on CPU, `device_get` gives a view
+
+
+def _data(leaf: Any) -> jax.Array:
+    if not isinstance(leaf, jax.Array):
+        return jnp.asarray(leaf)
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: jax.Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def write_checkpoint(
+    path: pathlib.Path, type_: str, arrays: dict[str, np.ndarray], about: dict[str, Any], history: bytes
+) -> None:
+    """Writes a checkpoint, which is there whole or not at all.
+
+    Args:
+      path: its folder.
+      type_: of the state, in notation.
+      arrays: from `host_arrays`.
+      about: JSON, as it is read back: no tuples, and keys are texts.
+      history: the lines of a `History`.
+    """
+
+    def write(folder: pathlib.Path) -> None:
+        stored = {name: _stored(array) for name, array in arrays.items() if array.size}
+        if stored:
+            _write_arrays(folder.absolute() / _ARRAYS, stored)
+        (folder / _HISTORY).write_bytes(history)
+        manifest = {
+            "format": _FORMAT,
+            "type": type_,
+            "arrays": {name: _entry(array) for name, array in arrays.items()},
+            "files": _files(folder),
+            "about": about,
+        }
+        signed = {"digest": _digest(_canonical(manifest)), "manifest": manifest}
+        (folder / _MANIFEST).write_text(json.dumps(signed, indent=1) + "\n", "utf-8")
+
+    write_folder_atomically(path, write)
+
+
+def read_about(path: pathlib.Path) -> dict[str, Any]:
+    """What was given as `about`.
+
+    Raises:
+      DamagedCheckpointError: the manifest is not what was written.
+    """
+    return _manifest(path)["about"]
+
+
+def read_checkpoint(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any], bytes]:
+    """Reads a checkpoint and verifies all of it.
+
+    Args:
+      path: its folder.
+      like: a state of the process; only its type and where its leaves are count.
+
+    Returns:
+      The state, in the containers and on the devices of `like`; what was given as `about`; the history.
+
+    Raises:
+      DamagedCheckpointError: something is missing or not what was written.
+      CheckpointTypeError: the state is of another type than `like`.
+    """
+    manifest = _manifest(path)
+    _check_type(path, manifest["type"], str(types.type_of(like)))
+    _check_files(path, manifest["files"])
+    arrays = _arrays(path / _ARRAYS, manifest["arrays"])
+    leaves = [_placed(array, leaf) for array, leaf in zip(arrays, jax.tree.leaves(like), strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), manifest["about"], _read(path / _HISTORY)
+
+
+def _manifest(path: pathlib.Path) -> dict[str, Any]:
+    text = _read(path / _MANIFEST)
+    try:
+        signed = json.loads(text)
+        manifest = signed["manifest"]
+        whole = _digest(_canonical(manifest)) == signed["digest"]
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise DamagedCheckpointError(f"{path / _MANIFEST} is not what was written")
+    if manifest["format"] != _FORMAT:
+        raise ValueError(
+            f"{path} is of format {manifest['format']} and this version reads {_FORMAT}; read it with the version of "
+            "fedjax-core that wrote it"
+        )
+    return manifest
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedCheckpointError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _files(path: pathlib.Path) -> dict[str, str]:
+    """The digests of the files that a checkpoint has so far."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): _digest(_read(file)) for file in files}
+
+
+def _check_files(path: pathlib.Path, digests: dict[str, str]) -> None:
+    """Checks them before orbax reads them: where it fails, what it has begun to read fails later, out of reach."""
+    for name, digest in digests.items():
+        if _digest(_read(path / name)) != digest:
+            raise DamagedCheckpointError(f"{path / name} is not what was written")
+
+
+def _check_type(path: pathlib.Path, saved: str, own: str) -> None:
+    if saved == own:
+        return
+    fields, others = (dict(types.leaves(types.parse_type(t))) for t in (saved, own))
+    different = [name for name in {**fields, **others} if fields.get(name) != others.get(name)]
+    which = f"differing in {', '.join(different[:3])}{', ...' if len(different) > 3 else ''}; " if different else ""
+    raise CheckpointTypeError(
+        f"{path} holds a state of the type\n  {saved}\nand the state of this process is of the type\n  {own}\n"
+        f"{which}build the model and the algorithm as they were then, or give this run a folder of its own"
+    )
+
+
+def _arrays(folder: pathlib.Path, entries: dict[str, dict]) -> list[np.ndarray]:
+    """The arrays in the order in which they were written."""
+    stored = any(0 not in entry["shape"] for entry in entries.values())
+    try:
+        found = _orbax().restore(folder.absolute()) if stored else {}
+    except Exception as error:  # whatever a library raises on files that are not what it wrote
+        raise DamagedCheckpointError(f"{folder} cannot be read: {str(error)[:200] or error!r}") from error
+    return [_verified(folder, name, entry, found) for name, entry in entries.items()]
+
+
+def _stored(array: np.ndarray) -> np.ndarray:
+    """The array, or its bytes where the numbers are so narrow that the format does not know them."""
+    return array.view(np.uint8) if array.dtype.kind == "V" and array.itemsize == 1 else array
+
+
+def _verified(folder: pathlib.Path, name: str, entry: dict, found: dict[str, Any]) -> np.ndarray:
+    dtype = np.dtype(entry["dtype"])
+    array = np.zeros(entry["shape"], dtype) if 0 in entry["shape"] else found.get(name)
+    if isinstance(array, np.ndarray) and array.dtype == np.uint8 and dtype.itemsize == 1:
+        array = array.view(dtype)
+    if not isinstance(array, np.ndarray) or _entry(array) != entry:
+        raise DamagedCheckpointError(f"{folder}: the array {name!r} is not what was written")
+    return array
+
+
+def _entry(array: np.ndarray) -> dict[str, Any]:
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "digest": _digest(data)}
+
+
+def _placed(array: np.ndarray, like: Any) -> jax.Array:
+    if not isinstance(like, jax.Array):
+        return jnp.asarray(array)
+    if _is_key(like):
+        key = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
+        return jax.device_put(key, like.sharding)
+    return jax.device_put(array, like.sharding)
+
+
+def _canonical(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, sort_keys=True).encode()
+
+
+def _digest(data) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _write_arrays(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    import orbax.checkpoint as ocp
+
+    folder.mkdir()
+    handler = _orbax()
+    handler.save(folder, args=ocp.args.PyTreeSave(arrays))
+    handler.finalize(folder)
+
+
+@functools.cache
+def _orbax():
+    """Orbax's format, for this process alone.
+
+    The handler without the `Checkpointer` that usually goes with it: that names a folder when it is
+    complete, as we do with all that a checkpoint has. Imported here, since that takes as long as
+    importing JAX.
+    """
+    import orbax.checkpoint as ocp
+
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+    )
+    return ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)

@@ -1,0 +1,253 @@
+"""The checkpoints of a run: when, which are kept, and the way back."""
+
+import concurrent.futures
+import json
+import math
+import operator
+import os
+import pathlib
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+
+from fedjax_core import types
+from fedjax_core.program._atomic import remove_folder, remove_leftovers
+from fedjax_core.program._checkpoint_folder import (
+    DamagedCheckpointError,
+    host_arrays,
+    read_about,
+    read_checkpoint,
+    write_checkpoint,
+)
+from fedjax_core.program._history import History, Record
+
+
+class Checkpoint(NamedTuple):
+    """All that a run needs to go on after a round.
+
+    Attributes:
+      round: the number of the round, at least 0.
+      state: the process's state after it, a pytree of arrays and keys.
+      history: what the rounds measured so far.
+      position: where the run is in its data and how it draws from it; what JSON can hold.
+      environment: what else decides the bits of the rounds that follow: versions, devices, lanes, virtual
+        shards; what JSON can hold.
+    """
+
+    round: int
+    state: Any
+    history: History
+    position: dict[str, Any]
+    environment: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder with one folder each, named by the number of the round.
+
+    They are written while the run goes on, and are there whole or not at all, whenever the process
+    dies. What is read is verified against digests of every array. One process writes; others may
+    read at the same time. A checkpoint's arrays are orbax's (`orbax.checkpoint.PyTreeCheckpointer`
+    reads them from `<round>/arrays`), in a dict by the paths in the state.
+
+    Attributes:
+      folder: a `pathlib.Path`.
+      every: a checkpoint is due after each round that this number divides.
+
+    Example:
+      >>> import jax.numpy as jnp, tempfile
+      >>> checkpoints = Checkpoints(tempfile.mkdtemp(), keep_last=2)
+      >>> for number in range(1, 5):
+      ...     state = {"weights": jnp.full(3, float(number)), "key": jax.random.key(0)}
+      ...     checkpoints.save(Checkpoint(number, state, History(), position={}, environment={}))
+      >>> checkpoints.wait()
+      >>> checkpoints.rounds
+      (3, 4)
+      >>> checkpoint = checkpoints.restore(like=state)
+      >>> checkpoint.round, checkpoint.state["weights"]
+      (4, Array([4., 4., 4.], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        every: int = 10,
+        keep_last: int | None = 3,
+        keep_every: int | None = None,
+        best_metric: str | None = None,
+        best_mode: str = "min",
+    ):
+        """Nothing is read or written yet.
+
+        Args:
+          folder: where they are, or will be; made with the first one.
+          every: a checkpoint after every so many rounds.
+          keep_last: how many of the latest are kept; None for all.
+          keep_every: keeps the rounds that this number divides as well.
+          best_metric: keeps the best round by this metric as well; a name as in `History.columns`, for example
+            `"held_out/eval/loss"`. Rounds without it, or where it is NaN, are no candidates.
+          best_mode: "min" or "max", which of the metric's values is best; of equal ones the earliest.
+
+        Raises:
+          TypeError: a number is no integer.
+          ValueError: a number is not positive, or an unknown `best_mode`.
+        """
+        self.folder = pathlib.Path(folder)
+        self.every = _positive("every", every)
+        self._keep_last = None if keep_last is None else _positive("keep_last", keep_last)
+        self._keep_every = None if keep_every is None else _positive("keep_every", keep_every)
+        if best_mode not in ("min", "max"):
+            raise ValueError(f"Checkpoints(best_mode=...) is 'min' or 'max', got {best_mode!r}")
+        self._best_metric = best_metric
+        self._best_sign = 1 if best_mode == "min" else -1
+        self._best_is_checked = False
+        self._scores = {}
+        self._writing = None
+        self._is_new = True
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """The rounds with a checkpoint, in their order."""
+        if not self.folder.is_dir():
+            return ()
+        return tuple(sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()))
+
+    @property
+    def best_round(self) -> int | None:
+        """The best round by `best_metric`, None if there is none."""
+        scores = {number: score for number in self.rounds if not math.isnan(score := self._score(number))}
+        return min(scores, key=lambda number: self._best_sign * scores[number], default=None)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Begins to write a checkpoint; waits for the one before, if that is still being written.
+
+        The state may be used, donated or changed as soon as this returns. Of several processes, the
+        first one writes.
+
+        Warns:
+          UserWarning: once, if an evaluation did not measure `best_metric`.
+
+        Raises:
+          TypeError: something of the checkpoint cannot be written.
+          OSError: the checkpoint before could not be written.
+        """
+        self.wait()
+        if jax.process_index() > 0:
+            return
+        records = checkpoint.history.records
+        about = {
+            "round": _round(checkpoint.round),
+            "metrics": records[-1].row() if records else {},
+            "position": checkpoint.position,
+            "environment": checkpoint.environment,
+        }
+        self._check_best_metric(records)
+        about = json.loads(json.dumps(about))  # fails here, not in the background, if JSON cannot hold it
+        type_ = str(types.type_of(checkpoint.state))
+        executor = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        arguments = type_, host_arrays(checkpoint.state), about, checkpoint.history.to_lines()
+        self._writing = executor.submit(self._write, *arguments)
+        executor.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Waits until the latest checkpoint is written.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def restore(self, like: Any) -> Checkpoint | None:
+        """The latest checkpoint that is whole, None if there is none.
+
+        Args:
+          like: a state of the process, for example `process.initialize()`; its values are not read.
+
+        Warns:
+          UserWarning: for each one that is empty or damaged, which is skipped.
+
+        Raises:
+          CheckpointTypeError: it is of another model or algorithm.
+        """
+        self.wait()
+        for number in reversed(self.rounds):
+            try:
+                return self.load(number, like)
+            except DamagedCheckpointError as error:
+                if (self.folder / str(number)).exists():  # else the run that writes them has just removed it
+                    warnings.warn(f"the checkpoint of round {number} is damaged and skipped: {error}", stacklevel=2)
+        return None
+
+    def load(self, round_num: int, like: Any) -> Checkpoint:
+        """The checkpoint of a round.
+
+        Args:
+          round_num: the round.
+          like: as in `restore`.
+
+        Raises:
+          DamagedCheckpointError: there is none, or it is not what was written.
+          CheckpointTypeError: it is of another model or algorithm.
+        """
+        state, about, history = read_checkpoint(self.folder / str(_round(round_num)), like)
+        return Checkpoint(about["round"], state, History.from_lines(history), about["position"], about["environment"])
+
+    def _check_best_metric(self, records: list[Record]) -> None:
+        """Warns, once, where an evaluation did not measure it."""
+        if self._best_metric is None or self._best_is_checked or not records or not records[-1].held_out:
+            return
+        self._best_is_checked = True
+        row = records[-1].row()
+        if self._best_metric not in row:
+            warnings.warn(
+                f"Checkpoints(best_metric={self._best_metric!r}) is not among what was measured: {', '.join(row)}",
+                stacklevel=3,
+            )
+
+    def _write(self, type_: str, arrays: dict, about: dict, history: bytes) -> None:
+        if self._is_new:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.folder)
+            self._is_new = False
+        write_checkpoint(self.folder / str(about["round"]), type_, arrays, about, history)
+        self._scores[about["round"]] = about["metrics"].get(self._best_metric, math.nan)
+        rounds = self.rounds
+        for number in set(rounds) - self._kept(rounds):
+            remove_folder(self.folder / str(number))
+
+    def _kept(self, rounds: tuple[int, ...]) -> set[int]:
+        kept = set(rounds if self._keep_last is None else rounds[-self._keep_last :])
+        if self._keep_every is not None:
+            kept.update(number for number in rounds if number % self._keep_every == 0)
+        return kept | ({self.best_round} if self._best_metric else set())
+
+    def _score(self, number: int) -> float:
+        if number not in self._scores:
+            try:
+                metrics = read_about(self.folder / str(number))["metrics"]
+            except DamagedCheckpointError:
+                metrics = {}
+            self._scores[number] = metrics.get(self._best_metric, math.nan)
+        return self._scores[number]
+
+
+def _round(number: int) -> int:
+    number = operator.index(number)
+    if number < 0:
+        raise ValueError(f"the number of a round is at least 0, got {number}")
+    return number
+
+
+def _positive(name: str, value) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"Checkpoints({name}=...) must be an integer, got {value!r}; use {name}=10") from None
+    if value < 1:
+        raise ValueError(f"Checkpoints({name}=...) must be at least 1, got {value}; use {name}=10")
+    return value

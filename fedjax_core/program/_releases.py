@@ -1,0 +1,219 @@
+"""Release managers: where the metrics of each round go."""
+
+import datetime
+import logging
+import operator
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedjax_core.program._history import named_values
+from fedjax_core.program._round_lines import checked_round
+
+
+class ReleaseManager(NamedTuple):
+    """Takes the values of each round out of the program: into a file, a service, a log.
+
+    Releasing a round replaces what was released of that round and later ones, as far as the
+    destination allows: a run that is resumed from an earlier round leaves no round twice.
+
+    Attributes:
+      release: `(value, round_num)`. `value` is a pytree of numbers and arrays, for example the metrics
+        of a process. Nested names are joined by `/`, as in `"train/loss"`.
+      close: `()`, ends what `release` needs to be open. `contextlib.closing(manager)` calls it.
+
+    Example: one's own.
+      >>> manager = ReleaseManager(lambda value, round_num: print(round_num, value["loss"]))
+      >>> manager.release({"loss": 0.5}, 1)
+      1 0.5
+    """
+
+    release: Callable[[Any, int], None]
+    close: Callable[[], None] = lambda: None
+
+
+def release_to_memory(values: dict[int, Any]) -> ReleaseManager:
+    """Puts each value, with its arrays as NumPy arrays, into a dict by the number of the round.
+
+    Args:
+      values: the dict.
+
+    Example:
+      >>> values = {}
+      >>> release_to_memory(values).release({"loss": 0.5}, 1)
+      >>> values
+      {1: {'loss': 0.5}}
+    """
+
+    def release(value: Any, round_num: int) -> None:
+        round_num = checked_round(round_num)
+        for later in [number for number in values if number >= round_num]:
+            del values[later]
+        values[round_num] = jax.device_get(value)
+
+    return ReleaseManager(release)
+
+
+def release_to_log(logger: logging.Logger | None = None, level: int = logging.INFO) -> ReleaseManager:
+    """Logs one line a round, with every value by its name; of an array its shape.
+
+    Args:
+      logger: None for that called `fedjax_core`.
+      level: the level of the lines.
+
+    Example:
+      >>> import sys
+      >>> logger = logging.Logger("run")
+      >>> logger.addHandler(logging.StreamHandler(sys.stdout))
+      >>> release_to_log(logger).release({"train": {"loss": 0.123456789}}, 3)
+      round 3: train/loss=0.123457
+    """
+    logger = logging.getLogger("fedjax_core") if logger is None else logger
+
+    def release(value: Any, round_num: int) -> None:
+        if logger.isEnabledFor(level):
+            described = ", ".join(f"{name}={_described(leaf)}" for name, leaf in named_values(value).items())
+            logger.log(level, "round %d: %s", round_num, described)
+
+    return ReleaseManager(release)
+
+
+def group_releases(*managers: ReleaseManager) -> ReleaseManager:
+    """Releases to several managers, one after the other.
+
+    Raises:
+      TypeError: one of them is no `ReleaseManager`.
+
+    Example:
+      >>> values, others = {}, {}
+      >>> group_releases(release_to_memory(values), release_to_memory(others)).release(0.5, 1)
+      >>> values == others == {1: 0.5}
+      True
+    """
+    for manager in managers:
+        _check_manager("group_releases", manager)
+
+    def release(value: Any, round_num: int) -> None:
+        value = jax.device_get(value)
+        for manager in managers:
+            manager.release(value, round_num)
+
+    def close() -> None:
+        for manager in managers:
+            manager.close()
+
+    return ReleaseManager(release, close)
+
+
+def filter_releases(manager: ReleaseManager, keep: Callable[[str], bool]) -> ReleaseManager:
+    """Releases the values whose names are kept, and nothing where none is.
+
+    Args:
+      manager: where to.
+      keep: `(name) -> bool`, for example of `"train/loss"`.
+
+    Raises:
+      TypeError: `manager` is no `ReleaseManager`, or `keep` no function.
+
+    Example:
+      >>> values = {}
+      >>> losses = filter_releases(release_to_memory(values), lambda name: name.endswith("/loss"))
+      >>> losses.release({"train": {"loss": 0.5, "accuracy": 0.9}}, 1)
+      >>> values
+      {1: {'train/loss': 0.5}}
+    """
+    _check_manager("filter_releases", manager)
+    if not callable(keep):
+        raise TypeError(
+            f"filter_releases(keep=...) is a function of a name, got {keep!r}; write lambda name: name == {keep!r}"
+        )
+
+    def release(value: Any, round_num: int) -> None:
+        kept = {name: leaf for name, leaf in named_values(value).items() if keep(name)}
+        if kept:
+            manager.release(kept, round_num)
+
+    return manager._replace(release=release)
+
+
+def periodic_releases(
+    manager: ReleaseManager, every: int | datetime.timedelta, clock: Callable[[], float] = time.monotonic
+) -> ReleaseManager:
+    """Releases some of the rounds.
+
+    Args:
+      manager: where to.
+      every: an integer releases the rounds that it divides, the same ones in a resumed run; a time
+        releases a round if that much has passed since the last release, and the first one.
+      clock: gives the time in seconds.
+
+    Raises:
+      TypeError: `manager` is no `ReleaseManager`, or `every` neither an integer nor a time.
+      ValueError: `every` is not positive.
+
+    Example:
+      >>> values = {}
+      >>> manager = periodic_releases(release_to_memory(values), every=10)
+      >>> for round_num in range(1, 31):
+      ...     manager.release(round_num / 10, round_num)
+      >>> values
+      {10: 1.0, 20: 2.0, 30: 3.0}
+    """
+    _check_manager("periodic_releases", manager)
+    due = _after(every.total_seconds(), clock) if isinstance(every, datetime.timedelta) else _divided_by(every)
+
+    def release(value: Any, round_num: int) -> None:
+        if due(round_num):
+            manager.release(value, round_num)
+
+    return manager._replace(release=release)
+
+
+def _after(seconds: float, clock: Callable[[], float]) -> Callable[[int], bool]:
+    _check_positive(seconds, f"datetime.timedelta(seconds={seconds})")
+    next_time = -float("inf")
+
+    def due(round_num: int) -> bool:
+        nonlocal next_time
+        now = clock()
+        if now < next_time:
+            return False
+        next_time = now + seconds
+        return True
+
+    return due
+
+
+def _divided_by(every: int) -> Callable[[int], bool]:
+    try:
+        if isinstance(every, bool):
+            raise TypeError
+        every = operator.index(every)
+    except TypeError:
+        raise TypeError(
+            f"periodic_releases(every=...) is a number of rounds or a datetime.timedelta, got {every!r}; use every=10"
+        ) from None
+    _check_positive(every, str(every))
+    return lambda round_num: round_num % every == 0
+
+
+def _check_positive(every: float, given: str) -> None:
+    if every <= 0:
+        raise ValueError(f"periodic_releases(every=...) is positive, got {given}; use every=1 for each round")
+
+
+def _check_manager(name: str, manager: Any) -> None:
+    if not isinstance(manager, ReleaseManager):
+        raise TypeError(
+            f"{name} releases to a ReleaseManager, got {manager!r}; for example "
+            "fc.program.release_to_csv('metrics.csv')"
+        )
+
+
+def _described(leaf: Any) -> str:
+    if isinstance(leaf, np.ndarray):
+        return f"{leaf.dtype}{list(leaf.shape)}"
+    return f"{leaf:.6g}" if isinstance(leaf, float) else str(leaf)

@@ -1,0 +1,118 @@
+"""Training processes that are killed: reads a line of JSON per process, and writes how it ended.
+
+A line has `folder` and, optionally, `kill`: `rounds`, after how many rounds of this process, and then
+`seconds`, or `events`, so many operations on files below a folder that is called `below`.
+
+Each process is a fork of this one, which has imported everything and not used JAX, so that a start takes
+no seconds.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint  # noqa: F401  imported before the fork
+
+import fedjax_core as fc
+from fedjax_core import algorithms, data, models, program
+
+ROUNDS = 12
+
+
+def run(folder: str, kill: dict | None) -> str:
+    """Trains from where the folder has got to; gives a digest of the final state."""
+    fc.use_compilation_cache(pathlib.Path(folder).parent / "xla")
+    warnings.simplefilter("error")
+    trained, held_out = data.synthetic_iid(num_clients=6, key=jax.random.key(0)).split_examples(0.5)
+    model = models.logistic_regression(60, 10)
+    server_optimizer = optax.adam(0.01)
+    process = algorithms.fed_avg(model, optax.sgd(0.05), server_optimizer=server_optimizer, key=jax.random.key(1))
+    run_folder = program.RunFolder(folder, resume=True)
+    trigger = _trigger(kill)
+    trigger(0)
+    done = []
+    state, _ = program.train(
+        process,
+        trained,
+        cohort_size=2,
+        rounds=ROUNDS,
+        batching=data.Batching(batch_size=10, shuffle=True),
+        key=jax.random.key(2),
+        evaluation=algorithms.federated_evaluation(model),
+        test_data=held_out,
+        evaluate_every=3,
+        folder=run_folder,
+        checkpoints=program.Checkpoints(run_folder.path / "checkpoints", every=1, keep_last=2),
+        release_manager=program.release_to_json_lines(run_folder.path / "metrics.jsonl"),
+        on_round=lambda told: trigger(done.append(told.number) or len(done)),
+        progress=False,
+    )
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state._replace(key=jax.random.key_data(state.key))):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _trigger(kill: dict | None):
+    """What is told the number of rounds so far, and lets the process be killed at the time that was drawn."""
+
+    def told(rounds: int) -> None:
+        if kill is None or rounds != kill["rounds"]:
+            return
+        if "seconds" in kill:
+            threading.Thread(target=lambda: (time.sleep(kill["seconds"]), _die()), daemon=True).start()
+        else:
+            _die_after(kill["events"], kill["below"])
+
+    return told
+
+
+def _die_after(events: int, below: str) -> None:
+    left = events
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal left
+        touches_files = event == "open" or event.startswith(("os.", "shutil."))
+        if touches_files and arguments and below in str(arguments[0]):
+            left -= 1
+            if left == 0:
+                _die()
+
+    sys.addaudithook(hook)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        job = json.loads(line)
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                os.write(write, run(job["folder"], job.get("kill")).encode())
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        os.close(write)
+        with open(read) as file:
+            digest = file.read()
+        _, status = os.waitpid(child, 0)
+        print(json.dumps({"status": os.waitstatus_to_exitcode(status), "digest": digest}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""The checkpoints of a run: which are kept, which is taken, and that writing goes on beside the run."""
+
+import threading
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_core.program import Checkpoint, Checkpoints, CheckpointTypeError, DamagedCheckpointError, History, Record
+from fedjax_core.program import _checkpoints as module
+
+LIKE = {"w": jnp.zeros(3)}
+
+
+def _checkpoint(number: int, **metrics) -> Checkpoint:
+    history = History()
+    for i in range(1, number + 1):
+        history.append(Record(i, 0.1 * i, 0.1, 5, metrics if i == number else {}, {}))
+    return Checkpoint(number, {"w": jnp.full(3, float(number))}, history, {"key": [0, number]}, {"lanes": 1})
+
+
+def _saved(folder, numbers, **options) -> Checkpoints:
+    checkpoints = Checkpoints(folder, **options)
+    for number in numbers:
+        checkpoints.save(_checkpoint(number))
+    checkpoints.wait()
+    return checkpoints
+
+
+def test_the_latest_comes_back_whole(tmp_path):
+    _saved(tmp_path / "new" / "checkpoints", [2, 4])
+    found = Checkpoints(tmp_path / "new" / "checkpoints").restore(LIKE)
+    expected = _checkpoint(4)
+    assert found.state["w"].tolist() == [4, 4, 4]
+    assert found.history.records == expected.history.records
+    assert (found.round, *found[3:]) == (expected.round, *expected[3:])
+
+
+def test_none_yet(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "none")
+    assert (checkpoints.rounds, checkpoints.best_round, checkpoints.restore(LIKE)) == ((), None, None)
+    checkpoints.wait()
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(DamagedCheckpointError, match="cannot be read"):
+        checkpoints.load(3, LIKE)
+
+
+def test_what_is_no_checkpoint_is_left_alone(tmp_path):
+    for name in ("notes.txt", ".hidden", "4.old"):
+        (tmp_path / name).mkdir()
+    checkpoints = _saved(tmp_path, [1, 2, 3, 4], keep_last=1)
+    assert checkpoints.rounds == (4,)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", ".hidden", "4.old", "4"}
+
+
+@pytest.mark.parametrize(
+    "options, kept",
+    [
+        ({}, [10, 11, 12]),
+        ({"keep_last": 1}, [12]),
+        ({"keep_last": None}, list(range(13))),
+        ({"keep_last": 100}, list(range(13))),
+        ({"keep_last": 2, "keep_every": 5}, [0, 5, 10, 11, 12]),
+        ({"keep_last": 1, "keep_every": 1}, list(range(13))),
+    ],
+)
+def test_which_are_kept(options, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "write_checkpoint", lambda path, *content: path.mkdir())
+    assert _saved(tmp_path, range(13), **options).rounds == tuple(kept)
+
+
+LOSSES = [3.0, 1.0, float("nan"), 2.0, 1.0, None, 5.0, float("inf")]
+
+
+@pytest.mark.parametrize("mode, best", [("min", 2), ("max", 8)])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_best_is_kept(mode, best, resumed, tmp_path):
+    """Of equal ones the earliest; a round whose metric is NaN or missing is none."""
+    options = {"keep_last": 1, "best_metric": "eval/loss", "best_mode": mode}
+    checkpoints = Checkpoints(tmp_path, **options)
+    for number, loss in enumerate(LOSSES, 1):
+        if resumed:
+            checkpoints.wait()
+            checkpoints = Checkpoints(tmp_path, **options)
+        metrics = {} if loss is None else {"eval/loss": loss}
+        checkpoints.save(_checkpoint(number, **metrics))
+    checkpoints.wait()
+    assert checkpoints.rounds == tuple(sorted({best, len(LOSSES)}))
+    assert checkpoints.best_round == best
+    assert checkpoints.load(best, LIKE).round == best
+
+
+def test_a_metric_that_no_round_has(tmp_path):
+    """A warning, once, and not before there was an evaluation."""
+    checkpoints = Checkpoints(tmp_path, keep_last=2, best_metric="held_out/los")
+    evaluated = _checkpoint(2, accuracy=0.5)
+    evaluated.history.records[-1] = evaluated.history.records[-1]._replace(held_out={"loss": 1.0})
+    checkpoints.save(_checkpoint(1))
+    with pytest.warns(UserWarning, match=r"best_metric='held_out/los'.* accuracy, held_out/loss$"):
+        checkpoints.save(evaluated)
+    checkpoints.save(evaluated._replace(round=3))
+    checkpoints.wait()
+    assert checkpoints.rounds == (2, 3)
+    assert checkpoints.best_round is None
+
+
+@pytest.mark.parametrize("damage", ["an empty folder", "no manifest", "no arrays"])
+def test_a_damaged_one_is_skipped_with_a_warning(damage, tmp_path):
+    _saved(tmp_path, [5, 10, 15])
+    if damage == "an empty folder":
+        (tmp_path / "20").mkdir()
+        bad, good = 20, 15
+    else:
+        bad, good = 15, 10
+        name = "manifest.json" if damage == "no manifest" else "arrays/_METADATA"
+        (tmp_path / "15" / name).unlink()
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.warns(UserWarning, match=f"the checkpoint of round {bad} is damaged and skipped: .*cannot be read"):
+        assert checkpoints.restore(LIKE).round == good
+    checkpoints.save(_checkpoint(bad))
+    assert checkpoints.restore(LIKE).round == bad
+
+
+def test_all_damaged(tmp_path):
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+    with pytest.warns(UserWarning, match="is damaged and skipped") as warned:
+        assert Checkpoints(tmp_path).restore(LIKE) is None
+    assert len(warned) == 2
+
+
+def test_a_reader_does_not_mind_that_one_is_removed_meanwhile(tmp_path, monkeypatch):
+    checkpoints = _saved(tmp_path, [1, 2])
+    read = module.read_checkpoint
+
+    def late(path, like):
+        if path.name == "2":
+            module.remove_folder(path)
+        return read(path, like)
+
+    monkeypatch.setattr(module, "read_checkpoint", late)
+    assert checkpoints.restore(LIKE).round == 1
+
+
+def test_of_another_model_none_is_loaded(tmp_path):
+    _saved(tmp_path, [1, 2])
+    with pytest.raises(CheckpointTypeError, match=r"<w=float32\[3\]>(.|\n)*<w=float32\[4\]>"):
+        Checkpoints(tmp_path).restore({"w": jnp.zeros(4)})
+
+
+def test_is_written_while_the_run_goes_on(tmp_path, monkeypatch):
+    go_on, write = threading.Event(), module.write_checkpoint
+
+    def slow(*content):
+        assert go_on.wait(60)
+        write(*content)
+
+    monkeypatch.setattr(module, "write_checkpoint", slow)
+    checkpoints = Checkpoints(tmp_path)
+    state = {"w": np.full(3, 1.0, np.float32)}
+    checkpoints.save(_checkpoint(1)._replace(state=state))
+    state["w"][:] = 7
+    assert checkpoints.rounds == ()
+    go_on.set()
+    checkpoints.save(_checkpoint(2))  # waits for the one before
+    assert 1 in checkpoints.rounds
+    checkpoints.wait()
+    assert checkpoints.rounds == (1, 2)
+    assert checkpoints.load(1, LIKE).state["w"].tolist() == [1, 1, 1]
+    deadline = time.monotonic() + 60
+    while any(thread.name.startswith("checkpoint") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "a thread is left"
+        time.sleep(0.001)
+
+
+def test_a_failure_of_writing_is_told(tmp_path, monkeypatch):
+    def fail(*content):
+        raise OSError("no space left on device")
+
+    checkpoints = _saved(tmp_path, [1])
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_checkpoint", fail)
+        checkpoints.save(_checkpoint(2))
+        with pytest.raises(OSError, match="no space left"):
+            checkpoints.wait()
+    checkpoints.wait()
+    checkpoints.save(_checkpoint(3))
+    assert checkpoints.restore(LIKE).round == 3
+    assert checkpoints.rounds == (1, 3)
+
+
+def test_the_first_save_removes_what_a_killed_process_left(tmp_path):
+    half = tmp_path / f".4.{'0' * 32}"
+    (half / "arrays.orbax-checkpoint-tmp").mkdir(parents=True)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.restore(LIKE) is None
+    assert half.exists()
+    checkpoints.save(_checkpoint(4))
+    checkpoints.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["4"]
+
+
+@pytest.mark.parametrize("number", [10**6, 0])
+def test_a_round_is_saved_again_in_its_place(number, tmp_path):
+    checkpoints = _saved(tmp_path, [])
+    for value in (1.0, 2.0):
+        checkpoints.save(Checkpoint(number, {"w": jnp.full(3, value)}, History(), {}, {}))
+    assert checkpoints.restore(LIKE).state["w"].tolist() == [2, 2, 2]
+    assert checkpoints.rounds == (number,)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"position": {"key": jnp.ones(2)}}, TypeError, "not JSON serializable"),
+        ({"state": {"w": "text"}}, TypeError, "a value is a pytree of arrays"),
+        ({"round": -1}, ValueError, "at least 0, got -1"),
+        ({"round": 1.5}, TypeError, "float"),
+    ],
+)
+def test_what_cannot_be_saved_is_told_at_once(change, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        Checkpoints(tmp_path).save(_checkpoint(1)._replace(**change))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"every": 0}, ValueError, r"Checkpoints\(every=...\) must be at least 1, got 0; use every=10"),
+        ({"every": True}, TypeError, r"Checkpoints\(every=...\) must be an integer, got True"),
+        ({"keep_last": 0}, ValueError, "keep_last"),
+        ({"keep_last": 1.5}, TypeError, "keep_last"),
+        ({"keep_every": -1}, ValueError, "keep_every"),
+        ({"best_mode": "least"}, ValueError, r"is 'min' or 'max', got 'least'"),
+    ],
+)
+def test_refuses_at_once(options, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        Checkpoints(tmp_path, **options)

@@ -1,0 +1,106 @@
+"""`kill -9` at any moment of a run: it is resumed, and ends as if nothing had been."""
+
+import csv
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+WORKER = pathlib.Path(__file__).parent / "crash_worker.py"
+ROUNDS = 12
+
+
+@pytest.fixture
+def workers():
+    """Starts a training process and waits for its end."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, WORKER], env=environment, **pipes) as server:
+
+        def run(folder: pathlib.Path, kill: dict | None = None) -> dict:
+            server.stdin.write(json.dumps({"folder": str(folder), "kill": kill}) + "\n")
+            server.stdin.flush()
+            return json.loads(server.stdout.readline())
+
+        yield run
+        server.stdin.close()
+
+
+def _drawn(random_: random.Random, run: pathlib.Path) -> dict:
+    """When a process is killed: at a file of a checkpoint, at any file of the run, or at any time."""
+    kill = {"rounds": random_.randrange(4)}
+    kind = random_.choice(["checkpoint", "checkpoint", "file", "time"])
+    if kind == "time":
+        return {**kill, "seconds": random_.expovariate(1 / 0.02)}
+    below = run / "checkpoints" if kind == "checkpoint" else run
+    return {**kill, "below": f"{below}/", "events": random_.randrange(1, 60)}
+
+
+def _is_half_written(folder: pathlib.Path) -> bool:
+    checkpoints = folder / "checkpoints"
+    return checkpoints.is_dir() and any(path.name.startswith(".") for path in checkpoints.iterdir())
+
+
+def _measured(folder: pathlib.Path) -> list[dict]:
+    """What both files hold of each round but the times, as far as the last line is whole."""
+    by_csv = _rows(folder / "metrics.csv", csv.DictReader)
+    by_json = _rows(folder / "metrics.jsonl", lambda lines: map(json.loads, lines))
+    assert by_csv[: len(by_json)] == by_json or by_json[: len(by_csv)] == by_csv
+    return max(by_csv, by_json, key=len)
+
+
+def _rows(path: pathlib.Path, parse) -> list[dict]:
+    text = path.read_text() if path.exists() else ""
+    rows = parse(text[: text.rfind("\n") + 1].splitlines())
+    return [{name: float(cell) for name, cell in row.items() if cell != "" and "seconds" not in name} for row in rows]
+
+
+def _check_readable(folder: pathlib.Path) -> None:
+    """Whatever a killed process has left can be read; the next process reads the checkpoints, warnings being errors."""
+    if not folder.exists():
+        return
+    assert [row["round"] for row in _measured(folder)] == list(range(1, len(_measured(folder)) + 1))
+    if (folder / "weights.npz").exists():
+        with np.load(folder / "weights.npz", allow_pickle=False) as weights:
+            assert len(weights.files) == 2
+    for checkpoint in (folder / "checkpoints").glob("[0-9]*"):
+        json.loads((checkpoint / "manifest.json").read_text())
+
+
+def _crash(workers, folder: pathlib.Path, kills: int, seed: int) -> None:
+    """Runs one run after the other, each killed and resumed until it is done, until there were enough kills."""
+    random_, half_written, runs = random.Random(seed), 0, 0
+    expected = workers(folder / "run" / "uninterrupted")
+    assert expected["status"] == 0
+    rows = _measured(folder / "run" / "uninterrupted")
+    assert [row["round"] for row in rows] == list(range(1, ROUNDS + 1))
+    while kills > 0:
+        runs += 1
+        run = folder / "run" / str(runs)
+        ended = {"status": None}
+        while ended["status"] != 0:
+            ended = workers(run, _drawn(random_, run) if kills > 0 else None)
+            assert ended["status"] in (0, -signal.SIGKILL)
+            kills -= ended["status"] != 0
+            half_written += _is_half_written(run)
+            _check_readable(run)
+        assert ended["digest"] == expected["digest"]
+        assert _measured(run) == rows
+        assert {path.name for path in run.iterdir()} == {path.name for path in (run.parent / "uninterrupted").iterdir()}
+    assert half_written
+
+
+def test_a_run_that_is_killed_ends_with_the_same_bits(workers, tmp_path):
+    _crash(workers, tmp_path, kills=5, seed=0)
+
+
+@pytest.mark.slow
+def test_fifty_kills(workers, tmp_path):
+    _crash(workers, tmp_path, kills=50, seed=1)

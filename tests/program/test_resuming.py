@@ -1,0 +1,234 @@
+"""`train` with checkpoints: the bits of a resumed run are those of an uninterrupted one."""
+
+import csv
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fedjax_core as fc
+from fedjax_core.contracts import Aggregator
+from fedjax_core.data import Batching, synthetic_iid
+from fedjax_core.program import (
+    Checkpoints,
+    CheckpointTypeError,
+    RunFolder,
+    group_releases,
+    release_to_csv,
+    release_to_json_lines,
+    train,
+)
+
+ROUNDS = 5
+
+
+class StopError(Exception):
+    pass
+
+
+def smoothed(inner: Aggregator) -> Aggregator:
+    """An aggregator with a state of its own: a running average of what `inner` gives."""
+
+    def halved_and_added(old, new):
+        return fc.trees.add(fc.trees.scale(old, 0.5), new)
+
+    def init(value_type):
+        zeros = jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), fc.types.tree_of_types(value_type))
+        return fc.federated_zip((inner.init(value_type), fc.federated_value(zeros, fc.SERVER)))
+
+    def next(state, value, weight):
+        output = inner.next(state[0], value, weight)
+        average = fc.federated_map(halved_and_added, state[1], output.result)
+        return output._replace(state=fc.federated_zip((output.state, average)), result=average)
+
+    return inner._replace(init=init, next=next)
+
+
+@pytest.fixture(scope="module")
+def traces():
+    return []
+
+
+@pytest.fixture(scope="module")
+def process(traces):
+    model = fc.models.logistic_regression(60, 10)
+
+    def loss(predictions, batch):
+        traces.append(1)
+        return model.loss(predictions, batch)
+
+    return fc.algorithms.fed_avg(
+        model._replace(loss=loss),
+        optax.sgd(0.05, momentum=0.9),
+        server_optimizer=optax.adam(0.01),
+        aggregator=smoothed(fc.aggregators.mean()),
+        key=jax.random.key(1),
+    )
+
+
+@pytest.fixture(scope="module")
+def arguments(process):
+    data, held_out = synthetic_iid(num_clients=12, key=jax.random.key(0)).split_examples(0.8)
+    return {
+        "process": process,
+        "train_data": data,
+        "cohort_size": 4,
+        "rounds": ROUNDS,
+        "batching": Batching(batch_size=20, shuffle=True),
+        "key": jax.random.key(7),
+        "evaluation": fc.algorithms.federated_evaluation(fc.models.logistic_regression(60, 10)),
+        "test_data": held_out,
+        "evaluate_every": 2,
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(arguments):
+    return train(**arguments)
+
+
+def _stop_after(number):
+    def on_round(told):
+        if told.number == number:
+            raise StopError
+
+    return on_round
+
+
+def _stopped(arguments, number, **more) -> None:
+    with pytest.raises(StopError):
+        train(**arguments, **more, on_round=_stop_after(number))
+
+
+def _measured(history) -> list:
+    return [record._replace(seconds=0, round_seconds=0) for record in history.records]
+
+
+def _assert_same(result, expected):
+    assert jax.tree.structure(result.state) == jax.tree.structure(expected.state)
+    for a, b in zip(jax.tree.leaves(result.state), jax.tree.leaves(expected.state), strict=True):
+        a, b = (jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in (a, b))
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    assert _measured(result.history) == _measured(expected.history)
+    assert np.all(np.diff(result.history.column("seconds")) > 0)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(every, arguments, uninterrupted, traces, tmp_path):
+    before = len(traces)
+    for stop in (1, 3, 4):
+        _stopped(arguments, stop, checkpoints=Checkpoints(tmp_path, every=every))
+    _assert_same(train(**arguments, checkpoints=Checkpoints(tmp_path, every=every)), uninterrupted)
+    assert len(traces) == before
+
+
+def test_a_run_that_has_got_there_does_nothing(arguments, uninterrupted, tmp_path):
+    train(**arguments, checkpoints=Checkpoints(tmp_path, every=100))
+    assert Checkpoints(tmp_path).rounds == (ROUNDS,)
+    for rounds in (ROUNDS, ROUNDS - 2):
+        again = train(**{**arguments, "rounds": rounds}, checkpoints=Checkpoints(tmp_path), on_round=pytest.fail)
+        _assert_same(again, uninterrupted)
+
+
+def test_a_finished_run_goes_on(arguments, uninterrupted, tmp_path):
+    train(**{**arguments, "rounds": 2}, checkpoints=Checkpoints(tmp_path))
+    _assert_same(train(**arguments, checkpoints=Checkpoints(tmp_path)), uninterrupted)
+
+
+def test_a_damaged_checkpoint_costs_the_rounds_since_the_one_before(arguments, uninterrupted, tmp_path):
+    _stopped(arguments, 4, checkpoints=Checkpoints(tmp_path, every=1))
+    (tmp_path / "4" / "history.jsonl").write_bytes(b"")
+    with pytest.warns(UserWarning, match="round 4 is damaged and skipped"):
+        _assert_same(train(**arguments, checkpoints=Checkpoints(tmp_path, every=1)), uninterrupted)
+
+
+def _rounds_in_csv(path) -> list[int]:
+    with open(path, newline="") as file:
+        return [int(row["round"]) for row in csv.DictReader(file)]
+
+
+def test_files_hold_every_round_once(arguments, uninterrupted, tmp_path):
+    """Stopped after rounds that have no checkpoint, and with a torn line."""
+
+    def outlets():
+        csv_, lines = release_to_csv(tmp_path / "released.csv"), release_to_json_lines(tmp_path / "released.jsonl")
+        folder = RunFolder(tmp_path / "run", resume=True)
+        checkpoints = Checkpoints(folder.path / "checkpoints", every=2)
+        return {"folder": folder, "checkpoints": checkpoints, "release_manager": group_releases(csv_, lines)}
+
+    for stop in (1, 3):
+        _stopped(arguments, stop, **outlets())
+        for path in (tmp_path / "released.csv", tmp_path / "released.jsonl", tmp_path / "run" / "metrics.csv"):
+            path.write_bytes(path.read_bytes()[:-3])
+    train(**arguments, **outlets())
+    rounds = list(range(1, ROUNDS + 1))
+    assert _rounds_in_csv(tmp_path / "released.csv") == _rounds_in_csv(tmp_path / "run" / "metrics.csv") == rounds
+    rows = [json.loads(line) for line in (tmp_path / "released.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == rounds
+    column = uninterrupted.history.column("held_out/eval/loss")
+    assert [row.get("held_out/eval/loss") for row in rows if "held_out/eval/loss" in row] == [
+        value for value in column.tolist() if np.isfinite(value)
+    ]
+
+
+def test_of_another_algorithm_nothing_is_loaded_or_written(arguments, tmp_path):
+    train(**{**arguments, "rounds": 1}, checkpoints=Checkpoints(tmp_path))
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    model = fc.models.logistic_regression(60, 10)
+    other = fc.algorithms.fed_avg(model, optax.sgd(0.05), key=jax.random.key(1))
+    with pytest.raises(CheckpointTypeError, match="holds a state of the type") as refused:
+        train(**{**arguments, "process": other}, checkpoints=Checkpoints(tmp_path))
+    for algorithm in (arguments["process"], other):
+        assert str(algorithm.initialize.type_signature.result.member) in str(refused.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"cohort_size": 5}, "the rounds after 2 are not those of an uninterrupted run: cohort_size was 4 and is 5"),
+        ({"key": jax.random.key(8)}, r"key was \[0, 7\] and is \[0, 8\]"),
+        ({"batching": Batching(batch_size=10)}, "batching was .*20.* and is .*10"),
+    ],
+)
+def test_other_settings_are_told(change, message, arguments, tmp_path):
+    _stopped(arguments, 2, checkpoints=Checkpoints(tmp_path, every=1))
+    with pytest.warns(UserWarning, match=message):
+        train(**{**arguments, **change, "rounds": 2}, checkpoints=Checkpoints(tmp_path))
+
+
+def _with_lanes(process, lanes):
+    config = fc.EngineConfig(lanes=lanes)
+    parts = process.report, process.get_model_weights, process.set_model_weights
+    return fc.templates.LearningProcess(process.initialize, process.next.with_config(config), *parts)
+
+
+def test_lanes_belong_to_a_checkpoint(process, arguments, tmp_path):
+    three = {**arguments, "process": _with_lanes(process, 3)}
+    expected = train(**three)
+    _stopped(three, 2, checkpoints=Checkpoints(tmp_path, every=1))
+    other = {**arguments, "process": _with_lanes(process, 2), "rounds": 2}
+    with pytest.warns(UserWarning, match="lanes was 3 and is 2"):
+        train(**other, checkpoints=Checkpoints(tmp_path))
+    _assert_same(train(**arguments, checkpoints=Checkpoints(tmp_path)), expected)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(arguments, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match="taken"):
+        train(**arguments, checkpoints=Checkpoints(tmp_path / "taken", every=1))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"checkpoints": "runs"}, r"train\(checkpoints=...\) must be Checkpoints, got 'runs'"),
+        ({"release_manager": print}, r"train\(release_manager=...\) must be a ReleaseManager, got <built-in"),
+    ],
+)
+def test_refuses_before_anything_runs(change, message, arguments):
+    with pytest.raises(TypeError, match=message):
+        train(**arguments, **change, on_round=pytest.fail)
