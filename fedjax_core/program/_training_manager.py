@@ -223,7 +223,7 @@ class TrainingManager:
           TypeError: a limit or an argument of `batches` is of another kind.
         """
         batching, data, state = Batching(**batches), self._valid_data, self._current()
-        if batching.num_epochs > 1:
+        if batching.num_epochs != 1:
             raise ValueError(f"an evaluation is at most one pass, got {batching}; leave out `num_epochs`")
         total = data.num_batches(batching)
         meter = EffortMeter(self._clock, n_steps=n_steps, timeout=timeout)
