@@ -169,7 +169,7 @@ def _pack_sequences(
     for d, clients in enumerate(blocks):
         _fill_index(index[d], sequences, clients, first[d])
     rows = size_class(1 + num_rows)
-    with concurrent.futures.ThreadPoolExecutor(max(1, devices)) as threads:  # NumPy copies without the interpreter's lock
+    with concurrent.futures.ThreadPoolExecutor(max(1, devices)) as threads:  # NumPy copies without Python's lock
         parts = list(threads.map(lambda clients: _read(sequences, clients[clients >= 0], rows), blocks))
     examples = _transfer.join(parts, layout)
     return PackedSequences(examples, index, first, common, bound, steps, sequences.element_type)

@@ -24,7 +24,8 @@ def test_fields_are_positive_integers(field):
 
 
 def test_more_devices_than_there_are():
-    with pytest.raises(ValueError, match=r"EngineConfig\(devices=99\) where JAX shows 8; on CPU call fc.use_all_cores\(99\)"):
+    match = r"EngineConfig\(devices=99\) where JAX shows 8; on CPU call fc.use_all_cores\(99\)"
+    with pytest.raises(ValueError, match=match):
         fc.EngineConfig(devices=99).resolve()
 
 
