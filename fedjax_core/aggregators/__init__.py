@@ -6,6 +6,7 @@
   quantile_estimate           estimates a bound from round to round
   robust                      zeroing and clipping as recommended
   measure                     measurements for debugging
+  median, trimmed_mean        coordinate by coordinate, without the extremes
   reservoir_sample            a uniform sample of the clients' values, of this round and of all rounds
   as_process                  any aggregator as an AggregationProcess
 
@@ -28,6 +29,7 @@ one wraps another by calling it. This one takes the sign of every entry before `
 from fedjax_core.aggregators._clipping import clip_by_norm
 from fedjax_core.aggregators._mean import mean
 from fedjax_core.aggregators._measure import measure
+from fedjax_core.aggregators._median import median, trimmed_mean
 from fedjax_core.aggregators._process import as_process
 from fedjax_core.aggregators._quantile import quantile_estimate
 from fedjax_core.aggregators._reservoir import reservoir_sample
@@ -40,9 +42,11 @@ __all__ = [
     "clip_by_norm",
     "mean",
     "measure",
+    "median",
     "quantile_estimate",
     "reservoir_sample",
     "robust",
     "sum",
+    "trimmed_mean",
     "zero_large",
 ]

@@ -1,0 +1,141 @@
+"""Means that a few clients cannot move far: coordinate by coordinate, the middle ones count."""
+
+import fractions
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core import trees, types
+from fedjax_core.aggregators._arguments import check_entries, check_number
+from fedjax_core.contracts import Aggregator
+from fedjax_core.language import federated_collect, federated_map, federated_value, federated_zip
+from fedjax_core.templates import MeasuredProcessOutput
+from fedjax_core.types import SERVER
+
+
+def median() -> Aggregator:
+    r"""The median over the clients, of every coordinate by itself.
+
+    Of an even number it is the mean of the two in the middle. Clients are not weighted, but one of
+    weight zero is left out, for it has nothing to say and its zeros would pull the median to zero;
+    so is one with a NaN or infinity anywhere in its value.
+
+    The pattern for an aggregator that needs the value of every client: `federated_collect` brings
+    them to the server, stacked, in memory that grows with the cohort (beyond
+    `EngineConfig(memory_budget=...)` it is refused), and `federated_map` does the rest.
+
+    Returns:
+      An `Aggregator` without state. Where nobody is left the result is zero, and counted.
+      Measurements: `median_value.norm`, float32, the L2 norm of the result; `clients`, int32:
+      `num_used`, `num_non_finite` (left out for a NaN or infinity), and `num_zero`, one where nobody
+      was used.
+
+    Raises:
+      TypeError: when given a value that is not of real numbers.
+
+    Example: one client of three is far off.
+
+    >>> import fedjax_core as fc
+    >>> process = fc.aggregators.as_process(median(), "float32")
+    >>> process.next(process.initialize(), [1.0, 2.0, 1e6], [1.0, 1.0, 1.0]).result
+    Array(2., dtype=float32)
+
+    References:
+      Yin et al. 2018, Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates
+      (arXiv:1803.01498), definition 1.
+    """
+    return _middle_mean("median", lambda number: jnp.maximum(number - 1, 0) // 2)
+
+
+def trimmed_mean(fraction: float) -> Aggregator:
+    r"""The mean over the clients without the extremes, of every coordinate by itself.
+
+    Of :math:`n` clients the :math:`\lfloor \beta n \rfloor` smallest and as many of the largest
+    entries are left out, :math:`\beta` being `fraction`. Clients are left out altogether, and all
+    is kept in memory, as in `median`.
+
+    Args:
+      fraction: what to leave out at either end, from 0 (the uniform mean) to below 0.5 (the
+        median). It is taken as the nearest fraction whose denominator is at most 32,768, so that
+        0.1 of ten clients is one.
+
+    Returns:
+      An `Aggregator` as `median`, with `trimmed_mean_value` in place of `median_value`.
+
+    Raises:
+      TypeError: `fraction` is no number; when given a value that is not of real numbers.
+      ValueError: `fraction` is not in [0, 0.5).
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> process = fc.aggregators.as_process(trimmed_mean(0.25), "float32")
+    >>> process.next(process.initialize(), [-9.0, 1.0, 2.0, 1e6], [1.0, 1.0, 1.0, 1.0]).result
+    Array(1.5, dtype=float32)
+
+    References:
+      Yin et al. 2018, Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates
+      (arXiv:1803.01498), definition 2.
+    """
+    call, rule = "trimmed_mean(fraction=...)", "at least 0 and less than 0.5"
+    check_number(call, fraction, rule, lambda x: 0 <= x < 0.5, "write fraction=0.1, or use fc.aggregators.median()")
+    ratio = fractions.Fraction(float(fraction)).limit_denominator(2**15)
+    numerator, denominator = ratio.numerator, ratio.denominator
+
+    def num_left_out(number):
+        # In integers: a float32 product of the fraction and the number could miss a whole number.
+        return number // denominator * numerator + number % denominator * numerator // denominator
+
+    return _middle_mean("trimmed_mean", num_left_out)
+
+
+def _middle_mean(name: str, num_left_out: Callable) -> Aggregator:
+    """The mean of the clients in the middle; `num_left_out(number of clients)` are cut off at either end."""
+
+    def init(value_type):
+        check_entries(name, value_type, "real numbers", (jnp.integer, jnp.floating))
+        return federated_value((), SERVER)
+
+    def next(state, value, weight):
+        dtypes = jax.tree.map(_mean_dtype, types.tree_of_types(value.fedjax_type.member))
+        clients = federated_collect(federated_map(_client, value, weight))
+        result, counts = federated_map(functools.partial(_middle, num_left_out, dtypes), clients)
+        norm = federated_map(trees.norm, result)
+        return MeasuredProcessOutput(state, result, federated_zip({f"{name}_value": {"norm": norm}, "clients": counts}))
+
+    return Aggregator(init, next)
+
+
+def _mean_dtype(tensor: types.TensorType):
+    return tensor.dtype if jnp.issubdtype(tensor.dtype, jnp.inexact) else jnp.dtype(jnp.float32)
+
+
+def _client(value, weight):
+    """The value with infinity in place of all entries that do not count, so that they sort behind the others."""
+    finite = trees.is_finite(value)
+    used = finite & (weight > 0)
+    value = jax.tree.map(lambda v: v.astype(jnp.promote_types(v.dtype, jnp.float32)), value)
+    return jax.tree.map(lambda v: jnp.where(used, v, jnp.inf), value), used, finite
+
+
+def _middle(num_left_out: Callable, dtypes, clients):
+    """The mean of the middle of every coordinate, from values `[C, ...]`, and how many clients were used."""
+    values, used, finite = clients
+    number = jnp.sum(used, dtype=jnp.int32)
+    skipped = num_left_out(number)
+
+    def mean(value, dtype):
+        rank = jax.lax.broadcasted_iota(jnp.int32, value.shape, 0)
+        middle = (rank >= skipped) & (rank < number - skipped)
+        num_kept = jnp.maximum(number - 2 * skipped, 1).astype(value.dtype)
+        # Divided first: the sum of large entries would overflow.
+        return jnp.sum(jnp.where(middle, jnp.sort(value, axis=0), 0) / num_kept, axis=0).astype(dtype)
+
+    counts = {
+        "num_used": number,
+        "num_non_finite": jnp.sum(~finite, dtype=jnp.int32),
+        "num_zero": (number == 0).astype(jnp.int32),
+    }
+    return jax.tree.map(mean, values, dtypes), counts
