@@ -7,6 +7,8 @@
   robust                      zeroing and clipping as recommended
   measure                     measurements for debugging
   median, trimmed_mean        coordinate by coordinate, without the extremes
+  quantize                    rounds what the clients send to a few levels, without bias
+  compress                    any compressor of one's own in its place
   reservoir_sample            a uniform sample of the clients' values, of this round and of all rounds
   as_process                  any aggregator as an AggregationProcess
 
@@ -32,6 +34,7 @@ from fedjax_core.aggregators._measure import measure
 from fedjax_core.aggregators._median import median, trimmed_mean
 from fedjax_core.aggregators._process import as_process
 from fedjax_core.aggregators._quantile import quantile_estimate
+from fedjax_core.aggregators._quantize import compress, quantize
 from fedjax_core.aggregators._reservoir import reservoir_sample
 from fedjax_core.aggregators._robust import robust
 from fedjax_core.aggregators._sum import sum
@@ -40,10 +43,12 @@ from fedjax_core.aggregators._zeroing import zero_large
 __all__ = [
     "as_process",
     "clip_by_norm",
+    "compress",
     "mean",
     "measure",
     "median",
     "quantile_estimate",
+    "quantize",
     "reservoir_sample",
     "robust",
     "sum",
