@@ -7,6 +7,7 @@
   robust                      zeroing and clipping as recommended
   measure                     measurements for debugging
   median, trimmed_mean        coordinate by coordinate, without the extremes
+  private_mean, AdaptiveNorm  the mean with differential privacy for every client; see the room `privacy`
   quantize                    rounds what the clients send to a few levels, without bias
   compress                    any compressor of one's own in its place
   reservoir_sample            a uniform sample of the clients' values, of this round and of all rounds
@@ -32,6 +33,7 @@ from fedjax_core.aggregators._clipping import clip_by_norm
 from fedjax_core.aggregators._mean import mean
 from fedjax_core.aggregators._measure import measure
 from fedjax_core.aggregators._median import median, trimmed_mean
+from fedjax_core.aggregators._private_mean import AdaptiveNorm, private_mean
 from fedjax_core.aggregators._process import as_process
 from fedjax_core.aggregators._quantile import quantile_estimate
 from fedjax_core.aggregators._quantize import compress, quantize
@@ -41,12 +43,14 @@ from fedjax_core.aggregators._sum import sum
 from fedjax_core.aggregators._zeroing import zero_large
 
 __all__ = [
+    "AdaptiveNorm",
     "as_process",
     "clip_by_norm",
     "compress",
     "mean",
     "measure",
     "median",
+    "private_mean",
     "quantile_estimate",
     "quantize",
     "reservoir_sample",
