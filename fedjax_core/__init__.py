@@ -9,7 +9,7 @@ The rooms, each importing only from those above it:
   computation  `federated_computation`, `computation`
   templates    processes and their contracts
   contracts    the NamedTuples that the rooms below fill
-  aggregators, metrics, models, clients    the catalogue
+  aggregators, metrics, models, clients, privacy    the catalogue
   algorithms   the round and its callers
   data         federated data sets, batching, partitioners
   program      training loops, files, plots
@@ -35,7 +35,7 @@ from fedjax_core.engine import EngineConfig, pack_cohort, stack_cohorts, use_all
 from fedjax_core.language import *  # noqa: F403
 from fedjax_core.types import *  # noqa: F403
 
-_LAZY = ("aggregators", "algorithms", "clients", "data", "metrics", "models", "program", "testing")
+_LAZY = ("aggregators", "algorithms", "clients", "data", "metrics", "models", "privacy", "program", "testing")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,0 +1,286 @@
+"""Noise, budget and rounds: from any two the third."""
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fedjax_core.privacy._one_round import check_match, cost, load
+from fedjax_core.privacy._sampling import Sampling
+
+_MOST_NOISE, _MOST_ROUNDS = 2**20, 2**30
+
+
+class Accounting(NamedTuple):
+    """What a run has cost after each of its rounds; made by `accounting`.
+
+    Attributes:
+      sampling: how the clients of a round are drawn.
+      delta: of the guarantee.
+      epsilon_so_far: `(round_num) -> epsilon` after so many rounds, a pure function.
+    """
+
+    sampling: Sampling
+    delta: float
+    epsilon_so_far: Callable[[int], float]
+
+
+def epsilon(
+    *,
+    noise_multiplier: float,
+    rounds: int,
+    delta: float,
+    sampling: Sampling,
+    accountant: str = "rdp",
+    relation: str | None = None,
+    sensitivity: float | None = None,
+) -> float:
+    r"""The epsilon of a run with `aggregators.private_mean`: its rounds are (epsilon, delta)-private for every client.
+
+    A run is a function of its clients. Let two populations be neighbours, which differ in one client. The run is
+    :math:`(\varepsilon, \delta)`-differentially private if for all neighbours, and all sets of results, the
+    probability of a result in the set is at most :math:`e^\varepsilon` times that for the neighbour, plus
+    :math:`\delta`.
+
+    Args:
+      noise_multiplier: of `private_mean`: the deviation of the noise on the sum as a multiple of the
+        clipping norm. At least 0.
+      rounds: how many, at least 0.
+      delta: above 0 and below 1; well below 1 / population.
+      sampling: `everyone()`, `poisson(probability)` or `fixed_size(cohort_size, population)`.
+      accountant: "rdp" (Renyi divergences; any sampling, fast) or "pld" (privacy loss distributions:
+        tighter and slower; no `fixed_size`).
+      relation: which populations are neighbours: "add_or_remove_one" (one has a client more;
+        `everyone` and `poisson`) or "replace_one" (one has another client in the place of one;
+        `everyone` and `fixed_size`). None is the one that belongs to the sampling, the first where both do.
+      sensitivity: how far one client moves the sum, as a multiple of the clipping norm. None is the
+        truth for `private_mean`: 1 where a client is added or removed, 2 where one is replaced. With 1.0
+        the noise multiplier is the ratio of noise and sensitivity whatever the relation, which is
+        how dp-accounting counts under "replace_one".
+
+    Returns:
+      Epsilon; infinity without noise.
+
+    Raises:
+      ImportError: dp-accounting is not installed.
+      TypeError: an argument of a wrong kind.
+      ValueError: a number out of range, or sampling, accountant and relation do not match.
+
+    Example: 1,000 rounds of one percent of the clients.
+
+    >>> from fedjax_core.privacy import epsilon, poisson
+    >>> spent = epsilon(noise_multiplier=1.0, rounds=1000, delta=1e-6, sampling=poisson(0.01))
+    >>> print(f"{spent:.3f}")
+    2.437
+
+    References:
+      Mironov 2017, Renyi Differential Privacy (arXiv:1702.07476). Mironov et al. 2019, Renyi Differential Privacy
+      of the Sampled Gaussian Mechanism (arXiv:1908.10530). Wang et al. 2019, Subsampled Renyi Differential Privacy
+      and Analytical Moments Accountant (arXiv:1808.00087).
+    """
+    _check("epsilon", noise_multiplier=noise_multiplier, delta=delta)
+    _check_rounds("epsilon", rounds, 0)
+    _check_terms("epsilon", sampling, accountant, relation, sensitivity)
+    return cost(noise_multiplier, sampling, accountant, relation, sensitivity)(rounds, delta)
+
+
+def noise_multiplier(
+    *,
+    epsilon: float,
+    delta: float,
+    rounds: int,
+    sampling: Sampling,
+    accountant: str = "rdp",
+    relation: str | None = None,
+    sensitivity: float | None = None,
+) -> float:
+    """The smallest noise multiplier with which a run keeps a budget, rounded up in the fourth digit or later.
+
+    Args:
+      epsilon: of the budget, positive and finite.
+      delta: of the budget; as the others, see `epsilon`.
+      rounds: at least 1.
+      sampling: see `epsilon`.
+      accountant: see `epsilon`.
+      relation: see `epsilon`.
+      sensitivity: see `epsilon`.
+
+    Raises:
+      ImportError: dp-accounting is not installed.
+      TypeError: an argument of a wrong kind.
+      ValueError: a number out of range, sampling, accountant and relation do not match, or no noise up to
+        2**20 keeps the budget.
+
+    Example:
+      >>> from fedjax_core.privacy import noise_multiplier, poisson
+      >>> z = noise_multiplier(epsilon=2.4368, delta=1e-6, rounds=1000, sampling=poisson(0.01))
+      >>> print(f"{z:.3f}")
+      1.000
+    """
+    _check("noise_multiplier", epsilon=epsilon, delta=delta)
+    _check_rounds("noise_multiplier", rounds, 1)
+    _check_terms("noise_multiplier", sampling, accountant, relation, sensitivity)
+
+    def over(noise):
+        return cost(noise, sampling, accountant, relation, sensitivity)(rounds, delta) - epsilon
+
+    enough = 1.0
+    while over(enough) > 0:
+        enough *= 2
+        if enough > _MOST_NOISE:
+            raise ValueError(
+                f"noise_multiplier(epsilon={epsilon}, delta={delta}, rounds={rounds}) is beyond {_MOST_NOISE}; allow a "
+                "larger epsilon or delta, or fewer rounds"
+            )
+    return _root(over, enough)
+
+
+def rounds(
+    *,
+    noise_multiplier: float,
+    epsilon: float,
+    delta: float,
+    sampling: Sampling,
+    accountant: str = "rdp",
+    relation: str | None = None,
+    sensitivity: float | None = None,
+) -> int:
+    """The largest number of rounds with which a run keeps a budget, up to 2**30; zero where one is too many.
+
+    Args:
+      noise_multiplier: positive; see `epsilon`.
+      epsilon: of the budget, positive and finite.
+      delta: of the budget; as the others, see `epsilon`.
+      sampling: see `epsilon`.
+      accountant: see `epsilon`.
+      relation: see `epsilon`.
+      sensitivity: see `epsilon`.
+
+    Raises:
+      ImportError: dp-accounting is not installed.
+      TypeError: an argument of a wrong kind.
+      ValueError: a number out of range, or sampling, accountant and relation do not match.
+
+    Example:
+      >>> from fedjax_core.privacy import poisson, rounds
+      >>> rounds(noise_multiplier=1.0, epsilon=2.4368, delta=1e-6, sampling=poisson(0.01))
+      1000
+    """
+    _check("rounds", noise_multiplier=noise_multiplier, epsilon=epsilon, delta=delta)
+    _check_terms("rounds", sampling, accountant, relation, sensitivity)
+    spent = cost(noise_multiplier, sampling, accountant, relation, sensitivity)
+    return _largest(lambda number: spent(number, delta) <= epsilon)
+
+
+def accounting(
+    *,
+    noise_multiplier: float,
+    delta: float,
+    sampling: Sampling,
+    accountant: str = "rdp",
+    relation: str | None = None,
+    sensitivity: float | None = None,
+) -> Accounting:
+    """What a run has cost after each of its rounds, for `fc.program.train(..., accounting=...)` or a loop of one's own.
+
+    Args:
+      noise_multiplier: see `epsilon`, as the others.
+      delta: see `epsilon`.
+      sampling: see `epsilon`.
+      accountant: see `epsilon`.
+      relation: see `epsilon`.
+      sensitivity: see `epsilon`.
+
+    Returns:
+      An `Accounting(sampling, delta, epsilon_so_far)`.
+
+    Raises:
+      ImportError: dp-accounting is not installed.
+      TypeError: an argument of a wrong kind.
+      ValueError: a number out of range, or sampling, accountant and relation do not match.
+
+    Example:
+      >>> from fedjax_core.privacy import accounting, everyone
+      >>> spent = accounting(noise_multiplier=10.0, delta=1e-6, sampling=everyone())
+      >>> [f"{spent.epsilon_so_far(round_num):.2f}" for round_num in (1, 10, 100)]
+      ['0.43', '1.47', '5.22']
+    """
+    _check("accounting", noise_multiplier=noise_multiplier, delta=delta)
+    _check_terms("accounting", sampling, accountant, relation, sensitivity)
+    spent = cost(noise_multiplier, sampling, accountant, relation, sensitivity)
+
+    def epsilon_so_far(round_num: int) -> float:
+        _check_rounds("epsilon_so_far", round_num, 0, "round_num")
+        return spent(round_num, delta)
+
+    return Accounting(sampling, delta, epsilon_so_far)
+
+
+def _root(fn: Callable[[float], float], high: float) -> float:
+    """Where a falling function becomes zero, below `high` where it is not positive; rounded up by 1e-4 at most."""
+    low = 0.8 * high
+    # In small steps, since the less noise there is the longer the accountants take.
+    while fn(low) <= 0:
+        high, low = low, 0.8 * low
+    tolerance = 2e-5 * low
+    found = load("scipy.optimize").brentq(fn, low, high, xtol=tolerance, rtol=1e-5)
+    return min(found + tolerance + 1e-5 * found, high)
+
+
+def _largest(holds: Callable[[int], bool]) -> int:
+    """The largest number, from 0, for which a condition holds that holds for all smaller ones."""
+    low, high = 0, 1
+    while high <= _MOST_ROUNDS and holds(high):
+        low, high = high, 2 * high
+    if high > _MOST_ROUNDS:
+        return low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+_RULES = {
+    "noise_multiplier": ("from 0 to 2**20", lambda x: 0 <= x <= _MOST_NOISE, "1.0"),
+    "epsilon": ("positive and finite", lambda x: 0 < x < math.inf, "2.0"),
+    "delta": ("above 0 and below 1", lambda x: 0 < x < 1, "1e-6"),
+    "sensitivity": ("positive and finite", lambda x: 0 < x < math.inf, "1.0, or leave it out"),
+}
+
+
+def _check(function: str, **values: float) -> None:
+    for name, value in values.items():
+        rule, holds, example = _RULES[name]
+        message = f"{function}({name}=...) must be {rule}, got {value!r}; write {name}={example}"
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            raise TypeError(message)
+        if not holds(value):
+            raise ValueError(message)
+
+
+def _check_rounds(function: str, value, least: int, name: str = "rounds") -> None:
+    message = f"{function}({name}=...) must be an integer of at least {least}, got {value!r}; write {name}=100"
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(message)
+    if value < least:
+        raise ValueError(message)
+
+
+def _check_terms(function: str, sampling, accountant, relation, sensitivity) -> None:
+    if not isinstance(sampling, Sampling):
+        raise TypeError(
+            f"{function}(sampling=...) must be everyone(), poisson(probability) or fixed_size(cohort_size, "
+            f"population), got {sampling!r}; write sampling=fc.privacy.poisson(0.01)"
+        )
+    if accountant not in ("rdp", "pld"):
+        raise ValueError(
+            f"{function}(accountant=...) must be 'rdp' or 'pld', got {accountant!r}; write accountant='rdp'"
+        )
+    if relation is not None and relation not in ("add_or_remove_one", "replace_one"):
+        raise ValueError(
+            f"{function}(relation=...) must be 'add_or_remove_one' or 'replace_one', got {relation!r}; leave it out "
+            "for the one that belongs to the sampling"
+        )
+    if sensitivity is not None:
+        _check(function, sensitivity=sensitivity)
+    check_match(sampling, accountant, relation)

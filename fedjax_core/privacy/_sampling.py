@@ -1,0 +1,82 @@
+"""How the clients of a round are drawn, which decides what a round costs."""
+
+import numbers
+from typing import NamedTuple
+
+
+class Sampling(NamedTuple):
+    """How the clients of a round are drawn; made by `everyone`, `poisson` and `fixed_size`.
+
+    Attributes:
+      probability: with which a client takes part in a round.
+      cohort_size: the number of clients in every round; None where it is not fixed.
+      population: the number of clients they are drawn from; None where it does not matter.
+    """
+
+    probability: float
+    cohort_size: int | None
+    population: int | None
+
+    def __str__(self) -> str:
+        """The call that makes it."""
+        if self.cohort_size is not None:
+            return f"fixed_size({self.cohort_size}, {self.population})"
+        return "everyone()" if self.probability == 1 else f"poisson({self.probability})"
+
+
+def everyone() -> Sampling:
+    """All clients take part in every round.
+
+    Example:
+      >>> print(everyone())
+      everyone()
+    """
+    return Sampling(1.0, None, None)
+
+
+def poisson(probability: float) -> Sampling:
+    """Every client takes part with this probability, whatever the others do: the cohorts differ in size.
+
+    Args:
+      probability: above 0, at most 1.
+
+    Raises:
+      TypeError: it is no number.
+      ValueError: it is out of range.
+
+    Example:
+      >>> print(poisson(0.01))
+      poisson(0.01)
+    """
+    message = f"poisson(probability=...) must be above 0 and at most 1, got {probability!r}; write poisson(0.01)"
+    if not isinstance(probability, numbers.Real) or isinstance(probability, bool):
+        raise TypeError(message)
+    if not 0 < probability <= 1:
+        raise ValueError(message)
+    return Sampling(float(probability), None, None)
+
+
+def fixed_size(cohort_size: int, population: int) -> Sampling:
+    """Every round draws the same number of clients, without replacement; as `fc.data.sample_clients`.
+
+    Args:
+      cohort_size: at least 1, at most the population.
+      population: how many clients there are.
+
+    Raises:
+      TypeError: a number is no integer.
+      ValueError: a number is out of range.
+
+    Example:
+      >>> print(fixed_size(10, 1000))
+      fixed_size(10, 1000)
+    """
+    message = (
+        f"fixed_size(cohort_size, population) takes integers with 1 <= cohort_size <= population, got {cohort_size!r} "
+        f"and {population!r}; write fixed_size(10, 1000)"
+    )
+    if not all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in (cohort_size, population)):
+        raise TypeError(message)
+    if not 1 <= cohort_size <= population:
+        raise ValueError(message)
+    return Sampling(float(cohort_size / population), int(cohort_size), int(population))
