@@ -14,7 +14,8 @@ class Flat:
     """A pytree, flattened.
 
     Attributes:
-      joined: one array `[*lead, N]` per dtype, in order of their first leaves.
+      joined: one array `[*lead, N]` per dtype, in order of their first leaves; `N` is at least one, since
+        JAX does not split an array without entries over devices.
       keys: the leaves that are JAX keys, as they were.
       form: `(tree structure, (shape behind lead, dtype) of each leaf, number of leading dimensions)`.
     """
@@ -39,9 +40,14 @@ def flatten(tree: Any, lead: int) -> Flat:
             groups.setdefault(str(leaf.dtype), []).append(
                 leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:]))
             )
-    joined = tuple(jnp.concatenate(group, axis=lead) for group in groups.values())
+    joined = tuple(_concatenated(group, lead) for group in groups.values())
     keys = tuple(leaf for leaf in leaves if _is_key(leaf.dtype))
     return Flat(joined, keys, (structure, tuple((leaf.shape[lead:], leaf.dtype) for leaf in leaves), lead))
+
+
+def _concatenated(group: list, lead: int):
+    joined = jnp.concatenate(group, axis=lead)
+    return joined if joined.shape[lead] else jnp.zeros((*joined.shape[:lead], 1), joined.dtype)
 
 
 def unflatten(flat: Flat) -> Any:

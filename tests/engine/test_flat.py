@@ -14,6 +14,7 @@ def trees(lead: int):
     yield {"w": jnp.ones((*scalar, 3, 4)), "n": jnp.arange(2) if lead else jnp.int32(7), "b": jnp.zeros((*scalar, 0))}
     yield (jnp.full((*scalar, 2), jnp.nan), None, [jnp.ones(scalar, bool), jnp.ones((*scalar, 5), jnp.bfloat16)])
     yield {"key": key if lead else key[0], "x": jnp.ones(scalar)}
+    yield [jnp.ones((*scalar, 2)), jnp.ones((*scalar, 0), jnp.int32)]
     yield ()
 
 

@@ -214,3 +214,15 @@ def test_lists_are_like_cohorts():
     expected, found = run(ONE_LANE, clients), ONE_LANE(WEIGHTS, KEY, listed)
     for name in ("weights", "examples", "steps"):
         np.testing.assert_array_equal(found["clients"][name], expected["clients"][name])
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_leaf_without_entries_goes_wherever_the_others_go(devices):
+    @fc.federated_computation(fc.at_clients("<a=float32[2],none=float16[0]>"))
+    def total(values):
+        return fc.federated_sum(values)
+
+    values = [{"a": np.full(2, k, np.float32), "none": np.zeros(0, np.float16)} for k in range(5)]
+    found = total.with_config(fc.EngineConfig(devices=devices))(values)
+    assert found["none"].shape == (0,) and found["none"].dtype == np.float16
+    np.testing.assert_array_equal(found["a"], [10.0, 10.0])
