@@ -17,7 +17,7 @@ class ProgressBar:
     notebook: a log file is not filled with bars.
 
     Args:
-      rounds: how many there will be.
+      rounds: how many there will be; None where nobody knows.
       completed: how many there have been, in a run that is resumed.
       disable: shows nothing.
       console: where to show it; None for standard error.
@@ -26,7 +26,7 @@ class ProgressBar:
 
     def __init__(
         self,
-        rounds: int,
+        rounds: int | None,
         completed: int = 0,
         disable: bool = False,
         console: rich.console.Console | None = None,
@@ -34,7 +34,7 @@ class ProgressBar:
     ):
         console = rich.console.Console(stderr=True) if console is None else console
         self._bar = _TwoLines(
-            rich.progress.TextColumn("round {task.completed}/{task.total}"),
+            rich.progress.TextColumn("round {task.completed}" + ("" if rounds is None else "/{task.total}")),
             rich.progress.BarColumn(bar_width=None),
             rich.progress.TextColumn("{task.fields[speed]}"),
             rich.progress.TimeRemainingColumn(compact=True),

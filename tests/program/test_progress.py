@@ -56,3 +56,8 @@ def test_keeps_the_latest_evaluation(history):
     for record in history.records[:2]:
         bar.update(record)
     assert bar._bar.tasks[0].description == "loss 0.167, accuracy 75.0 % · held-out loss 2.000, accuracy 40.0 %"
+
+
+def test_without_a_last_round(history):
+    shown = _shown(history, 100, terminal=True, rounds=None)
+    assert "round 3 " in shown and "None" not in shown

@@ -1,0 +1,99 @@
+"""What `train` and `Experiment` check of their arguments before anything runs."""
+
+import operator
+from typing import Any
+
+import jax
+
+from fedjax_core.computation import Computation
+from fedjax_core.data import Batching, FederatedData
+from fedjax_core.program._checkpoints import Checkpoints
+from fedjax_core.program._releases import ReleaseManager
+from fedjax_core.types import SequenceType, Type, leaves
+
+
+def checked_positive(caller: str, name: str, value: Any) -> int:
+    """A number of rounds, clients, ... as a Python integer.
+
+    Raises:
+      TypeError: it is no integer.
+      ValueError: it is not positive.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{caller}({name}=...) must be an integer, got {value!r}; use {name}=10") from None
+    if value < 1:
+        raise ValueError(f"{caller}({name}=...) must be at least 1, got {value}; use {name}=10")
+    return value
+
+
+def check_key(caller: str, key: Any) -> None:
+    """Refuses what is not one typed key, with a TypeError."""
+    if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+        raise TypeError(f"{caller}(key=...) must be one typed key, got {key!r}; use jax.random.key(0)")
+
+
+def check_cohort_size(caller: str, cohort_size: int, train_data: FederatedData) -> None:
+    """Refuses more clients than there are, with a ValueError."""
+    if cohort_size > len(train_data):
+        raise ValueError(
+            f"{caller}(cohort_size={cohort_size}) draws without replacement, got {len(train_data)} clients; use "
+            f"cohort_size={len(train_data)} or less"
+        )
+
+
+def check_data(caller: str, name: str, data: Any, taker: str, computation: Computation) -> None:
+    """Refuses clients that the second argument of `computation` does not take, with a TypeError."""
+    if not isinstance(data, FederatedData):
+        raise TypeError(
+            f"{caller}({name}=...) must be FederatedData, got {type(data).__name__}; use "
+            "FederatedData.from_clients(...)"
+        )
+    taken: Type = computation.parameters[1][1].member
+    given = SequenceType(data.element_type)
+    if not taken.is_assignable_from(given):
+        raise TypeError(
+            f"{caller}({name}=...): a client holds {given} and {taker} takes {taken}{_difference(taken, given)}; "
+            "convert the examples: `data.map(lambda examples: {'x': ..., 'y': ...})`"
+        )
+
+
+def _difference(taken: Type, given: Type) -> str:
+    """Which fields differ, said in words where both are sequences of structs."""
+    if not isinstance(taken, SequenceType):
+        return ""
+    fields, others = ({path: str(leaf) for path, leaf in leaves(t.element)} for t in (taken, given))
+    different = [name for name in {**fields, **others} if fields.get(name) != others.get(name)]
+    return f" (they differ in {', '.join(map(repr, different))})" if any(different) else ""
+
+
+def check_batching(caller: str, name: str, batching: Any) -> None:
+    """Refuses what is no `Batching`, with a TypeError."""
+    if not isinstance(batching, Batching):
+        raise TypeError(f"{caller}({name}=...) must be a Batching, got {batching!r}; use Batching(batch_size=20)")
+
+
+def check_eval_batching(caller: str, eval_batching: Any) -> None:
+    """Refuses what is no `Batching`, with a TypeError, and one that shuffles, with a ValueError."""
+    check_batching(caller, "eval_batching", eval_batching)
+    if eval_batching.shuffle:
+        raise ValueError(
+            f"{caller}(eval_batching={eval_batching}) shuffles, which changes no metric; leave out `shuffle=True`"
+        )
+
+
+def check_outlets(caller: str, checkpoints: Any, release_manager: Any) -> None:
+    """Refuses what are no `Checkpoints` and no `ReleaseManager`, with a TypeError."""
+    if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
+        raise TypeError(
+            f"{caller}(checkpoints=...) must be Checkpoints, got {checkpoints!r}; use "
+            "fc.program.Checkpoints('runs/first/checkpoints')"
+        )
+    if release_manager is not None and not isinstance(release_manager, ReleaseManager):
+        raise TypeError(
+            f"{caller}(release_manager=...) must be a ReleaseManager, got {release_manager!r}; for example "
+            "fc.program.release_to_csv('metrics.csv'), and for several fc.program.group_releases(one, another)"
+        )
