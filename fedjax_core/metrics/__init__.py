@@ -2,8 +2,15 @@
 
   loss                                  the mean of a per-example loss
   accuracy, top_k_accuracy              of class scores `[B, C]`
+  precision, recall, f1                 of class scores `[B, C]`, or of scores `[B]` and a threshold
+  confusion_matrix                      of class scores `[B, C]`
+  roc_auc                               of scores `[B]`
+  mean_absolute_error, mean_squared_error, r_squared
+                                        of numbers `[B, ...]`
   token_accuracy, perplexity            of token scores `[B, T, V]`
+  out_of_vocabulary_rate                of tokens `[B, T]`
   num_examples, num_batches             counts
+  per_domain                            any of them, by a field of the batch
 
 and how the clients' statistics are combined:
 
@@ -16,9 +23,9 @@ One of your own is a function that measures a batch and one that finalizes the t
   >>> import jax
   >>> import jax.numpy as jnp
   >>> from fedjax_core.contracts import Metric
-  >>> def mean_absolute_error(label="y"):
+  >>> def bias(label="y"):
   ...     def measure(predictions, batch, mask):
-  ...         errors = jnp.abs(predictions - batch[label])
+  ...         errors = predictions - batch[label]
   ...         return jnp.sum(jnp.where(mask, errors, 0.0)), jnp.sum(mask, dtype=jnp.int32)
   ...
   ...     def finalize(statistic):
@@ -26,32 +33,46 @@ One of your own is a function that measures a batch and one that finalizes the t
   ...         return total / count
   ...
   ...     return Metric(measure, finalize)
-  >>> metric = mean_absolute_error()
+  >>> metric = bias()
   >>> mask = jnp.array([True, True, False])
   >>> first = metric.measure(jnp.array([1.0, 2.0, 9.0]), {"y": jnp.array([1.5, 2.0, 0.0])}, mask)
   >>> second = metric.measure(jnp.array([0.0, 0.0, 0.0]), {"y": jnp.array([1.0, 0.5, 0.0])}, mask)
   >>> metric.finalize(jax.tree.map(jnp.add, first, second))
-  Array(0.5, dtype=float32)
+  Array(-0.5, dtype=float32)
 """
 
 from fedjax_core.contracts import mean_loss as loss
 from fedjax_core.contracts import num_examples
-from fedjax_core.metrics._classification import accuracy, top_k_accuracy
+from fedjax_core.metrics._classification import accuracy, confusion_matrix, top_k_accuracy
 from fedjax_core.metrics._counts import num_batches
+from fedjax_core.metrics._domains import per_domain
 from fedjax_core.metrics._finalize_then_sample import finalize_then_sample
 from fedjax_core.metrics._finalizers import MetricFinalizersMismatchError
-from fedjax_core.metrics._language import perplexity, token_accuracy
+from fedjax_core.metrics._language import out_of_vocabulary_rate, perplexity, token_accuracy
+from fedjax_core.metrics._precision_recall import f1, precision, recall
+from fedjax_core.metrics._regression import mean_absolute_error, mean_squared_error, r_squared
+from fedjax_core.metrics._roc_auc import roc_auc
 from fedjax_core.metrics._sum_then_finalize import finalize_sum, sum_then_finalize
 
 __all__ = [
     "MetricFinalizersMismatchError",
     "accuracy",
+    "confusion_matrix",
+    "f1",
     "finalize_sum",
     "finalize_then_sample",
     "loss",
+    "mean_absolute_error",
+    "mean_squared_error",
     "num_batches",
     "num_examples",
+    "out_of_vocabulary_rate",
+    "per_domain",
     "perplexity",
+    "precision",
+    "r_squared",
+    "recall",
+    "roc_auc",
     "sum_then_finalize",
     "token_accuracy",
     "top_k_accuracy",

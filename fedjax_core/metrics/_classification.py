@@ -1,11 +1,10 @@
 """Metrics of classifiers."""
 
-import numbers
-
 import jax.numpy as jnp
 
 from fedjax_core.contracts import Metric
 from fedjax_core.metrics import _labels
+from fedjax_core.metrics._arguments import check_positive_integer
 
 
 def accuracy(label: str = "y") -> Metric:
@@ -60,11 +59,7 @@ def top_k_accuracy(k: int, label: str = "y") -> Metric:
       >>> float(metric.finalize(metric.measure(scores, {"y": jnp.array([2, 0])}, mask)))
       0.5
     """
-    rule = f"top_k_accuracy(k=...) must be a positive integer, got {k!r}"
-    if not isinstance(k, numbers.Integral) or isinstance(k, bool):
-        raise TypeError(rule)
-    if k <= 0:
-        raise ValueError(rule)
+    check_positive_integer("top_k_accuracy(k=...)", k)
     return _top("top_k_accuracy", k, label)
 
 
@@ -76,3 +71,38 @@ def _top(name, k, label):
         return jnp.sum(correct, dtype=jnp.int32), jnp.sum(mask, dtype=jnp.int32)
 
     return Metric(measure, _labels.ratio)
+
+
+def confusion_matrix(label: str = "y") -> Metric:
+    """How often a class was taken for another.
+
+    Of equal highest scores the lowest class is predicted. An example with a NaN among its scores, or a
+    label outside of `0..C-1`, has no place in the matrix and is left out.
+
+    Args:
+      label: the batch's field of labels, integers `[B]`.
+
+    Returns:
+      A `Metric` of predictions (logits or probabilities) `[B, C]`. Its statistic and value are the
+      matrix, int32 `[C, C]`: in row `i` and column `j` the examples of class `i` that were taken for `j`.
+
+    Raises:
+      TypeError, ValueError: when measured, if the dtypes or shapes are others.
+
+    Example:
+      >>> metric = confusion_matrix()
+      >>> scores = jnp.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+      >>> print(metric.finalize(metric.measure(scores, {"y": jnp.array([1, 0, 0])}, jnp.ones(3, bool))))
+      [[1 1]
+       [0 1]]
+    """
+
+    def measure(predictions, batch, mask):
+        labels = batch[label]
+        _labels.check_labels("confusion_matrix", predictions, labels, label, "B")
+        actual = _labels.one_hot(labels, mask, predictions.shape[-1])
+        predicted = _labels.one_hot_predictions(predictions, mask)
+        # A batch has less than 2**24 examples, so that float32 counts them exactly.
+        return (actual.astype(jnp.float32).T @ predicted.astype(jnp.float32)).astype(jnp.int32)
+
+    return Metric(measure, lambda statistic: statistic)

@@ -24,16 +24,45 @@ def check_labels(metric: str, predictions, labels, label: str, axes: str) -> Non
       ValueError: accuracy compares scores of shape [B, C] with labels of shape [B]; got predictions of
         shape (5, 3) and batch['y'] of shape (5, 1)
     """
-    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
-        raise TypeError(
-            f"{metric} compares with integer labels, got {jnp.result_type(labels)} in batch[{label!r}]; "
-            f"name the field of integers: `{metric}(label=...)`"
-        )
+    _check_integer_dtype(metric, labels, label)
     rank = axes.count(",") + 1
     if jnp.ndim(labels) != rank or jnp.shape(predictions)[:-1] != jnp.shape(labels):
         raise ValueError(
             f"{metric} compares scores of shape [{axes}, C] with labels of shape [{axes}]; got predictions "
             f"of shape {jnp.shape(predictions)} and batch[{label!r}] of shape {jnp.shape(labels)}"
+        )
+
+
+def check_integers(metric: str, values, label: str, axes: str) -> None:
+    """Raises unless `values` are integers with these axes.
+
+    Args:
+      metric: the name to show in the message.
+      values: should be integers.
+      label: the name of the batch field that they were.
+      axes: the axes that they should have, such as "B, T".
+
+    Raises:
+      TypeError: they are no integers.
+      ValueError: they have another number of axes.
+
+    Example:
+      >>> check_integers("out_of_vocabulary_rate", jnp.zeros(5, int), "y", "B, T")
+      Traceback (most recent call last):
+      ValueError: out_of_vocabulary_rate takes integers of shape [B, T], got batch['y'] of shape (5,)
+    """
+    _check_integer_dtype(metric, values, label)
+    if jnp.ndim(values) != axes.count(",") + 1:
+        raise ValueError(
+            f"{metric} takes integers of shape [{axes}], got batch[{label!r}] of shape {jnp.shape(values)}"
+        )
+
+
+def _check_integer_dtype(metric, values, label):
+    if not jnp.issubdtype(jnp.result_type(values), jnp.integer):
+        raise TypeError(
+            f"{metric} compares with integer labels, got {jnp.result_type(values)} in batch[{label!r}]; "
+            f"name the field of integers: `{metric}(label=...)`"
         )
 
 
@@ -62,6 +91,80 @@ def among_top(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     classes = jnp.arange(num_classes).reshape((1,) * labels.ndim + (num_classes,))
     ahead = (scores > own) | ((scores == own) & (classes < column))
     return valid & (ahead.sum(axis=-1) < k)
+
+
+def one_hot(classes: jax.Array, mask: jax.Array, num_classes: int) -> jax.Array:
+    """The class of every example as a row of one True.
+
+    Args:
+      classes: integers `[B]`.
+      mask: bool `[B]`.
+      num_classes: `C`.
+
+    Returns:
+      bool `[B, C]`; a row is all False where the mask is, and for a class outside of `0..C-1`.
+
+    Example:
+      >>> print(one_hot(jnp.array([1, 0, 7]), jnp.ones(3, bool), 2).astype(int))
+      [[0 1]
+       [1 0]
+       [0 0]]
+    """
+    return mask[:, None] & (classes[:, None] == jnp.arange(num_classes)[None, :])
+
+
+def one_hot_predictions(scores: jax.Array, mask: jax.Array) -> jax.Array:
+    """The class of the highest score as a row of one True; of equal ones the lowest class.
+
+    Args:
+      scores: floating point `[B, C]`.
+      mask: bool `[B]`.
+
+    Returns:
+      bool `[B, C]`; a row is all False where the mask is, and where a score is NaN.
+
+    Example:
+      >>> print(one_hot_predictions(jnp.array([[0.1, 0.9], [0.5, 0.5]]), jnp.ones(2, bool)).astype(int))
+      [[0 1]
+       [1 0]]
+    """
+    certain = mask & ~jnp.isnan(scores).any(axis=-1)
+    return one_hot(jnp.argmax(scores, axis=-1), certain, scores.shape[-1])
+
+
+def check_binary(metric: str, predictions, labels, label: str) -> None:
+    """Raises unless `predictions` holds one score for every label.
+
+    Args:
+      metric: the name to show in the message.
+      predictions: should be real `[B]`.
+      labels: should be integers or booleans `[B]`.
+      label: the name of the batch field that `labels` was.
+
+    Raises:
+      TypeError: the labels are neither integers nor booleans.
+      ValueError: the shapes do not belong together.
+
+    Example:
+      >>> check_binary("roc_auc", jnp.zeros((5, 2)), jnp.zeros(5, int), "y")
+      Traceback (most recent call last):
+      ValueError: roc_auc takes one score an example, [B], and a label of the same shape; got predictions of
+        shape (5, 2) and batch['y'] of shape (5,). Of two classes measure the second's probability:
+        `metric._replace(measure=lambda p, b, m: metric.measure(jax.nn.softmax(p)[:, 1], b, m))`
+    """
+    dtype = jnp.result_type(labels)
+    if not (jnp.issubdtype(dtype, jnp.integer) or dtype == jnp.bool_):
+        raise TypeError(
+            f"{metric} compares with labels 0 and 1, integers or booleans, got {dtype} in batch[{label!r}]; "
+            f"name the field of labels: `{metric}(label=...)`"
+        )
+    if jnp.ndim(labels) != 1 or jnp.shape(predictions) != jnp.shape(labels):
+        raise ValueError(
+            f"{metric} takes one score an example, [B], and a label of the same shape; got predictions of shape "
+            f"{jnp.shape(predictions)} and batch[{label!r}] of shape {jnp.shape(labels)}. Of two classes measure "
+            "the second's probability: "
+            "`metric._replace(measure=lambda p, b, m: metric.measure(jax.nn.softmax(p)[:, 1], b, m))`"
+        )
 
 
 def ratio(statistic) -> jax.Array:

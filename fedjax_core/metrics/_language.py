@@ -3,6 +3,7 @@
 Tokens are counted in float32: exact up to 2**24 of them, rounded beyond, where int32 would wrap.
 """
 
+import numbers
 from collections.abc import Iterable
 
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ def token_accuracy(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
       `(correct, count)`, float32 `[]` each; its value `correct / count`, float32 `[]`, NaN for no token.
 
     Raises:
-      TypeError, ValueError: when measured, if the dtypes or shapes are others.
+      TypeError: `ignored` are no integers; when measured, if the labels are none.
+      ValueError: when measured, if the shapes are others.
 
     Example: of three positions the last is padding.
       >>> metric = token_accuracy()
@@ -35,7 +37,7 @@ def token_accuracy(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
       >>> float(metric.finalize(metric.measure(scores, {"y": jnp.array([[1, 2, 0]])}, jnp.array([True]))))
       0.5
     """
-    ignored = tuple(ignored)
+    ignored = _tokens("token_accuracy(ignored=...)", ignored)
 
     def measure(predictions, batch, mask):
         labels = batch[label]
@@ -61,7 +63,8 @@ def perplexity(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
       summed cross entropy and the number of tokens; its value `exp(sum / count)`, float32 `[]`, NaN for no token.
 
     Raises:
-      TypeError, ValueError: when measured, if the dtypes or shapes are others.
+      TypeError: `ignored` are no integers; when measured, if the labels are none.
+      ValueError: when measured, if the shapes are others.
 
     Example: four equally likely tokens.
       >>> metric = perplexity()
@@ -69,7 +72,7 @@ def perplexity(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
       >>> print(f"{metric.finalize(statistic):.4f}")
       4.0000
     """
-    ignored = tuple(ignored)
+    ignored = _tokens("perplexity(ignored=...)", ignored)
 
     def measure(predictions, batch, mask):
         labels = batch[label]
@@ -84,8 +87,55 @@ def perplexity(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
     return Metric(measure, lambda statistic: jnp.exp(_labels.ratio(statistic)))
 
 
+def out_of_vocabulary_rate(symbols: Iterable[int], ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
+    """The fraction of tokens that stand for something out of the vocabulary.
+
+    Args:
+      symbols: the tokens that do, such as the buckets of unknown words; any number of them. One that
+        is ignored as well is ignored.
+      ignored: labels that are not counted, such as padding.
+      label: the batch's field of tokens, integers `[B, T]`.
+
+    Returns:
+      A `Metric` that does not look at the predictions. Its statistic is `(out of vocabulary, count)`, float32
+      `[]` each; its value their quotient, float32 `[]`, NaN for no token.
+
+    Raises:
+      TypeError: `symbols` or `ignored` are no integers; when measured, if the tokens are none.
+      ValueError: when measured, if the tokens are not `[B, T]`.
+
+    Example: of three tokens and a padding two are out of the vocabulary.
+      >>> metric = out_of_vocabulary_rate(symbols=(98, 99))
+      >>> statistic = metric.measure(None, {"y": jnp.array([[99, 5, 98, 0]])}, jnp.array([True]))
+      >>> print(f"{metric.finalize(statistic):.3f}")
+      0.667
+    """
+    symbols = _tokens("out_of_vocabulary_rate(symbols=...)", symbols)
+    ignored = _tokens("out_of_vocabulary_rate(ignored=...)", ignored)
+
+    def measure(predictions, batch, mask):
+        tokens = batch[label]
+        _labels.check_integers("out_of_vocabulary_rate", tokens, label, "B, T")
+        kept = _kept(tokens, ignored, mask)
+        found = kept & _is_one_of(tokens, symbols)
+        return jnp.sum(found, dtype=jnp.float32), jnp.sum(kept, dtype=jnp.float32)
+
+    return Metric(measure, _labels.ratio)
+
+
 def _kept(labels, ignored, mask):
-    kept = jnp.broadcast_to(mask[:, None], labels.shape)
-    for token in ignored:
-        kept &= labels != token
-    return kept
+    return mask[:, None] & ~_is_one_of(labels, ignored)
+
+
+def _is_one_of(labels, symbols):
+    found = jnp.zeros(jnp.shape(labels), bool)
+    for symbol in symbols:
+        found |= labels == symbol
+    return found
+
+
+def _tokens(what: str, given) -> tuple[int, ...]:
+    tokens = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(token, numbers.Integral) and not isinstance(token, bool) for token in tokens):
+        raise TypeError(f"{what} is a tuple of integers such as (0,), got {given!r}")
+    return tokens

@@ -101,3 +101,22 @@ def test_refuses_a_k_that_is_no_positive_integer(k, error):
 def test_refuses_what_does_not_belong_together(scores, labels, error):
     with pytest.raises(error, match="accuracy compares"):
         metrics.accuracy().measure(np.zeros(scores), {"y": labels}, np.ones(5, bool))
+
+
+@given(st.integers(0, 2**31))
+def test_confusion_matrix_equals_the_reference(seed):
+    scores, batch, mask = _batch(seed)
+    metric = metrics.confusion_matrix()
+    found = metric.finalize(metric.measure(scores, batch, mask))
+    expected = np.zeros((6, 6), np.int32)
+    np.add.at(expected, (batch["y"][mask], scores[mask].argmax(1)), 1)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_confusion_matrix_leaves_out_what_has_no_place():
+    scores = np.array([[1, 0], [np.nan, 0], [1, 0], [1, 0]], np.float32)
+    found = metrics.confusion_matrix().measure(scores, {"y": np.array([1, 0, -1, 2])}, np.ones(4, bool))
+    assert found.tolist() == [[0, 0], [1, 0]]
+    with pytest.raises(ValueError, match="confusion_matrix compares scores"):
+        metrics.confusion_matrix().measure(np.zeros((4, 2)), {"y": np.zeros((4, 1), int)}, np.ones(4, bool))

@@ -99,3 +99,37 @@ def test_traces_with_symbolic_sizes(name):
 def test_refuses_labels_that_are_no_sequences(name):
     with pytest.raises(ValueError, match=rf"{name} compares scores of shape \[B, T, C\]"):
         METRICS[name].measure(np.zeros((5, 3)), {"y": np.zeros(5, int)}, np.ones(5, bool))
+
+
+@pytest.mark.parametrize("symbols", [(), (4,), (1, 3, 4), range(100)])
+@pytest.mark.parametrize("ignored", [(), (0,), (0, 3)])
+def test_out_of_vocabulary_rate_equals_the_reference(symbols, ignored):
+    _, batch, mask = _batch(5)
+    metric = metrics.out_of_vocabulary_rate(symbols, ignored)
+    statistic = metric.measure(None, batch, mask)
+    kept = _kept(batch, mask, ignored)
+    found = np.isin(batch["y"], list(symbols))[kept]
+    assert [float(part) for part in statistic] == [found.sum(), kept.sum()]
+    np.testing.assert_allclose(metric.finalize(statistic), found.mean(), rtol=1e-6)
+
+
+def test_out_of_vocabulary_rate_of_tokens_that_are_all_padding_is_nan():
+    metric = metrics.out_of_vocabulary_rate((1,))
+    assert jnp.isnan(metric.finalize(metric.measure(None, {"y": np.zeros((2, 3), int)}, np.ones(2, bool))))
+
+
+@pytest.mark.parametrize("tokens", [0, "a", (0.0,), (True,), None])
+def test_ignored_tokens_are_integers(tokens):
+    for metric in (metrics.token_accuracy, metrics.perplexity):
+        with pytest.raises(TypeError, match=rf"{metric.__name__}\(ignored=...\) is a tuple of integers such as \(0,\)"):
+            metric(tokens)
+    with pytest.raises(TypeError, match=r"out_of_vocabulary_rate\(symbols=...\) is a tuple of integers"):
+        metrics.out_of_vocabulary_rate(tokens)
+
+
+def test_out_of_vocabulary_rate_is_of_sequences_of_integers():
+    metric = metrics.out_of_vocabulary_rate((1,))
+    with pytest.raises(ValueError, match=r"out_of_vocabulary_rate takes integers of shape \[B, T\], got batch\['y'\]"):
+        metric.measure(None, {"y": np.zeros(5, int)}, np.ones(5, bool))
+    with pytest.raises(TypeError, match="out_of_vocabulary_rate compares with integer labels, got float"):
+        metric.measure(None, {"y": np.zeros((5, 2))}, np.ones(5, bool))

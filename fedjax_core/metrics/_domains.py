@@ -1,0 +1,48 @@
+"""A metric by domain."""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core.contracts import Metric
+from fedjax_core.metrics import _labels
+from fedjax_core.metrics._arguments import check_positive_integer
+
+
+def per_domain(metric: Metric, num_domains: int, domain: str = "domain") -> Metric:
+    """Any metric, of each domain by itself.
+
+    Args:
+      metric: the metric.
+      num_domains: `D`.
+      domain: the batch's field that says which domain an example is of, integers `[B]` from 0 to
+        `D - 1`. An example of another one is not counted.
+
+    Returns:
+      A `Metric` whose statistic and value are those of `metric` with a leading axis `D`.
+
+    Raises:
+      TypeError: `metric` is no `Metric`, `num_domains` no integer; when measured, if the domains are no integers.
+      ValueError: `num_domains` is not positive; when measured, if the domains are not `[B]`.
+
+    Example: the last domain has no example.
+      >>> from fedjax_core import metrics
+      >>> metric = per_domain(metrics.accuracy(), num_domains=3)
+      >>> batch = {"y": jnp.array([1, 1, 0]), "domain": jnp.array([0, 1, 1])}
+      >>> scores = jnp.array([[0.1, 0.9], [0.8, 0.2], [0.7, 0.3]])
+      >>> print(metric.finalize(metric.measure(scores, batch, jnp.ones(3, bool))))
+      [1.  0.5 nan]
+    """
+    if not isinstance(metric, Metric):
+        raise TypeError(f"per_domain(metric, ...) takes a Metric, got {metric!r}; call it: fc.metrics.accuracy()")
+    check_positive_integer("per_domain(num_domains=...)", num_domains)
+
+    def measure(predictions, batch, mask):
+        domains = batch[domain]
+        _labels.check_integers("per_domain", domains, domain, "B")
+
+        def measure_one(number):
+            return metric.measure(predictions, batch, mask & (domains == number))
+
+        return jax.vmap(measure_one)(jnp.arange(num_domains))
+
+    return Metric(measure, jax.vmap(metric.finalize))

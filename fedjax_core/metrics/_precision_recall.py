@@ -1,0 +1,121 @@
+"""Precision, recall and their harmonic mean, from true positives, predictions and labels by class."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core.contracts import Metric
+from fedjax_core.metrics import _labels
+from fedjax_core.metrics._arguments import is_real_number
+
+_AVERAGES = ("binary", "micro", "macro", "weighted", "per_class")
+
+
+def precision(average: str = "binary", *, threshold: float = 0.5, label: str = "y") -> Metric:
+    r"""The fraction of what is predicted to be of a class that is: :math:`TP / (TP + FP)`.
+
+    An undefined quotient, of a class that is never predicted, is NaN, and the averages "macro" and
+    "weighted" are over the classes where it is defined. An example with a NaN among its scores is
+    predicted to be of no class; a label outside of the classes is a false positive of the one predicted.
+
+    Args:
+      average: "binary" for one score an example, positive from `threshold` on. Otherwise for one
+        score a class, of which the highest (the lowest class of equal ones) is predicted: "per_class"
+        values, "macro", their mean, "weighted", their mean by the number of labels of a class, or
+        "micro", of the counts summed over the classes.
+      threshold: for "binary" alone; 0.5 suits probabilities, 0.0 logits.
+      label: the batch's field of labels, integers `[B]`; for "binary" 1 is positive and all else negative.
+
+    Returns:
+      A `Metric` of predictions `[B]` ("binary") or `[B, C]`. Its statistic is `(true positives,
+      predicted, labelled)`, int32 `[]` ("binary") or `[C]` each; its value float32 `[]`, or `[C]`
+      for "per_class", NaN for nobody.
+
+    Raises:
+      ValueError: `average` is another; when measured, if the shapes are others.
+      TypeError: `threshold` is no number; when measured, if the labels are no integers.
+
+    Example:
+      >>> metric = precision()
+      >>> batch = {"y": jnp.array([1, 0, 1, 1])}
+      >>> statistic = metric.measure(jnp.array([0.9, 0.8, 0.2, 0.7]), batch, jnp.ones(4, bool))
+      >>> print(f"{metric.finalize(statistic):.3f}")
+      0.667
+    """
+    return _metric("precision", lambda hits, predicted, actual: (hits, predicted), average, threshold, label)
+
+
+def recall(average: str = "binary", *, threshold: float = 0.5, label: str = "y") -> Metric:
+    r"""The fraction of a class that is predicted to be of it: :math:`TP / (TP + FN)`.
+
+    Args, statistic and errors are those of `precision`. Undefined, and so NaN, for a class without
+    labels.
+
+    Example: the mean over two classes, of which one is found always and the other half of the time.
+      >>> metric = recall("macro")
+      >>> scores = jnp.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+      >>> print(metric.finalize(metric.measure(scores, {"y": jnp.array([0, 1, 1])}, jnp.ones(3, bool))))
+      0.75
+    """
+    return _metric("recall", lambda hits, predicted, actual: (hits, actual), average, threshold, label)
+
+
+def f1(average: str = "binary", *, threshold: float = 0.5, label: str = "y") -> Metric:
+    r"""The harmonic mean of precision and recall: :math:`2 TP / (2 TP + FP + FN)`.
+
+    Args, statistic and errors are those of `precision`. Undefined, and so NaN, for a class that is
+    neither predicted nor labelled.
+
+    Example:
+      >>> metric = f1("per_class")
+      >>> scores = jnp.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+      >>> print(metric.finalize(metric.measure(scores, {"y": jnp.array([0, 1, 1])}, jnp.ones(3, bool))))
+      [0.6666667 0.6666667]
+    """
+    return _metric("f1", lambda hits, predicted, actual: (2 * hits, predicted + actual), average, threshold, label)
+
+
+def _metric(name: str, quotient: Callable, average: str, threshold: float, label: str) -> Metric:
+    if average not in _AVERAGES:
+        raise ValueError(f"{name}(average=...) is one of {', '.join(map(repr, _AVERAGES))}, got {average!r}")
+    if not is_real_number(threshold):
+        raise TypeError(f"{name}(threshold=...) is a number such as 0.5, got {threshold!r}")
+    count = _count_binary(name, threshold, label) if average == "binary" else _count_classes(name, label)
+
+    def finalize(statistic):
+        counts = [part.astype(jnp.float32) for part in statistic]
+        if average == "micro":
+            counts = [jnp.sum(part) for part in counts]
+        numerator, denominator = quotient(*counts)
+        values = numerator / denominator
+        if average not in ("macro", "weighted"):
+            return values
+        defined = denominator > 0
+        weights = jnp.where(defined, counts[2] if average == "weighted" else 1.0, 0.0)
+        return jnp.sum(jnp.where(defined, values, 0.0) * weights) / jnp.sum(weights)
+
+    return Metric(count, finalize)
+
+
+def _count_binary(name: str, threshold: float, label: str) -> Callable:
+    def measure(predictions, batch, mask):
+        labels = batch[label]
+        _labels.check_binary(name, predictions, labels, label)
+        return _counts(mask & (predictions >= threshold), mask & (labels == 1))
+
+    return measure
+
+
+def _count_classes(name: str, label: str) -> Callable:
+    def measure(predictions, batch, mask):
+        labels = batch[label]
+        _labels.check_labels(name, predictions, labels, label, "B")
+        actual = _labels.one_hot(labels, mask, predictions.shape[-1])
+        return _counts(_labels.one_hot_predictions(predictions, mask), actual)
+
+    return measure
+
+
+def _counts(predicted: jax.Array, actual: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return tuple(jnp.sum(kind, axis=0, dtype=jnp.int32) for kind in (predicted & actual, predicted, actual))
