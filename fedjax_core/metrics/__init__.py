@@ -16,6 +16,7 @@ and how the clients' statistics are combined:
 
   finalize_sum                          of one round, stateless
   sum_then_finalize                     of this round, and of all rounds so far
+  client_distribution                   mean, deviation and quantiles over the clients
   finalize_then_sample                  of single clients, a sample of them
 
 One of your own is a function that measures a batch and one that finalizes the total:
@@ -44,6 +45,7 @@ One of your own is a function that measures a batch and one that finalizes the t
 from fedjax_core.contracts import mean_loss as loss
 from fedjax_core.contracts import num_examples
 from fedjax_core.metrics._classification import accuracy, confusion_matrix, top_k_accuracy
+from fedjax_core.metrics._client_distribution import client_distribution
 from fedjax_core.metrics._counts import num_batches
 from fedjax_core.metrics._domains import per_domain
 from fedjax_core.metrics._finalize_then_sample import finalize_then_sample
@@ -57,6 +59,7 @@ from fedjax_core.metrics._sum_then_finalize import finalize_sum, sum_then_finali
 __all__ = [
     "MetricFinalizersMismatchError",
     "accuracy",
+    "client_distribution",
     "confusion_matrix",
     "f1",
     "finalize_sum",
