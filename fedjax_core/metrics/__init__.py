@@ -16,6 +16,7 @@ and how the clients' statistics are combined:
 
   finalize_sum                          of one round, stateless
   sum_then_finalize                     of this round, and of all rounds so far
+  secure_sum_then_finalize              the same, by secure sums of clipped integers
   client_distribution                   mean, deviation and quantiles over the clients
   finalize_then_sample                  of single clients, a sample of them
 
@@ -54,7 +55,7 @@ from fedjax_core.metrics._language import out_of_vocabulary_rate, perplexity, to
 from fedjax_core.metrics._precision_recall import f1, precision, recall
 from fedjax_core.metrics._regression import mean_absolute_error, mean_squared_error, r_squared
 from fedjax_core.metrics._roc_auc import roc_auc
-from fedjax_core.metrics._sum_then_finalize import finalize_sum, sum_then_finalize
+from fedjax_core.metrics._sum_then_finalize import finalize_sum, secure_sum_then_finalize, sum_then_finalize
 
 __all__ = [
     "MetricFinalizersMismatchError",
@@ -76,6 +77,7 @@ __all__ = [
     "r_squared",
     "recall",
     "roc_auc",
+    "secure_sum_then_finalize",
     "sum_then_finalize",
     "token_accuracy",
     "top_k_accuracy",

@@ -1,6 +1,8 @@
 """Metrics summed over the clients, then finalized at the server."""
 
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,25 +11,27 @@ from fedjax_core import trees, types
 from fedjax_core.computation import federated_computation
 from fedjax_core.contracts import MetricsAggregation
 from fedjax_core.language import Placed, federated_map, federated_sum, federated_value, federated_zip
+from fedjax_core.metrics._finalizers import finalizer_of
+from fedjax_core.metrics._secure_sum import secure_sum
 from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
 
-def finalize_sum(finalizers: Mapping[str, Callable], unfinalized: Placed) -> tuple[Placed, Placed]:
+def finalize_sum(finalizers: Mapping[str, Callable] | Callable, unfinalized: Placed) -> tuple[Placed, Placed]:
     """Adds the clients' statistics and finalizes the totals, inside a federated computation.
 
     A client with a NaN or infinity among its statistics is counted and left out.
 
     Args:
-      finalizers: `Metric.finalize` by name.
+      finalizers: `Metric.finalize` by name, or one function of all statistics.
       unfinalized: at CLIENTS, a dict of statistics by the same names.
 
     Returns:
       At SERVER: the dict of the metrics, and `<num_non_finite=int32>`. Metrics over nobody are NaN.
 
     Raises:
-      TypeError: the finalizers are no dict of callables.
-      ValueError: their names are not those of the metrics.
+      TypeError: the finalizers or the statistics are of a wrong kind.
+      MetricFinalizersMismatchError: their names differ.
 
     Example: in an aggregation of one's own.
 
@@ -40,18 +44,21 @@ def finalize_sum(finalizers: Mapping[str, Callable], unfinalized: Placed) -> tup
     >>> print(result["mean"]["loss"], result["worst"])
     1.0 3.0
     """
-    total, measurements = _sum_finite(finalizers, unfinalized)
-    return federated_map(lambda total: _finalize(finalizers, total), total), measurements
+    finalize = finalizer_of(finalizers, unfinalized.fedjax_type.member)
+    total, measurements = _sum(*federated_map(_keep_finite, unfinalized))
+    return federated_map(finalize, total), measurements
 
 
 def sum_then_finalize() -> MetricsAggregation:
     """Metrics of this round and of all rounds so far, from statistics summed over the clients.
 
-    As TFF's `SumThenFinalizeFactory`.
+    A client with a NaN or infinity among its statistics is counted and left out. As TFF's
+    `SumThenFinalizeFactory`.
 
     Returns:
-      A `MetricsAggregation`. The state of its process holds the totals of all rounds; its result is
-      `(current round, all rounds)`, each a dict of metrics.
+      A `MetricsAggregation`. The state of its process holds the totals of all rounds, in the dtypes of the
+      statistics: a count in int32 reaches 2**31 - 1. Its result is `(current round, all rounds)`, each a dict of
+      metrics; it measures `num_non_finite`, int32.
 
     Example:
 
@@ -64,19 +71,70 @@ def sum_then_finalize() -> MetricsAggregation:
     >>> print(current["accuracy"], total["accuracy"])
     1.0 0.8
     """
+    return _aggregation(_sum)
+
+
+def secure_sum_then_finalize(ranges: Mapping[str, Any] | None = None) -> MetricsAggregation:
+    """As `sum_then_finalize`, by secure aggregation: the server learns sums of bounded integers alone.
+
+    Every number of a client's statistics is clipped to a range; then `federated_secure_sum` and
+    `federated_secure_sum_bitwidth` sum integers. Integers come out exact. A floating point number is rounded
+    to a multiple of a step, a power of two at most 2**-30 of the range's larger end, so that it changes the
+    sum by at most half a step. For less than 2**23 clients. As TFF's `secure_sum_then_finalize`.
+
+    Args:
+      ranges: the least and the greatest value of a client's statistic, by metric name: a pair for all numbers of
+        the statistic, or a tree in its form, or in the form of its beginning, with pairs. A name that is left
+        out, or None, takes the default: `(0, 2**20 - 1)` for integers, `(-(2**20 - 1), 2**20 - 1)` for
+        floating point numbers, with a step of 2**-11. A range holds zero, the statistic of nobody.
+
+    Returns:
+      A `MetricsAggregation` with the state and the result of `sum_then_finalize`. It measures, int32,
+      `num_non_finite` and by metric name `num_clipped`: the clients with a number outside of its range.
+
+    Raises:
+      TypeError: `ranges` is no dict. From `create`: a range is no pair or does not fit the statistic's form.
+      ValueError: from `create`: a range of no metric, without zero, not finite, or too wide.
+
+    Example: of the second client's loss 10 is counted.
+
+    >>> import fedjax_core as fc
+    >>> statistics = fc.to_type({"loss": ("float32", "int32")})
+    >>> aggregation = secure_sum_then_finalize({"loss": ((0.0, 10.0), (0, 100))})
+    >>> process = aggregation.create({"loss": lambda s: s[0] / s[1]}, statistics)
+    >>> clients = [{"loss": (2.0, 4)}, {"loss": (500.0, 4)}]
+    >>> _, (current, total), measurements = process.next(process.initialize(), clients)
+    >>> print(current["loss"], measurements["num_clipped"]["loss"])
+    1.5 1
+
+    References:
+      Bonawitz et al. 2017, Practical Secure Aggregation for Privacy-Preserving Machine Learning.
+    """
+    if ranges is not None and not isinstance(ranges, Mapping):
+        raise TypeError(
+            "secure_sum_then_finalize(ranges=...) is a dict from metric name to range, such as "
+            f"{{'loss': (0.0, 100.0)}}, got {ranges!r}"
+        )
+    return _aggregation(functools.partial(secure_sum, dict(ranges or {})))
+
+
+def _aggregation(add: Callable) -> MetricsAggregation:
+    """From `(statistics, num_non_finite) -> (total, measurements)`, clients to server."""
 
     def create(metric_finalizers, local_unfinalized_metrics_type):
-        zeros = trees.zeros_like(_abstract(local_unfinalized_metrics_type))
+        statistics = types.to_type(local_unfinalized_metrics_type)
+        finalize = finalizer_of(metric_finalizers, statistics)
+        zeros = trees.zeros_like(_abstract(statistics))
 
         @federated_computation()
         def initialize():
             return federated_value(zeros, SERVER)
 
-        @federated_computation(initialize.type_signature.result, types.at_clients(local_unfinalized_metrics_type))
+        @federated_computation(initialize.type_signature.result, types.at_clients(statistics))
         def next(totals, unfinalized):
-            current, measurements = _sum_finite(metric_finalizers, unfinalized)
+            current, measurements = add(*federated_map(_keep_finite, unfinalized))
             totals = federated_map(trees.add, totals, current)
-            both = [federated_map(lambda t: _finalize(metric_finalizers, t), t) for t in (current, totals)]
+            both = [federated_map(finalize, t) for t in (current, totals)]
             return MeasuredProcessOutput(totals, federated_zip(tuple(both)), measurements)
 
         return AggregationProcess(initialize, next)
@@ -88,30 +146,12 @@ def _abstract(type_: types.Type):
     return jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape, t.dtype), types.tree_of_types(type_))
 
 
-def _sum_finite(finalizers, unfinalized: Placed) -> tuple[Placed, Placed]:
-    _check_finalizers(finalizers, unfinalized)
-
-    def keep_finite(statistics):
-        finite = trees.is_finite(statistics)
-        return trees.where(finite, statistics, trees.zeros_like(statistics)), (~finite).astype(jnp.int32)
-
-    total, num_non_finite = federated_sum(federated_map(keep_finite, unfinalized))
-    return total, federated_zip({"num_non_finite": num_non_finite})
+def _keep_finite(statistics):
+    """The statistics, or zeros where one is not finite, and one if they were left out so."""
+    finite = trees.is_finite(statistics)
+    return trees.where(finite, statistics, trees.zeros_like(statistics)), (~finite).astype(jnp.int32)
 
 
-def _finalize(finalizers, total):
-    return {name: finalize(total[name]) for name, finalize in finalizers.items()}
-
-
-def _check_finalizers(finalizers, unfinalized: Placed):
-    if not isinstance(finalizers, Mapping) or not all(map(callable, finalizers.values())):
-        raise TypeError(
-            f"the finalizers are a dict of functions by metric name, got {finalizers!r}; write "
-            "{name: metric.finalize for name, metric in metrics.items()}"
-        )
-    member = unfinalized.fedjax_type.member
-    names = member.names if isinstance(member, types.StructType) else member
-    if not isinstance(names, tuple) or set(names) != set(finalizers):
-        raise ValueError(
-            f"the finalizers {sorted(finalizers)} do not have the names of the metrics, {member}; give one per metric"
-        )
+def _sum(statistics: Placed, num_non_finite: Placed) -> tuple[Placed, Placed]:
+    total, number = federated_sum((statistics, num_non_finite))
+    return total, federated_zip({"num_non_finite": number})

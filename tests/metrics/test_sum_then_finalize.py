@@ -67,18 +67,24 @@ def test_metrics_over_nobody_are_nan(process):
 
 
 def test_finalizers_of_other_names_list_both():
-    with pytest.raises(ValueError, match=r"\['acc', 'loss'\].*accuracy=<int32,int32>"):
+    with pytest.raises(ValueError, match=r"\['acc', 'loss'\] do not have the names .*, \['accuracy', 'loss'\]"):
         sum_then_finalize().create({"acc": FINALIZERS["accuracy"], "loss": FINALIZERS["loss"]}, STATISTICS)
     with pytest.raises(ValueError, match="do not have the names of the metrics"):
         sum_then_finalize().create({"loss": FINALIZERS["loss"]}, STATISTICS)
-    with pytest.raises(ValueError, match="do not have the names of the metrics"):
+    with pytest.raises(TypeError, match="is a struct of tensors with a name for every metric, got float32"):
         sum_then_finalize().create({}, fc.to_type("float32"))
 
 
-@pytest.mark.parametrize("wrong", [None, [1], {"accuracy": 1, "loss": 2}, lambda total: total])
+@pytest.mark.parametrize("wrong", [None, [1], {"accuracy": 1, "loss": 2}])
 def test_finalizers_of_a_wrong_kind_are_refused(wrong):
-    with pytest.raises(TypeError, match="finalizers are a dict of functions by metric name"):
+    with pytest.raises(TypeError, match="finalizers are a function of all metrics or a dict of functions by metric"):
         sum_then_finalize().create(wrong, STATISTICS)
+
+
+def test_one_function_may_finalize_all():
+    process = sum_then_finalize().create(lambda s: s["loss"][0] / s["accuracy"][1], STATISTICS)
+    _, (current, total), _ = process.next(process.initialize(), CLIENTS)
+    assert current == total == 0.75
 
 
 def test_finalizer_that_fails_is_refused_when_built():

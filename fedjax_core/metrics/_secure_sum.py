@@ -1,0 +1,177 @@
+"""Sums of statistics as secure aggregation forms them: of bounded integers."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fedjax_core import types
+from fedjax_core.language import (
+    Placed,
+    federated_map,
+    federated_secure_sum,
+    federated_secure_sum_bitwidth,
+    federated_zip,
+)
+from fedjax_core.metrics._arguments import check_names, is_pair
+
+_LARGEST = 2**20 - 1
+_SHIFTS = (0, 8, 16, 24)
+"""Where the digits of an offset are in its 32 bits."""
+
+
+def secure_sum(ranges: Mapping[str, Any], statistics: Placed, num_non_finite: Placed) -> tuple[Placed, Placed]:
+    """The sum of the clients' statistics, each clipped to a range and written as an integer.
+
+    A number is clipped and, if it is no integer, rounded to a multiple of a step, a power of two: the
+    smallest for which the range has less than 2**32 of them. As an offset from the range's lower end it is
+    an integer of 32 bits, whose four digits of eight bits are summed by themselves. So no sum overflows
+    below 2**23 clients, and what the server puts together is exact but for one rounding to the dtype.
+
+    Args:
+      ranges: see `secure_sum_then_finalize`.
+      statistics: a dict by metric name at CLIENTS, all finite.
+      num_non_finite: int32 at CLIENTS, one where the client was left out, else zero.
+
+    Returns:
+      The sum, of the type of the statistics, and the measurements, both at SERVER.
+
+    Raises:
+      TypeError, ValueError: a range does not suit the statistics.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients({"loss": "float32"}))
+    ... def total(statistics):
+    ...     left_out = fc.federated_map(lambda s: 0, statistics)
+    ...     return fc.federated_zip(secure_sum({"loss": (0.0, 10.0)}, statistics, left_out))
+    >>> result, measurements = total([{"loss": 1.25}, {"loss": 99.0}])
+    >>> print(result["loss"], measurements["num_clipped"]["loss"])
+    11.25 1
+    """
+    tensors = types.tree_of_types(statistics.fedjax_type.member)
+    check_names("secure_sum_then_finalize(ranges=...)", ranges, tensors)
+    grids = {name: _grids(name, ranges.get(name), tensors[name]) for name in tensors}
+
+    def encode(statistics, num_non_finite):
+        digits = jax.tree.map(lambda grid, x: _digits(_offset(grid, x)), grids, statistics)
+        clipped = {name: _is_clipped(grids[name], statistics[name]) for name in grids}
+        return digits, {"num_clients": 1, "num_clipped": clipped, "num_non_finite": num_non_finite}
+
+    def decode(sums, num_clients):
+        return jax.tree.map(lambda grid, x: _decode(grid, x, num_clients), grids, sums)
+
+    digits, counts = federated_map(encode, statistics, num_non_finite)
+    counts = federated_secure_sum(counts, 1)
+    total = federated_map(decode, federated_secure_sum_bitwidth(digits, 8), counts["num_clients"])
+    return total, federated_zip({name: counts[name] for name in ("num_clipped", "num_non_finite")})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Grid:
+    """How the numbers of a range are written as integers.
+
+    Attributes:
+      dtype: of the numbers.
+      lower, upper: the ends of the range.
+      step: between two neighbours; None for integers.
+      origin: the offset of zero from `lower`, in steps.
+    """
+
+    dtype: Any
+    lower: float
+    upper: float
+    step: float | None
+    origin: int
+
+
+def _grids(name: str, given, tensors):
+    """A `_Grid` for every tensor of a metric's statistic."""
+    what = f"secure_sum_then_finalize(ranges={{{name!r}: ...}})"
+    try:
+        each = jax.tree.broadcast(given, tensors, is_leaf=lambda range: range is None or is_pair(range))
+    except ValueError as error:
+        raise TypeError(
+            f"{what} is one range, or ranges in the form of the statistic {types.type_of(tensors)}, got {given!r}"
+        ) from error
+    return jax.tree.map(lambda tensor, range: _grid(what, tensor, range), tensors, each)
+
+
+def _grid(what: str, tensor: types.TensorType, given) -> _Grid:
+    dtype = jnp.dtype(tensor.dtype)
+    is_integer = jnp.issubdtype(dtype, jnp.integer)
+    if not (is_integer or jnp.issubdtype(dtype, jnp.floating)):
+        raise TypeError(f"{what}: statistics are summed as integers or floating point numbers, got {tensor}")
+    largest = min(_LARGEST, jnp.iinfo(dtype).max) if is_integer else _LARGEST
+    lower, upper = _checked(what, tensor, (0 if is_integer else -_LARGEST, largest) if given is None else given)
+    if is_integer:
+        return _Grid(dtype, lower, upper, None, -lower)
+    step = math.ldexp(1.0, math.frexp(max(-lower, upper))[1] - 31)
+    return _Grid(dtype, lower, upper, step, -round(lower / step))
+
+
+def _checked(what: str, tensor: types.TensorType, given) -> tuple:
+    """The ends of a range as Python numbers that float32, or the integer dtype, holds."""
+    if not is_pair(given):
+        raise TypeError(f"{what} is two numbers such as (0, 1000), or None for the default, got {given!r}")
+    if not all(map(math.isfinite, given)) or not given[0] <= 0 <= given[1] or given[0] == given[1]:
+        raise ValueError(
+            f"{what} is finite and holds zero, which is what a client without examples has, got {given!r}; write "
+            "(min(0, lower), max(0, upper))"
+        )
+    if not jnp.issubdtype(tensor.dtype, jnp.integer):
+        if not 1e-25 < max(-given[0], given[1]) < 1e38:
+            raise ValueError(f"{what} has its larger end between 1e-25 and 1e38, which float32 holds, got {given!r}")
+        return tuple(float(np.float32(end)) for end in given)
+    lower, upper = map(int, given)
+    info = jnp.iinfo(tensor.dtype)
+    if (lower, upper) != tuple(given) or lower < info.min or upper > info.max or upper - lower >= 2**32:
+        raise ValueError(f"{what} is two integers of {tensor} less than 2**32 apart, got {given!r}")
+    return lower, upper
+
+
+def _is_clipped(grids, statistic):
+    """One if a number of a metric's statistic is outside of its range, else zero."""
+    outside = jax.tree.map(lambda grid, x: jnp.any(_clipped(grid, x) != x), grids, statistic)
+    return jnp.any(jnp.array(jax.tree.leaves(outside), bool)).astype(jnp.int32)
+
+
+def _clipped(grid: _Grid, x):
+    """Numbers clipped to the range, in float32 unless they are integers."""
+    x = x if grid.step is None else x.astype(jnp.float32)
+    return jnp.clip(x, jnp.array(grid.lower, x.dtype), jnp.array(grid.upper, x.dtype))
+
+
+def _offset(grid: _Grid, x):
+    """Clipped numbers as uint32, counted in steps from the lower end."""
+    steps = _clipped(grid, x)
+    if grid.step is not None:
+        steps = jnp.round(steps / grid.step).astype(jnp.int32)
+    return steps.astype(jnp.uint32) + jnp.uint32(grid.origin)
+
+
+def _digits(offset):
+    """Four digits of eight bits, the lowest first, uint32 `[..., 4]`."""
+    return jnp.stack([(offset >> shift) & 255 for shift in _SHIFTS], axis=-1)
+
+
+def _decode(grid: _Grid, sums, num_clients):
+    """The sum of the clients' numbers from the sums of their digits."""
+    origin = _digits(jnp.full(sums.shape[:-1], grid.origin, jnp.uint32))
+    places = lax.bitcast_convert_type(sums - num_clients.astype(jnp.uint32) * origin, jnp.int32)
+    low = carry = jnp.zeros(sums.shape[:-1], jnp.int32)
+    for i, shift in enumerate(_SHIFTS[:-1]):
+        place = places[..., i] + carry
+        low, carry = low + ((place & 255) << shift), place >> 8
+    high = places[..., -1] + carry
+    if grid.step is None:
+        wide = grid.dtype if grid.dtype.itemsize >= 4 else jnp.int32
+        return ((high.astype(wide) << _SHIFTS[-1]) + low.astype(wide)).astype(grid.dtype)
+    # Below 2**24 the low part is exact in float32, so that the sum is rounded once.
+    return ((high.astype(jnp.float32) * 2.0 ** _SHIFTS[-1] + low.astype(jnp.float32)) * grid.step).astype(grid.dtype)
