@@ -11,6 +11,7 @@
   out_of_vocabulary_rate                of tokens `[B, T]`
   num_examples, num_batches             counts
   per_domain                            any of them, by a field of the batch
+  from_mergeable                        one of another library, with `empty`, `merge` and `compute`
 
 and how the clients' statistics are combined:
 
@@ -45,6 +46,7 @@ One of your own is a function that measures a batch and one that finalizes the t
 
 from fedjax_core.contracts import mean_loss as loss
 from fedjax_core.contracts import num_examples
+from fedjax_core.metrics._adapting import from_mergeable
 from fedjax_core.metrics._classification import accuracy, confusion_matrix, top_k_accuracy
 from fedjax_core.metrics._client_distribution import client_distribution
 from fedjax_core.metrics._counts import num_batches
@@ -65,6 +67,7 @@ __all__ = [
     "f1",
     "finalize_sum",
     "finalize_then_sample",
+    "from_mergeable",
     "loss",
     "mean_absolute_error",
     "mean_squared_error",
