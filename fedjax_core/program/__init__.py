@@ -2,6 +2,8 @@
 
 train                        rounds of a learning process, with held-out evaluation
 Round, TrainResult, History  what it tells after a round, returns and records
+Experiment                   training, evaluation and export in one folder: resumed, and watched from other processes
+  ExperimentConfig, Evaluation, Export, export_weights, export_predict
 RunFolder                    a folder per run: weights.npz, metrics.csv, curves.png
 Checkpoint, Checkpoints      what a run needs to go on, written while it goes on, verified when it is read
 ReleaseManager               takes the values of a round out of the program
@@ -22,8 +24,13 @@ from fedjax_core.program._checkpoint_folder import CheckpointTypeError, DamagedC
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._csv import release_to_csv, save_csv
 from fedjax_core.program._curves import save_curves
+from fedjax_core.program._evaluating import Evaluation
+from fedjax_core.program._experiment import Experiment
+from fedjax_core.program._experiment_config import ExperimentConfig
+from fedjax_core.program._exports import Export, export_predict, export_weights
 from fedjax_core.program._history import History, Record, find_metric, flatten_metrics
 from fedjax_core.program._json_lines import release_to_json_lines
+from fedjax_core.program._loop import Round, TrainResult
 from fedjax_core.program._message_bytes import decode_message, encode_message
 from fedjax_core.program._messages import (
     Error,
@@ -43,7 +50,7 @@ from fedjax_core.program._releases import (
 )
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._trackers import release_to_mlflow, release_to_tensorboard, release_to_wandb
-from fedjax_core.program._train import Round, TrainResult, train
+from fedjax_core.program._train import train
 from fedjax_core.program._training_manager import METRICS_LEVEL, TrainingManager
 from fedjax_core.program._weights import load_weights, save_weights
 
@@ -54,8 +61,12 @@ __all__ = [
     "Checkpoints",
     "DamagedCheckpointError",
     "Error",
+    "Evaluation",
     "EvaluationReply",
     "EvaluationRequest",
+    "Experiment",
+    "ExperimentConfig",
+    "Export",
     "History",
     "MessageFormatError",
     "Record",
@@ -68,6 +79,8 @@ __all__ = [
     "TrainingManager",
     "decode_message",
     "encode_message",
+    "export_predict",
+    "export_weights",
     "filter_releases",
     "find_metric",
     "flatten_metrics",

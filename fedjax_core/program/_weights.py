@@ -31,7 +31,7 @@ def save_weights(weights: Any, path: str | os.PathLike) -> None:
       >>> sorted(np.load(path).items())[0]
       ('dense.bias', array([0., 0., 0.], dtype=float32))
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in _named(weights).items()}
+    arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(weights).items()}
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
@@ -57,7 +57,7 @@ def load_weights(path: str | os.PathLike, like: Any) -> Any:
       >>> load_weights(path, like={"bias": jnp.zeros(2)})
       {'bias': Array([1., 1.], dtype=float32)}
     """
-    expected = _named(like)
+    expected = named_arrays(like)
     with np.load(path, allow_pickle=False) as file:
         if set(file.files) != set(expected):
             raise ValueError(
@@ -68,7 +68,12 @@ def load_weights(path: str | os.PathLike, like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _named(weights: Any) -> dict[str, Any]:
+def named_arrays(weights: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths, such as `dense.kernel`, in JAX's order.
+
+    Raises:
+      ValueError: two have the same path.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(weights)[0]
     names = [jax.tree_util.keystr(path, simple=True, separator=".") or "value" for path, _ in leaves]
     if len(set(names)) < len(names):

@@ -1,0 +1,161 @@
+"""What a trained model leaves for others: its weights and its predictions, without this package."""
+
+import os
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core.contracts import Model
+from fedjax_core.program._atomic import write_atomically
+from fedjax_core.program._weights import named_arrays
+
+_MISSING = "to export needs {}, which is not installed; run: pip install 'fedjax-core[export]'"
+
+
+class Export(NamedTuple):
+    """Writes what others need of a trained model, into a folder of its own.
+
+    Attributes:
+      name: of the folder.
+      write: `(folder, weights, metrics)`: the empty folder, a `pathlib.Path`; the model's weights; what the last
+        evaluation measured.
+
+    Example: one's own.
+      >>> import pathlib, tempfile
+      >>> report = Export("report", lambda folder, weights, metrics: (folder / "loss.txt").write_text(str(metrics)))
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> report.write(folder, None, 0.5)
+      3
+    """
+
+    name: str
+    write: Callable[[pathlib.Path, Any, Any], Any]
+
+
+def export_weights(name: str = "weights") -> Export:
+    """Writes `weights.safetensors`, in which an array is named by its path, such as `dense.kernel`.
+
+    `safetensors.numpy.load_file`, or that of another framework, reads it; of bfloat16 `safetensors.flax.load_file`.
+
+    Args:
+      name: of the folder.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from safetensors.numpy import load_file
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> export_weights().write(folder, {"dense": {"bias": np.ones(2, np.float32)}}, {})
+      >>> load_file(folder / "weights.safetensors")
+      {'dense.bias': array([1., 1.], dtype=float32)}
+    """
+    return Export(name, lambda folder, weights, metrics: _save(folder / "weights.safetensors", weights))
+
+
+def export_predict(model: Model, name: str = "predict", platforms: Sequence[str] | None = None) -> Export:
+    """Writes `weights.safetensors` and `predict.jax`, the function from these weights and inputs to predictions.
+
+    JAX reads it, by `jax.export.deserialize`, with flatbuffers, which it needs for that. The weights are a dict of
+    the arrays in the file. The inputs are a dict of those fields of a batch, by their paths, that the predictions
+    depend on, so without the labels, with one or more examples. Predictions that are several arrays are a dict of
+    them by their paths.
+
+    Args:
+      model: the model.
+      name: of the folder.
+      platforms: where it is to run, for example `["cpu", "cuda", "tpu"]`; None for where it is written.
+
+    Raises:
+      TypeError: `model` is no `Model`.
+
+    Example:
+      >>> import pathlib, tempfile, fedjax_core as fc
+      >>> from safetensors.numpy import load_file
+      >>> model = fc.models.logistic_regression(3, 2)
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> export_predict(model).write(folder, model.init(jax.random.key(0)), {})
+
+      And where it is used:
+
+      >>> predict = jax.export.deserialize(bytearray((folder / "predict.jax").read_bytes()))
+      >>> weights = load_file(folder / "weights.safetensors")
+      >>> predict.call(weights, {"x": np.ones((5, 3), np.float32)}).shape
+      (5, 2)
+    """
+    if not isinstance(model, Model):
+        raise TypeError(f"export_predict(model=...) must be a fc.Model, got {model!r}; see fc.models")
+
+    def write(folder: pathlib.Path, weights: Any, metrics: Any) -> None:
+        _save(folder / "weights.safetensors", weights)
+        exported = _exported(model, weights, platforms)
+        write_atomically(folder / "predict.jax", lambda file: file.write(_serialized(exported)))
+
+    return Export(name, write)
+
+
+def _exported(model: Model, weights: Any, platforms: Sequence[str] | None) -> jax.export.Exported:
+    """The function of the weights and the inputs, each a dict of arrays."""
+    arrays = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in named_arrays(weights).items()}
+    structure = jax.tree.structure(types.tree_of_types(model.batch_type))
+
+    def predict_with(absent: dict[str, jax.ShapeDtypeStruct], names: list[str]) -> Callable:
+        def predict(weights_by_name: dict, inputs: dict):
+            fields = {**inputs, **{name: _zeros(field) for name, field in absent.items()}}
+            given = jax.tree.unflatten(jax.tree.structure(weights), [weights_by_name[name] for name in arrays])
+            return _plain(model.predict(given, jax.tree.unflatten(structure, [fields[name] for name in names])))
+
+        return jax.jit(predict)
+
+    sized, batch = _fields(model.batch_type, symbolic=False), _fields(model.batch_type, symbolic=True)
+    kept = jax.export.export(predict_with({}, list(batch)))(arrays, sized).module_kept_var_idx
+    inputs = {n: batch[n] for i, n in enumerate(sorted(batch), len(arrays)) if i in kept} or batch
+    absent = {name: field for name, field in batch.items() if name not in inputs}
+    return jax.export.export(predict_with(absent, list(batch)), platforms=platforms)(arrays, inputs)
+
+
+def _fields(batch_type: types.Type, symbolic: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    """The fields of a batch by their paths; one symbol for the number of examples, another for each other `?`.
+
+    Where they are not symbolic they are sizes: JAX then tells which fields the predictions depend on, and not
+    also which one it takes the number of examples from.
+    """
+    scope, fields = jax.export.SymbolicScope(), {}
+    for path, leaf in types.leaves(batch_type):
+        name = path or "value"
+        prefix = re.sub(r"\W", "_", name)
+        unknown = [("b" if i == 0 else f"{prefix}_{i}") if symbolic else "64" for i in range(len(leaf.shape))]
+        text = ", ".join(other if size is None else str(size) for other, size in zip(unknown, leaf.shape))
+        fields[name] = jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"({text},)", scope=scope), leaf.dtype)
+    return fields
+
+
+def _zeros(field: jax.ShapeDtypeStruct) -> jax.Array:
+    """In the place of a field that is not read; the sizes of its own that are unknown cannot be had from the inputs."""
+    return jnp.zeros((field.shape[0], *(d if isinstance(d, int) else 1 for d in field.shape[1:])), field.dtype)
+
+
+def _plain(predictions: Any) -> Any:
+    """Containers that any process knows."""
+    return predictions if isinstance(predictions, jax.Array) else named_arrays(predictions)
+
+
+def _serialized(exported: jax.export.Exported) -> bytes:
+    try:
+        return exported.serialize()
+    except ImportError as error:  # JAX says so itself, but not how it comes with this package
+        raise ImportError(_MISSING.format("flatbuffers")) from error
+
+
+def _save(path: str | os.PathLike, weights: Any) -> None:
+    try:
+        from safetensors.numpy import save
+    except ImportError as error:
+        raise ImportError(_MISSING.format("safetensors")) from error
+
+    arrays = {name: np.asarray(array, order="C") for name, array in named_arrays(jax.device_get(weights)).items()}
+    write_atomically(path, lambda file: file.write(save(arrays)))

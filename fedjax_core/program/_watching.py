@@ -1,0 +1,84 @@
+"""Watching the checkpoints that another process writes."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
+
+_WARN_SECONDS = 600.0
+_LOGGER = logging.getLogger("fedjax_core")
+
+
+class Time(NamedTuple):
+    """Where time comes from.
+
+    Attributes:
+      clock: gives the time in seconds.
+      sleep: waits for some seconds.
+    """
+
+    clock: Callable[[], float]
+    sleep: Callable[[float], None]
+
+
+def watch(
+    checkpoints: Checkpoints,
+    like: Any,
+    evaluate: Callable[[Checkpoint], Any],
+    *,
+    time: Time,
+    throttle_secs: float,
+    only_once: bool,
+    last_round: int | None,
+    predicate: Callable[[Any], bool] | None,
+) -> Any:
+    """Evaluates the latest checkpoint, again and again.
+
+    Args:
+      checkpoints: where they come.
+      like: a state of the process that is trained.
+      evaluate: gives the metrics of a checkpoint.
+      time: the clock and the sleep.
+      throttle_secs: from the start of an evaluation, or of a look in vain, to the next one.
+      only_once: whether a checkpoint that was evaluated is not evaluated again.
+      last_round: ends after a checkpoint of this round or a later one; None goes on.
+      predicate: is given the last result, None at first and `{}` where there was no new checkpoint, and ends it
+        by a false value; None goes on.
+
+    Returns:
+      The metrics of the last evaluation, `{}` if there was none.
+    """
+    warned = -float("inf")
+    evaluated, result, metrics = -1, None, {}
+    while predicate is None or predicate(result):
+        began = time.clock()
+        checkpoint = _newer(checkpoints, like, evaluated if only_once else -1)
+        if checkpoint is None:
+            result = {}
+            if began - warned >= _WARN_SECONDS:
+                warned = began
+                _LOGGER.warning("%s: no checkpoint after round %d to evaluate", checkpoints.folder, max(evaluated, 0))
+        else:
+            evaluated = checkpoint.round
+            result = metrics = evaluate(checkpoint)
+            if last_round is not None and evaluated >= last_round:
+                break
+        left = throttle_secs - (time.clock() - began)
+        if left > 0:
+            time.sleep(left)
+    return metrics
+
+
+def wait_for_round(checkpoints: Checkpoints, number: int, *, time: Time, poll_secs: float) -> None:
+    """Waits until there is a checkpoint of a round or of a later one."""
+    while max(checkpoints.rounds, default=0) < number:
+        time.sleep(poll_secs)
+
+
+def _newer(checkpoints: Checkpoints, like: Any, evaluated: int) -> Checkpoint | None:
+    """The latest checkpoint, if it is of a later round."""
+    if max(checkpoints.rounds, default=-1) <= evaluated:
+        return None
+    checkpoint = checkpoints.restore(like)
+    return checkpoint if checkpoint is not None and checkpoint.round > evaluated else None

@@ -1,0 +1,539 @@
+"""Every method of `Experiment`, with a clock that a test moves."""
+
+import csv
+import json
+import logging
+import pathlib
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import fedjax_core as fc
+from fedjax_core import data as fd
+from fedjax_core.program import Checkpoints, CheckpointTypeError, Experiment, Export, export_weights, train
+from tests import learning_references as reference
+
+KEY = jax.random.key(5)
+SIZES = [7, 3, 9, 4, 6, 5, 8, 2]
+
+
+class Clock:
+    """Time that passes while somebody sleeps, and by what a test says in between."""
+
+    def __init__(self):
+        self.now = 1000.0
+        self.slept = []
+        self.on_sleep = lambda: None
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        self.on_sleep()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return reference.linear_model()
+
+
+@pytest.fixture(scope="module")
+def process(model):
+    return fc.algorithms.fed_avg(model, optax.sgd(0.1), server_optimizer=optax.adam(0.05), key=KEY)
+
+
+@pytest.fixture(scope="module")
+def evaluation(model):
+    return fc.algorithms.federated_evaluation(model)
+
+
+@pytest.fixture(scope="module")
+def fed_eval(model):
+    return fc.algorithms.fed_eval(model)
+
+
+@pytest.fixture(scope="module")
+def data():
+    clients = fd.FederatedData.from_clients(reference.make_clients(SIZES))
+    return clients.split_examples(0.7)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def make(process, evaluation, data, clock, tmp_path):
+    """An experiment of five rounds with a checkpoint after each, but for what is said."""
+
+    def experiment(**change):
+        arguments = {
+            "cohort_size": None if "participants" in change else 3,
+            "batching": fd.Batching(batch_size=4, shuffle=True),
+            "key": KEY,
+            "evaluation": None if "model" in change else evaluation,
+            "train_rounds": 5,
+            "run_dir": tmp_path / "run",
+            "checkpoints": Checkpoints(tmp_path / "run" / "checkpoints", every=change.pop("every", 1)),
+            "clock": clock,
+            "sleep": clock.sleep,
+        }
+        given = {"process": process, "train_data": data[0], "eval_data": data[1]} | arguments | change
+        return Experiment(given.pop("process"), given.pop("train_data"), given.pop("eval_data"), **given)
+
+    return experiment
+
+
+def _bits(tree) -> list[bytes]:
+    keyless = [x for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    return [np.asarray(x).tobytes() for x in keyless]
+
+
+def _rows(path: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _measured_on_held_out(evaluation, process, state, data, limit=None):
+    clients = data[1].client_ids if limit is None else data[1].client_ids[:limit]
+    return evaluation(process.get_model_weights(state), data[1].cohort(clients, fd.Batching(4)))
+
+
+# train
+
+
+def test_trains_to_an_absolute_round_with_the_bits_of_the_loop(make, process, data):
+    state = make().train()
+    expected = train(
+        process, data[0], cohort_size=3, rounds=5, batching=fd.Batching(batch_size=4, shuffle=True), key=KEY
+    )
+    assert int(state.round_num) == 5 and _bits(state) == _bits(expected.state)
+
+
+def test_a_resumed_experiment_has_the_bits_of_an_uninterrupted_one(make, tmp_path):
+    def stop(told):
+        if told.number == 3:
+            raise KeyboardInterrupt
+
+    whole = make(run_dir=tmp_path / "whole", checkpoints=None).train()
+    with pytest.raises(KeyboardInterrupt):
+        make(train_hooks=[stop], every=2).train()
+    told = []
+    assert _bits(make(train_hooks=[told.append], every=2).train()) == _bits(whole)
+    assert [round_.number for round_ in told] == [3, 4, 5]
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        assert [row["round"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
+
+
+def test_having_got_there_it_does_nothing(make, tmp_path):
+    state = make().train()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    for rounds in (5, 3):
+        assert _bits(make(train_rounds=rounds, train_hooks=[pytest.fail]).train()) == _bits(state)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_trains_for_ever_without_a_last_round(make):
+    numbers = []
+
+    def stop(told):
+        numbers.append(told.number)
+        if told.number == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(train_rounds=None, train_hooks=[stop]).train()
+    assert numbers == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_the_configuration_is_frozen_and_saved(make, tmp_path):
+    experiment = make()
+    with pytest.raises(AttributeError):
+        experiment.config.cohort_size = 4
+    experiment.train()
+    saved = json.loads((tmp_path / "run" / "experiment.json").read_text())
+    assert saved["config"]["cohort_size"] == 3 and saved["config"]["batching"]["batch_size"] == 4
+    assert saved["config"]["train_rounds"] == 5 and saved["config"]["run_dir"] == str(tmp_path / "run")
+    assert saved["seed"] == jax.random.key_data(KEY).tolist()
+    assert saved["versions"]["jax"] == jax.__version__ and saved["versions"]["fedjax-core"] == fc.__version__
+    assert sum(saved["devices"]["kinds"].values()) == len(jax.devices())
+
+
+def test_another_algorithm_is_refused(make, model):
+    make(train_rounds=1).train()
+    other = fc.algorithms.fed_avg(model, optax.sgd(0.1), key=KEY)
+    with pytest.raises(CheckpointTypeError, match="holds a state of the type"):
+        make(process=other).train()
+
+
+def test_delays_of_training(make, clock):
+    make(train_rounds=1).train(delay_secs=7)
+    assert clock.slept == [7]
+    make(train_rounds=1).train()
+    assert clock.slept == [7]
+
+
+def test_participants_and_skipped_rounds(make, data):
+    def minimum(round_num, turnout):
+        few = round_num == 2
+        return turnout.keep(np.arange(len(turnout.ids)) < (0 if few else 3), "late")
+
+    ask = fd.participation(fd.uniform_sampler(data[0].client_ids, 4, key=KEY), minimum, fd.minimum_reports(1))
+    told, released = [], {}
+    state = make(
+        participants=ask,
+        train_rounds=3,
+        train_hooks=[told.append],
+        release_manager=fc.program.release_to_memory(released),
+    ).train()
+    assert int(state.round_num) == 2
+    assert [r.record.num_clients for r in told] == [3, 0, 3] and told[1].metrics is None
+    assert _bits(told[1].state) == _bits(told[0].state)
+    assert [r.record.metrics["participation/skipped"] for r in told] == [0, 1, 0]
+    assert [values["participation/late"] for values in released.values()] == [1, 4, 1]
+
+
+# evaluate
+
+
+def test_evaluates_the_latest_checkpoint(make, process, evaluation, data, clock):
+    state = make(train_rounds=2).train()
+    told = []
+    metrics = make(eval_delay_secs=3, eval_hooks=[told.append]).evaluate()
+    expected = _measured_on_held_out(evaluation, process, state, data)
+    assert _bits(metrics) == _bits(expected)
+    assert [(e.round, float(e.metrics["eval"]["loss"])) for e in told] == [(2, float(expected["eval"]["loss"]))]
+    make().evaluate(delay_secs=5)
+    make().evaluate(delay_secs=0)
+    assert clock.slept == [3, 5]
+
+
+def test_without_a_checkpoint_there_is_nothing_to_evaluate(make):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint to evaluate in .*checkpoints; train\(\) first"):
+        make().evaluate()
+
+
+def test_eval_steps_are_batches_of_one_client_after_another(make, data):
+    make(train_rounds=1).train()
+    sizes = data[1].sizes.tolist()
+    batches = [min(4, size - begin) for size in sizes for begin in range(0, size, 4)]
+    for steps in (1, 3, 1000):
+        metrics = make(eval_steps=steps).evaluate()
+        assert int(metrics["eval"]["num_examples"]) == sum(batches[:steps])
+
+
+def test_eval_metrics_take_the_place_of_the_models(make, model):
+    make(train_rounds=1).train()
+    own = {"examples": fc.contracts.num_examples()}
+    measured = make(model=model, eval_metrics=own).evaluate()["eval"]
+    assert "examples" in measured and "loss" in measured and "accuracy" not in measured
+
+
+def test_an_exception_from_the_data_ends_an_evaluation(make, data):
+    broken = []
+
+    def read(examples):
+        if broken:
+            raise OSError("the disk is gone")
+        return examples
+
+    mapped = data[1].map(read)
+    make(train_rounds=1).train()
+    broken.append(True)
+    with pytest.raises(OSError, match="the disk is gone"):
+        make(eval_data=mapped).evaluate()
+
+
+def test_a_process_of_evaluation_remembers_checkpoints(make, fed_eval):
+    """Each counts once, however often it is evaluated and whoever evaluates it."""
+    totals = []
+    for rounds in (1, 2, 2, 3):
+        make(train_rounds=rounds).train()
+        metrics = make(evaluation=fed_eval).evaluate()["client_work"]["eval"]
+        examples = int(metrics["current_round_metrics"]["num_examples"])
+        totals.append(int(metrics["total_rounds_metrics"]["num_examples"]) / examples)
+    assert totals == [1, 2, 2, 3]
+
+
+# train_and_evaluate
+
+
+@pytest.mark.parametrize(
+    "every, frequency, expected",
+    [(1, 1, [1, 2, 3, 4, 5]), (1, 2, [2, 4, 5]), (2, 1, [2, 4, 5]), (2, 3, [4, 5]), (1, None, [5]), (1, 0, [5])],
+)
+def test_evaluates_new_checkpoints_in_between_and_once_at_the_end(every, frequency, expected, make, tmp_path):
+    told = []
+    experiment = make(every=every, min_eval_frequency=frequency, eval_hooks=[told.append])
+    metrics, exported = experiment.train_and_evaluate()
+    assert [e.round for e in told] == expected and metrics is told[-1].metrics and exported == []
+    rows = _rows(tmp_path / "run" / "evaluation" / "metrics.jsonl")
+    assert [row["round"] for row in rows] == expected
+
+
+def test_a_resumed_one_goes_on_evaluating(make, process, evaluation, data):
+    def stop(told):
+        if told.number == 3:
+            raise KeyboardInterrupt
+
+    told = []
+    with pytest.raises(KeyboardInterrupt):
+        make(min_eval_frequency=2, eval_hooks=[told.append], train_hooks=[stop]).train_and_evaluate()
+    make(min_eval_frequency=2, eval_hooks=[told.append]).train_and_evaluate()
+    assert [e.round for e in told] == [2, 4, 5]
+    again, _ = make(eval_hooks=[told.append]).train_and_evaluate()
+    assert [e.round for e in told] == [2, 4, 5, 5]
+    assert _bits(again) == _bits(_measured_on_held_out(evaluation, process, make().train(), data))
+
+
+def test_held_out_metrics_decide_the_best_checkpoint(make, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    best = Checkpoints(folder, every=1, keep_last=1, best_metric="held_out/eval/loss", best_mode="max")
+    told = []
+    make(checkpoints=best, eval_hooks=[told.append]).train_and_evaluate()
+    worst = max(told, key=lambda e: float(e.metrics["eval"]["loss"]))
+    assert best.rounds == tuple(sorted({worst.round, 5}))
+
+
+def test_exports_at_the_end(make, tmp_path):
+    def write(folder, weights, metrics):
+        (folder / "loss.txt").write_text(f"{float(metrics['eval']['loss']):.6f}")
+
+    experiment = make(train_rounds=1, exports=[export_weights(), Export("report", write)])
+    metrics, exported = experiment.train_and_evaluate()
+    assert exported == [tmp_path / "run" / "exports" / name for name in ("weights", "report")]
+    assert (exported[1] / "loss.txt").read_text() == f"{float(metrics['eval']['loss']):.6f}"
+    old = experiment.reset_export_strategies()
+    assert [export.name for export in old] == ["weights", "report"] and experiment.exports == ()
+    assert experiment.reset_export_strategies(export_weights("again")) == ()
+    assert experiment.train_and_evaluate()[1] == [tmp_path / "run" / "exports" / "again"]
+
+
+def test_hooks_are_appended(make):
+    first, second = [], []
+    experiment = make(train_rounds=2, train_hooks=[first.append])
+    experiment.extend_train_hooks([second.append])
+    experiment.train()
+    assert [r.number for r in first] == [r.number for r in second] == [1, 2]
+
+
+# test
+
+
+def test_one_round_and_one_evaluation_to_try(make, data, process, evaluation, tmp_path):
+    rounds, evaluations = [], []
+    metrics = make(train_hooks=[rounds.append], eval_hooks=[evaluations.append]).test()
+    assert int(rounds[0].metrics["client_work"]["train"]["num_examples"]) == 4  # one batch of one client
+    assert len(rounds) == len(evaluations) == 1 and evaluations[0].metrics is metrics
+    assert _bits(metrics) == _bits(_measured_on_held_out(evaluation, process, rounds[0].state, data))
+    assert not (tmp_path / "run").exists()
+
+
+# continuous_eval
+
+
+def test_a_watcher_waits_and_evaluates_each_checkpoint_once(make, clock, caplog):
+    """The other process is played by what happens while the watcher sleeps."""
+    rounds_at_sleep = iter([None, 1, None, None, 3, 5])
+
+    def trainer():
+        rounds = next(rounds_at_sleep)
+        if rounds is not None:
+            make(train_rounds=rounds).train()
+
+    clock.on_sleep = trainer
+    told = []
+    with caplog.at_level(logging.WARNING, "fedjax_core"):
+        metrics = make(eval_hooks=[told.append], throttle_secs=60).continuous_eval(throttle_delay_secs=20)
+    assert [e.round for e in told] == [1, 3, 5] and metrics is told[-1].metrics
+    assert clock.slept == [20] * 6
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no checkpoint after round 0" in caplog.text
+
+
+def test_warns_at_most_once_in_ten_minutes(make, clock, caplog):
+    results = []
+
+    def predicate(result):
+        results.append(result)
+        return clock.now < 1000 + 3600
+
+    assert make(predicate=predicate, throttle_secs=50).continuous_eval() == {}
+    assert results == [None] + [{}] * 72
+    assert len(caplog.records) == 6
+
+
+def test_is_throttled_from_the_start_of_an_evaluation(make, clock):
+    make(train_rounds=1).train()
+    seconds = iter([15.0, 70.0, 0.0, 0.0])
+
+    def slow(told):
+        clock.now += next(seconds)
+
+    looks = iter([True, True, True, False])
+    experiment = make(predicate=lambda result: next(looks), eval_hooks=[slow], train_rounds=9)
+    experiment.continuous_eval(delay_secs=4, evaluate_checkpoint_only_once=False)
+    assert clock.slept == [4, 45.0, 60.0]  # none after the one that took longer
+
+
+def test_repeats_if_told_to_and_gives_the_last_result_to_the_predicate(make):
+    make(train_rounds=1).train()
+    results, told = [], []
+
+    def predicate(result):
+        results.append(result)
+        return len(results) < 4
+
+    experiment = make(train_rounds=None, predicate=predicate, eval_hooks=[told.append])
+    experiment.continuous_eval(evaluate_checkpoint_only_once=False)
+    assert [e.round for e in told] == [1, 1, 1] and results == [None, *(e.metrics for e in told)]
+
+
+def test_stops_at_the_last_round(make, clock):
+    make(train_rounds=2).train()
+    told = []
+    make(train_rounds=2, eval_hooks=[told.append]).continuous_eval(evaluate_checkpoint_only_once=False)
+    assert [e.round for e in told] == [2] and clock.slept == []
+
+
+def test_watches_on_the_train_data(make, process, evaluation, data, tmp_path):
+    state = make(train_rounds=2).train()
+    metrics = make(train_rounds=2).continuous_eval_on_train_data()
+    cohort = data[0].cohort(data[0].client_ids, fd.Batching(4))
+    assert _bits(metrics) == _bits(evaluation(process.get_model_weights(state), cohort))
+    assert [row["round"] for row in _rows(tmp_path / "run" / "evaluation_on_train_data" / "metrics.jsonl")] == [2]
+    assert not (tmp_path / "run" / "evaluation").exists()
+
+
+def test_a_watcher_remembers_what_it_sampled_over_a_restart(make, model, clock):
+    """A checkpoint that was evaluated before the restart counts once in the metrics of all rounds."""
+    aggregation = fc.metrics.finalize_then_sample(100, key=KEY)
+    sampling = fc.algorithms.fed_eval(model, aggregation)
+
+    def watch():
+        looks = iter([True, False])
+        experiment = make(train_rounds=9, evaluation=sampling, predicate=lambda result: next(looks))
+        return experiment.continuous_eval()["client_work"]["eval"]["total_rounds_metrics"]["loss"]
+
+    sampled = []
+    for rounds in (1, 1, 2):
+        make(train_rounds=rounds).train()
+        sampled.append(np.asarray(watch()))
+    assert [len(losses) for losses in sampled] == [8, 8, 16]
+    assert np.sort(sampled[0]).tolist() == np.sort(sampled[1]).tolist()
+    assert set(sampled[0].tolist()) < set(sampled[2].tolist())
+
+
+# delay_by_round
+
+
+def test_a_worker_waits_for_a_round_of_the_job(make, clock):
+    """Worker 1 begins at round int(8000 log 2 / 2000) = 2."""
+    worker = {"delay_by_round": True, "delay_scale": 1 / 2000, "worker": 1}
+
+    def job():
+        clock.on_sleep = lambda: None
+        rounds = len(clock.slept)
+        if rounds <= 2:
+            make(train_rounds=rounds).train()
+        clock.on_sleep = job
+
+    clock.on_sleep = job
+    told = []
+    state = make(**worker, train_hooks=[told.append]).train()
+    assert len(clock.slept) == 2 and [r.number for r in told] == [3, 4, 5] and int(state.round_num) == 5
+    assert make().evaluate() and Checkpoints(make().config.run_dir + "/checkpoints").rounds == (1, 2)
+
+
+def test_the_first_worker_does_not_wait(make, clock):
+    make(delay_by_round=True, train_rounds=1).train()
+    assert clock.slept == []
+
+
+# what is refused
+
+
+class Anything:
+    """Fails if anything of it is used."""
+
+    def __getattr__(self, name):
+        raise AttributeError(name)
+
+
+class Lacking:
+    def __init__(self, *names):
+        for name in names:
+            setattr(self, name, pytest.fail)
+
+
+def _weights_export():
+    return export_weights("same")
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"process": Lacking("get_model_weights")}, ValueError, "needs `next`, which"),
+        ({"process": Lacking("next")}, ValueError, "needs `get_model_weights`, which"),
+        ({"process": Lacking("next", "get_model_weights")}, TypeError, "must be a LearningProcess"),
+        ({"exports": print}, ValueError, r"takes None, an Export or several, got <built-in"),
+        ({"exports": [print]}, ValueError, "an Export or several"),
+        ({"exports": [_weights_export(), _weights_export()]}, ValueError, "a name of its own, got same, same"),
+        ({"cohort_size": None}, ValueError, "either cohort_size=10, .* got neither"),
+        ({"participants": len, "cohort_size": 3}, ValueError, "got both"),
+        ({"participants": 3}, TypeError, "a function of the round number, got 3"),
+        ({"cohort_size": 9}, ValueError, "got 8 clients; use cohort_size=8 or less"),
+        ({"cohort_size": 0}, ValueError, r"Experiment\(cohort_size=...\) must be at least 1"),
+        ({"train_rounds": 0}, ValueError, r"Experiment\(train_rounds=...\) must be at least 1"),
+        ({"eval_steps": 1.5}, TypeError, r"Experiment\(eval_steps=...\) must be an integer"),
+        ({"min_eval_frequency": -1}, ValueError, r"Experiment\(min_eval_frequency=...\) must be at least 1"),
+        ({"throttle_secs": -1}, ValueError, "at least 0 and finite, got -1"),
+        ({"eval_delay_secs": "soon"}, TypeError, "must be a number, got 'soon'"),
+        ({"delay_scale": float("nan")}, ValueError, "at least 0 and finite, got nan"),
+        ({"batching": 20}, TypeError, r"Experiment\(batching=...\) must be a Batching"),
+        ({"eval_batching": fd.Batching(4, shuffle=True)}, ValueError, "leave out `shuffle=True`"),
+        ({"key": 0}, TypeError, r"Experiment\(key=...\) must be one typed key"),
+        ({"evaluation": None}, ValueError, "add model=model"),
+        ({"evaluation": len}, TypeError, "must be a computation of weights and client data, or a process"),
+        ({"eval_metrics": {}}, ValueError, "leave out one of them"),
+        ({"train_data": []}, TypeError, r"Experiment\(train_data=...\) must be FederatedData, got list"),
+        ({"eval_data": Anything()}, TypeError, r"Experiment\(eval_data=...\) must be FederatedData, got Anything"),
+        ({"train_hooks": [3]}, TypeError, r"Experiment\(train_hooks=...\) are functions, got \[3\]"),
+        ({"eval_hooks": print}, TypeError, r"Experiment\(eval_hooks=...\) are functions"),
+        ({"predicate": 3}, TypeError, r"Experiment\(predicate=...\) is a function of the last result, got 3"),
+        ({"checkpoints": "here"}, TypeError, r"Experiment\(checkpoints=...\) must be Checkpoints"),
+        ({"release_manager": print}, TypeError, r"Experiment\(release_manager=...\) must be a ReleaseManager"),
+    ],
+)
+def test_refuses_before_anything_runs(change, error, message, make, tmp_path):
+    with pytest.raises(error, match=message):
+        make(**change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_of_the_user_runs_at_construction(make, data, tmp_path):
+    armed = []
+
+    def read(examples):
+        assert not armed
+        return examples
+
+    train_data, eval_data = data[0].map(read), data[1].map(read)
+    armed.append(True)
+    make(
+        train_data=train_data,
+        eval_data=eval_data,
+        train_hooks=[pytest.fail],
+        eval_hooks=[pytest.fail],
+        predicate=pytest.fail,
+        participants=pytest.fail,
+        exports=Export("none", pytest.fail),
+        release_manager=fc.program.ReleaseManager(pytest.fail),
+        clock=pytest.fail,
+        sleep=pytest.fail,
+    )
+    assert not (tmp_path / "run").exists()
