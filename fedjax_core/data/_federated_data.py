@@ -298,9 +298,9 @@ class FederatedData(Mapping):
         clients = self._ids.find(client_ids)
         limits = _batching.step_limits(batching, max_steps, len(clients))
         seed = _hashing.seed(key, "cohort") if batching.shuffle else None
-        digests = self._ids.digests[clients]
-        batches = _batching.ClientBatches(self._source, clients, digests, batching, seed, limits)
         everyone = client_ids is self.client_ids
+        digests = self._ids.digests if everyone else self._ids.digests[clients]
+        batches = _batching.ClientBatches(self._source, clients, digests, batching, seed, limits)
         ids = self.client_ids if everyone else tuple(map(self.client_ids.__getitem__, clients.tolist()))
         return _cohort.Cohort(ids, batches, clients.astype(np.int32), digests)
 

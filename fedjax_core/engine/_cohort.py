@@ -89,6 +89,8 @@ def identities(digests: np.ndarray) -> np.ndarray:
       every further one. All randomness of a client comes from this number.
     """
     occurrence = _occurrences(digests)
+    if not occurrence.any():
+        return digests  # `mix` maps 0 to 0, and a million clients need not be held twice
     with np.errstate(over="ignore"):
         return digests ^ mix(occurrence * GOLDEN)
 
