@@ -25,8 +25,9 @@ def named_values(value: Any) -> dict[str, Any]:
       >>> named_values({"train": {"loss": jax.numpy.bfloat16(0.5), "counts": np.array([3, 4])}})
       {'train/loss': 0.5, 'train/counts': array([3, 4])}
     """
-    names, leaves = zip(*_leaves(value, ())) if jax.tree.leaves(value) else ((), ())
-    return {sys.intern(name): _plain(leaf) for name, leaf in zip(names, jax.device_get(list(leaves)))}
+    leaves = dict(_leaves(value, ()))
+    on_host = jax.device_get(list(leaves.values()))
+    return {sys.intern(name): _plain(leaf) for name, leaf in zip(leaves, on_host)}  # one text for all rounds
 
 
 def _leaves(value: Any, prefix: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
@@ -34,10 +35,11 @@ def _leaves(value: Any, prefix: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, part in value.items():
             yield from _leaves(part, (*prefix, str(key)))
-        return
-    for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
-        own = [jax.tree_util.keystr(path, simple=True, separator="/")] if path else []
-        yield "/".join([*prefix, *own]) or "value", leaf
+    elif jax.tree_util.all_leaves((value,)):
+        yield "/".join(prefix) or "value", value
+    else:
+        for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+            yield "/".join([*prefix, jax.tree_util.keystr(path, simple=True, separator="/")]), leaf
 
 
 def _plain(leaf: Any) -> Any:
