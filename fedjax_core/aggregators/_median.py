@@ -24,7 +24,8 @@ def median() -> Aggregator:
 
     The pattern for an aggregator that needs the value of every client: `federated_collect` brings
     them to the server, stacked, in memory that grows with the cohort (beyond
-    `EngineConfig(memory_budget=...)` it is refused), and `federated_map` does the rest.
+    `EngineConfig(memory_budget=...)` it is refused), and `federated_map` does the rest, in a program
+    that is compiled once for each number of clients.
 
     Returns:
       An `Aggregator` without state. Where nobody is left the result is zero, and counted.

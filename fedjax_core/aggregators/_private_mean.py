@@ -50,12 +50,14 @@ def private_mean(
     says what that costs.
 
     What would break the guarantee is not left to be set. All clients weigh the same: of a client's weight
-    it counts only whether it is positive, and a client of weight zero, as one that processed
-    nothing is, sends zero. So does one with a NaN or infinity in its value. The denominator
-    is `cohort_size`, whoever takes part. The noise is added in every round, also over nobody, and the result always
-    counts (`always_releases`). Every leaf and every round draws from a key of its own.
-    The measurements tell nothing but what the result does; the metrics of the clients' training are
-    not protected.
+    it counts only whether it is positive. A client of weight zero, as one that processed nothing is,
+    sends zero, and so does one with a NaN or infinity in its value. The denominator is `cohort_size`,
+    whoever takes part. The noise is added in every round, also over nobody, and the result always
+    counts (`always_releases`). Every leaf and every round draws from a key of its own. The measurements
+    tell nothing but what the result does.
+
+    What remains to be seen to: the metrics of the clients' training are not protected, nor is an estimate
+    without noise around this mean, such as `clip_by_norm(quantile_estimate(...), private_mean(...))`.
 
     With `AdaptiveNorm` the clipping norm follows a quantile of the clients' norms, by a noised count of those
     below it. Count and sum together cost what the sum alone would with the noise multiplier :math:`z`:

@@ -20,8 +20,9 @@ def compress(round_trip: Callable, inner: Aggregator | None = None, *, key: jax.
 
     Args:
       round_trip: `(value, key) -> (value, number of bits)`, a compressor: what the server decodes of
-        what one client encodes, of the value's type, and the length of the message. The key is the
-        client's own, a new one in every round. An unbiased compressor gives the value in expectation.
+        what one client encodes, of the value's type, and the length of the message, a float where an
+        int32 might overflow. The key is the client's own, a new one in every round. An unbiased
+        compressor gives the value in expectation.
       inner: what aggregates the decoded values; None is `mean()`.
       key: a JAX key, consumed: the clients of all rounds draw from it.
 

@@ -35,7 +35,7 @@ def everyone() -> Sampling:
 
 
 def poisson(probability: float) -> Sampling:
-    """Every client takes part with this probability, whatever the others do: the cohorts differ in size.
+    """Every client takes part with this probability, whatever the others do; as `fc.data.poisson_sampler`.
 
     Args:
       probability: above 0, at most 1.
