@@ -101,6 +101,7 @@ def private_mean(
     """
     _check_numbers(noise_multiplier, cohort_size)
     check_key("private_mean(key=...)", key)
+    noise_multiplier, cohort_size = float(noise_multiplier), float(cohort_size)
     noise_key, count_key = jax.random.split(key)
     if isinstance(max_norm, AdaptiveNorm):
         count_stddev, sum_multiplier = _split_noise(max_norm.noise_stddev, noise_multiplier, cohort_size)

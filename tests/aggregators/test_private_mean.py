@@ -190,7 +190,7 @@ def test_count_is_noised_by_draws_of_its_own():
 
 
 def test_default_noise_of_the_count_is_a_twentieth_of_the_cohort():
-    process = _process("float32", max_norm=AdaptiveNorm(2.0), noise_multiplier=1.0, cohort_size=100)
+    process = _process("float32", max_norm=AdaptiveNorm(2.0), noise_multiplier=np.int64(1), cohort_size=np.int32(100))
     stddev = process.next(process.initialize(), [], []).measurements["noise_stddev"]
     np.testing.assert_allclose(stddev, 2.0 / 100 * (1 - 10.0**-2) ** -0.5, rtol=1e-6)
 
