@@ -3,7 +3,7 @@
 train                        rounds of a learning process, with held-out evaluation
 Round, TrainResult, History  what it tells after a round, returns and records
 Experiment                   training, evaluation and export in one folder: resumed, and watched from other processes
-  ExperimentConfig, Evaluation, Export, export_weights, export_predict
+  ExperimentConfig, Cluster, Evaluation, Export, export_weights, export_predict
 RunFolder                    a folder per run: weights.npz, metrics.csv, curves.png
 Checkpoint, Checkpoints      what a run needs to go on, written while it goes on, verified when it is read
 ReleaseManager               takes the values of a round out of the program
@@ -22,6 +22,7 @@ flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its 
 
 from fedjax_core.program._checkpoint_folder import CheckpointTypeError, DamagedCheckpointError
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
+from fedjax_core.program._cluster import Cluster
 from fedjax_core.program._csv import release_to_csv, save_csv
 from fedjax_core.program._curves import save_curves
 from fedjax_core.program._evaluating import Evaluation
@@ -59,6 +60,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointTypeError",
     "Checkpoints",
+    "Cluster",
     "DamagedCheckpointError",
     "Error",
     "Evaluation",

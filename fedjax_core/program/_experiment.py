@@ -17,6 +17,7 @@ from fedjax_core.program import _checks
 from fedjax_core.program import _experiment_arguments as _arguments
 from fedjax_core.program._atomic import write_folder_atomically
 from fedjax_core.program._checkpoints import Checkpoints
+from fedjax_core.program._cluster import Cluster, join_as_coordinator
 from fedjax_core.program._evaluating import Evaluation, Evaluator
 from fedjax_core.program._experiment_config import ExperimentConfig, save_config
 from fedjax_core.program._exports import Export
@@ -115,6 +116,7 @@ class Experiment:
         exports: Export | Sequence[Export] | None = None,
         predicate: Callable[[Any], bool] | None = None,
         checkpoints: Checkpoints | None = None,
+        cluster: Cluster | None = None,
         release_manager: ReleaseManager | None = None,
         progress: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -154,6 +156,7 @@ class Experiment:
           exports: what `train_and_evaluate` writes at its end: one `Export`, or several.
           predicate: for continuous evaluation: is given the last result, None at first, and ends it by a false value.
           checkpoints: when there are some and which are kept; None is `Checkpoints(run_dir / "checkpoints")`.
+          cluster: the processes of the job, for `run_std_server`; not needed where `jax.distributed` is initialized.
           release_manager: gets the metrics of each round, see `train`.
           progress: whether to show a progress bar on standard error if that is a terminal.
           clock: gives the time in seconds.
@@ -204,8 +207,10 @@ class Experiment:
         _checks.check_data(
             "Experiment", "eval_data", eval_data, "the evaluation", _arguments.round_of(self._evaluation)
         )
+        _arguments.check_weights(process, self._evaluation)
         self._predicate = _arguments.checked_predicate(predicate)
         self._checkpoints = Checkpoints(self._path / "checkpoints") if checkpoints is None else checkpoints
+        self._cluster = _arguments.checked_cluster(cluster)
         self._release_manager, self._progress = release_manager, progress
         self._time = Time(clock, sleep)
 
@@ -321,6 +326,21 @@ class Experiment:
         """`continuous_eval` on the training clients."""
         return self._watch(self._on_train_data, delay_secs, throttle_delay_secs, only_once=True)
 
+    def run_std_server(self) -> None:
+        """Is the coordinator of a `jax.distributed` job, until the job has reached round `train_rounds`.
+
+        All processes of a job compute its rounds together, with their devices. So the coordinator waits for the job by
+        taking its part, and writes the files, while the others call `train()`.
+
+        JAX must be initialized as `process_id=0` before its first use, which is before there is an experiment; where
+        it is not, it is tried by `cluster`.
+
+        Raises:
+          ValueError: a setting of the cluster is missing, or this process has joined as another one.
+        """
+        join_as_coordinator(self._cluster)
+        self.train()
+
     def test(self) -> Any:
         """Tries everything: a round with one client and one batch, and an evaluation. Leaves nothing in the folder.
 
@@ -381,7 +401,7 @@ class Experiment:
             folder=folder,
             checkpoints=self._checkpoints if config.worker == 0 else None,
             release_manager=self._release_manager if self._writes else None,
-            progress=self._progress,
+            progress=self._progress and self._writes,
             clock=self._time.clock,
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 from fedjax_core.algorithms import federated_evaluation
 from fedjax_core.computation import Computation
 from fedjax_core.program._checks import checked_positive
+from fedjax_core.program._cluster import Cluster
 from fedjax_core.program._exports import Export
 from fedjax_core.templates import LearningProcess
 
@@ -60,6 +61,20 @@ def checked_evaluation(evaluation: Any, model: Any, eval_metrics: Any) -> Comput
     return evaluation
 
 
+def check_weights(process: LearningProcess, evaluation: Computation | LearningProcess) -> None:
+    """Refuses an evaluation of other weights than the process has, with a TypeError."""
+    given = process.get_model_weights.type_signature.result
+    if isinstance(evaluation, LearningProcess):
+        taken = evaluation.set_model_weights.parameters[1][1]
+    else:
+        taken = evaluation.parameters[0][1].member
+    if not taken.is_assignable_from(given):
+        raise TypeError(
+            f"Experiment evaluates the weights of the process, {given}, got an evaluation of {taken}; make both of "
+            "the same model"
+        )
+
+
 def round_of(evaluation: Any) -> Any:
     """The computation of data that is in an evaluation."""
     return evaluation.next if isinstance(evaluation, LearningProcess) else evaluation
@@ -94,6 +109,15 @@ def checked_predicate(predicate: Any) -> Callable[[Any], bool] | None:
             "lambda result: result is None or time.monotonic() < end"
         )
     return predicate
+
+
+def checked_cluster(cluster: Any) -> Cluster:
+    """The cluster, without settings if there is none; a TypeError for what is none."""
+    if cluster is not None and not isinstance(cluster, Cluster):
+        raise TypeError(
+            f"Experiment(cluster=...) must be a Cluster, got {cluster!r}; use fc.program.Cluster('host0:1234', 2)"
+        )
+    return Cluster() if cluster is None else cluster
 
 
 def optional_positive(name: str, value: Any) -> int | None:

@@ -1,6 +1,7 @@
-"""One experiment, of which a process trains and another watches: `python experiment_worker.py train|watch FOLDER`.
+"""One experiment in several processes: `python experiment_worker.py ROLE FOLDER [PORT]`.
 
-The one that trains waits after each round until the other one has evaluated it.
+The roles: `train`, and `watch` in another process; `train` waits after each round until it has been evaluated.
+`coordinate` and `follow` are the two processes of one job.
 """
 
 import json
@@ -54,12 +55,27 @@ def _wait_for_watcher(folder: str):
 
 
 def main() -> None:
-    role, folder = sys.argv[1:]
+    role, folder, *port = sys.argv[1:]
     if role == "train":
         experiment(folder, train_hooks=[_wait_for_watcher(folder)]).train()
-        return
-    metrics = experiment(folder).continuous_eval()
-    print(json.dumps({"loss": float(metrics["eval"]["loss"])}))
+    if role == "watch":
+        metrics = experiment(folder).continuous_eval()
+        print(json.dumps({"loss": float(metrics["eval"]["loss"])}))
+    if role == "coordinate":
+        _join(port, 0)
+        experiment(folder).run_std_server()
+    if role == "follow":
+        _join(port, 1)
+        try:
+            experiment(folder).run_std_server()
+        except ValueError as error:
+            assert "this is process_id=1" in str(error)
+        state = experiment(folder).train()
+        print(json.dumps({"weights": jax.tree.map(lambda leaf: leaf.tolist(), state.weights)}))
+
+
+def _join(port: list[str], process_id: int) -> None:
+    jax.distributed.initialize(f"localhost:{port[0]}", 2, process_id, heartbeat_timeout_seconds=10)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core import data as fd
-from fedjax_core.program import Checkpoints, CheckpointTypeError, Experiment, Export, export_weights, train
+from fedjax_core.program import Checkpoints, CheckpointTypeError, Cluster, Experiment, Export, export_weights, train
 from tests import learning_references as reference
 
 KEY = jax.random.key(5)
@@ -454,6 +454,32 @@ def test_the_first_worker_does_not_wait(make, clock):
     assert clock.slept == []
 
 
+# run_std_server
+
+
+def test_the_coordinator_joins_and_takes_its_part(make):
+    joined = []
+    cluster = Cluster("host0:1234", 2, initialize=lambda **settings: joined.append(settings))
+    make(train_rounds=1, cluster=cluster).run_std_server()
+    assert joined == [{"coordinator_address": "host0:1234", "num_processes": 2, "process_id": 0}]
+    assert Checkpoints(make().config.run_dir + "/checkpoints").rounds == (1,)
+
+
+@pytest.mark.parametrize(
+    "cluster, missing",
+    [
+        (None, "coordinator_address"),
+        (Cluster(initialize=pytest.fail), "coordinator_address"),
+        (Cluster("host0:1234", initialize=pytest.fail), "num_processes"),
+        (Cluster(num_processes=2, initialize=pytest.fail), "coordinator_address"),
+    ],
+)
+def test_a_missing_setting_is_named(make, cluster, missing, tmp_path):
+    with pytest.raises(ValueError, match=rf"has not been told {missing}; begin the program with"):
+        make(cluster=cluster, train_hooks=[pytest.fail]).run_std_server()
+    assert not (tmp_path / "run").exists()
+
+
 # what is refused
 
 
@@ -505,6 +531,7 @@ def _weights_export():
         ({"train_hooks": [3]}, TypeError, r"Experiment\(train_hooks=...\) are functions, got \[3\]"),
         ({"eval_hooks": print}, TypeError, r"Experiment\(eval_hooks=...\) are functions"),
         ({"predicate": 3}, TypeError, r"Experiment\(predicate=...\) is a function of the last result, got 3"),
+        ({"cluster": "host0:1234"}, TypeError, r"Experiment\(cluster=...\) must be a Cluster, got 'host0:1234'"),
         ({"checkpoints": "here"}, TypeError, r"Experiment\(checkpoints=...\) must be Checkpoints"),
         ({"release_manager": print}, TypeError, r"Experiment\(release_manager=...\) must be a ReleaseManager"),
     ],
@@ -513,6 +540,15 @@ def test_refuses_before_anything_runs(change, error, message, make, tmp_path):
     with pytest.raises(error, match=message):
         make(**change)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("evaluate", [fc.algorithms.federated_evaluation, fc.algorithms.fed_eval])
+def test_refuses_an_evaluation_of_other_weights(evaluate, make, model):
+    other = model._replace(
+        init=lambda key: {"w": jax.numpy.zeros((4, 3))}, predict=lambda w, batch, **_: batch["x"] @ w["w"]
+    )
+    with pytest.raises(TypeError, match=r"<bias=float32\[3\],kernel=float32\[4,3\]>, got an evaluation of <w=float32"):
+        make(evaluation=evaluate(other))
 
 
 def test_nothing_of_the_user_runs_at_construction(make, data, tmp_path):
