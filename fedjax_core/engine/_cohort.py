@@ -49,7 +49,7 @@ class ClientSequences(Protocol):
         """Copies the examples of `clients` (positions in the cohort) into `out`.
 
         Args:
-          clients: int64 positions in the cohort.
+          clients: int32 positions in the cohort.
           out: a pytree of arrays like the element's, with `sum(num_examples[clients])` rows,
             to be filled one client after another.
         """

@@ -31,7 +31,7 @@ class Deal:
     """Which clients run where and when.
 
     Attributes:
-      clients: int64 `[N, L]`: positions in the cohort, -1 for nobody; by wave, device, shard.
+      clients: int32 `[N, L]`: positions in the cohort, -1 for nobody; by wave, device, shard.
       count: int32 `[W, D, V / D]`, the blocks of each shard in each wave.
       num_blocks: the largest number of blocks of a device in a wave.
       num_steps: per sequence of the cohort, the largest number of steps of a device in a wave.
@@ -50,7 +50,7 @@ class Deal:
         return len(self.count)
 
     def blocks(self, wave: int, device: int) -> np.ndarray:
-        """int64 `[blocks, L]`: the clients of a device in a wave."""
+        """int32 `[blocks, L]`: the clients of a device in a wave."""
         ends = np.cumsum(self.count.sum(2).reshape(-1))
         end = ends[wave * self.count.shape[1] + device]
         return self.clients[end - self.count[wave, device].sum() : end]
@@ -83,11 +83,8 @@ def deal(cohort: Cohort, layout: Layout) -> Deal:
     steps = sum((s.num_steps for s in sequences), np.zeros(len(cohort), np.int64))
     blocks, shard = _blocks(steps, cohort.identity, layout)
     rank = _rank(shard, layout.shards)
-    device = shard // (layout.shards // len(layout.devices))
-    quantities = np.stack([np.ones(len(blocks), np.int64), *_quantities(sequences, blocks)], 1)
-    bytes_ = quantities @ _bytes_each(cohort, layout.lanes)
-    upto = _cumulated(np.column_stack([quantities, bytes_]), rank, device, len(layout.devices))
-    edges = _cut(upto[:, :, -1], layout.memory_budget / (_IN_FLIGHT * _GRID))
+    upto = _cumulated(sequences, blocks, rank, shard // (layout.shards // len(layout.devices)), len(layout.devices))
+    edges = _cut(upto @ _bytes_each(cohort, layout.lanes), layout.memory_budget / (_IN_FLIGHT * _GRID))
     largest = np.diff(upto[edges], axis=0).max((0, 1)).tolist()
     wave = np.searchsorted(edges[1:-1], rank, side="right")
     order = np.argsort(wave, kind="stable")
@@ -96,15 +93,15 @@ def deal(cohort: Cohort, layout: Layout) -> Deal:
         blocks[order],
         count.astype(np.int32).reshape(len(edges) - 1, len(layout.devices), -1),
         largest[0],
-        tuple(largest[1:-1:2]),
-        tuple(largest[2:-1:2]),
+        tuple(largest[1::2]),
+        tuple(largest[2::2]),
     )
 
 
 def _blocks(steps: np.ndarray, identity: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks, int64 `[N, L]`, and the shard of each, `[N]`, in the order of the shards."""
+    """The blocks, int32 `[N, L]`, and the shard of each, `[N]`, in the order of the shards."""
     order = np.lexsort((identity, -steps))
-    blocks = np.full((-(-len(order) // layout.lanes), layout.lanes), -1, np.int64)
+    blocks = np.full((-(-len(order) // layout.lanes), layout.lanes), -1, np.int32)
     blocks.reshape(-1)[: len(order)] = order
     shard = _balanced(steps[blocks[:, 0]] if len(blocks) else steps, layout.shards)
     by_shard = np.argsort(shard, kind="stable")
@@ -114,7 +111,7 @@ def _blocks(steps: np.ndarray, identity: np.ndarray, layout: Layout) -> tuple[np
 def _balanced(steps: np.ndarray, shards: int) -> np.ndarray:
     """Each block's shard, such that consecutive shards together have nearly equal work."""
     if shards == 1 or not len(steps):
-        return np.zeros(len(steps), np.int64)
+        return np.zeros(len(steps), np.int32)
     parts = next(n for n in range(2, shards + 1) if shards % n == 0)
     part, within = _longest_first(steps, parts), shards // parts
     shard = part * within
@@ -126,7 +123,7 @@ def _balanced(steps: np.ndarray, shards: int) -> np.ndarray:
 def _longest_first(steps: np.ndarray, parts: int) -> np.ndarray:
     """Each block's part: blocks in order, each to the part with the least work so far."""
     load = [(0, part) for part in range(parts)]
-    chosen = np.empty(len(steps), np.int64)
+    chosen = np.empty(len(steps), np.int32)
     for block, cost in enumerate(steps.tolist()):
         work, chosen[block] = load[0]
         heapq.heapreplace(load, (work + cost + 1, int(chosen[block])))
@@ -139,11 +136,18 @@ def _rank(shard: np.ndarray, shards: int) -> np.ndarray:
     return np.arange(len(shard)) - np.repeat(np.cumsum(count) - count, count)
 
 
-def _quantities(sequences: list[ClientSequences], blocks: np.ndarray):
-    """Per sequence, the steps and the examples of each block."""
-    for s in sequences:
-        yield of_clients(s.num_steps, blocks).max(1, initial=0)
-        yield of_clients(s.num_examples, blocks).sum(1)
+def _cumulated(sequences: list[ClientSequences], blocks, rank, device, devices: int) -> np.ndarray:
+    """int64 `[ranks + 1, D, Q]`: what the blocks of a device below each rank have in all.
+
+    That is blocks and, per sequence, steps and examples; one after another, since there may be a million.
+    """
+    ranks = int(rank.max(initial=-1)) + 1
+    table = np.zeros((ranks + 1, devices, 1 + 2 * len(sequences)), np.int64)
+    np.add.at(table[:, :, 0], (rank + 1, device), 1)
+    for q, s in enumerate(sequences):
+        np.add.at(table[:, :, 1 + 2 * q], (rank + 1, device), of_clients(s.num_steps, blocks).max(1, initial=0))
+        np.add.at(table[:, :, 2 + 2 * q], (rank + 1, device), of_clients(s.num_examples, blocks).sum(1))
+    return np.cumsum(table, 0, out=table)
 
 
 def of_clients(values: np.ndarray, clients: np.ndarray) -> np.ndarray:
@@ -154,7 +158,7 @@ def of_clients(values: np.ndarray, clients: np.ndarray) -> np.ndarray:
 
 
 def _bytes_each(cohort: Cohort, lanes: int) -> np.ndarray:
-    """The bytes of one block without its sequences, and per sequence of one step and one example."""
+    """int64 `[Q]`: the bytes of one block without its sequences, and per sequence of one step and one example."""
     arrays = [leaf for leaf in jax.tree.leaves(cohort.value) if not isinstance(leaf, ClientSequences)]
     per_client = 16 + sum(int(np.prod(a.shape[1:])) * a.dtype.itemsize for a in arrays)
     sizes = [lanes * per_client]
@@ -168,14 +172,6 @@ def example_bytes(sequences: ClientSequences) -> int:
     lead = int(is_batched(sequences.element_type))
     leaves = jax.tree.leaves(types.tree_of_types(sequences.element_type))
     return sum(int(np.prod(leaf.shape[lead:])) * leaf.dtype.itemsize for leaf in leaves)
-
-
-def _cumulated(quantities: np.ndarray, rank: np.ndarray, device: np.ndarray, devices: int) -> np.ndarray:
-    """int64 `[ranks + 1, D, Q]`: what the blocks of a device below each rank have in all."""
-    ranks = int(rank.max(initial=-1)) + 1
-    table = np.zeros((ranks + 1, devices, quantities.shape[1]), np.int64)
-    np.add.at(table, (rank + 1, device), quantities)
-    return np.cumsum(table, 0)
 
 
 def _cut(upto: np.ndarray, budget: float) -> np.ndarray:
