@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ def _is_key(leaf: jax.Array) -> bool:
 
 
 def write_checkpoint(
-    path: pathlib.Path, type_: str, arrays: dict[str, np.ndarray], about: dict[str, Any], history: bytes
+    path: pathlib.Path, type_: str, arrays: dict[str, np.ndarray], about: dict[str, Any], history: Iterable[bytes]
 ) -> None:
     """Writes a checkpoint, which is there whole or not at all.
 
@@ -59,7 +60,8 @@ def write_checkpoint(
         stored = {name: _stored(array) for name, array in arrays.items() if array.size}
         if stored:
             _write_arrays(folder.absolute() / _ARRAYS, stored)
-        (folder / _HISTORY).write_bytes(history)
+        with open(folder / _HISTORY, "wb") as file:
+            file.writelines(history)
         manifest = {
             "format": _FORMAT,
             "type": type_,
@@ -82,7 +84,7 @@ def read_about(path: pathlib.Path) -> dict[str, Any]:
     return _manifest(path)["about"]
 
 
-def read_checkpoint(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any], bytes]:
+def read_checkpoint(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any], list[bytes]]:
     """Reads a checkpoint and verifies all of it.
 
     Args:
@@ -90,7 +92,8 @@ def read_checkpoint(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any],
       like: a state of the process; only its type and where its leaves are count.
 
     Returns:
-      The state, in the containers and on the devices of `like`; what was given as `about`; the history.
+      The state, in the containers and on the devices of `like`; what was given as `about`; the lines of the
+      history.
 
     Raises:
       DamagedCheckpointError: something is missing or not what was written.
@@ -101,15 +104,20 @@ def read_checkpoint(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any],
     _check_files(path, manifest["files"])
     arrays = _arrays(path / _ARRAYS, manifest["arrays"])
     leaves = [_placed(array, leaf) for array, leaf in zip(arrays, jax.tree.leaves(like), strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), manifest["about"], _read(path / _HISTORY)
+    return (
+        jax.tree.unflatten(jax.tree.structure(like), leaves),
+        manifest["about"],
+        (path / _HISTORY).read_bytes().splitlines(keepends=True),
+    )
 
 
 def _manifest(path: pathlib.Path) -> dict[str, Any]:
-    text = _read(path / _MANIFEST)
     try:
-        signed = json.loads(text)
+        signed = json.loads((path / _MANIFEST).read_bytes())
         manifest = signed["manifest"]
         whole = _digest(_canonical(manifest)) == signed["digest"]
+    except OSError as error:
+        raise _unreadable(path / _MANIFEST, error) from None
     except (KeyError, TypeError, ValueError):
         whole = False
     if not whole:
@@ -122,23 +130,24 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
-def _read(path: pathlib.Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DamagedCheckpointError(f"{path} cannot be read: {error.strerror}") from None
+def _unreadable(path: pathlib.Path, error: OSError) -> DamagedCheckpointError:
+    return DamagedCheckpointError(f"{path} cannot be read: {error.strerror}")
 
 
 def _files(path: pathlib.Path) -> dict[str, str]:
     """The digests of the files that a checkpoint has so far."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {file.relative_to(path).as_posix(): _digest(_read(file)) for file in files}
+    return {file.relative_to(path).as_posix(): _file_digest(file) for file in files}
 
 
 def _check_files(path: pathlib.Path, digests: dict[str, str]) -> None:
     """Checks them before orbax reads them: where it fails, what it has begun to read fails later, out of reach."""
     for name, digest in digests.items():
-        if _digest(_read(path / name)) != digest:
+        try:
+            found = _file_digest(path / name)
+        except OSError as error:
+            raise _unreadable(path / name, error) from None
+        if found != digest:
             raise DamagedCheckpointError(f"{path / name} is not what was written")
 
 
@@ -197,8 +206,16 @@ def _canonical(manifest: dict[str, Any]) -> bytes:
     return json.dumps(manifest, sort_keys=True).encode()
 
 
+_blake2b = functools.partial(hashlib.blake2b, digest_size=16)
+
+
 def _digest(data) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return _blake2b(data).hexdigest()
+
+
+def _file_digest(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, _blake2b).hexdigest()
 
 
 def _write_arrays(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:

@@ -207,7 +207,7 @@ class Checkpoints:
                 stacklevel=3,
             )
 
-    def _write(self, type_: str, arrays: dict, about: dict, history: bytes) -> None:
+    def _write(self, type_: str, arrays: dict, about: dict, history: list[bytes]) -> None:
         if self._is_new:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -136,18 +136,18 @@ class History:
         """Adds the record of the next round."""
         self.records.append(record)
 
-    def to_lines(self) -> bytes:
+    def to_lines(self) -> list[bytes]:
         """The records as lines of JSON, from which `from_lines` makes the same history.
 
-        A record is encoded once: a long run can be saved often.
+        A record is encoded once and the lines are not joined: a long run can be saved often.
         """
         for i, record in enumerate(self.records):
             if i == len(self._encoded) or self._encoded[i][0] is not record:
                 self._encoded[i:] = [(record, json.dumps(record).encode() + b"\n")]
-        return b"".join(line for _, line in self._encoded[: len(self.records)])
+        return [line for _, line in self._encoded[: len(self.records)]]
 
     @classmethod
-    def from_lines(cls, lines: bytes) -> "History":
+    def from_lines(cls, lines: Iterable[bytes]) -> "History":
         """The history that `to_lines` was called of.
 
         Raises:
@@ -155,7 +155,7 @@ class History:
         """
         history = cls()
         try:
-            for line in lines.splitlines():
+            for line in lines:
                 history.append(Record(*json.loads(line)))
         except (TypeError, ValueError) as error:
             raise ValueError(f"no lines of a history: {error}") from None

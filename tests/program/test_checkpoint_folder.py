@@ -54,7 +54,7 @@ STATES = {
 }
 
 
-def _write(path, state, about=ABOUT, history=b"a line\n"):
+def _write(path, state, about=ABOUT, history=(b"a\n", b"line\n")):
     write_checkpoint(path, str(types.type_of(state)), host_arrays(state), about, history)
 
 
@@ -74,7 +74,7 @@ def test_every_bit_comes_back(make, tmp_path):
     _write(tmp_path / "3", state)
     found, about, history = read_checkpoint(tmp_path / "3", like=state)
     _same_bits(found, state)
-    assert (about, history) == (ABOUT, b"a line\n")
+    assert (about, history) == (ABOUT, [b"a\n", b"line\n"])
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
 
 
@@ -149,7 +149,7 @@ def test_whatever_is_damaged_is_noticed_or_changes_nothing(damage, tmp_path):
             noticed.add(name.as_posix())
         else:
             _same_bits(found, state)
-            assert (about, history) == (ABOUT, b"a line\n")
+            assert (about, history) == (ABOUT, [b"a\n", b"line\n"])
         shutil.rmtree(tmp_path / "copy")
     unchanged = damage is _longer  # a byte that no reader reads
     assert {"manifest.json", "history.jsonl"} <= noticed
@@ -221,7 +221,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    monkeypatch.setattr("pathlib.Path.write_text", fail)
     with pytest.raises(OSError, match="no space left"):
         _write(tmp_path / "3", jnp.ones(1))
     assert not any(tmp_path.iterdir())
