@@ -290,6 +290,20 @@ def test_a_resumed_one_goes_on_evaluating(make, process, evaluation, data):
     assert _bits(again) == _bits(_measured_on_held_out(evaluation, process, make().train(), data))
 
 
+def test_an_evaluation_that_is_repeated_after_a_crash_counts_once(make, fed_eval):
+    """The state of the evaluation is written, the checkpoint of the round is not yet."""
+
+    def crash(told):
+        if told.round == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(evaluation=fed_eval, eval_hooks=[crash]).train_and_evaluate()
+    metrics = make(evaluation=fed_eval).train_and_evaluate()[0]["client_work"]["eval"]
+    current, total = (int(metrics[f"{rounds}_metrics"]["num_examples"]) for rounds in ("current_round", "total_rounds"))
+    assert total == 5 * current
+
+
 def test_held_out_metrics_decide_the_best_checkpoint(make, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     best = Checkpoints(folder, every=1, keep_last=1, best_metric="held_out/eval/loss", best_mode="max")
@@ -398,6 +412,30 @@ def test_stops_at_the_last_round(make, clock):
     told = []
     make(train_rounds=2, eval_hooks=[told.append]).continuous_eval(evaluate_checkpoint_only_once=False)
     assert [e.round for e in told] == [2] and clock.slept == []
+
+
+def test_goes_on_for_ever_without_an_end(make, clock):
+    make(train_rounds=2).train()
+    told = []
+
+    def stop():
+        if len(clock.slept) == 1000:
+            raise KeyboardInterrupt
+
+    clock.on_sleep = stop
+    with pytest.raises(KeyboardInterrupt):
+        make(train_rounds=None, eval_hooks=[told.append]).continuous_eval()
+    assert [e.round for e in told] == [2]
+
+
+def test_a_damaged_checkpoint_is_none(make, clock, tmp_path):
+    make(train_rounds=3).train()
+    (tmp_path / "run" / "checkpoints" / "3" / "manifest.json").write_bytes(b"")
+    looks, told = iter([True, True, False]), []
+    experiment = make(train_rounds=9, predicate=lambda result: next(looks), eval_hooks=[told.append])
+    with pytest.warns(UserWarning, match="round 3 is damaged and skipped"):
+        experiment.continuous_eval()
+    assert [e.round for e in told] == [2]
 
 
 def test_watches_on_the_train_data(make, process, evaluation, data, tmp_path):
