@@ -10,11 +10,11 @@ import optax
 import pytest
 
 import fedjax_core as fc
-from fedjax_core.contracts import Aggregator
 from fedjax_core.data import Batching, synthetic_iid
 from fedjax_core.program import (
     Checkpoints,
     CheckpointTypeError,
+    ReleaseManager,
     RunFolder,
     group_releases,
     release_to_csv,
@@ -29,24 +29,6 @@ class StopError(Exception):
     pass
 
 
-def smoothed(inner: Aggregator) -> Aggregator:
-    """An aggregator with a state of its own: a running average of what `inner` gives."""
-
-    def halved_and_added(old, new):
-        return fc.trees.add(fc.trees.scale(old, 0.5), new)
-
-    def init(value_type):
-        zeros = jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), fc.types.tree_of_types(value_type))
-        return fc.federated_zip((inner.init(value_type), fc.federated_value(zeros, fc.SERVER)))
-
-    def next(state, value, weight):
-        output = inner.next(state[0], value, weight)
-        average = fc.federated_map(halved_and_added, state[1], output.result)
-        return output._replace(state=fc.federated_zip((output.state, average)), result=average)
-
-    return inner._replace(init=init, next=next)
-
-
 @pytest.fixture(scope="module")
 def traces():
     return []
@@ -54,6 +36,7 @@ def traces():
 
 @pytest.fixture(scope="module")
 def process(traces):
+    """Every slot but the first has a state: a reservoir of metrics, an estimate of a quantile, Adam's moments."""
     model = fc.models.logistic_regression(60, 10)
 
     def loss(predictions, batch):
@@ -64,7 +47,8 @@ def process(traces):
         model._replace(loss=loss),
         optax.sgd(0.05, momentum=0.9),
         server_optimizer=optax.adam(0.01),
-        aggregator=smoothed(fc.aggregators.mean()),
+        aggregator=fc.aggregators.clip_by_norm(fc.aggregators.quantile_estimate(1.0, 0.5, 0.2), fc.aggregators.mean()),
+        metrics_aggregation=fc.metrics.finalize_then_sample(3, key=jax.random.key(2)),
         key=jax.random.key(1),
     )
 
@@ -156,10 +140,10 @@ def test_files_hold_every_round_once(arguments, uninterrupted, tmp_path):
     def outlets():
         csv_, lines = release_to_csv(tmp_path / "released.csv"), release_to_json_lines(tmp_path / "released.jsonl")
         folder = RunFolder(tmp_path / "run", resume=True)
-        checkpoints = Checkpoints(folder.path / "checkpoints", every=2)
+        checkpoints = Checkpoints(folder.path / "checkpoints", every=3)
         return {"folder": folder, "checkpoints": checkpoints, "release_manager": group_releases(csv_, lines)}
 
-    for stop in (1, 3):
+    for stop in (2, 4):
         _stopped(arguments, stop, **outlets())
         for path in (tmp_path / "released.csv", tmp_path / "released.jsonl", tmp_path / "run" / "metrics.csv"):
             path.write_bytes(path.read_bytes()[:-3])
@@ -172,6 +156,18 @@ def test_files_hold_every_round_once(arguments, uninterrupted, tmp_path):
     assert [row.get("held_out/eval/loss") for row in rows if "held_out/eval/loss" in row] == [
         value for value in column.tolist() if np.isfinite(value)
     ]
+
+
+def test_a_round_has_a_checkpoint_only_when_it_is_released(arguments, tmp_path):
+    """Else a crash between the two would leave a round out."""
+
+    def release(value, round_num):
+        if round_num == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(**arguments, checkpoints=Checkpoints(tmp_path, every=1), release_manager=ReleaseManager(release))
+    assert Checkpoints(tmp_path).rounds == (1, 2)
 
 
 def test_of_another_algorithm_nothing_is_loaded_or_written(arguments, tmp_path):
@@ -206,14 +202,17 @@ def _with_lanes(process, lanes):
     return fc.templates.LearningProcess(process.initialize, process.next.with_config(config), *parts)
 
 
-def test_lanes_belong_to_a_checkpoint(process, arguments, tmp_path):
-    three = {**arguments, "process": _with_lanes(process, 3)}
+def test_lanes_belong_to_a_checkpoint(arguments, tmp_path):
+    """Those that were left to the engine become the checkpoint's, others are told."""
+    process = fc.algorithms.fed_avg(fc.models.logistic_regression(60, 10), optax.sgd(0.05), key=jax.random.key(1))
+    small = {**arguments, "process": process, "evaluation": None, "test_data": None, "rounds": 3}
+    three = {**small, "process": _with_lanes(process, 3)}
     expected = train(**three)
     _stopped(three, 2, checkpoints=Checkpoints(tmp_path, every=1))
-    other = {**arguments, "process": _with_lanes(process, 2), "rounds": 2}
+    two = {**small, "process": _with_lanes(process, 2), "rounds": 2}
     with pytest.warns(UserWarning, match="lanes was 3 and is 2"):
-        train(**other, checkpoints=Checkpoints(tmp_path))
-    _assert_same(train(**arguments, checkpoints=Checkpoints(tmp_path)), expected)
+        train(**two, checkpoints=Checkpoints(tmp_path))
+    _assert_same(train(**small, checkpoints=Checkpoints(tmp_path)), expected)
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(arguments, tmp_path):
