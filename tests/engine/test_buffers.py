@@ -40,7 +40,7 @@ def test_memory_under_a_device_array_is_not_used_again():
         array[:] = number
         arrays.append(jax.device_put(array, jax.devices()[number % 2]))
         del array
-        gc.collect()
+        gc.collect(0)
     for number, array in enumerate(arrays):
         np.testing.assert_array_equal(array, number)
 

@@ -16,7 +16,7 @@ def data():
     return fc.data.from_clients({i: {"x": np.zeros(n, np.int32)} for i, n in enumerate(sizes)})
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("devices", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_thousand_cohorts_compile_at_most_five_times(data, devices):
     traced = []
 
