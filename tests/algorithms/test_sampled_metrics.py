@@ -120,4 +120,4 @@ def test_history_takes_samples(process):
     """What a run writes down: a column for every row of a small sample."""
     _, metrics = process.next(process.initialize(), reference.cohort(CLIENTS, ["a", "b"]))
     flat = fc.program.flatten_metrics(metrics)
-    assert sum("current_round_metrics.loss" in name for name in flat) == 2
+    assert sum("current_round_metrics/loss" in name for name in flat) == 2
