@@ -69,6 +69,16 @@ def test_draws_are_uniform_and_independent():
     assert scipy.stats.kstest(fine, "uniform").pvalue > 0.001
 
 
+@pytest.mark.parametrize("other", [1, 3, 1024, 4096])
+def test_two_draws_are_independent_however_far_apart(other):
+    def pair(key):
+        return _uniform(key, (4097,))[jnp.array([0, other])]
+
+    first, second = np.asarray(jax.vmap(pair)(jax.random.split(KEY, 3000))).T
+    counts, _, _ = np.histogram2d(first, second, bins=8, range=[[0, 1], [0, 1]])
+    assert scipy.stats.chisquare(counts.ravel()).pvalue > 0.001
+
+
 @pytest.mark.parametrize("value", [[0, 0, 0], [-7.0, -7.0], [-3e38, 3e38], [], 2.5], ids=str)
 @pytest.mark.parametrize("num_bits", [1, 16])
 def test_what_lies_on_the_levels_passes(value, num_bits):
