@@ -90,7 +90,7 @@ def hold(
       >>> print(output.result, output.measurements["num_cut"], output.measurements["num_non_finite"])
       1.5 1 1
     """
-    (name, number), sheltered_size = names, _sheltered(size)
+    (name, number), sheltered_size = names, sheltered(size)
 
     def check(value, weight, bound):
         found = sheltered_size(value)
@@ -125,19 +125,25 @@ def hold(
     return inner._replace(init=init, next=next)
 
 
-def _sheltered(size: Callable) -> Callable:
-    """`size`, with a derivative of zero where it is not finite; one look at the value tells both."""
+def sheltered(size: Callable) -> Callable:
+    """`size`, with a derivative of zero where it is not finite; one look at the value tells both.
+
+    Example:
+      >>> norm = sheltered(trees.norm)
+      >>> print(jax.grad(norm)(jnp.array([3.0, 4.0])), jax.grad(norm)(jnp.array([3.0, jnp.nan])))
+      [0.6 0.8] [0. 0.]
+    """
 
     @jax.custom_jvp
-    def sheltered(value):
+    def safe_size(value):
         return jnp.asarray(size(value), jnp.float32)
 
-    @sheltered.defjvp
+    @safe_size.defjvp
     def derivative(primals, tangents):
-        found = sheltered(*primals)
+        found = safe_size(*primals)
         finite = jnp.isfinite(found)
         safe = trees.where(finite, primals, trees.zeros_like(primals))
         _, slope = jax.jvp(lambda value: jnp.asarray(size(value), jnp.float32), safe, tangents)
         return found, jnp.where(finite, slope, 0.0)
 
-    return sheltered
+    return safe_size
