@@ -128,8 +128,11 @@ def one_hot_predictions(scores: jax.Array, mask: jax.Array) -> jax.Array:
       [[0 1]
        [1 0]]
     """
-    certain = mask & ~jnp.isnan(scores).any(axis=-1)
-    return one_hot(jnp.argmax(scores, axis=-1), certain, scores.shape[-1])
+    num_classes = scores.shape[-1]
+    highest = scores == jnp.max(scores, axis=-1, keepdims=True)  # nowhere, where one is NaN
+    # A third of the time of `jnp.argmax` on a CPU, which was most of that of the whole metric.
+    first = jnp.min(jnp.where(highest, jnp.arange(num_classes)[None, :], num_classes), axis=-1)
+    return one_hot(first, mask, num_classes)
 
 
 def check_binary(metric: str, predictions, labels, label: str) -> None:
