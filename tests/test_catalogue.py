@@ -1,0 +1,224 @@
+"""Every aggregator, metric and algorithm of the catalogue keeps the laws, but for those that it breaks by design."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fedjax_core as fc
+from fedjax_core import aggregators, metrics, testing
+from tests import learning_references
+
+KEY = jax.random.key(5)
+
+
+def without(laws: dict, *names: str) -> dict:
+    return {"laws": laws.keys() - set(names)}
+
+
+AGGREGATOR_CASES = {
+    "mean": lambda: (aggregators.mean(), {"neutral": aggregators.mean()}),
+    "sum": lambda: (aggregators.sum(), {}),
+    "clip_by_norm": lambda: (
+        aggregators.clip_by_norm(1.0),
+        {"neutral": aggregators.clip_by_norm(math.inf), "finite": True},
+    ),
+    "clip_by_norm adaptive": lambda: (aggregators.clip_by_norm(estimate()), {"finite": True}),
+    "zero_large": lambda: (aggregators.zero_large(4.0), {"neutral": aggregators.zero_large(math.inf), "finite": True}),
+    "robust": lambda: (
+        aggregators.robust(),
+        {"neutral": aggregators.robust(zeroing=False, clipping=False), "finite": True},
+    ),
+    "measure": lambda: (aggregators.measure(), {"neutral": aggregators.measure()}),
+    "private_mean": lambda: (
+        aggregators.private_mean(1.0, 0.5, 20, KEY),
+        {"neutral": aggregators.private_mean(math.inf, 0.0, 20, KEY), "weighted": False, "finite": True},
+    ),
+    "private_mean adaptive": lambda: (
+        aggregators.private_mean(aggregators.AdaptiveNorm(noise_stddev=2.0), 0.5, 20, KEY),
+        {"finite": True},
+    ),
+    "compress": lambda: (
+        aggregators.compress(send_half, key=KEY),
+        {"neutral": aggregators.compress(lambda value, key: (value, 0), key=KEY)},
+    ),
+    "quantize": lambda: (aggregators.quantize(4, key=KEY), {}),
+    "median": lambda: (aggregators.median(), {"finite": True}),
+    "trimmed_mean": lambda: (
+        aggregators.trimmed_mean(0.2),
+        {"neutral": aggregators.trimmed_mean(0.0), "weighted": False, "finite": True},
+    ),
+    # All clients are sampled, those that hold NaN or that the round left out too; the samples are no mean.
+    "reservoir_sample": lambda: (
+        aggregators.reservoir_sample(7, KEY),
+        without(testing.AGGREGATOR_LAWS, "result_type", "padding", "non_finite"),
+    ),
+}
+NOT_AGGREGATORS = {"AdaptiveNorm", "as_process", "quantile_estimate"}
+
+
+def estimate():
+    return aggregators.quantile_estimate(1.0, 0.8, 0.5, noise_stddev=1.0, cohort_size=20, key=KEY)
+
+
+def send_half(value, key):
+    """Every other entry, doubled."""
+    keys = fc.trees.split_key(key, value)
+    kept = jax.tree.map(lambda v, k: jax.random.bernoulli(k, 0.5, v.shape), value, keys)
+    return jax.tree.map(lambda v, k: jnp.where(k, 2 * v, 0), value, kept), 32 * sum(map(jnp.sum, jax.tree.leaves(kept)))
+
+
+SLOW = ("clip_by_norm adaptive", "compress", "private_mean adaptive", "fed_avg private")
+"""What another case runs the greater part of."""
+
+
+def marked(cases: dict) -> list:
+    return [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in cases]
+
+
+@pytest.mark.parametrize("case", marked(AGGREGATOR_CASES))
+def test_aggregators_keep_the_laws(case):
+    aggregator, options = AGGREGATOR_CASES[case]()
+    testing.check_aggregator(aggregator, **options)
+
+
+SIZE, CLASSES, LENGTH = 14, 5, 6
+RANDOM = np.random.default_rng(0)
+SCORES = RANDOM.normal(size=(SIZE, CLASSES)).astype(np.float32)
+TOKEN_SCORES = RANDOM.normal(size=(SIZE, LENGTH, CLASSES)).astype(np.float32)
+NUMBERS = RANDOM.normal(size=(SIZE, 3)).astype(np.float32)
+PROBABILITIES = RANDOM.random(SIZE).astype(np.float32)
+CLASS_LABELS = {"y": RANDOM.integers(0, CLASSES, SIZE), "domain": RANDOM.integers(0, 3, SIZE)}
+BINARY_LABELS = {"y": RANDOM.integers(0, 2, SIZE)}
+TOKENS = {"y": RANDOM.integers(0, CLASSES, (SIZE, LENGTH))}
+TARGETS = {"y": RANDOM.normal(size=(SIZE, 3)).astype(np.float32)}
+
+
+def squared_error(predictions, batch):
+    return jnp.sum((predictions - batch["y"]) ** 2, axis=-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Total:
+    """A metric as other libraries have them."""
+
+    total: jax.Array
+
+    empty = classmethod(lambda cls: cls(jnp.float32(0)))
+    from_model_output = classmethod(lambda cls, logits, labels: cls(logits.sum()))
+
+    def merge(self, other):
+        return Total(self.total + other.total)
+
+    def compute(self):
+        return self.total
+
+
+METRIC_CASES = {
+    "loss": (metrics.loss(squared_error), NUMBERS, TARGETS),
+    "accuracy": (metrics.accuracy(), SCORES, CLASS_LABELS),
+    "top_k_accuracy": (metrics.top_k_accuracy(2), SCORES, CLASS_LABELS),
+    "confusion_matrix": (metrics.confusion_matrix(), SCORES, CLASS_LABELS),
+    "precision binary": (metrics.precision(), PROBABILITIES, BINARY_LABELS),
+    "precision micro": (metrics.precision("micro"), SCORES, CLASS_LABELS),
+    "precision macro": (metrics.precision("macro"), SCORES, CLASS_LABELS),
+    "recall": (metrics.recall("weighted"), SCORES, CLASS_LABELS),
+    "f1": (metrics.f1("per_class"), SCORES, CLASS_LABELS),
+    "roc_auc": (metrics.roc_auc(20), PROBABILITIES, BINARY_LABELS),
+    "mean_absolute_error": (metrics.mean_absolute_error(), NUMBERS, TARGETS),
+    "mean_squared_error": (metrics.mean_squared_error(), NUMBERS, TARGETS),
+    "r_squared": (metrics.r_squared(), NUMBERS, TARGETS),
+    "token_accuracy": (metrics.token_accuracy(), TOKEN_SCORES, TOKENS),
+    "perplexity": (metrics.perplexity(), TOKEN_SCORES, TOKENS),
+    "out_of_vocabulary_rate": (metrics.out_of_vocabulary_rate((2, 3)), None, TOKENS),
+    "num_examples": (metrics.num_examples(), None, BINARY_LABELS),
+    "num_batches": (metrics.num_batches(), None, BINARY_LABELS),
+    "per_domain": (metrics.per_domain(metrics.accuracy(), 3), SCORES, CLASS_LABELS),
+    "from_mergeable": (metrics.from_mergeable(Total), SCORES, CLASS_LABELS),
+}
+# Two batches are more than one; and what the other library makes of nobody is its own.
+METRIC_OPTIONS = {
+    "num_batches": without(testing.METRIC_LAWS, "additive"),
+    "from_mergeable": without(testing.METRIC_LAWS, "nan_of_nobody"),
+}
+
+
+@pytest.mark.parametrize("case", METRIC_CASES)
+def test_metrics_keep_the_laws(case):
+    testing.check_metric(*METRIC_CASES[case], **METRIC_OPTIONS.get(case, {}))
+
+
+STATISTICS = fc.to_type({"accuracy": ("float32", "int32"), "num_examples": "int32"})
+FINALIZERS = {"accuracy": lambda s: s[0] / s[1], "num_examples": lambda n: n}
+
+AGGREGATION_CASES = {
+    "sum_then_finalize": lambda: (metrics.sum_then_finalize(), {}),
+    "secure_sum_then_finalize": lambda: (metrics.secure_sum_then_finalize(), {}),
+    # A client of zeros is a client: it is in the distribution, and in the sample.
+    "client_distribution": lambda: (
+        metrics.client_distribution({"accuracy": (-1.0, 1.0)}),
+        without(testing.AGGREGATION_PROCESS_LAWS, "padding"),
+    ),
+    "finalize_then_sample": lambda: (
+        metrics.finalize_then_sample(7, key=KEY),
+        without(testing.AGGREGATION_PROCESS_LAWS, "padding", "non_finite"),
+    ),
+}
+NOT_METRICS = {"MetricFinalizersMismatchError", "finalize_sum"}
+
+
+@pytest.mark.parametrize("case", AGGREGATION_CASES)
+def test_aggregations_of_metrics_keep_the_laws(case):
+    aggregation, options = AGGREGATION_CASES[case]()
+    testing.check_aggregation_process(lambda: aggregation.create(FINALIZERS, STATISTICS), **options)
+
+
+CLIENTS = fc.data.from_clients(learning_references.make_clients((7, 1, 0, 3, 12, 5, 2, 4, 9, 2, 3, 3)))
+MODEL = learning_references.linear_model()
+CLIENT, SERVER = optax.sgd(0.2, momentum=0.9), optax.adam(0.1)
+BATCHING = fc.data.Batching(batch_size=3, num_epochs=2)
+
+ALGORITHM_CASES = {
+    "fed_avg": lambda: (fc.algorithms.fed_avg(MODEL, CLIENT, server_optimizer=SERVER, key=KEY), {}),
+    # Noise is released for nobody, too.
+    "fed_avg private": lambda: (
+        fc.algorithms.fed_avg(MODEL, CLIENT, aggregator=protected(), key=KEY),
+        without(testing.LEARNING_PROCESS_LAWS, "empty"),
+    ),
+    "fed_sgd": lambda: (fc.algorithms.fed_sgd(MODEL, server_optimizer=SERVER, key=KEY), {}),
+    "fed_eval": lambda: (fc.algorithms.fed_eval(MODEL), {}),
+}
+SLOTS = {"apply_optimizer", "broadcast", "compose", "metrics_process"}
+NOT_ALGORITHMS = {"EvaluationState", "LearningState", "federated_evaluation", *SLOTS}
+
+
+def protected():
+    private = aggregators.private_mean(1.0, 0.1, 10, KEY)
+    return aggregators.robust(aggregators.quantize(8, private, key=KEY))
+
+
+@pytest.mark.parametrize("case", marked(ALGORITHM_CASES))
+def test_algorithms_keep_the_laws(case):
+    make = ALGORITHM_CASES[case]
+    testing.check_learning_process(lambda: make()[0], CLIENTS, BATCHING, **make()[1])
+
+
+def names(cases: dict) -> set[str]:
+    return {case.split()[0] for case in cases}
+
+
+def test_every_aggregator_is_among_the_cases():
+    assert names(AGGREGATOR_CASES) | NOT_AGGREGATORS == set(aggregators.__all__)
+
+
+def test_every_algorithm_is_among_the_cases():
+    assert names(ALGORITHM_CASES) | NOT_ALGORITHMS == set(fc.algorithms.__all__)
+
+
+def test_every_metric_is_among_the_cases():
+    assert names(METRIC_CASES) | names(AGGREGATION_CASES) | NOT_METRICS == set(metrics.__all__)
