@@ -2,35 +2,19 @@
 
 import functools
 import json
-import os
 import pathlib
-import socket
 import subprocess
-import sys
 
 import pytest
 
+from tests.jobs import run_job
+
 WORKER = pathlib.Path(__file__).parent / "process_worker.py"
-HANG = 240  # seconds; far beyond what any of this takes
 
 
 def run(processes: int, devices: int, budget: int = 0, dies: int = -1) -> list[subprocess.CompletedProcess]:
     """Runs the worker in so many processes and waits for all."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    started = []
-    for rank in range(processes):
-        command = [sys.executable, WORKER, *map(str, (rank, processes, port, devices, budget, dies))]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment))
-    try:
-        outputs = [process.communicate(timeout=HANG) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [subprocess.CompletedProcess(p.args, p.returncode, *out) for p, out in zip(started, outputs)]
+    return run_job(WORKER, processes, devices, budget, dies)
 
 
 @functools.cache

@@ -1,36 +1,20 @@
 """Several processes over `jax.distributed` that checkpoint and resume one run."""
 
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import pytest
 
+from tests.jobs import run_job
+
 WORKER = pathlib.Path(__file__).parent / "resuming_worker.py"
-HANG = 240  # seconds; far beyond what this takes
 
 
 def _run(processes: int, folder: pathlib.Path, *rounds: int) -> list[str]:
     """The digests that the processes print."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    started = []
-    for rank in range(processes):
-        command = [sys.executable, WORKER, *map(str, (rank, processes, port, folder, *rounds))]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment))
-    try:
-        outputs = [process.communicate(timeout=HANG) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for process, (_, errors) in zip(started, outputs, strict=True):
-        assert process.returncode == 0, errors
-    return [printed.splitlines()[-1] for printed, _ in outputs]
+    finished = run_job(WORKER, processes, folder, *rounds)
+    for process in finished:
+        assert process.returncode == 0, process.stderr
+    return [process.stdout.splitlines()[-1] for process in finished]
 
 
 @pytest.mark.slow

@@ -1,0 +1,34 @@
+"""Jobs of several processes over `jax.distributed`, on this machine."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+HANG = 240  # seconds; far beyond what any job takes
+
+
+def run_job(worker: pathlib.Path, processes: int, *arguments) -> list[subprocess.CompletedProcess]:
+    """Runs a script in so many processes and waits for all.
+
+    Args:
+      worker: the script; it is given its rank, the number of processes, the coordinator's port and `arguments`.
+      processes: how many.
+      arguments: the same for all.
+    """
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    started = []
+    for rank in range(processes):
+        command = [sys.executable, worker, *map(str, (rank, processes, port, *arguments))]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment))
+    try:
+        outputs = [process.communicate(timeout=HANG) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [subprocess.CompletedProcess(p.args, p.returncode, *out) for p, out in zip(started, outputs, strict=True)]
