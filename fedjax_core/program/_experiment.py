@@ -19,7 +19,7 @@ from fedjax_core.program._atomic import write_folder_atomically
 from fedjax_core.program._checkpoints import Checkpoints
 from fedjax_core.program._cluster import Cluster, join_as_coordinator
 from fedjax_core.program._evaluating import Evaluation, Evaluator
-from fedjax_core.program._experiment_config import ExperimentConfig, save_config
+from fedjax_core.program._experiment_config import checked_config, save_config
 from fedjax_core.program._exports import Export
 from fedjax_core.program._history import Record, flatten_metrics
 from fedjax_core.program._loop import (
@@ -175,27 +175,22 @@ class Experiment:
         if cohort_size is not None:
             cohort_size = _checks.checked_positive("Experiment", "cohort_size", cohort_size)
             _checks.check_cohort_size("Experiment", cohort_size, train_data)
-        _checks.check_batching("Experiment", "batching", batching)
-        eval_batching = Batching(batching.batch_size) if eval_batching is None else eval_batching
-        _checks.check_eval_batching("Experiment", eval_batching)
         _checks.check_key("Experiment", key)
         _checks.check_outlets("Experiment", checkpoints, release_manager)
-        self.config = ExperimentConfig(
-            run_dir=os.fspath(run_dir),
-            seed=tuple(jax.random.key_data(key).tolist()),
+        self.config = checked_config(
+            run_dir=run_dir,
+            key=key,
             cohort_size=cohort_size,
             batching=batching,
             eval_batching=eval_batching,
-            train_rounds=_arguments.optional_positive("train_rounds", train_rounds),
-            eval_steps=_arguments.optional_positive("eval_steps", eval_steps),
-            eval_delay_secs=_arguments.checked_not_negative("eval_delay_secs", eval_delay_secs),
-            throttle_secs=_arguments.checked_not_negative("throttle_secs", throttle_secs),
-            min_eval_frequency=0
-            if not min_eval_frequency
-            else _arguments.optional_positive("min_eval_frequency", min_eval_frequency),
-            delay_by_round=bool(delay_by_round),
-            delay_scale=_arguments.checked_not_negative("delay_scale", delay_scale),
-            worker=0 if not worker else _checks.checked_positive("Experiment", "worker", worker),
+            train_rounds=train_rounds,
+            eval_steps=eval_steps,
+            eval_delay_secs=eval_delay_secs,
+            throttle_secs=throttle_secs,
+            min_eval_frequency=min_eval_frequency,
+            delay_by_round=delay_by_round,
+            delay_scale=delay_scale,
+            worker=worker,
         )
         self.train_hooks = _arguments.checked_functions("train_hooks", train_hooks)
         self.eval_hooks = _arguments.checked_functions("eval_hooks", eval_hooks)

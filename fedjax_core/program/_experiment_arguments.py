@@ -6,7 +6,6 @@ from typing import Any
 
 from fedjax_core.algorithms import federated_evaluation
 from fedjax_core.computation import Computation
-from fedjax_core.program._checks import checked_positive
 from fedjax_core.program._cluster import Cluster
 from fedjax_core.program._exports import Export
 from fedjax_core.templates import LearningProcess
@@ -118,11 +117,6 @@ def checked_cluster(cluster: Any) -> Cluster:
             f"Experiment(cluster=...) must be a Cluster, got {cluster!r}; use fc.program.Cluster('host0:1234', 2)"
         )
     return Cluster() if cluster is None else cluster
-
-
-def optional_positive(name: str, value: Any) -> int | None:
-    """A positive integer, or None."""
-    return None if value is None else checked_positive("Experiment", name, value)
 
 
 def checked_not_negative(name: str, value: Any) -> float:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 from typing import Any
 
@@ -10,6 +11,8 @@ import jax
 
 from fedjax_core import types
 from fedjax_core.data import Batching
+from fedjax_core.program._checks import check_batching, check_eval_batching, checked_positive
+from fedjax_core.program._experiment_arguments import checked_not_negative
 from fedjax_core.program._run_folder import RunFolder
 
 _PACKAGES = ("fedjax-core", "jax", "jaxlib", "numpy", "optax", "flax", "orbax-checkpoint")
@@ -48,6 +51,28 @@ class ExperimentConfig:
     delay_by_round: bool
     delay_scale: float
     worker: int
+
+
+def checked_config(
+    *, run_dir: str | os.PathLike, key: jax.Array, batching: Batching, eval_batching: Batching | None, **values: Any
+) -> ExperimentConfig:
+    """The configuration of the arguments of an `Experiment`.
+
+    Raises:
+      TypeError, ValueError: one of them is of another kind, or out of its range.
+    """
+    check_batching("Experiment", "batching", batching)
+    eval_batching = Batching(batching.batch_size) if eval_batching is None else eval_batching
+    check_eval_batching("Experiment", eval_batching)
+    for name in ("train_rounds", "eval_steps"):
+        values[name] = None if values[name] is None else checked_positive("Experiment", name, values[name])
+    for name in ("min_eval_frequency", "worker"):
+        values[name] = checked_positive("Experiment", name, values[name]) if values[name] else 0
+    for name in ("eval_delay_secs", "throttle_secs", "delay_scale"):
+        values[name] = checked_not_negative(name, values[name])
+    values["delay_by_round"] = bool(values["delay_by_round"])
+    seed = tuple(jax.random.key_data(key).tolist())
+    return ExperimentConfig(os.fspath(run_dir), seed, batching=batching, eval_batching=eval_batching, **values)
 
 
 def save_config(folder: RunFolder, config: ExperimentConfig, state_type: types.Type) -> None:
