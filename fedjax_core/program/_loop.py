@@ -173,7 +173,11 @@ def run_rounds(
     """
     state, history = start.state, start.history
     epoch = clock() - (history.records[-1].seconds if len(history) else 0)
-    numbers = itertools.count(start.completed + 1)
+    numbers, number = itertools.count(start.completed + 1), start.completed
+
+    def save() -> None:
+        checkpoints.save(Checkpoint(number, state, history, start.position, _environment(start.next)))
+
     try:
         with ProgressBar(rounds, start.completed, disable=not progress) as bar:
             for number in numbers if rounds is None else range(start.completed + 1, rounds + 1):
@@ -192,9 +196,13 @@ def run_rounds(
                 if release_manager is not None:
                     release_manager.release(_values(record, drawn, metrics, held_out), number)
                 if checkpoints is not None and is_saved(checkpoints, number, rounds):
-                    checkpoints.save(Checkpoint(number, state, history, start.position, _environment(start.next)))
+                    save()
                 if on_round is not None:
                     on_round(Round(number, state, metrics, held_out, record))
+    except KeyboardInterrupt:
+        if checkpoints is not None and len(history) and history.records[-1].round == number:
+            save()  # the round was done
+        raise
     finally:
         if folder is not None and len(history):
             folder.finish(get_weights(state), history)

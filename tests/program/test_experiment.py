@@ -114,17 +114,20 @@ def test_trains_to_an_absolute_round_with_the_bits_of_the_loop(make, process, da
     assert int(state.round_num) == 5 and _bits(state) == _bits(expected.state)
 
 
-def test_a_resumed_experiment_has_the_bits_of_an_uninterrupted_one(make, tmp_path):
+@pytest.mark.parametrize("failure, left", [(RuntimeError, [3, 4, 5]), (KeyboardInterrupt, [4, 5])])
+def test_a_resumed_experiment_has_the_bits_of_an_uninterrupted_one(failure, left, make, tmp_path):
+    """Ctrl-C leaves a checkpoint of the round that it ends the run after."""
+
     def stop(told):
         if told.number == 3:
-            raise KeyboardInterrupt
+            raise failure
 
     whole = make(run_dir=tmp_path / "whole", checkpoints=None).train()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(failure):
         make(train_hooks=[stop], every=2).train()
     told = []
     assert _bits(make(train_hooks=[told.append], every=2).train()) == _bits(whole)
-    assert [round_.number for round_ in told] == [3, 4, 5]
+    assert [round_.number for round_ in told] == left
     with open(tmp_path / "run" / "metrics.csv", newline="") as file:
         assert [row["round"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
 
