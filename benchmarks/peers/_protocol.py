@@ -15,6 +15,7 @@ Only standard library and NumPy, and Python 3.10 will do: the oldest peer runs o
 """
 
 import argparse
+import collections
 import json
 import os
 import pathlib
@@ -182,6 +183,21 @@ class Session(NamedTuple):
                 turnstile.stop()
 
         threading.Thread(target=serve, daemon=True).start()
+
+
+def every_client_once(cohort, replied) -> None:
+    """Checks who took part in a round, for frameworks that average over the replies that came.
+
+    Raises:
+      ValueError: A client of the cohort is missing, or one is there that is not, or one came twice.
+    """
+    expected, found = collections.Counter(cohort), collections.Counter(replied)
+    missing, surplus = expected - found, found - expected
+    if missing or surplus:
+        raise ValueError(
+            f"a round has each of its {len(cohort)} clients once, but {missing.total()} of them are missing"
+            f" and {surplus.total()} replies are too many; the first are {[*missing, *surplus][:5]}"
+        )
 
 
 def largest_difference(found, expected) -> float:

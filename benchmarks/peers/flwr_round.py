@@ -36,28 +36,30 @@ client_app = ClientApp()
 
 @client_app.train()
 def train(message: Message, context) -> Message:
-    """One client's epoch."""
+    """One client's epoch; the node of partition `i` plays the cohort's client `i`."""
     import flwr_round  # the cache of the module, not of the function that Ray has pickled
 
     config = message.content["config"]
+    client = config["cohort"][context.node_config["partition-id"]]
     task, net = flwr_round.actor(config["workload"], config["data"])
     workload = task.workload
     net.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    x, y = models.client_tensors(task, int(config["client"]))
+    x, y = models.client_tensors(task, client)
     optimizer = torch.optim.SGD(net.parameters(), lr=workload.learning_rate)
     for i in range(0, len(x), workload.batch_size):
         optimizer.zero_grad()
         net.loss(x[i : i + workload.batch_size], y[i : i + workload.batch_size]).backward()
         optimizer.step()
-    metrics = MetricRecord({"num-examples": len(x)})
+    metrics = MetricRecord({"num-examples": len(x), "client": client})
     return Message(content=RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics}), reply_to=message)
 
 
 class OneByOne(FedAvg):
-    """Flower's averaging, with the rounds that are asked for; node `i` plays the cohort's client `i`."""
+    """Flower's averaging over all nodes, with the rounds that are asked for."""
 
     def __init__(self, turnstile, task, data, net):
-        super().__init__(fraction_evaluate=0.0, min_available_nodes=task.workload.cohorts.shape[1])
+        nodes = task.workload.cohorts.shape[1]
+        super().__init__(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
         self.turnstile, self.task, self.data, self.net = turnstile, task, data, net
 
     def configure_train(self, server_round, arrays, config, grid):
@@ -67,18 +69,17 @@ class OneByOne(FedAvg):
             os._exit(0)
         if order.from_initial:
             arrays = ArrayRecord(models.set_weights(self.net, self.task.initial).state_dict())
-
-        def message(client, node):
-            config = ConfigRecord({"client": int(client), "workload": self.task.name, "data": self.data})
-            content = RecordDict({"arrays": arrays, "config": config})
-            return Message(content=content, message_type="train", dst_node_id=node)
-
-        return [message(c, node) for c, node in zip(self.task.cohort(order.k), grid.get_node_ids())]
-
-    def configure_evaluate(self, server_round, arrays, config, grid):
-        return []
+        self.cohort = self.task.cohort(order.k).tolist()
+        config = ConfigRecord({"cohort": self.cohort, "workload": self.task.name, "data": self.data})
+        # Nodes are still registering when the first round begins: only Flower's own sampling waits for all.
+        return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(self, server_round, replies):
+        replies = list(replies)  # Flower would average over those that came
+        for reply in replies:
+            if reply.has_error():
+                raise RuntimeError(f"a client failed: {reply.error.reason}")
+        _protocol.every_client_once(self.cohort, [int(r.content["metrics"]["client"]) for r in replies])
         arrays, metrics = super().aggregate_train(server_round, replies)
 
         def weights():

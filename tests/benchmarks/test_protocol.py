@@ -57,6 +57,16 @@ def test_a_task_has_flat_weights_and_its_clients_examples(data):
     np.testing.assert_array_equal(task.cohort(len(task.workload.cohorts)), task.cohort(0))
 
 
+def test_a_round_has_every_client_once():
+    _protocol.every_client_once(np.array([7, 3, 5]), [5, 7, 3])
+    with pytest.raises(ValueError, match=r"each of its 3 clients once, but 1 of them are missing and 0 .* \[3\]"):
+        _protocol.every_client_once([7, 3, 5], [5, 7])
+    with pytest.raises(ValueError, match=r"1 of them are missing and 1 replies are too many.* \[5, 3\]"):
+        _protocol.every_client_once([7, 3, 5], [3, 7, 3])
+    with pytest.raises(ValueError, match=r"0 of them are missing and 1 replies are too many.* \[4\]"):
+        _protocol.every_client_once([7, 3, 5], [3, 7, 5, 4])
+
+
 def test_weights_with_other_names_are_not_compared():
     with pytest.raises(ValueError, match=r"\['w'\], not \['kernel'\]"):
         _protocol.largest_difference({"w": 0}, {"kernel": 0})
