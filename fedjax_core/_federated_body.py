@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import threading
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -134,8 +135,8 @@ class FederatedBody:
             self._structure, [Placed(nodes[node_of(x)]) if is_placed(x) else x for x in self._leaves]
         )
 
-    def describe(self) -> str:
-        return describe(self._plan)
+    def describe(self, names: Mapping[types.Type, str]) -> str:
+        return describe(self._plan, names)
 
     def _split(self, owner, values: list) -> dict[Node, Any]:
         """The value of each parameter node."""

@@ -1,6 +1,6 @@
 """The body of a computation without placements: a pure JAX function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class PlainBody:
 
     function = trace
 
-    def describe(self) -> str:
+    def describe(self, names: Mapping[types.Type, str]) -> str:
         return "one function, without placements"
 
     def run(self, owner, values: list):

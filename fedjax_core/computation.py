@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from fedjax_core._plain_body import PlainBody
 from fedjax_core.engine import EngineConfig
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._lists import member_type_of_list
+from fedjax_core.engine._type_layout import laid_out
 from fedjax_core.language._abstract import abstract_of, infer
 from fedjax_core.language._graph import Node, Parameter, user_location
 from fedjax_core.language._placed import Placed, explained, is_placed
@@ -101,8 +102,21 @@ class Computation:
         return Computation(self.name, self.parameters, self.type_signature.result, self._body.with_config(config))
 
     def describe(self) -> str:
-        """How the computation runs, in words: its passes over the clients, what each client receives and
-        computes, what is aggregated, and the server's work between them.
+        """How the computation runs, in words: its passes over the clients, what crosses between the server and
+        each of them, what is computed where, and at the end the bytes that a client receives and sends.
+
+        The sizes are those of the values that the program sends, 1 kB = 1000 bytes:
+
+        * Every array counts once: what is broadcast twice or needed by a later pass too is received once, what
+          several aggregates of a pass take is sent once, and structs weigh nothing.
+        * A mean sends the weighted value, in float32 at least, and the weight. A general aggregate sends the
+          client's value, not its accumulator; a collected value is sent. What a client keeps is not.
+        * Integers of a secure sum count in their dtype: a protocol may send fewer bits of each, and adds its own.
+        * Of `federated_split_key` a client receives the server's key, in the size of its data, and folds it by
+          itself. `federated_select` sends the table, from which the client picks by itself.
+        * A client has its data, its identity and its row, the constants of the program, and what its functions capture.
+        * A value that a client function has compressed and decoded again counts as it is then (see
+          `aggregators.compress`). Where a dimension is `?`, a size is what is known, "at least".
 
         Example:
 
@@ -115,11 +129,12 @@ class Computation:
         >>> print(mean_square.describe())
         mean_square: (<center=float32@SERVER,values={float32}@CLIENTS> -> float32@SERVER)
         pass 1 over the clients
-          receives float32
+          receives 4 B: float32 (center)
           computes square -> float32
-          federated_sum of float32
+          sends 4 B: federated_sum of float32 (square)
+        per client: receives 4 B, sends 4 B
         """
-        return f"{self.name}: {self.type_signature}\n{self._body.describe()}"
+        return f"{signature_text(self.name, self, {})}\n{plan_text(self, {})}"
 
     def _bind(self, args: tuple, kwargs: dict) -> list:
         names = [name for name, _ in self.parameters]
@@ -136,6 +151,16 @@ class Computation:
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.type_signature}>"
+
+
+def signature_text(name: str, computation: Computation, names: Mapping[types.Type, str]) -> str:
+    """The type of a computation under a name, with `names` in place of some types."""
+    return f"{name}: {laid_out(computation.type_signature, names, start=len(name) + 2)}"
+
+
+def plan_text(computation: Computation, names: Mapping[types.Type, str]) -> str:
+    """How a computation runs, with `names` in place of some types."""
+    return computation._body.describe(names)
 
 
 def _parameter_type(parameters) -> types.Type | None:

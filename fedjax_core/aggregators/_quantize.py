@@ -30,7 +30,8 @@ def compress(round_trip: Callable, inner: Aggregator | None = None, *, key: jax.
       An `Aggregator`. State: `key`, which never changes, `round_num` and `inner`. Measurements: `num_bits`,
       the length of all messages of the round, and `num_bits_per_client`, its mean, NaN for nobody, both
       float32, so of seven digits, since an int32 would overflow with 64 clients of a million float32
-      parameters; `inner`.
+      parameters; `inner`. `num_bits_per_client` is the true length of a message: `describe` tells the size of the
+      decoded value, which is what the program adds.
 
     Raises:
       TypeError: an argument of a wrong kind.

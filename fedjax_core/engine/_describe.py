@@ -1,43 +1,158 @@
 """A plan in words."""
 
-from collections.abc import Iterable
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 
+import jax
+
+from fedjax_core import types
+from fedjax_core.engine._crossing import (
+    Array,
+    Crossing,
+    Exchange,
+    Size,
+    at_clients,
+    client_roots,
+    equal_results,
+    exchanges,
+    size,
+)
 from fedjax_core.engine._plan import Pass, Plan, Stage, is_pass_result, is_structural
-from fedjax_core.language._graph import Map, Node, ancestors
+from fedjax_core.engine._type_layout import shortened
+from fedjax_core.language._graph import Aggregate, Map, Node, Parameter
+from fedjax_core.types import CLIENTS
+
+_Names = Mapping[types.Type, str]
 
 
-def describe(plan: Plan) -> str:
-    """The stages and passes of a plan: what crosses the placements and what is computed where."""
+def describe(plan: Plan, names: _Names) -> str:
+    """The stages and passes of a plan: what is computed where, what crosses the placements and how large it is.
+
+    Args:
+      plan: the plan.
+      names: what is written in place of some types.
+    """
     lines = []
+    *of_passes, at_the_end = exchanges(plan)
     computed_before: set[Node] = set()
-    for k, stage in enumerate(plan.stages):
-        lines += _stage_lines(stage)
-        if k < len(plan.passes):
-            lines += [f"pass {k + 1} over the clients", *_pass_lines(plan.passes[k], computed_before)]
-            computed_before |= set(_client_work(plan.passes[k]))
-    return "\n".join(lines)
+    for stage, pass_, exchange in itertools.zip_longest(plan.stages, plan.passes, of_passes):
+        lines += _stage_lines(stage, names)
+        if pass_ is not None:
+            work = _work(client_roots(pass_))
+            lines.append(f"pass {plan.passes.index(pass_) + 1} over the clients")
+            lines += _pass_lines(pass_, exchange, work, computed_before, names)
+            computed_before |= set(work)
+    results = equal_results(plan)
+    if results:
+        lines += ["results at the clients", *_received_lines(at_the_end, _work(results), computed_before, names)]
+    return "\n".join([*lines, *_total_lines(of_passes, at_the_end)])
 
 
-def _stage_lines(stage: Stage) -> list[str]:
-    work = [n for n in stage.outputs if not is_pass_result(n)]
-    return ["server", *(f"  computes {_named(n)}" for n in work)] if work else []
+def _stage_lines(stage: Stage, names: _Names) -> list[str]:
+    computed = [n for n in stage.outputs if not is_pass_result(n) and n.placement is not CLIENTS]
+    work = [n for n in computed if jax.tree.leaves(n.abstract)]
+    return ["server", *(f"  computes {_named(n, names)}" for n in work)] if work else []
 
 
-def _pass_lines(pass_: Pass, computed_before: set) -> Iterable[str]:
-    yield from (f"  receives {n.member_type}" for n in pass_.server_inputs)
-    for node in _client_work(pass_):
-        yield f"  computes {_named(node)}" + (", again" if node in computed_before else "")
-    for node in pass_.aggregates:
-        yield f"  {node.operation.name} of {node.inputs[0].member_type}"
+def _pass_lines(pass_: Pass, exchange: Exchange, work, computed_before: set, names: _Names) -> Iterator[str]:
+    yield from _received_lines(exchange, work, computed_before, names)
+    for crossing in exchange.sent:
+        node = crossing.node
+        operator = node.operation.name if isinstance(node.operation, Aggregate) else "federated_collect"
+        yield f"  sends {_crossing(crossing, node.inputs[0].member_type, names, operator + ' of ')}"
+    collected = {node.inputs[0] for node in pass_.collected}
     for node in pass_.materialized:
-        yield f"  keeps {node.member_type} of every client"
+        if node not in collected:
+            yield f"  keeps {shortened(node.member_type, names)}"
 
 
-def _client_work(pass_: Pass) -> list[Node]:
-    roots = [*(n.inputs[0] for n in pass_.aggregates), *pass_.materialized]
-    return [n for n in ancestors(roots) if n.per_client and isinstance(n.operation, Map) and not is_structural(n)]
+def _received_lines(exchange: Exchange, work, computed_before: set, names: _Names) -> Iterator[str]:
+    for crossing in exchange.received:
+        yield f"  receives {_crossing(crossing, crossing.node.member_type, names)}"
+    for node in work:
+        yield f"  computes {_named(node, names)}" + (", again" if node in computed_before else "")
 
 
-def _named(node: Node) -> str:
-    name = getattr(node.operation.fn, "__name__", "a function")
-    return f"{name} -> {node.member_type}"
+def _work(roots: list[Node]) -> list[Node]:
+    """What the clients compute for `roots`: constants are there before."""
+    maps = [n for n in at_clients(roots) if isinstance(n.operation, Map) and not is_structural(n)]
+    return [n for n in maps if n.inputs or n.per_client]
+
+
+def _total_lines(of_passes: list[Exchange], at_the_end: Exchange) -> list[str]:
+    named = [(f"pass {k + 1}", exchange) for k, exchange in enumerate(of_passes)]
+    named += [("results", at_the_end)] if at_the_end.received else []
+    if not named:
+        return ["nothing crosses the placements"]
+    received, sent = zip(*(exchange for _, exchange in named))
+    total = Exchange(tuple(itertools.chain(*received)), tuple(itertools.chain(*sent)))
+    if len(named) == 1:
+        return [f"per client: {_traffic(total)}"]
+    return ["per client", *(f"  {name}: {_traffic(e)}" for name, e in [*named, ("in all", total)])]
+
+
+def _traffic(exchange: Exchange) -> str:
+    received, sent = size(exchange.received), size(exchange.sent)
+    return f"receives {_bytes(received)}{_exact(received)}, sends {_bytes(sent)}{_exact(sent)}"
+
+
+def _crossing(crossing: Crossing, type_: types.Type, names: _Names, operator: str = "") -> str:
+    origin = _origin(crossing.arrays)
+    rest = "" if crossing.is_whole else ", the rest is there" if crossing.arrays else ", there already"
+    return f"{_bytes(size([crossing]))}: {operator}{shortened(type_, names)}{f' ({origin})' if origin else ''}{rest}"
+
+
+def _origin(arrays: Iterable[Array]) -> str:
+    """Where arrays come from, as Python would say it, such as `state.weights`; nothing if from several places."""
+    nodes = {array.node for array in arrays}
+    if len(nodes) != 1:
+        return ""
+    (node,) = nodes
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(node.abstract)[0]]
+    places = zip(*(paths[array.position] for array in arrays))
+    common = tuple(keys[0] for keys in itertools.takewhile(lambda keys: len(set(keys)) == 1, places))
+    return _made_by(node) + jax.tree_util.keystr(common)
+
+
+def _made_by(node: Node) -> str:
+    """The name of an argument, of the function or of the operator that makes a value."""
+    match node.operation:
+        case Parameter(name) | Aggregate(name=name):
+            return name
+        case Map(fn):
+            while isinstance(fn, functools.partial):
+                fn = fn.func
+            return getattr(fn, "__name__", "a function")
+    return _OPERATORS[type(node.operation).__name__]
+
+
+_OPERATORS = {
+    "Collect": "federated_collect",
+    "Trim": "federated_trim",
+    "ClientIndex": "federated_client_index",
+    "ClientIdentity": "the client's identity",
+}
+
+
+def _named(node: Node, names: _Names) -> str:
+    return f"{_made_by(node)} -> {shortened(node.member_type, names)}"
+
+
+_EXACT_BELOW = 10_000
+
+
+def _bytes(size: Size) -> str:
+    """In units of 1000, of three digits."""
+    number, unit = float(size.num_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if number < (_EXACT_BELOW if unit == "B" else 999.5):
+            break
+        number, unit = number / 1000, larger
+    digits = 0 if unit == "B" or number >= 99.95 else 1 if number >= 9.995 else 2
+    return f"{'at least ' if size.is_open else ''}{number:,.{digits}f} {unit}"
+
+
+def _exact(size: Size) -> str:
+    """The exact number, where `_bytes` rounds it."""
+    return f" ({size.num_bytes:,} B)" if size.num_bytes >= _EXACT_BELOW else ""

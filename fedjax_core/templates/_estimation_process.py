@@ -66,6 +66,9 @@ class EstimationProcess(IterativeProcess):
         """Gives the estimate of a state, `(S -> E)`."""
         return self._report
 
+    def _computations(self) -> dict[str, Computation]:
+        return {**super()._computations(), "report": self.report}
+
     def map(self, fn: Computation) -> "EstimationProcess":
         """The same process with another estimate: `fn` of this one's.
 

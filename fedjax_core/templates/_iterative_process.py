@@ -2,6 +2,7 @@
 
 from fedjax_core.computation import Computation
 from fedjax_core.templates import _checks
+from fedjax_core.templates._description import description
 from fedjax_core.types import Type
 
 
@@ -67,6 +68,31 @@ class IterativeProcess:
     def state_type(self) -> Type:
         """The type of the state as `next` takes it."""
         return self._state_type
+
+    def describe(self) -> str:
+        """The process in words: the type of each computation, and how `next` runs (see `Computation.describe`).
+
+        Long types that occur more than once are written by a letter, such as `S` for the state, and follow at the
+        end of the types.
+
+        Example:
+          >>> from fedjax_core.computation import computation
+          >>> count = IterativeProcess(computation(lambda: 0), computation(lambda state: state + 2, "int32"))
+          >>> print(count.describe())
+          initialize: ( -> int32)
+          next: (int32 -> int32)
+          <BLANKLINE>
+          next
+          one function, without placements
+        """
+        return description(self._computations(), self._letters())
+
+    def _computations(self) -> dict[str, Computation]:
+        return {"initialize": self.initialize, "next": self.next}
+
+    def _letters(self) -> dict[str, Type]:
+        """The types that have a letter in the text."""
+        return {"S": self.state_type}
 
     def __repr__(self) -> str:
         parts = f"initialize={self.initialize.type_signature}, next={self.next.type_signature}"

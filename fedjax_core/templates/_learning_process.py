@@ -142,6 +142,19 @@ class LearningProcess(IterativeProcess):
         """Gives the unplaced state with other model weights, `(<S,W> -> S)`."""
         return self._set_model_weights
 
+    def _computations(self) -> dict[str, Computation]:
+        return {
+            **super()._computations(),
+            "report": self.report,
+            "get_model_weights": self.get_model_weights,
+            "set_model_weights": self.set_model_weights,
+        }
+
+    def _letters(self) -> dict[str, Type]:
+        weights = self.get_model_weights.type_signature.result
+        metrics = self.next.type_signature.result["metrics"].member
+        return {**super()._letters(), "W": weights, "M": metrics}
+
 
 def _check_state_and_output(initialize_fn: Computation, next_fn: Computation) -> None:
     _checks.check_at_server(

@@ -1,0 +1,150 @@
+"""What crosses between the server and a client: each array once, however often the program packs and unpacks it."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from fedjax_core.engine._plan import Pass, Plan, is_structural
+from fedjax_core.language._graph import Broadcast, Map, Node, ancestors
+from fedjax_core.types import CLIENTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """One array of the program: of the values that are only views of others, the one behind them.
+
+    Attributes:
+      node: the value that it is computed, or given, as a part of.
+      position: which of the value's arrays, in JAX's order.
+      abstract: its shape and dtype.
+    """
+
+    node: Node
+    position: int
+    abstract: Any = dataclasses.field(compare=False)
+
+    @property
+    def is_from_server(self) -> bool:
+        """Whether a client does not have it unless it is sent."""
+        return self.node.placement is not CLIENTS
+
+
+class Size(NamedTuple):
+    """Bytes, or at least as many where a dimension is open."""
+
+    num_bytes: int
+    is_open: bool
+
+
+class Crossing(NamedTuple):
+    """A value that crosses.
+
+    Attributes:
+      node: the value as the clients get it, or the aggregate or collected value that it is sent for.
+      arrays: its arrays that have not crossed before.
+      is_whole: whether these are all its arrays.
+    """
+
+    node: Node
+    arrays: tuple[Array, ...]
+    is_whole: bool
+
+
+class Exchange(NamedTuple):
+    """What one client receives, and sends, in a pass over the clients (or after the last one)."""
+
+    received: tuple[Crossing, ...]
+    sent: tuple[Crossing, ...]
+
+
+def exchanges(plan: Plan) -> tuple[Exchange, ...]:
+    """One for every pass, and one for the results that all clients are sent in the end, which need no pass.
+
+    A client has what it received in an earlier pass; what it sends is sent once for all aggregates of a pass.
+    """
+    arrays = _arrays(plan)
+    at_client: set[Array] = set()
+    found = []
+    for pass_ in plan.passes:
+        received = _new(_from_server(client_roots(pass_), arrays), at_client, arrays)
+        ends = (*pass_.aggregates, *pass_.collected)
+        sent = _new(((end, arrays[end.inputs[0]]) for end in ends), set(), arrays)
+        found.append(Exchange(tuple(c for c in received if c.arrays), tuple(sent)))
+    received = _new(_from_server(equal_results(plan), arrays), at_client, arrays)
+    return (*found, Exchange(tuple(c for c in received if c.arrays), ()))
+
+
+def size(crossings) -> Size:
+    """How large the arrays of crossing values are together."""
+    abstracts = [array.abstract for crossing in crossings for array in crossing.arrays]
+    known = [a for a in abstracts if all(isinstance(d, int) for d in a.shape)]
+    # The item size of a dtype of keys is that of their data.
+    return Size(sum(math.prod(a.shape) * a.dtype.itemsize for a in known), len(known) < len(abstracts))
+
+
+def client_roots(pass_: Pass) -> list[Node]:
+    """The clients' values that a pass is there for."""
+    return [*(node.inputs[0] for node in pass_.aggregates), *pass_.materialized]
+
+
+def equal_results(plan: Plan) -> list[Node]:
+    """The results at CLIENTS that are the same at all of them, for which no pass is needed."""
+    return [node for node in plan.outputs if node.placement is CLIENTS and not node.per_client]
+
+
+def at_clients(roots: list[Node]) -> list[Node]:
+    """The values at CLIENTS that `roots` are made from without another pass, themselves included, inputs first."""
+    stack, seen = list(roots), set()
+    while stack:
+        node = stack.pop()
+        if node not in seen and node.placement is CLIENTS:
+            seen.add(node)
+            stack.extend(node.inputs)
+    return [node for node in ancestors(roots) if node in seen]
+
+
+def _arrays(plan: Plan) -> dict[Node, list[Array]]:
+    """The arrays of every value."""
+    trees: dict[Node, Any] = {}
+    for node in ancestors(plan.outputs):
+        trees[node] = _tree(node, [trees[i] for i in node.inputs])
+    return {node: jax.tree.leaves(tree) for node, tree in trees.items()}
+
+
+def _tree(node: Node, inputs: list):
+    match node.operation:
+        case Broadcast():
+            return inputs[0]
+        case Map(fn=fn, structural=True):
+            return fn(*inputs)
+    leaves, structure = jax.tree.flatten(node.abstract)
+    return jax.tree.unflatten(structure, [Array(node, i, leaf) for i, leaf in enumerate(leaves)])
+
+
+def _from_server(roots: list[Node], arrays: dict) -> Iterator[tuple[Node, list[Array]]]:
+    """The values from the server that clients' values are made from, and which of their arrays."""
+    stack = [(node, arrays[node]) for node in reversed(roots)]
+    seen = set()
+    while stack:
+        node, wanted = stack.pop()
+        used = [a for a in arrays[node] if a in wanted]
+        if not used:
+            continue
+        if all(a.is_from_server for a in arrays[node]):
+            yield node, used
+        elif is_structural(node):
+            stack.extend((i, used) for i in reversed(node.inputs))
+        elif node not in seen:
+            seen.add(node)
+            stack.extend((i, arrays[i]) for i in reversed(node.inputs))
+
+
+def _new(values, known: set[Array], arrays: dict) -> Iterator[Crossing]:
+    """What of each value is not `known` yet, and from then on is."""
+    for node, used in values:
+        new = tuple(dict.fromkeys(a for a in used if a not in known))
+        known |= set(new)
+        yield Crossing(node, new, len(new) == len(set(used)))

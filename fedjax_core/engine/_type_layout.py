@@ -1,0 +1,97 @@
+"""Types for people: long ones over several lines, or shortened, with names for some of them."""
+
+from collections.abc import Mapping
+
+from fedjax_core import types
+from fedjax_core._type_notation import name_text
+
+
+def laid_out(type_: types.Type, names: Mapping[types.Type, str], *, start: int = 0, indent: int = 0) -> str:
+    """The notation of a type, over several lines where it would not fit on one of 100 characters.
+
+    Args:
+      type_: the type.
+      names: what is written in place of some types.
+      start: how many characters stand on the line before it.
+      indent: of the lines after the first.
+
+    Returns:
+      The text, which without `names` can be parsed.
+
+    Example:
+
+    >>> print(laid_out(types.to_type("<x=float32[3],y=int32>"), {}, start=90))
+    <
+      x=float32[3],
+      y=int32
+    >
+    """
+    line = _text(type_, names)
+    if type_ in names or start + len(line) <= 100:
+        return line
+    match type_:
+        case types.StructType():
+            pad = "\n" + " " * (indent + 2)
+            parts = []
+            for name, child in _named_children(type_):
+                parts.append(name + laid_out(child, names, start=indent + 2 + len(name) + 1, indent=indent + 2))
+            return f"<{pad}{f',{pad}'.join(parts)}\n{' ' * indent}>"
+        case types.SequenceType():
+            return laid_out(type_.element, names, start=start + 1, indent=indent) + "*"
+        case types.FederatedType():
+            member = laid_out(type_.member, names, start=start + 9, indent=indent)
+            return _placed(type_, member)
+        case types.FunctionType():
+            parameter = laid_out(type_.parameter, names, start=start + 5, indent=indent) if type_.parameter else ""
+            return f"({parameter} -> {laid_out(type_.result, names, start=indent + 6, indent=indent)})"
+    return line
+
+
+def shortened(type_: types.Type, names: Mapping[types.Type, str], width: int = 60) -> str:
+    """The notation of a type, the innermost structs as `<...>` where it would be longer than `width`.
+
+    Example:
+
+    >>> print(shortened(types.to_type("<x=<float32,float32>,y=int32>"), {}, width=20))
+    <x=<...>,y=int32>
+    """
+    depth = _depth(type_)
+    text = _text(type_, names)
+    while len(text) > width and depth > 0:
+        depth -= 1
+        text = _text(type_, names, depth)
+    return text
+
+
+def _text(type_: types.Type, names: Mapping[types.Type, str], depth: int | None = None) -> str:
+    """The notation, with `<...>` in place of structs below `depth`."""
+    if type_ in names:
+        return names[type_]
+    match type_:
+        case types.StructType() if depth == 0 and type_.children:
+            return "<...>"
+        case types.StructType():
+            deeper = None if depth is None else depth - 1
+            return f"<{','.join(name + _text(child, names, deeper) for name, child in _named_children(type_))}>"
+        case types.SequenceType():
+            return _text(type_.element, names, depth) + "*"
+        case types.FederatedType():
+            return _placed(type_, _text(type_.member, names, depth))
+        case types.FunctionType():
+            parameter = _text(type_.parameter, names, depth) if type_.parameter else ""
+            return f"({parameter} -> {_text(type_.result, names, depth)})"
+    return str(type_)
+
+
+def _depth(type_: types.Type) -> int:
+    """How many structs are around the innermost type."""
+    return max((1 + _depth(child) for child in type_.children), default=0) if type_.kind == "struct" else 0
+
+
+def _named_children(struct: types.StructType):
+    """The children with what the notation writes before them."""
+    return [("" if name is None else f"{name_text(name)}=", child) for name, child in struct.elements]
+
+
+def _placed(type_: types.FederatedType, member: str) -> str:
+    return f"{member}@{type_.placement}" if type_.all_equal else f"{{{member}}}@{type_.placement}"
