@@ -70,21 +70,27 @@ def release_to_csv(path: str | os.PathLike) -> ReleaseManager:
 
 
 class _Table:
-    """The file and its columns."""
+    """The file, whose first line has the columns."""
 
     def __init__(self, path: str | os.PathLike):
         self._lines = RoundLines(path, lambda line: int(line.partition(",")[0]), has_header=True)
-        self._columns = next(csv.reader([self._lines.header or "round"]))
-        if self._columns[0] != "round":
-            raise ValueError(f"{path}: the first column must be 'round', got {self._columns[0]!r}; choose another name")
+        if self._columns()[0] != "round":
+            raise ValueError(
+                f"{path}: the first column must be 'round', got {self._columns()[0]!r}; choose another name"
+            )
+
+    def _columns(self) -> list[str]:
+        return next(csv.reader([self._lines.header or "round"]))
 
     def release(self, value: Any, round_num: int) -> None:
         row = {_one_line(name): number for name, number in flatten_metrics(value).items()}
         row["round"] = checked_round(round_num)
-        new = [name for name in row if name not in self._columns]
-        self._columns += new
-        header = _line(self._columns) if new or self._lines.header is None else None
-        line = _line([row.get(name, "") for name in self._columns])
+        self._lines.refresh()
+        columns = self._columns()
+        new = [name for name in row if name not in columns]
+        columns += new
+        header = _line(columns) if new or self._lines.header is None else None
+        line = _line([row.get(name, "") for name in columns])
         self._lines.put(round_num, line, header, padding="," * len(new))
 
 

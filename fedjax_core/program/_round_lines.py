@@ -11,8 +11,8 @@ from fedjax_core.program._atomic import write_atomically
 class RoundLines:
     """A text file with a line a round, in the order of the rounds, that grows at its end.
 
-    A line is appended with one write. Where a crash tore the last one, the next process that opens
-    the file takes the torn part off. All else is written whole.
+    A line is appended with one write. Where a crash tore the last one, or somebody else wrote meanwhile, the
+    file is read again before the next line, and a torn part taken off. All else is written whole.
 
     Attributes:
       path: the file; it need not exist.
@@ -38,9 +38,24 @@ class RoundLines:
         self._round_of = round_of
         self._has_header = has_header
         self.header, self.last = None, -1
+        self._size = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the file again if it is not as this process left it.
+
+        So it is where an exception or Ctrl-C came in the middle of a write, and where somebody else wrote.
+
+        Raises:
+          ValueError: the file holds something else.
+        """
+        if self._size_now() == self._size:
+            return
+        self.last = -1
         if self.path.exists():
             self._take_off_torn_line()
             self._read_header_and_last()
+        self._size = self._size_now()
 
     def put(self, round_num: int, line: str, header: str | None = None, padding: str = "") -> None:
         """Writes the line of a round, in the place of what the file holds of this round and later ones.
@@ -52,15 +67,20 @@ class RoundLines:
           padding: what the lines of the rounds before end in under the new first line.
         """
         round_num = checked_round(round_num)
-        if header is None and round_num > self.last and self.path.exists():
+        self.refresh()
+        if header is None and round_num > self.last and self._size:
             with open(self.path, "ab") as file:
                 file.write(f"{line}\n".encode())
         else:
-            self.header = header or self.header
+            header = header or self.header
             earlier = [before + padding for before in self._lines() if self._round_of(before) < round_num]
-            lines = [*([self.header] if self._has_header else []), *earlier, line]
+            lines = [*([header] if self._has_header else []), *earlier, line]
             write_atomically(self.path, lambda file: file.writelines(f"{line}\n".encode() for line in lines))
-        self.last = round_num
+            self.header = header
+        self.last, self._size = round_num, self._size_now()
+
+    def _size_now(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def _lines(self) -> list[str]:
         text = self.path.read_text("utf-8") if self.path.exists() else ""
@@ -74,7 +94,7 @@ class RoundLines:
     def _read_header_and_last(self) -> None:
         try:
             if self._has_header:
-                self.header = self.path.read_text("utf-8").partition("\n")[0]
+                self.header = self.path.read_text("utf-8").partition("\n")[0] or None
             lines = self._lines()
             self.last = self._round_of(lines[-1]) if lines else -1
         except (LookupError, TypeError, ValueError):

@@ -52,7 +52,7 @@ class RunFolder:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path)
-        self._table = None
+        self._table = self._history = None
         self._written = 0
 
     @classmethod
@@ -87,13 +87,13 @@ class RunFolder:
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
     def write_metrics(self, history: History) -> None:
-        """Brings `metrics.csv` up to the history, which has grown since: all of it at first, then a line a round."""
+        """Brings `metrics.csv` up to the history: all of it at first, then a line for each round since."""
         if not len(history):
             return
         path = self.path / "metrics.csv"
-        if self._table is None:
+        if history is not self._history:  # the folder's first run, or the next one
             save_csv(history, path)
-            self._table = release_to_csv(path)
+            self._table, self._history = release_to_csv(path), history
             self._written = len(history)
         for record in history.records[self._written :]:
             self._table.release(record.row(), record.round)

@@ -89,14 +89,26 @@ def test_another_table_is_refused(tmp_path):
         release_to_csv(tmp_path / "metrics.csv")
 
 
+def test_columns_of_another_manager_are_kept(tmp_path):
+    path = tmp_path / "metrics.csv"
+    first, second = release_to_csv(path), release_to_csv(path)
+    first.release({"a": 1}, 1)
+    second.release({"b": 2}, 2)
+    first.release({"c": 3, "a": 4}, 3)
+    rows = [{name: cell for name, cell in row.items() if cell} for row in _rows(path)]
+    assert rows == [{"round": "1", "a": "1"}, {"round": "2", "b": "2"}, {"round": "3", "a": "4", "c": "3"}]
+
+
 _VALUES = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 999))
 _RELEASES = st.tuples(st.integers(1, 6), _VALUES)
-_CRASHES = st.integers(1, 40)
+_CRASHES = st.integers(-40, 40).filter(bool)
 
 
 @given(st.lists(_RELEASES | _CRASHES, max_size=12))
 def test_holds_every_round_once_whatever_happens(events):
-    """A number stands for a crash that leaves as many bytes less of the last line."""
+    """A number stands for a write that leaves as many bytes less of the last line: of a process that was killed then,
+    or, if it is negative, of one that goes on.
+    """
     path = pathlib.Path(tempfile.mkdtemp(), "metrics.csv")
     manager, expected = release_to_csv(path), {}
     for event in events:
@@ -106,9 +118,10 @@ def test_holds_every_round_once_whatever_happens(events):
             expected = {r: row for r, row in expected.items() if r < number} | {number: value}
         elif expected:
             lines = path.read_bytes().splitlines(keepends=True)
-            path.write_bytes(b"".join(lines[:-1]) + lines[-1][: max(0, len(lines[-1]) - event)])
-            manager = release_to_csv(path)
+            path.write_bytes(b"".join(lines[:-1]) + lines[-1][: max(0, len(lines[-1]) - abs(event))])
+            manager = release_to_csv(path) if event > 0 else manager
             del expected[max(expected)]
+    release_to_csv(path)  # takes off what is torn
     rows = _rows(path) if path.exists() else []
     found = [{name: int(cell) for name, cell in row.items() if cell} for row in rows]
     assert found == [{"round": number, **value} for number, value in expected.items()]

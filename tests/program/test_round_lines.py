@@ -36,6 +36,20 @@ def test_a_torn_line_is_taken_off(tmp_path, torn):
     assert path.read_bytes() == b"1 one\n2 two\n3 three\n"
 
 
+@pytest.mark.parametrize("meanwhile", [b"3 thr", b"3 three\n", b"3 three\n4 four\n", b"3 three\n4 fo"])
+def test_what_was_written_meanwhile_is_noticed(tmp_path, meanwhile):
+    """By a write of this process that was interrupted, or by another process."""
+    path = tmp_path / "lines"
+    lines = _open(path)
+    lines.put(1, "1 one")
+    lines.put(2, "2 two")
+    with open(path, "ab") as file:
+        file.write(meanwhile)
+    lines.put(3, "3 again")
+    lines.put(4, "4 four")
+    assert path.read_bytes() == b"1 one\n2 two\n3 again\n4 four\n"
+
+
 def test_a_file_that_is_nothing_but_torn(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes(b"1 on")

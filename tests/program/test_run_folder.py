@@ -73,6 +73,15 @@ def test_a_resumed_run_has_the_metrics_of_its_history(history, tmp_path):
     assert [line[:2] for line in table.read_text().splitlines()] == ["ro", "1,", "2,"]
 
 
+def test_a_second_run_takes_the_place_of_the_first_one(history, tmp_path):
+    folder, second = RunFolder(tmp_path / "run"), History()
+    folder.write_metrics(history)
+    for number in (1, 2):
+        second.append(Record(number, 0.1, 0.1, 3, {"loss": 7.0}, {}))
+        folder.write_metrics(second)
+    assert (folder.path / "metrics.csv").read_text().splitlines()[1:] == ["1,0.1,0.1,3,7.0", "2,0.1,0.1,3,7.0"]
+
+
 def test_without_rounds_there_is_no_table(tmp_path):
     RunFolder(tmp_path / "run").write_metrics(History())
     assert not any((tmp_path / "run").iterdir())
