@@ -2,16 +2,21 @@
 
     python benchmarks/peers/environment.py fedjax pfl
     python benchmarks/report.py --workloads W1,W2 --programs ours,hand-written,fedjax,pfl
+    python benchmarks/report.py --workloads W4 --programs 'ours,hand-written,tff:iterator loop'
 
 All programs of a workload are verified, then take turns round by round; each is a process of its own,
 started for this workload and stopped after it. Ratios are of medians: a program's over ours. `--rounds`
 timed rounds of each, or `--slow-rounds` of those whose rounds take longer than `--slow` seconds; a peer
 without an environment is left out with a word. `results/NAME.json` and `results/NAME.png` are written.
+
+All programs of a workload are in memory at once: where they would push the examples out of the file cache,
+as several do on W4, take a sitting for each peer, or for one of its variants.
 """
 
 import argparse
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -38,19 +43,27 @@ OWN = ("hand-written", "ours")
 
 
 def programs(names: list[str], folder: pathlib.Path, say=print) -> list[_sitting.Program]:
-    """The programs that are asked for and can run, the hand-written one and ours first."""
+    """The programs that are asked for, as `choices` has them, and can run; the hand-written one and ours first."""
     script = str(HERE / "ours_round.py")
     found = [_sitting.Program(n, [sys.executable, script, "--variant", n]) for n in OWN if n in names]
-    for name in names:
-        if name in OWN:
+    for asked in names:
+        if asked in OWN:
             continue
+        name, _, only = asked.partition(":")
         if not environment.is_ready(name, folder):
             say(f"{name} is left out: no environment; make it: python benchmarks/peers/environment.py {name}")
             continue
         start = [str(environment.python_of(name, folder)), str(HERE / "peers" / f"{name}_round.py"), "--variant"]
         for variant, special in VARIANTS[name].items():
-            found.append(_sitting.Program(f"{name}, {variant}", [*start, variant], **special))
-    return found
+            if variant == only or not only:
+                found.append(_sitting.Program(f"{name}, {variant}", [*start, variant], **special))
+    return list({program.name: program for program in found}.values())  # each once, however often it is asked for
+
+
+def choices() -> list[str]:
+    """What `--programs` can name: ours, the hand-written one, a peer, or one variant of a peer."""
+    peers = [[name, *(f"{name}:{variant}" for variant in variants)] for name, variants in VARIANTS.items()]
+    return [*OWN, *itertools.chain(*peers)]
 
 
 def machine() -> dict:
@@ -144,7 +157,9 @@ def parser() -> argparse.ArgumentParser:
     workloads.add_data_option(found)
     default = _sitting.Limits()
     found.add_argument("--workloads", default="W1", help="with commas between")
-    found.add_argument("--programs", default=",".join([*OWN, *VARIANTS]), help="with commas between")
+    found.add_argument(
+        "--programs", default=",".join([*OWN, *VARIANTS]), help="with commas between: NAME or NAME:VARIANT"
+    )
     found.add_argument("--rounds", type=int, default=default.rounds, help="timed rounds of each")
     found.add_argument("--slow", type=float, default=default.slow, help="seconds of a round that is slow")
     found.add_argument("--slow-rounds", type=int, default=default.slow_rounds, help="timed rounds of a slow program")
@@ -163,8 +178,8 @@ def main(argv=None) -> int:
         print(line, file=sys.stderr, flush=True)
 
     names = args.programs.split(",")
-    if unknown := [n for n in names if n not in (*OWN, *VARIANTS)]:
-        say(f"no such programs: {', '.join(unknown)}; there are {', '.join([*OWN, *VARIANTS])}")
+    if unknown := [n for n in names if n not in choices()]:
+        say(f"no such programs: {', '.join(unknown)}; there are {', '.join(choices())}")
         return 2
     data, description = workloads.folder(args.data).resolve(), machine()
     limits = _sitting.Limits(rounds=args.rounds, slow=args.slow, slow_rounds=args.slow_rounds)

@@ -75,9 +75,19 @@ def test_peers_are_started_by_their_own_interpreter_once_a_variant(tmp_path, mon
     assert padded.command[-1] == "padded" and padded.exact and not shipped.exact
 
 
+def test_one_variant_of_a_peer_can_be_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.environment, "is_ready", lambda name, folder: True)
+    found = report.programs(["tff:default loop", "flwr", "flwr:ray actors"], tmp_path)
+    assert [program.name for program in found] == ["tff, default loop", "flwr, ray actors"]
+    assert found[0].command[-1] == "default loop"
+    assert {"ours", "tff", "tff:iterator loop", "tff:default loop"} <= set(report.choices())
+
+
 def test_an_unknown_program_is_refused(capsys):
     assert report.main(["--programs", "ours,nobody"]) == 2
     assert "no such programs: nobody; there are hand-written, ours" in capsys.readouterr().err
+    assert report.main(["--programs", "tff:fast loop"]) == 2
+    assert "no such programs: tff:fast loop; " in capsys.readouterr().err
 
 
 @pytest.mark.slow
