@@ -90,13 +90,18 @@ class Checkpoints:
           best_mode: "min" or "max", which of the metric's values is best; of equal ones the earliest.
 
         Raises:
-          TypeError: a number is no integer.
+          TypeError: a number is no integer, or `best_metric` no name.
           ValueError: a number is not positive, or an unknown `best_mode`.
         """
         self.folder = pathlib.Path(folder)
         self.every = _positive("every", every)
         self._keep_last = None if keep_last is None else _positive("keep_last", keep_last)
         self._keep_every = None if keep_every is None else _positive("keep_every", keep_every)
+        if best_metric is not None and not isinstance(best_metric, str):
+            raise TypeError(
+                f"Checkpoints(best_metric=...) is the name of a metric, got {best_metric!r}; for example "
+                "'held_out/eval/loss'"
+            )
         if best_mode not in ("min", "max"):
             raise ValueError(f"Checkpoints(best_mode=...) is 'min' or 'max', got {best_mode!r}")
         self._best_metric = best_metric
@@ -214,15 +219,18 @@ class Checkpoints:
             self._is_new = False
         write_checkpoint(self.folder / str(about["round"]), type_, arrays, about, history)
         self._scores[about["round"]] = about["metrics"].get(self._best_metric, math.nan)
-        rounds = self.rounds
-        for number in set(rounds) - self._kept(rounds):
+        for number in self._superfluous(about["round"]):
             remove_folder(self.folder / str(number))
 
-    def _kept(self, rounds: tuple[int, ...]) -> set[int]:
+    def _superfluous(self, written: int) -> list[int]:
+        """Those not to be kept. Later ones than the one just written are damaged: the run went back behind them."""
+        rounds = [number for number in self.rounds if number <= written]
         kept = set(rounds if self._keep_last is None else rounds[-self._keep_last :])
         if self._keep_every is not None:
             kept.update(number for number in rounds if number % self._keep_every == 0)
-        return kept | ({self.best_round} if self._best_metric else set())
+        if self._best_metric is not None:
+            kept.add(self.best_round)
+        return [number for number in rounds if number not in kept]
 
     def _score(self, number: int) -> float:
         if number not in self._scores:

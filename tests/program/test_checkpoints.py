@@ -130,6 +130,18 @@ def test_all_damaged(tmp_path):
     assert len(warned) == 2
 
 
+def test_a_run_that_goes_back_behind_damaged_ones_keeps_what_it_writes(tmp_path):
+    _saved(tmp_path, [7, 8, 9])
+    for number in (7, 8, 9):
+        (tmp_path / str(number) / "history.jsonl").unlink()
+    checkpoints = _saved(tmp_path, range(1, 6), keep_last=2)
+    assert checkpoints.rounds == (4, 5, 7, 8, 9)
+    with pytest.warns(UserWarning, match="is damaged and skipped"):
+        assert checkpoints.restore(LIKE).round == 5
+    assert _saved(tmp_path, range(6, 10), keep_last=2).rounds == (8, 9)
+    assert Checkpoints(tmp_path).restore(LIKE).round == 9
+
+
 def test_a_reader_does_not_mind_that_one_is_removed_meanwhile(tmp_path, monkeypatch):
     checkpoints = _saved(tmp_path, [1, 2])
     read = module.read_checkpoint
@@ -233,6 +245,7 @@ def test_what_cannot_be_saved_is_told_at_once(change, error, message, tmp_path):
         ({"keep_last": 0}, ValueError, "keep_last"),
         ({"keep_last": 1.5}, TypeError, "keep_last"),
         ({"keep_every": -1}, ValueError, "keep_every"),
+        ({"best_metric": 0.5}, TypeError, r"best_metric=...\) is the name of a metric, got 0.5; .*eval/loss"),
         ({"best_mode": "least"}, ValueError, r"is 'min' or 'max', got 'least'"),
     ],
 )
