@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees
-from fedjax_core.clients._measuring import filled, measure, no_statistics, trainable_of, with_trainable
+from fedjax_core.clients._measuring import measure, no_statistics, trainable_of, with_trainable
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
 from fedjax_core.contracts import ClientResult, ClientWork, Model, model_metrics
@@ -53,14 +53,13 @@ def local_gradient(
 
         def step(carry, batch, mask):
             gradient, statistics, num_examples, step = carry
-            batch = filled(batch, mask)
             step_key = jax.random.fold_in(key, step)
             new, predictions = jax.grad(total_loss, has_aux=True)(trainable, weights, batch, mask, step_key)
             statistics = trees.add(statistics, measure(metrics, predictions, batch, mask))
             return trees.add(gradient, new), statistics, num_examples + jnp.sum(mask, dtype=jnp.float32), step + 1
 
         zeros = trees.zeros_like(trainable)
-        total, statistics, number, _ = data.reduce((zeros, start, jnp.float32(0), jnp.int32(0)), step)
+        total, statistics, number, _ = data.filled().reduce((zeros, start, jnp.float32(0), jnp.int32(0)), step)
         weight = client_weight(weighting, metrics, statistics, number)
         return ClientResult(trees.divide(total, jnp.maximum(number, 1)), weight, statistics)
 

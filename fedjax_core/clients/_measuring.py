@@ -38,19 +38,6 @@ def measure(metrics: Mapping[str, Metric], predictions, batch, mask) -> dict:
     return {name: metric.measure(predictions, batch, mask) for name, metric in metrics.items()}
 
 
-def filled(batch, mask):
-    """The batch with its first example in place of padding.
-
-    What a model makes of zeros may be NaN, and `jnp.where` stops no NaN in the gradient of what it does
-    not take.
-    """
-
-    def fill(x):
-        return jnp.where(jnp.expand_dims(mask, tuple(range(1, x.ndim))), x, x[:1])
-
-    return jax.tree.map(fill, batch)
-
-
 def abstract_statistics(model: Model) -> dict:
     """The abstract statistics of a model's metrics, whose shapes no batch size changes.
 

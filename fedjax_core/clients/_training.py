@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_core import trees
-from fedjax_core.clients._measuring import filled, measure, no_statistics, trainable_of, with_trainable
+from fedjax_core.clients._measuring import measure, no_statistics, trainable_of, with_trainable
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
 from fedjax_core.contracts import ClientResult, ClientWork, Model, model_metrics
@@ -80,7 +80,7 @@ def local_training(
     def train(weights, data, key):
         initial = trainable_of(weights)
         carry = _Carry(initial, optimizer.init(initial), start, jnp.float32(0), jnp.int32(0))
-        end = data.reduce(carry, lambda c, batch, mask: step(c, weights, batch, mask, key))
+        end = data.filled().reduce(carry, lambda c, batch, mask: step(c, weights, batch, mask, key))
         weight = client_weight(weighting, metrics, end.statistics, end.num_examples)
         return ClientResult(trees.subtract(initial, end.trainable), weight, end.statistics)
 
@@ -95,7 +95,7 @@ def mean_gradient(model: Model):
 
     Returns:
       `(trainable, weights, batch, mask, key) -> (gradient, predictions)` at the weights with this trainable
-      part. Padding is not in the mean, but the model sees it: fill it with an example, see `filled`.
+      part. Padding is not in the mean, but the model sees it: fill it with an example, see `Sequence.filled`.
 
     Example:
 
@@ -119,7 +119,6 @@ def _training_step(model: Model, optimizer, metrics):
     gradient_of = mean_gradient(model)
 
     def step(carry: _Carry, weights, batch, mask, key) -> _Carry:
-        batch = filled(batch, mask)
         key = jax.random.fold_in(key, carry.step)
         gradient, predictions = gradient_of(carry.trainable, weights, batch, mask, key)
         updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.trainable)

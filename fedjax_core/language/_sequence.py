@@ -31,6 +31,7 @@ class Sequence:
       transforms: functions applied to every batch (see `map`).
       guarded: whether clients which run together may differ in their number of steps.
       trip_count: the static number of steps where the program must be differentiable, or None.
+      repeats: whether padding repeats the batch's first example and is not zeros (see `filled`).
     """
 
     examples: Any
@@ -43,6 +44,7 @@ class Sequence:
     transforms: tuple[Callable, ...] = dataclasses.field(default=(), metadata={"static": True})
     guarded: bool = dataclasses.field(default=True, metadata={"static": True})
     trip_count: int | None = dataclasses.field(default=None, metadata={"static": True})
+    repeats: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def reduce(self, initial, step: Callable):
         """Folds `step` over this client's batches.
@@ -95,6 +97,25 @@ class Sequence:
         """A sequence of the batches `fn(batch)`; the masks stay as they are."""
         return dataclasses.replace(self, transforms=(*self.transforms, fn))
 
+    def filled(self) -> "Sequence":
+        """The same batches with their first example in place of zeros where they are padded; the masks stay.
+
+        What a model makes of zeros may be NaN, and `jnp.where` stops no NaN in the gradient of what it does
+        not take, so a gradient is best taken of filled batches. Only a batch without any example has zeros.
+
+        Example:
+
+        >>> import jax.numpy as jnp, fedjax_core as fc
+        >>> def inverses(data):
+        ...     return data.filled().reduce(0.0, lambda c, batch, mask: c + jnp.where(mask, 1 / batch["x"], 0).sum())
+        >>> program = fc.federated_computation(
+        ...     lambda data: fc.federated_sum(fc.federated_map(inverses, data)), fc.at_clients("<x=float32[?]>*")
+        ... )
+        >>> print(program([[{"x": [1.0, 2.0]}, {"x": [4.0]}]]))
+        1.75
+        """
+        return dataclasses.replace(self, repeats=True)
+
     def sum(self):
         """The sum of all examples, over all batches and without the padding.
 
@@ -120,6 +141,8 @@ class Sequence:
         if not is_batched(self.element):
             rows = rows[0]
         mask = rows > 0
+        if self.repeats and rows.ndim:
+            rows = jnp.where(mask, rows, rows[0])
         batch = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), self.examples)
         for transform in self.transforms:
             batch = transform(batch)

@@ -168,6 +168,23 @@ def test_a_batch_without_examples_is_no_batch():
         np.testing.assert_array_equal(run([batch(), [batch(), batch(1)], [batch(1)]]), [1.0, 0.5, 0.5])
 
 
+def test_filled_batches_repeat_their_first_example_and_keep_their_masks():
+    def look(data):
+        def step(carry, b, mask):
+            return carry[0] + b.sum(), carry[1] + jnp.sum(mask, dtype=jnp.int32)
+
+        return data.filled().map(lambda b: 1 * b).reduce((0.0, 0), step)
+
+    clients = [[batch(1, 2), batch(3)], [], [batch(4)], [batch()]]
+    for run in everywhere(look):
+        sums, counts = run(clients)
+        np.testing.assert_array_equal(sums, [1 + 2 + 3 + 3, 0, 4 + 4, 0])
+        np.testing.assert_array_equal(counts, [3, 0, 1, 0])
+    # elements have no padding
+    for run in everywhere(lambda data: data.filled().sum(), fc.parse_type("float32*")):
+        np.testing.assert_array_equal(run([[np.float32(1), np.float32(2)], []]), [3, 0])
+
+
 def test_a_sequence_at_the_server_or_without_a_placement():
     server = fc.federated_computation(lambda d: fc.federated_map(lambda d: d.sum(), d), fc.at_server(FLOATS))
     assert float(server([batch(1, 2), batch(3)])) == 6.0
