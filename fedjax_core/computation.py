@@ -357,7 +357,7 @@ class PolymorphicComputation:
         return self._typed[key]
 
     def __getattr__(self, name: str):
-        if name in ("as_function", "parameters", "type_signature", "with_config"):
+        if name in ("as_function", "describe", "parameters", "type_signature", "with_config"):
             raise AttributeError(
                 f"{self.__name__} has no {name!r} before its types are known; write "
                 f"{self.__name__}.typed(fc.at_clients('float32')).{name}, or declare the types: "

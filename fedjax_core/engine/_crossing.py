@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -54,7 +54,7 @@ class Crossing(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """What one client receives, and sends, in a pass over the clients (or after the last one)."""
+    """What a client receives and sends in a pass, or receives after the last one."""
 
     received: tuple[Crossing, ...]
     sent: tuple[Crossing, ...]
@@ -67,17 +67,19 @@ def exchanges(plan: Plan) -> tuple[Exchange, ...]:
     """
     arrays = _arrays(plan)
     at_client: set[Array] = set()
-    found = []
-    for pass_ in plan.passes:
-        received = _new(_from_server(client_roots(pass_), arrays), at_client, arrays)
+
+    def received(roots: list[Node]) -> tuple[Crossing, ...]:
+        return tuple(crossing for crossing in _new(_from_server(roots, arrays), at_client) if crossing.arrays)
+
+    def sent(pass_: Pass) -> tuple[Crossing, ...]:
         ends = (*pass_.aggregates, *pass_.collected)
-        sent = _new(((end, arrays[end.inputs[0]]) for end in ends), set(), arrays)
-        found.append(Exchange(tuple(c for c in received if c.arrays), tuple(sent)))
-    received = _new(_from_server(equal_results(plan), arrays), at_client, arrays)
-    return (*found, Exchange(tuple(c for c in received if c.arrays), ()))
+        return tuple(_new([(end, arrays[end.inputs[0]]) for end in ends], set()))
+
+    passes = [Exchange(received(client_roots(pass_)), sent(pass_)) for pass_ in plan.passes]
+    return (*passes, Exchange(received(equal_results(plan)), ()))
 
 
-def size(crossings) -> Size:
+def size_of(crossings: Iterable[Crossing]) -> Size:
     """How large the arrays of crossing values are together."""
     abstracts = [array.abstract for crossing in crossings for array in crossing.arrays]
     known = [a for a in abstracts if all(isinstance(d, int) for d in a.shape)]
@@ -95,7 +97,7 @@ def equal_results(plan: Plan) -> list[Node]:
     return [node for node in plan.outputs if node.placement is CLIENTS and not node.per_client]
 
 
-def at_clients(roots: list[Node]) -> list[Node]:
+def client_values(roots: list[Node]) -> list[Node]:
     """The values at CLIENTS that `roots` are made from without another pass, themselves included, inputs first."""
     stack, seen = list(roots), set()
     while stack:
@@ -126,7 +128,7 @@ def _tree(node: Node, inputs: list):
 
 def _from_server(roots: list[Node], arrays: dict) -> Iterator[tuple[Node, list[Array]]]:
     """The values from the server that clients' values are made from, and which of their arrays."""
-    stack = [(node, arrays[node]) for node in reversed(roots)]
+    stack = [(node, set(arrays[node])) for node in reversed(roots)]
     seen = set()
     while stack:
         node, wanted = stack.pop()
@@ -136,15 +138,15 @@ def _from_server(roots: list[Node], arrays: dict) -> Iterator[tuple[Node, list[A
         if all(a.is_from_server for a in arrays[node]):
             yield node, used
         elif is_structural(node):
-            stack.extend((i, used) for i in reversed(node.inputs))
+            stack.extend((i, set(used)) for i in reversed(node.inputs))
         elif node not in seen:
             seen.add(node)
-            stack.extend((i, arrays[i]) for i in reversed(node.inputs))
+            stack.extend((i, set(arrays[i])) for i in reversed(node.inputs))
 
 
-def _new(values, known: set[Array], arrays: dict) -> Iterator[Crossing]:
+def _new(values: Iterable[tuple[Node, list[Array]]], known: set[Array]) -> Iterator[Crossing]:
     """What of each value is not `known` yet, and from then on is."""
     for node, used in values:
         new = tuple(dict.fromkeys(a for a in used if a not in known))
-        known |= set(new)
+        known.update(new)
         yield Crossing(node, new, len(new) == len(set(used)))

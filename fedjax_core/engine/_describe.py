@@ -12,15 +12,15 @@ from fedjax_core.engine._crossing import (
     Crossing,
     Exchange,
     Size,
-    at_clients,
     client_roots,
+    client_values,
     equal_results,
     exchanges,
-    size,
+    size_of,
 )
 from fedjax_core.engine._plan import Pass, Plan, Stage, is_pass_result, is_structural
 from fedjax_core.engine._type_layout import shortened
-from fedjax_core.language._graph import Aggregate, Map, Node, Parameter
+from fedjax_core.language._graph import Aggregate, ClientIndex, Collect, Map, Node, Parameter
 from fedjax_core.types import CLIENTS
 
 _Names = Mapping[types.Type, str]
@@ -43,9 +43,8 @@ def describe(plan: Plan, names: _Names) -> str:
             lines.append(f"pass {plan.passes.index(pass_) + 1} over the clients")
             lines += _pass_lines(pass_, exchange, work, computed_before, names)
             computed_before |= set(work)
-    results = equal_results(plan)
-    if results:
-        lines += ["results at the clients", *_received_lines(at_the_end, _work(results), computed_before, names)]
+    results = [*_received_lines(at_the_end, _work(equal_results(plan)), computed_before, names)]
+    lines += ["results at the clients", *results] if results else []
     return "\n".join([*lines, *_total_lines(of_passes, at_the_end)])
 
 
@@ -76,8 +75,8 @@ def _received_lines(exchange: Exchange, work, computed_before: set, names: _Name
 
 def _work(roots: list[Node]) -> list[Node]:
     """What the clients compute for `roots`: constants are there before."""
-    maps = [n for n in at_clients(roots) if isinstance(n.operation, Map) and not is_structural(n)]
-    return [n for n in maps if n.inputs or n.per_client]
+    maps = [n for n in client_values(roots) if isinstance(n.operation, Map) and not is_structural(n)]
+    return [n for n in maps if (n.inputs or n.per_client) and jax.tree.leaves(n.abstract)]
 
 
 def _total_lines(of_passes: list[Exchange], at_the_end: Exchange) -> list[str]:
@@ -93,14 +92,14 @@ def _total_lines(of_passes: list[Exchange], at_the_end: Exchange) -> list[str]:
 
 
 def _traffic(exchange: Exchange) -> str:
-    received, sent = size(exchange.received), size(exchange.sent)
+    received, sent = size_of(exchange.received), size_of(exchange.sent)
     return f"receives {_bytes(received)}{_exact(received)}, sends {_bytes(sent)}{_exact(sent)}"
 
 
 def _crossing(crossing: Crossing, type_: types.Type, names: _Names, operator: str = "") -> str:
     origin = _origin(crossing.arrays)
     rest = "" if crossing.is_whole else ", the rest is there" if crossing.arrays else ", there already"
-    return f"{_bytes(size([crossing]))}: {operator}{shortened(type_, names)}{f' ({origin})' if origin else ''}{rest}"
+    return f"{_bytes(size_of([crossing]))}: {operator}{shortened(type_, names)}{f' ({origin})' if origin else ''}{rest}"
 
 
 def _origin(arrays: Iterable[Array]) -> str:
@@ -118,21 +117,18 @@ def _origin(arrays: Iterable[Array]) -> str:
 def _made_by(node: Node) -> str:
     """The name of an argument, of the function or of the operator that makes a value."""
     match node.operation:
-        case Parameter(name) | Aggregate(name=name):
+        case Parameter(name) | Aggregate(name):
             return name
         case Map(fn):
             while isinstance(fn, functools.partial):
                 fn = fn.func
-            return getattr(fn, "__name__", "a function")
-    return _OPERATORS[type(node.operation).__name__]
-
-
-_OPERATORS = {
-    "Collect": "federated_collect",
-    "Trim": "federated_trim",
-    "ClientIndex": "federated_client_index",
-    "ClientIdentity": "the client's identity",
-}
+            name = getattr(fn, "__name__", "a function")
+            return "a constant" if name == "<lambda>" and not node.inputs else name
+        case Collect():
+            return "federated_collect"
+        case ClientIndex():
+            return "federated_client_index"
+    raise AssertionError(f"nothing crosses that is made by {node.operation}")
 
 
 def _named(node: Node, names: _Names) -> str:

@@ -7,7 +7,7 @@ from fedjax_core._type_notation import name_text
 
 
 def laid_out(type_: types.Type, names: Mapping[types.Type, str], *, start: int = 0, indent: int = 0) -> str:
-    """The notation of a type, over several lines where it would not fit on one of 100 characters.
+    """The notation of a type, over several lines where it would not fit on one of 118 characters.
 
     Args:
       type_: the type.
@@ -20,30 +20,32 @@ def laid_out(type_: types.Type, names: Mapping[types.Type, str], *, start: int =
 
     Example:
 
-    >>> print(laid_out(types.to_type("<x=float32[3],y=int32>"), {}, start=90))
+    >>> print(laid_out(types.to_type("<x=float32[3],y=int32>"), {}, start=100))
     <
       x=float32[3],
       y=int32
     >
     """
     line = _text(type_, names)
-    if type_ in names or start + len(line) <= 100:
+    if type_ in names or start + len(line) <= 118:
         return line
     match type_:
-        case types.StructType():
+        case types.StructType() if type_.children:
             pad = "\n" + " " * (indent + 2)
-            parts = []
-            for name, child in _named_children(type_):
-                parts.append(name + laid_out(child, names, start=indent + 2 + len(name) + 1, indent=indent + 2))
+            parts = [
+                name + laid_out(child, names, start=indent + 3 + len(name), indent=indent + 2)
+                for name, child in _named_children(type_)
+            ]
             return f"<{pad}{f',{pad}'.join(parts)}\n{' ' * indent}>"
         case types.SequenceType():
             return laid_out(type_.element, names, start=start + 1, indent=indent) + "*"
         case types.FederatedType():
-            member = laid_out(type_.member, names, start=start + 9, indent=indent)
+            member = laid_out(type_.member, names, start=start + 10, indent=indent)
             return _placed(type_, member)
         case types.FunctionType():
             parameter = laid_out(type_.parameter, names, start=start + 5, indent=indent) if type_.parameter else ""
-            return f"({parameter} -> {laid_out(type_.result, names, start=indent + 6, indent=indent)})"
+            column = len(parameter.rpartition("\n")[2]) + (0 if "\n" in parameter else start) + 6
+            return f"({parameter} -> {laid_out(type_.result, names, start=column, indent=indent)})"
     return line
 
 
@@ -84,8 +86,13 @@ def _text(type_: types.Type, names: Mapping[types.Type, str], depth: int | None 
 
 
 def _depth(type_: types.Type) -> int:
-    """How many structs are around the innermost type."""
-    return max((1 + _depth(child) for child in type_.children), default=0) if type_.kind == "struct" else 0
+    """How many structs are around the innermost type of a member."""
+    match type_:
+        case types.StructType():
+            return 1 + max(map(_depth, type_.children), default=0)
+        case types.SequenceType():
+            return _depth(type_.element)
+    return 0
 
 
 def _named_children(struct: types.StructType):

@@ -13,7 +13,7 @@ def description(computations: dict[str, Computation], letters: dict[str, Type]) 
       letters: what stands for a type, or for the member of a federated one, if it is long.
     """
     members = {letter: t.member if isinstance(t, FederatedType) else t for letter, t in letters.items()}
-    names = {t: letter for letter, t in reversed(members.items()) if len(str(t)) > 40}
+    names = {t: letter for letter, t in reversed(members.items()) if len(str(t)) > 30}
     signatures = [signature_text(name, fn, names) for name, fn in computations.items()]
     definitions = [_definition(t, names) for letter, t in members.items() if names.get(t) == letter]
     plan = plan_text(computations["next"], names)

@@ -72,8 +72,8 @@ class IterativeProcess:
     def describe(self) -> str:
         """The process in words: the type of each computation, and how `next` runs (see `Computation.describe`).
 
-        Long types that occur more than once are written by a letter, such as `S` for the state, and follow at the
-        end of the types.
+        Long types are written by a letter, which is explained below: `S` the state, of a learning process also `W`
+        the model weights and `M` the metrics.
 
         Example:
           >>> from fedjax_core.computation import computation

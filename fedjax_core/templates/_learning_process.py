@@ -62,6 +62,20 @@ class LearningProcess(IterativeProcess):
       >>> state, metrics = process.next(process.initialize(), [jnp.zeros(3), jnp.zeros(4)])
       >>> int(state), int(metrics["new"]), int(process.get_model_weights(state))
       (7, 7, 7)
+      >>> print(process.describe())
+      initialize: ( -> int32@SERVER)
+      next: (<total=int32@SERVER,data={float32[?]*}@CLIENTS> -> <state=int32@SERVER,metrics=<new=int32>@SERVER>)
+      report: (int32 -> int32)
+      get_model_weights: (int32 -> int32)
+      set_model_weights: (<state=int32,weights=int32> -> int32)
+      <BLANKLINE>
+      next
+      pass 1 over the clients
+        computes count -> int32
+        sends 4 B: federated_sum of int32 (count)
+      server
+        computes add -> int32
+      per client: receives 0 B, sends 4 B
     """
 
     _takes_data = True

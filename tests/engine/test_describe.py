@@ -77,6 +77,16 @@ def test_a_computation_without_placements():
     assert half.describe().endswith("one function, without placements")
 
 
+def test_a_computation_without_types_says_how_to_give_them():
+    @fc.federated_computation
+    def total(values):
+        return fc.federated_sum(values)
+
+    with pytest.raises(AttributeError, match=r"total.typed\(fc.at_clients\('float32'\)\).describe"):
+        total.describe()
+    assert totals(total.typed(fc.at_clients("float32"))) == "per client: receives 0 B, sends 4 B"
+
+
 def test_a_computation_at_the_server_only():
     @fc.federated_computation(fc.at_server("float32"))
     def double(x):
@@ -100,6 +110,62 @@ def test_results_that_all_clients_get_need_no_pass():
         "  computes negative -> float32[3]",
         "per client: receives 12 B, sends 0 B",
     ]
+
+
+def test_results_that_the_clients_have_already():
+    @fc.federated_computation(fc.at_server("float32"), fc.at_clients("int32"), fc.at_clients("int8", all_equal=True))
+    def program(x, values, known):
+        sent = fc.federated_broadcast(x)
+        return sent, known, fc.federated_sum(fc.federated_map(jnp.multiply, sent, values))
+
+    assert "results at the clients" not in program.describe()
+    assert totals(program) == "per client: receives 4 B, sends 4 B"
+
+
+def test_results_that_the_clients_get_after_a_pass():
+    @fc.federated_computation(fc.at_clients("int32"))
+    def program(values):
+        return fc.federated_broadcast(fc.federated_max(values))
+
+    assert program.describe().splitlines()[1:] == [
+        "pass 1 over the clients",
+        "  sends 4 B: federated_max of int32 (values)",
+        "results at the clients",
+        "  receives 4 B: int32 (federated_max)",
+        "per client",
+        "  pass 1: receives 0 B, sends 4 B",
+        "  results: receives 4 B, sends 0 B",
+        "  in all: receives 4 B, sends 4 B",
+    ]
+
+
+def test_what_an_earlier_pass_has_sent_is_not_sent_again():
+    def clip_to_mean_norm(inner):
+        def next(state, value, weight):
+            norm = fc.federated_mean(fc.federated_map(fc.trees.norm, value))
+            clipped = fc.federated_map(clip, fc.federated_broadcast(norm), value)
+            return inner.next(state, clipped, weight)
+
+        return inner._replace(next=next)
+
+    def clip(norm, value):
+        return fc.trees.scale(value, jnp.minimum(1.0, norm / fc.trees.norm(value)))
+
+    process = fc.algorithms.fed_avg(
+        fc.models.logistic_regression(100, 10),
+        optax.sgd(0.1),
+        aggregator=clip_to_mean_norm(fc.aggregators.mean()),
+        key=jax.random.key(0),
+    )
+    first, second = process.next.describe().split("pass 2 over the clients")
+    assert "computes train" in first and "receives 4,040 B" in first
+    assert ", again" in next(line for line in second.splitlines() if "computes train" in line)
+    assert [line for line in second.splitlines() if "receives" in line][:-1] == [
+        "  receives 4 B: float32 (divide)",
+        "  pass 1: receives 4,048 B, sends 36 B",
+        "  pass 2: receives 4 B, sends 4,040 B",
+    ]
+    assert totals(process.next) == "in all: receives 4,052 B, sends 4,076 B"
 
 
 def test_what_every_client_computes_alike_is_no_work_of_the_server():
@@ -164,6 +230,30 @@ def test_a_mean_sends_the_weighted_value_and_the_weight():
         return fc.federated_mean(values, weights)
 
     assert lines_with(mean, "sends") == ["sends 44 B: federated_sum of <float32[10],float32> (_times_weight)"]
+
+
+def test_an_aggregate_and_a_constant_of_each_client():
+    @fc.federated_computation(fc.at_clients("float32[1000]"))
+    def program(values):
+        zero = (jnp.zeros(50), jnp.zeros(()))
+        largest = fc.federated_aggregate(
+            values, zero, lambda a, v: (a[0], jnp.maximum(a[1], v.max())), lambda a, b: a, lambda a: a[1]
+        )
+        return largest, fc.federated_sum(fc.federated_value(jnp.int16(1), fc.CLIENTS))
+
+    assert lines_with(program, "sends") == [
+        "sends 4,000 B: federated_aggregate of float32[1000] (values)",
+        "sends 2 B: federated_sum of int16 (a constant)",
+    ]
+
+
+def test_a_sample_sends_the_tag_too():
+    process = fc.aggregators.as_process(fc.aggregators.reservoir_sample(50, jax.random.key(0)), "float16[3]")
+    assert lines_with(process.next, "receives") == ["receives 8 B: key<fry> (fold_in)"]
+    assert lines_with(process.next, "sends") == [
+        "sends 14 B: federated_aggregate of <uint32[2],float16[3]>",
+        "sends 4 B: federated_sum of int32 (_not_finite)",
+    ]
 
 
 def test_secure_sums_count_in_their_dtype():
