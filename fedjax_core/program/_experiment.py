@@ -31,6 +31,7 @@ from fedjax_core.program._loop import (
     position_of,
     run_rounds,
     start_of,
+    writing,
 )
 from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.program._run_folder import RunFolder
@@ -57,7 +58,8 @@ class Experiment:
     ```
 
     Of several processes of one `jax.distributed` job, which all call the same methods, the first one writes.
-    Beside a process that trains one may evaluate, and one may evaluate on the training data.
+    Beside a process that trains one may evaluate, and one may evaluate on the training data; a second one that
+    wants to train is refused.
 
     Attributes:
       config: the plain values, an `ExperimentConfig`.
@@ -245,6 +247,7 @@ class Experiment:
 
         Raises:
           CheckpointTypeError: the latest checkpoint is of another model or algorithm.
+          BlockingIOError: another process is training in this folder.
         """
         self._wait_to_train(delay_secs)
         return self._run(self._start(), lambda number, state: None).state
@@ -382,23 +385,27 @@ class Experiment:
         config, data = self.config, self._train_data
         if config.train_rounds is not None and start.completed >= config.train_rounds:
             return TrainResult(start.state, start.history)
-        folder = RunFolder(self._path, resume=True) if self._writes else None
-        if folder is not None:
-            save_config(folder, config, self._process.state_type.member)
         ask = functools.partial(sample_clients, self._key, ids=data.client_ids, num_clients=config.cohort_size)
-        return run_rounds(
-            start,
-            config.train_rounds,
-            cohorts(self._participants or ask, data, config.batching, self._key),
-            get_weights=self._process.get_model_weights,
-            evaluate=evaluate,
-            on_round=self._tell,
-            folder=folder,
-            checkpoints=self._checkpoints if config.worker == 0 else None,
-            release_manager=self._release_manager if self._writes else None,
-            progress=self._progress and self._writes,
-            clock=self._time.clock,
-        )
+        checkpoints = self._checkpoints if config.worker == 0 else None
+        with writing(self._path if self._writes else None, checkpoints):
+            return run_rounds(
+                start,
+                config.train_rounds,
+                cohorts(self._participants or ask, data, config.batching, self._key),
+                get_weights=self._process.get_model_weights,
+                evaluate=evaluate,
+                on_round=self._tell,
+                folder=self._folder() if self._writes else None,
+                checkpoints=checkpoints,
+                release_manager=self._release_manager if self._writes else None,
+                progress=self._progress and self._writes,
+                clock=self._time.clock,
+            )
+
+    def _folder(self) -> RunFolder:
+        folder = RunFolder(self._path, resume=True)
+        save_config(folder, self.config, self._process.state_type.member)
+        return folder
 
     def _tell(self, told: Round) -> None:
         for hook in self.train_hooks:

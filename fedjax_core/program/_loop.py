@@ -1,7 +1,9 @@
 """The loop of rounds, which `train` and `Experiment` run."""
 
+import contextlib
 import dataclasses
 import itertools
+import pathlib
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from fedjax_core.program._history import History, Record, flatten_metrics, named
 from fedjax_core.program._progress import ProgressBar
 from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.program._run_folder import RunFolder
+from fedjax_core.program._sole_writer import sole_writer
 from fedjax_core.templates import LearningProcess
 
 
@@ -133,6 +136,13 @@ def position_of(
         "num_clients": len(train_data),
         "batching": dataclasses.asdict(batching),
     }
+
+
+def writing(folder: pathlib.Path | None, checkpoints: Checkpoints | None) -> contextlib.AbstractContextManager:
+    """The time in which a run writes: another one that wants to write there is refused with a BlockingIOError."""
+    folders = [] if folder is None else [folder]
+    folders += [] if checkpoints is None else [checkpoints.folder]
+    return sole_writer(*(folders if jax.process_index() == 0 else ()))
 
 
 def is_saved(checkpoints: Checkpoints, number: int, rounds: int | None) -> bool:

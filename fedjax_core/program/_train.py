@@ -11,7 +11,7 @@ from fedjax_core.data import Batching, FederatedData, sample_clients
 from fedjax_core.privacy import Accounting, everyone, fixed_size
 from fedjax_core.program import _checks
 from fedjax_core.program._checkpoints import Checkpoints
-from fedjax_core.program._loop import Round, TrainResult, cohorts, position_of, run_rounds, start_of
+from fedjax_core.program._loop import Round, TrainResult, cohorts, position_of, run_rounds, start_of, writing
 from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.templates import LearningProcess
@@ -75,6 +75,7 @@ def train(
       TypeError: an argument is of another kind than described, or the data is not of the
         type that the process or the evaluation takes.
       CheckpointTypeError: the latest checkpoint is of another model or algorithm.
+      BlockingIOError: another run is writing to `folder` or to the folder of `checkpoints`.
       ValueError: a number is not positive, `cohort_size` exceeds the population, only one of
         `evaluation` and `test_data` is given, or `accounting` is for another sampling.
 
@@ -101,19 +102,20 @@ def train(
     _checks.check_outlets("train", checkpoints, release_manager)
     measure = _evaluator(process, evaluation, test_data, eval_batching)
     ask = functools.partial(sample_clients, key, ids=train_data.client_ids, num_clients=cohort_size)
-    return run_rounds(
-        start_of(process, checkpoints, position_of(key, cohort_size, train_data, batching)),
-        rounds,
-        cohorts(ask, train_data, batching, key),
-        get_weights=process.get_model_weights,
-        evaluate=lambda number, state: measure(state) if number % evaluate_every == 0 or number == rounds else None,
-        on_round=on_round,
-        accounting=accounting,
-        folder=folder,
-        checkpoints=checkpoints,
-        release_manager=release_manager,
-        progress=progress,
-    )
+    with writing(None if folder is None else folder.path, checkpoints):
+        return run_rounds(
+            start_of(process, checkpoints, position_of(key, cohort_size, train_data, batching)),
+            rounds,
+            cohorts(ask, train_data, batching, key),
+            get_weights=process.get_model_weights,
+            evaluate=lambda number, state: measure(state) if number % evaluate_every == 0 or number == rounds else None,
+            on_round=on_round,
+            accounting=accounting,
+            folder=folder,
+            checkpoints=checkpoints,
+            release_manager=release_manager,
+            progress=progress,
+        )
 
 
 def _evaluator(

@@ -173,6 +173,21 @@ def test_another_algorithm_is_refused(make, model):
         make(process=other).train()
 
 
+def test_a_second_trainer_is_refused_as_long_as_the_first_one_runs(make, tmp_path):
+    def second(told):
+        if told.number == 3:
+            with pytest.raises(BlockingIOError, match=r"another run is writing to .*run; wait for its end, or give"):
+                make(train_rounds=9, train_hooks=[pytest.fail]).train()
+            with pytest.raises(BlockingIOError, match=r"another run is writing to .*run/checkpoints"):
+                make(run_dir=tmp_path / "other", train_rounds=9, train_hooks=[pytest.fail]).train()
+            assert make().evaluate()
+
+    make(train_hooks=[second]).train()
+    assert int(make(train_rounds=6).train().round_num) == 6
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+
+
 def test_delays_of_training(make, clock):
     make(train_rounds=1).train(delay_secs=7)
     assert clock.slept == [7]

@@ -1,0 +1,55 @@
+import errno
+
+import pytest
+
+from fedjax_core.program import _sole_writer as module
+from fedjax_core.program._sole_writer import sole_writer
+
+
+def test_folders_are_made_and_hold_nothing(tmp_path):
+    with sole_writer(tmp_path / "runs" / "first", tmp_path / "second"):
+        pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["first", "runs", "second"]
+
+
+@pytest.mark.parametrize("failure", [None, KeyboardInterrupt])
+def test_a_folder_is_free_again_afterwards(failure, tmp_path):
+    for _ in range(2):
+        try:
+            with sole_writer(tmp_path):
+                if failure:
+                    raise failure
+        except KeyboardInterrupt:
+            pass
+
+
+def test_what_is_refused_holds_nothing(tmp_path):
+    with sole_writer(tmp_path / "b"):
+        refused = pytest.raises(BlockingIOError, match=r"another run is writing to .*b; wait for its end")
+        with refused, sole_writer(tmp_path / "a", tmp_path / "b"):
+            pytest.fail("not to be reached")
+        with sole_writer(tmp_path / "a"):
+            pass
+
+
+def test_of_no_folder():
+    with sole_writer(), sole_writer():
+        pass
+
+
+def _without_fcntl(patch):
+    patch.setattr(module, "fcntl", None)
+
+
+def _without_locks(patch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    patch.setattr(module.fcntl, "flock", refuse)
+
+
+@pytest.mark.parametrize("lack", [_without_fcntl, _without_locks])
+def test_a_system_without_locks_refuses_nobody(lack, tmp_path, monkeypatch):
+    lack(monkeypatch)
+    with sole_writer(tmp_path), sole_writer(tmp_path):
+        pass
