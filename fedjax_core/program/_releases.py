@@ -1,5 +1,6 @@
 """Release managers: where the metrics of each round go."""
 
+import contextlib
 import datetime
 import logging
 import operator
@@ -84,6 +85,9 @@ def release_to_log(logger: logging.Logger | None = None, level: int = logging.IN
 def group_releases(*managers: ReleaseManager) -> ReleaseManager:
     """Releases to several managers, one after the other.
 
+    An exception of one of them ends the run, which can be resumed; put those that may fail, such as a service,
+    behind the files.
+
     Raises:
       TypeError: one of them is no `ReleaseManager`.
 
@@ -102,8 +106,9 @@ def group_releases(*managers: ReleaseManager) -> ReleaseManager:
             manager.release(value, round_num)
 
     def close() -> None:
-        for manager in managers:
-            manager.close()
+        with contextlib.ExitStack() as stack:  # goes on to the others where one fails
+            for manager in reversed(managers):
+                stack.callback(manager.close)
 
     return ReleaseManager(release, close)
 

@@ -100,7 +100,8 @@ def release_to_wandb(run: Any) -> ReleaseManager:
 def release_to_mlflow(mlflow: Any) -> ReleaseManager:
     """Logs the numbers to MLflow's active run, whose step is the round.
 
-    An array of up to 16 entries is one metric an entry; larger ones, and texts, are left out.
+    An array of up to 16 entries is one metric an entry; larger ones, and texts, are left out. MLflow keeps
+    both values of a round that a resumed run repeats.
 
     Args:
       mlflow: the module, or anything with `log_metrics(metrics, step=...)`.

@@ -90,6 +90,19 @@ def test_a_group_releases_to_all_in_order_and_closes_all():
     group_releases().release({}, 1)
 
 
+def test_a_group_closes_the_others_where_one_fails():
+    closed = []
+
+    def fail():
+        closed.append(0)
+        raise OSError("the disk is gone")
+
+    managers = [ReleaseManager(print, fail), ReleaseManager(print, lambda: closed.append(1))]
+    with pytest.raises(OSError, match="the disk is gone"):
+        group_releases(*managers).close()
+    assert closed == [0, 1]
+
+
 def test_a_filter_that_keeps_nothing_releases_nothing():
     values = {}
     manager = filter_releases(release_to_memory(values), lambda name: name.startswith("held_out/"))

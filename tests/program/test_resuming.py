@@ -19,6 +19,8 @@ from fedjax_core.program import (
     group_releases,
     release_to_csv,
     release_to_json_lines,
+    release_to_mlflow,
+    release_to_wandb,
     train,
 )
 
@@ -156,6 +158,40 @@ def test_files_hold_every_round_once(arguments, uninterrupted, tmp_path):
     assert [row.get("held_out/eval/loss") for row in rows if "held_out/eval/loss" in row] == [
         value for value in column.tolist() if np.isfinite(value)
     ]
+
+
+@pytest.mark.parametrize("release_to", [release_to_wandb, release_to_mlflow])
+def test_a_service_that_fails_costs_no_round(release_to, arguments, uninterrupted, tmp_path):
+    """It ends the run, and a resumed one goes on with every round once, in the files and for the service."""
+
+    class Service:
+        def __init__(self, failing):
+            self.failing, self.rounds = failing, []
+
+        def log(self, values, step):
+            if step == self.failing:
+                raise ConnectionError("no route to host")
+            self.rounds.append(step)
+
+        log_metrics = log
+
+    def outlets(service):
+        folder = RunFolder(tmp_path / "run", resume=True)
+        lines = release_to_json_lines(tmp_path / "released.jsonl")
+        checkpoints = Checkpoints(folder.path / "checkpoints", every=1)
+        return {
+            "folder": folder,
+            "checkpoints": checkpoints,
+            "release_manager": group_releases(lines, release_to(service)),
+        }
+
+    first, second = Service(3), Service(None)
+    with pytest.raises(ConnectionError, match="no route to host"):
+        train(**arguments, **outlets(first))
+    _assert_same(train(**arguments, **outlets(second)), uninterrupted)
+    rounds = list(range(1, ROUNDS + 1))
+    assert first.rounds + second.rounds == rounds == _rounds_in_csv(tmp_path / "run" / "metrics.csv")
+    assert [json.loads(line)["round"] for line in (tmp_path / "released.jsonl").read_text().splitlines()] == rounds
 
 
 def test_a_round_has_a_checkpoint_only_when_it_is_released(arguments, tmp_path):
