@@ -7,13 +7,12 @@ import jax.numpy as jnp
 
 from fedjax_core import trees, types
 from fedjax_core.algorithms._checks import check_client_result, check_key, check_kinds, first_state, run_slot
-from fedjax_core.algorithms._metrics import by_name, parts
+from fedjax_core.algorithms._metrics import by_name, report
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.clients import trainable_of, weights_type, with_trainable
 from fedjax_core.computation import federated_computation
 from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model
 from fedjax_core.language import (
-    Placed,
     federated_eval,
     federated_map,
     federated_split_key,
@@ -72,9 +71,10 @@ def compose(
       key: a JAX key, consumed: the initial weights and all rounds draw from it.
 
     Returns:
-      A `LearningProcess` over `LearningState`. Metrics: `distributor`, `client_work.train` (the metrics
-      and `num_non_finite_clients`), `aggregator`, `finalizer`. `report` gives `round_num` and
-      `weights_norm`, the L2 norm of the trainable weights.
+      A `LearningProcess` over `LearningState`. Metrics: `distributor`, `client_work.train` (the metrics, what
+      their aggregation measures besides, and `num_non_finite_clients`, the clients that were left out of the
+      round), `aggregator`, `finalizer`. `report` gives `round_num` and `weights_norm`, the L2 norm of the
+      trainable weights.
 
     Raises:
       ProcessCompositionError: a slot does not fit; the message names the first one, in the order above.
@@ -142,9 +142,10 @@ def compose(
             lambda *args: _accept(aggregator.always_releases, *args),
             state, federated_zip(proposed), summed.result, counts.contributing,
         )  # fmt: skip
+        train = report(by_name, summary.result, summary.measurements, num_non_finite_clients=counts.non_finite)
         metrics = {
             "distributor": sent.measurements,
-            "client_work": {"train": _with_count(summary.result, counts.non_finite)},
+            "client_work": {"train": train},
             "aggregator": summed.measurements,
             "finalizer": moved.measurements,
         }
@@ -177,7 +178,3 @@ def _accept(always_releases: bool, state: LearningState, proposed: dict, update,
         round_num=state.round_num + 1,
         key=state.key,
     )
-
-
-def _with_count(metrics: Placed, non_finite: Placed) -> dict:
-    return {**by_name(parts(metrics)), "num_non_finite_clients": non_finite}

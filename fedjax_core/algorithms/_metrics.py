@@ -79,8 +79,8 @@ def _stateless(statistics: types.Type, aggregate) -> AggregationProcess:
     return AggregationProcess(initialize, next)
 
 
-def report(by: Callable, result: Placed, measurements: Placed) -> Placed:
-    """The metrics at SERVER by `by_rounds` or `by_name`, with what the aggregation measured besides.
+def report(by: Callable, result: Placed, measurements: Placed, **counts: Placed) -> Placed:
+    """The metrics at SERVER by `by_rounds` or `by_name`, with what the aggregation measured besides, and `counts`.
 
     Measurements that are a dict are reported field by field. Those of a pair of current and total metrics
     that have one number for each current metric are counts of clients, and reported as `num_non_finite`.
@@ -89,7 +89,7 @@ def report(by: Callable, result: Placed, measurements: Placed) -> Placed:
     metrics, measured = parts(result), parts(measurements)
     if _is_pair(metrics) and _same_structure(metrics[0], measurements):
         measured = {"num_non_finite": measurements}
-    return placed({**by(metrics), **(measured if isinstance(measured, dict) else {})})
+    return placed({**by(metrics), **(measured if isinstance(measured, dict) else {}), **counts})
 
 
 def parts(value: Placed) -> Any:

@@ -149,6 +149,17 @@ def test_metric_that_is_not_finite_does_not_spoil_the_round():
     assert metrics["client_work"]["train"]["num_examples"] == 9
 
 
+def test_client_of_whom_only_a_metric_is_not_finite_stays_in_the_round():
+    """It is no client that the round leaves out, and counted as one that the metrics leave out."""
+    spoilt = fc.contracts.Metric(lambda p, batch, mask: jnp.sum(1 / (3.0 - jnp.sum(mask))), lambda statistic: statistic)
+    process = fc.algorithms.fed_avg(MODEL._replace(metrics={"spoilt": spoilt}), optax.sgd(0.2), key=KEY)
+    _, metrics = process.next(process.initialize(), reference.cohort(CLIENTS, ["b", "d"], batch_size=8))
+    train = metrics["client_work"]["train"]
+    assert (train["num_non_finite"], train["num_non_finite_clients"]) == (1, 0)
+    assert metrics["aggregator"]["mean_weight"]["total"] == sum(len(CLIENTS[name]["y"]) for name in "bd")
+    assert np.isfinite(train["spoilt"])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_aggregate_that_is_not_finite_leaves_weights_and_states(value):
     process = _process(aggregator=plus(value, counting(fc.aggregators.mean())))
@@ -185,8 +196,8 @@ def test_metrics_and_report_have_exactly_the_documented_structure():
     metrics_type = process.next.type_signature.result["metrics"]
     assert str(metrics_type) == (
         "<aggregator=<mean_value=<norm=float32>,mean_weight=<num_zero=int32,total=float32>>,"
-        "client_work=<train=<accuracy=float32,loss=float32,num_examples=int32,num_non_finite_clients=int32>>,"
-        "distributor=<>,finalizer=<update_non_finite=int32>>@SERVER"
+        "client_work=<train=<accuracy=float32,loss=float32,num_examples=int32,num_non_finite=int32,"
+        "num_non_finite_clients=int32>>,distributor=<>,finalizer=<update_non_finite=int32>>@SERVER"
     )
     state = (
         "<weights=<bias=float32[3],kernel=float32[4,3]>,distributor=<>,client_work=<>,aggregator=<>,"

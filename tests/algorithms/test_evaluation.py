@@ -39,6 +39,15 @@ def _count_rounds(rounds, metrics):
 
 COUNTING = AggregationProcess(fc.federated_computation(lambda: fc.federated_value(0, fc.SERVER)), _count_rounds)
 
+_AGGREGATIONS = {
+    "none": None,
+    "computation": TYPED,
+    "process": COUNTING,
+    "sum_then_finalize": fc.metrics.sum_then_finalize(),
+    "secure_sum_then_finalize": fc.metrics.secure_sum_then_finalize(),
+    "finalize_then_sample": fc.metrics.finalize_then_sample(2, key=KEY),
+}
+
 
 @pytest.fixture(scope="module")
 def evaluation():
@@ -141,7 +150,7 @@ def test_aggregation_process_keeps_its_state_over_rounds(weights):
     state = process.initialize()
     for _ in range(2):
         state, metrics = process.next(state, reference.cohort(CLIENTS))
-    assert metrics["client_work"]["train"] == {"rounds": 2, "examples": 14, "num_non_finite_clients": 0}
+    assert metrics["client_work"]["train"] == {"rounds": 2, "examples": 14, "seen": 1, "num_non_finite_clients": 0}
     process = fc.algorithms.fed_eval(MODEL, COUNTING)
     state = process.initialize()
     for _ in range(2):
@@ -165,9 +174,30 @@ def test_sum_then_finalize_in_training():
     for _ in range(3):
         state, metrics = process.next(state, reference.cohort(CLIENTS))
     train = metrics["client_work"]["train"]
-    assert set(train) == {"current_round_metrics", "total_rounds_metrics", "num_non_finite_clients"}
+    counts = {"num_non_finite", "num_non_finite_clients"}
+    assert set(train) == {"current_round_metrics", "total_rounds_metrics", *counts}
     assert train["current_round_metrics"]["num_examples"] == 14
     assert train["total_rounds_metrics"]["num_examples"] == 42
+
+
+@pytest.mark.parametrize("given", _AGGREGATIONS.values(), ids=_AGGREGATIONS)
+def test_training_reports_what_evaluation_does(given):
+    """The metrics and what their aggregation measures, and the number of clients that the round left out."""
+    process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), metrics_aggregation=given, key=KEY)
+    train = process.next.type_signature.result["metrics"].member["client_work"]["train"]
+    evaluation = fc.algorithms.federated_evaluation(MODEL, given).type_signature.result.member["eval"]
+    fields = {name: str(type_) for name, type_ in zip(train.names, train.children)}
+    assert fields.pop("num_non_finite_clients") == "int32"
+    assert fields == {name: str(type_) for name, type_ in zip(evaluation.names, evaluation.children)}
+
+
+def test_training_counts_the_clients_that_secure_sums_clip():
+    secure = fc.metrics.secure_sum_then_finalize({"num_examples": (0, 4)})
+    process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), metrics_aggregation=secure, key=KEY)
+    _, metrics = process.next(process.initialize(), reference.cohort(CLIENTS))
+    train = metrics["client_work"]["train"]
+    assert train["num_clipped"] == {"accuracy": 0, "loss": 0, "num_examples": 2}
+    assert train["current_round_metrics"]["num_examples"] == 4 + 1 + 0 + 4
 
 
 def test_fed_eval_over_three_rounds_agrees_with_the_oracle(process, weights):

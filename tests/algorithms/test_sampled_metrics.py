@@ -101,7 +101,8 @@ def test_training_metrics():
     process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), metrics_aggregation=SAMPLED, key=KEY)
     plain = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), key=KEY)
     assert str(process.next.type_signature.result["metrics"].member["client_work"]) == (
-        f"<train=<current_round_metrics={ROWS},num_non_finite_clients=int32,total_rounds_metrics={ROWS}>>"
+        f"<train=<current_round_metrics={ROWS},num_non_finite={COUNTS},num_non_finite_clients=int32,"
+        f"total_rounds_metrics={ROWS}>>"
     )
     state, metrics = process.next(process.initialize(), reference.cohort(CLIENTS, ["a", "b"]))
     train = metrics["client_work"]["train"]
