@@ -107,16 +107,18 @@ class Computation:
 
         The sizes are those of the values that the program sends, 1 kB = 1000 bytes:
 
-        * Every array counts once: what is broadcast twice or needed by a later pass too is received once, what
-          several aggregates of a pass take is sent once, and structs weigh nothing.
-        * A mean sends the weighted value, in float32 at least, and the weight. A general aggregate sends the
-          client's value, not its accumulator; a collected value is sent. What a client keeps is not.
-        * Integers of a secure sum count in their dtype: a protocol may send fewer bits of each, and adds its own.
-        * Of `federated_split_key` a client receives the server's key, in the size of its data, and folds it by
-          itself. `federated_select` sends the table, from which the client picks by itself.
-        * A client has its data, its identity and its row, the constants of the program, and what its functions capture.
-        * A value that a client function has compressed and decoded again counts as it is then (see
-          `aggregators.compress`). Where a dimension is `?`, a size is what is known, "at least".
+        * Every array counts once: what is broadcast twice, or needed by a later pass too, is received once, and what
+          several aggregates of a pass take is sent once. Structs weigh nothing; fields that no client reads stay.
+        * A mean sends the weighted value, in float32 at least, and the weight, 1 if none is given. A general aggregate
+          sends the client's value, not its accumulator, and a collected value is sent; a result that is kept is not.
+        * The integers of a secure sum count in their dtype. A protocol may need fewer bits for each, and adds messages
+          of its own.
+        * Of `federated_split_key` a client receives the server's key, in the size of its data, and folds its own.
+        * Of `federated_select` it receives the whole table and picks by itself, as the program runs. Where a server
+          answers requests, the keys and the rows would cross instead.
+        * A client has its data, its identity and its index, the program's constants, and what its functions capture.
+        * What a client function compresses and decodes again counts as decoded (see `aggregators.compress`).
+        * Where a dimension is `?`, the size is that of the rest, "at least".
 
         Example:
 
