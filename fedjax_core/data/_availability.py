@@ -4,7 +4,16 @@ import jax
 import numpy as np
 
 from fedjax_core.data import _hashing
-from fedjax_core.data._turnout import PerClient, Stage, Turnout, chance, check_probability, lasting, per_client
+from fedjax_core.data._turnout import (
+    PerClient,
+    Stage,
+    Turnout,
+    chance,
+    check_number,
+    check_probability,
+    lasting,
+    per_client,
+)
 
 
 def available(probability: PerClient, *, key: jax.Array) -> Stage:
@@ -83,12 +92,15 @@ def diurnal(low: float, high: float, *, rounds_per_day: float, key: jax.Array | 
       A function `(round_num, ids) -> [C]` for `available` and `dropout`.
 
     Raises:
+      TypeError: `low`, `high` or `rounds_per_day` is no number, `key` no typed key.
       ValueError: the numbers are not as described.
 
     Example:
       >>> diurnal(0.2, 1.0, rounds_per_day=24)(12, ("ada", "bob"))
       array([0.2, 0.2])
     """
+    for name, value in (("low", low), ("high", high), ("rounds_per_day", rounds_per_day)):
+        check_number(f"diurnal({name}=...)", value)
     check_probability("diurnal(low=...)", np.asarray(low))
     check_probability("diurnal(high=...)", np.asarray(high))
     if low > high:

@@ -8,7 +8,7 @@ import numpy as np
 from fedjax_core.data import _batching, _federated_data, _hashing
 from fedjax_core.data._effort import Effort
 from fedjax_core.data._sampling import count
-from fedjax_core.data._turnout import PerClient, Stage, Turnout, check_positive, lasting, per_client
+from fedjax_core.data._turnout import PerClient, Stage, Turnout, check_number, check_positive, lasting, per_client
 
 
 def local_effort(
@@ -97,12 +97,15 @@ def lognormal_speeds(median: float, sigma: float, *, key: jax.Array) -> Callable
       A function `(round_num, ids) -> [C]` for `local_effort`.
 
     Raises:
+      TypeError: `median` or `sigma` is no number, `key` no typed key.
       ValueError: the numbers are not as described.
 
     Example:
       >>> lognormal_speeds(10.0, 0.0, key=jax.random.key(0))(1, ("ada", "bob"))
       array([10., 10.])
     """
+    check_number("lognormal_speeds(median=...)", median)
+    check_number("lognormal_speeds(sigma=...)", sigma)
     check_positive("lognormal_speeds(median=...)", np.asarray(median))
     if not 0 <= sigma < np.inf:
         raise ValueError(f"lognormal_speeds(sigma=...) must be at least 0 and finite, got {sigma}; for example 0.5")
@@ -123,10 +126,11 @@ def deadline(seconds: float) -> Stage:
         run out, a little later than that.
 
     Returns:
-      A stage for `participation`, after `local_effort`; counts `late`.
+      A stage for `participation`, after `local_effort` with a speed; counts `late`.
 
     Raises:
-      ValueError: `seconds` is not positive.
+      TypeError: `seconds` is no number.
+      ValueError: `seconds` is not positive; or, in the first round, no stage before it says when clients report.
 
     Example:
       >>> from fedjax_core import data as fd
@@ -135,8 +139,18 @@ def deadline(seconds: float) -> Stage:
       >>> fd.participation(fd.fixed_cohorts([data.client_ids]), work, deadline(8.0))(1).ids
       ('ada',)
     """
+    check_number("deadline(seconds=...)", seconds)
     check_positive("deadline(seconds=...)", np.asarray(seconds))
-    return lambda round_num, turnout: turnout.keep(turnout.seconds <= seconds, "late")
+
+    def stage(round_num: int, turnout: Turnout) -> Turnout:
+        if turnout.seconds is None:
+            raise ValueError(
+                f"deadline({seconds}) needs to know when clients report, got a turnout without a model of speed; put "
+                "local_effort(effort, data, batching, steps_per_second=10.0) before it"
+            )
+        return turnout.keep(turnout.seconds <= seconds, "late")
+
+    return stage
 
 
 def first_to_report(num_clients: int) -> Stage:
@@ -163,8 +177,9 @@ def first_to_report(num_clients: int) -> Stage:
     num_clients = count("first_to_report", "num_clients", num_clients)
 
     def stage(round_num: int, turnout: Turnout) -> Turnout:
+        seconds = np.zeros(len(turnout.ids)) if turnout.seconds is None else turnout.seconds
         here = np.zeros(len(turnout.ids), bool)
-        here[np.argsort(turnout.seconds, kind="stable")[:num_clients]] = True
+        here[np.argsort(seconds, kind="stable")[:num_clients]] = True
         return turnout.keep(here, "surplus")
 
     return stage

@@ -38,7 +38,7 @@ class Turnout(NamedTuple):
       ids: tuple of the clients' ids, `C` of them, in the order in which they were asked.
       identity: uint64 `[C]`, what all randomness of a client comes from: its id, and which occurrence it is.
       max_steps: int64 `[C]`, for `data.cohort(..., max_steps=...)`; None if nothing limits them.
-      seconds: float64 `[C]`, from the beginning of the round until the client reports; zero without a model of speed.
+      seconds: float64 `[C]`, from the beginning of the round until the client reports; None without a model of speed.
       asked: how many clients were asked.
       lost: how many were lost, by reason.
       skipped: whether the round is not to be run, because too few reported; `ids` is then empty.
@@ -47,7 +47,7 @@ class Turnout(NamedTuple):
     ids: tuple
     identity: np.ndarray
     max_steps: np.ndarray | None
-    seconds: np.ndarray
+    seconds: np.ndarray | None
     asked: int
     lost: dict[str, int]
     skipped: bool = False
@@ -72,7 +72,7 @@ class Turnout(NamedTuple):
             ids=tuple(i for i, stays in zip(self.ids, here.tolist()) if stays),
             identity=self.identity[here],
             max_steps=None if self.max_steps is None else self.max_steps[here],
-            seconds=self.seconds[here],
+            seconds=None if self.seconds is None else self.seconds[here],
             lost={**self.lost, reason: self.lost.get(reason, 0) + int((~here).sum())},
         )
 
@@ -135,7 +135,7 @@ def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Turnout]:
         round_num = count("participation", "round_num", round_num)
         ids = _ids.normalized(sampler(round_num))
         identity = _cohort.identities(_cohort.client_digests(ids))
-        turnout = Turnout(ids, identity, None, np.zeros(len(ids)), len(ids), dict.fromkeys(REASONS, 0))
+        turnout = Turnout(ids, identity, None, None, len(ids), dict.fromkeys(REASONS, 0))
         for stage in stages:
             turnout = stage(round_num, turnout)
         return turnout
@@ -192,6 +192,16 @@ def _of_client(what: str, values: Mapping, client_id) -> float:
     if client_id not in values:
         raise ValueError(f"{what} has a value for every client, got none for client {client_id!r}")
     return values[client_id]
+
+
+def check_number(what: str, value) -> None:
+    """Refuses what is no number.
+
+    Raises:
+      TypeError: with the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{what} must be a number, got {value!r}; for example 0.5")
 
 
 def check_probability(what: str, values: np.ndarray) -> None:

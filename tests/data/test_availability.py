@@ -58,3 +58,9 @@ def test_wrong_arguments_are_refused(arguments, message):
     low, high, rounds_per_day = arguments
     with pytest.raises(ValueError, match=message):
         diurnal(low, high, rounds_per_day=rounds_per_day)
+
+
+def test_what_is_no_number_is_refused():
+    for arguments in (("0.1", 0.9, 24), (0.1, None, 24), (0.1, 0.9, "a day")):
+        with pytest.raises(TypeError, match=r"diurnal\(\w+=...\) must be a number, got .*; for example 0.5"):
+            diurnal(*arguments[:2], rounds_per_day=arguments[2])

@@ -45,7 +45,8 @@ def test_speeds_in_examples_are_speeds_in_batches():
 
 def test_without_a_speed_everyone_reports_at_once():
     turnout = of_round(local_effort(Effort(max_steps=3), DATA, Batching(10, None)))
-    assert turnout.max_steps.tolist() == [3, 3, 0, 3] and turnout.seconds.tolist() == [0.0] * 4
+    assert turnout.max_steps.tolist() == [3, 3, 0, 3] and turnout.seconds is None
+    assert of_round(first_to_report(2), minimum_reports(2)).ids == ("ada", "bob")
 
 
 def test_a_speed_may_change_with_the_round():
@@ -58,6 +59,15 @@ def test_who_is_late_is_lost():
     turnout = of_round(effort, deadline(9.9))
     assert turnout.ids == ("bob", "eve") and turnout.lost["late"] == 2 and turnout.max_steps.tolist() == [4, 0]
     assert of_round(effort, deadline(10)).lost["late"] == 0
+
+
+def test_a_deadline_without_a_speed_is_refused_in_the_first_round():
+    """Nobody would ever be late."""
+    timed = local_effort(Effort(max_epochs=1), DATA, ONCE, steps_per_second=1.0)
+    untimed = local_effort(Effort(max_epochs=1), DATA, ONCE)
+    for stages in ([deadline(9)], [untimed, deadline(9)], [deadline(9), timed]):
+        with pytest.raises(ValueError, match=r"deadline\(9\) needs to know when clients report.*; put local_effort"):
+            of_round(*stages)
 
 
 def test_the_first_to_report_are_kept_in_the_order_asked():
@@ -102,6 +112,9 @@ def test_speeds_are_lognormal_and_lasting():
         (lambda: local_effort(Effort(1), DATA, ONCE, steps_per_second=0), ValueError, "must be positive and finite"),
         (lambda: lognormal_speeds(0, 0.5, key=KEY), ValueError, r"median=...\) must be positive and finite, got 0"),
         (lambda: lognormal_speeds(1, -0.5, key=KEY), ValueError, r"sigma=...\) must be at least 0 and finite"),
+        (lambda: lognormal_speeds("fast", 0.5, key=KEY), TypeError, r"median=...\) must be a number, got 'fast'"),
+        (lambda: lognormal_speeds(1, None, key=KEY), TypeError, r"sigma=...\) must be a number, got None"),
+        (lambda: deadline("60"), TypeError, r"deadline\(seconds=...\) must be a number, got '60'"),
         (lambda: deadline(0), ValueError, r"deadline\(seconds=...\) must be positive and finite, got 0"),
         (lambda: first_to_report(-1), ValueError, r"first_to_report\(num_clients=...\) must be at least 0"),
         (lambda: minimum_reports(1.5), TypeError, r"minimum_reports\(num_clients=...\) must be an integer, got 1.5"),
