@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from fedjax_core.computation import Computation, computation
+from fedjax_core.engine import EngineConfig
 from fedjax_core.templates import _checks, errors
 from fedjax_core.templates._iterative_process import IterativeProcess
 from fedjax_core.types import SequenceType, Type, leaves
@@ -155,6 +156,28 @@ class LearningProcess(IterativeProcess):
     def set_model_weights(self) -> Computation:
         """Gives the unplaced state with other model weights, `(<S,W> -> S)`."""
         return self._set_model_weights
+
+    def with_config(self, config: EngineConfig) -> "LearningProcess":
+        """The same process with rounds on other lanes, devices or memory, as `Computation.with_config`.
+
+        Raises:
+          TypeError: `config` is no `EngineConfig`.
+
+        Example:
+          >>> import jax, optax, fedjax_core as fc
+          >>> process = fc.algorithms.fed_avg(
+          ...     fc.models.logistic_regression(2, 3), optax.sgd(0.1), key=jax.random.key(0)
+          ... )
+          >>> process.with_config(fc.EngineConfig(lanes=4)).next.config.lanes
+          4
+        """
+        return LearningProcess(
+            self.initialize,
+            self.next.with_config(config),
+            self.report,
+            self.get_model_weights,
+            self.set_model_weights,
+        )
 
     def _computations(self) -> dict[str, Computation]:
         return {

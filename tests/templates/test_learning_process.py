@@ -512,3 +512,14 @@ def test_a_round_runs():
         assert type(output) is LearningProcessOutput
         state, metrics = output
     assert (int(state), int(metrics["new"])) == (18, 9)
+
+
+def test_another_configuration_keeps_all_but_how_rounds_run():
+    process = build()
+    other = process.with_config(fc.EngineConfig(lanes=4, devices=1))
+    assert (other.next.config.lanes, process.next.config.lanes) == (4, None)
+    assert str(other.next.type_signature) == str(process.next.type_signature)
+    for name in ("initialize", "report", "get_model_weights", "set_model_weights"):
+        assert getattr(other, name) is getattr(process, name)
+    with pytest.raises(TypeError, match="with_config takes an EngineConfig, got 4"):
+        process.with_config(4)
