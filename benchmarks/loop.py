@@ -1,0 +1,204 @@
+"""What the training loop costs beside the rounds themselves, and whether its memory grows.
+
+The loop checkpoints every 10 rounds, keeps the best checkpoint too, and releases every round to CSV, JSON lines,
+TensorBoard, a log, memory and to trackers in the manner of Weights & Biases and MLflow, which here keep nothing. It is
+timed in turn with bare calls of `next` on cohorts that are drawn in the same way, ten rounds of each at a time, a
+checkpoint written to its end among them.
+
+    python benchmarks/loop.py --workload W1 --chunks 12 --memory-rounds 2000
+
+prints one JSON object: seconds a round of both and their ratio, by the clock and by the processor; and, without bare
+calls in between, the anonymous resident memory in MB after every twentieth of the rounds.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import limits
+import scale
+import workloads
+
+CHUNK = 10
+"""Rounds from one checkpoint to the next."""
+
+
+class _Tracker:
+    """Takes what wandb and mlflow take, and keeps nothing."""
+
+    def log(self, values, step):
+        pass
+
+    log_metrics = log
+
+
+class Loop:
+    """Training of a workload, with everything on.
+
+    Args:
+      workload: the workload.
+      devices: how many devices.
+      folder: where the run writes.
+    """
+
+    def __init__(self, workload: workloads.Workload, devices: int, folder: pathlib.Path):
+        import jax
+
+        import fedjax_core as fc
+
+        process, _ = workloads.process(workload)
+        self._process = process.with_config(fc.EngineConfig(lanes=1, devices=devices))
+        self._state = process.initialize()
+        self._data = workloads.federated_data(workload)
+        self._batching = fc.data.Batching(batch_size=workload.batch_size)
+        self._cohort_size = len(workload.cohorts[0])
+        self._key = jax.random.key(0)
+        self._folder = folder
+        self._bare_rounds = 0
+
+    def run(self, rounds: int, on_round):
+        """Trains for so many rounds, `on_round(Round)` after each."""
+        import fedjax_core as fc
+
+        checkpoints = fc.program.Checkpoints(
+            self._folder / "checkpoints", every=CHUNK, best_metric="client_work/train/loss"
+        )
+
+        def wait_and_tell(round):
+            if round.number % CHUNK == 0:
+                checkpoints.wait()
+            on_round(round)
+
+        with _log_file(self._folder / "log") as log, contextlib.closing(_all_releases(self._folder, log)) as releases:
+            fc.program.train(
+                self._process,
+                self._data,
+                cohort_size=self._cohort_size,
+                rounds=rounds,
+                batching=self._batching,
+                key=self._key,
+                folder=fc.program.RunFolder(self._folder / "run"),
+                checkpoints=checkpoints,
+                release_manager=releases,
+                on_round=wait_and_tell,
+                progress=False,
+            )
+
+    def bare(self, rounds: int):
+        """So many calls of `next`, one after another."""
+        import jax
+
+        import fedjax_core as fc
+
+        for _ in range(rounds):
+            self._bare_rounds += 1
+            clients = fc.data.sample_clients(self._key, self._bare_rounds, self._data.client_ids, self._cohort_size)
+            cohort = self._data.cohort(clients, self._batching, jax.random.fold_in(self._key, self._bare_rounds))
+            self._state, _ = jax.block_until_ready(self._process.next(self._state, cohort))
+
+
+def _all_releases(folder: pathlib.Path, log: logging.Logger):
+    from fedjax_core import program
+
+    return program.group_releases(
+        program.release_to_csv(folder / "releases.csv"),
+        program.release_to_json_lines(folder / "releases.jsonl"),
+        program.release_to_tensorboard(folder / "tensorboard"),
+        program.release_to_log(log),
+        program.release_to_memory({}),
+        program.release_to_wandb(_Tracker()),
+        program.release_to_mlflow(_Tracker()),
+    )
+
+
+@contextlib.contextmanager
+def _log_file(path: pathlib.Path):
+    log = logging.getLogger("benchmarks.loop")
+    handler = logging.FileHandler(path)
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield log
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def measure_time(workload: workloads.Workload, devices: int, chunks: int) -> dict:
+    """Chunks of the loop and of bare calls in turn, behind one of each that is not timed."""
+    seconds = {"loop": [], "bare": []}
+    with tempfile.TemporaryDirectory() as folder:
+        loop = Loop(workload, devices, pathlib.Path(folder))
+        begin = _now()
+
+        def on_round(round):
+            nonlocal begin
+            if round.number % CHUNK:
+                return
+            middle = _now()
+            loop.bare(CHUNK)
+            if round.number > CHUNK:
+                seconds["loop"].append([b - a for a, b in zip(begin, middle)])
+                seconds["bare"].append([b - a for a, b in zip(middle, _now())])
+            begin = _now()
+
+        loop.run((chunks + 1) * CHUNK, on_round)
+    return {kind: _summary(seconds, i) for i, kind in enumerate(("clock", "processor"))} | {"rounds": chunks * CHUNK}
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _summary(seconds: dict, kind: int) -> dict:
+    both = {name: [chunk[kind] / CHUNK for chunk in chunks] for name, chunks in seconds.items()}
+    medians = {f"{name}_s": statistics.median(values) for name, values in both.items()}
+    pairs = [loop / bare for loop, bare in zip(both["loop"], both["bare"])]
+    ratio = medians["loop_s"] / medians["bare_s"]
+    return medians | {"ratio": ratio, "ratio_of_pairs_median": statistics.median(pairs)}
+
+
+def measure_memory(workload: workloads.Workload, devices: int, rounds: int) -> dict:
+    """MB after every twentieth of the rounds, each the median of the ten rounds that end there."""
+    held = []
+    with tempfile.TemporaryDirectory() as folder:
+        loop = Loop(workload, devices, pathlib.Path(folder))
+        loop.run(rounds, lambda round: held.append(scale.anonymous_memory() / 1e6))
+    ends = [rounds * i // 20 for i in range(1, 21)]
+    memory = {str(end): round(statistics.median(held[max(0, end - 10) : end]), 1) for end in ends}
+    return {"megabytes": memory, "growth": memory[str(rounds)] / memory[str(ends[0])] - 1}
+
+
+def main(argv=None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="The training loop over bare rounds.")
+    workloads.add_data_option(parser)
+    parser.add_argument("--workload", default="W1")
+    parser.add_argument("--chunks", type=int, default=12, help=f"of {CHUNK} timed rounds each; 0 for none")
+    parser.add_argument("--memory-rounds", type=int, default=0, help="rounds to watch the memory in; 0 for none")
+    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="CPU devices")
+    args = parser.parse_args(argv)
+    if args.chunks < 0 or args.memory_rounds < 0 or 0 < args.memory_rounds < 20:
+        parser.error("--chunks is 0 or more, and --memory-rounds 0 or at least 20")
+    limits.use_devices(args.devices)
+    workload = workloads.load(args.workload, workloads.folder(args.data))
+    workloads.touch(workload)
+    result = {"devices": args.devices, "workload": args.workload}
+    if args.chunks:
+        result["time"] = measure_time(workload, args.devices, args.chunks)
+    if args.memory_rounds:
+        result["memory"] = measure_memory(workload, args.devices, args.memory_rounds)
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
