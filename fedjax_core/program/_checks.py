@@ -1,5 +1,6 @@
 """What `train` and `Experiment` check of their arguments before anything runs."""
 
+import math
 import operator
 from typing import Any
 
@@ -12,12 +13,12 @@ from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.types import SequenceType, Type, leaves
 
 
-def checked_positive(caller: str, name: str, value: Any) -> int:
+def checked_count(caller: str, name: str, value: Any, least: int = 1) -> int:
     """A number of rounds, clients, ... as a Python integer.
 
     Raises:
       TypeError: it is no integer.
-      ValueError: it is not positive.
+      ValueError: it is less than `least`.
     """
     try:
         if isinstance(value, bool):
@@ -25,8 +26,28 @@ def checked_positive(caller: str, name: str, value: Any) -> int:
         value = operator.index(value)
     except TypeError:
         raise TypeError(f"{caller}({name}=...) must be an integer, got {value!r}; use {name}=10") from None
-    if value < 1:
-        raise ValueError(f"{caller}({name}=...) must be at least 1, got {value}; use {name}=10")
+    if value < least:
+        raise ValueError(f"{caller}({name}=...) must be at least {least}, got {value}; use {name}=10")
+    return value
+
+
+def check_switch(caller: str, name: str, value: Any) -> None:
+    """Refuses what is not True or False, with a TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{caller}({name}=...) must be True or False, got {value!r}; use {name}=True")
+
+
+def checked_not_negative(caller: str, name: str, value: Any) -> float:
+    """Seconds or a factor.
+
+    Raises:
+      TypeError: it is no number.
+      ValueError: it is negative or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{caller}({name}=...) must be a number, got {value!r}; use {name}=60")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{caller}({name}=...) must be at least 0 and finite, got {value}; use {name}=60")
     return value
 
 
@@ -38,6 +59,8 @@ def check_key(caller: str, key: Any) -> None:
 
 def check_cohort_size(caller: str, cohort_size: int, train_data: FederatedData) -> None:
     """Refuses more clients than there are, with a ValueError."""
+    if not len(train_data):
+        raise ValueError(f"{caller}(train_data=...) needs clients to draw from, got none")
     if cohort_size > len(train_data):
         raise ValueError(
             f"{caller}(cohort_size={cohort_size}) draws without replacement, got {len(train_data)} clients; use "

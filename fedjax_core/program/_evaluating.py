@@ -10,7 +10,7 @@ import numpy as np
 
 from fedjax_core.computation import Computation
 from fedjax_core.data import Batching, FederatedData
-from fedjax_core.program._atomic import remove_folder
+from fedjax_core.program._atomic import remove_folder, remove_leftovers
 from fedjax_core.program._checkpoint_folder import DamagedCheckpointError
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._history import History
@@ -108,4 +108,5 @@ class Evaluator:
         if self._folder is None or jax.process_index() > 0:
             return None
         self._folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self._folder)
         return release_to_json_lines(self._folder / "metrics.jsonl")

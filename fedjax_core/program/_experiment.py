@@ -15,7 +15,7 @@ from fedjax_core.contracts import Metric, Model
 from fedjax_core.data import Batching, FederatedData, Sampler, Turnout, sample_clients
 from fedjax_core.program import _checks
 from fedjax_core.program import _experiment_arguments as _arguments
-from fedjax_core.program._atomic import write_folder_atomically
+from fedjax_core.program._atomic import remove_leftovers, write_folder_atomically
 from fedjax_core.program._checkpoints import Checkpoints
 from fedjax_core.program._cluster import Cluster, join_as_coordinator
 from fedjax_core.program._evaluating import Evaluation, Evaluator
@@ -175,7 +175,7 @@ class Experiment:
         _arguments.check_participants(cohort_size, participants)
         _checks.check_data("Experiment", "train_data", train_data, "the process", process.next)
         if cohort_size is not None:
-            cohort_size = _checks.checked_positive("Experiment", "cohort_size", cohort_size)
+            cohort_size = _checks.checked_count("Experiment", "cohort_size", cohort_size)
             _checks.check_cohort_size("Experiment", cohort_size, train_data)
         _checks.check_key("Experiment", key)
         _checks.check_outlets("Experiment", checkpoints, release_manager)
@@ -208,6 +208,8 @@ class Experiment:
         self._predicate = _arguments.checked_predicate(predicate)
         self._checkpoints = Checkpoints(self._path / "checkpoints") if checkpoints is None else checkpoints
         self._cluster = _arguments.checked_cluster(cluster)
+        _checks.check_switch("Experiment", "progress", progress)
+        _arguments.check_time(clock=clock, sleep=sleep)
         self._release_manager, self._progress = release_manager, progress
         self._time = Time(clock, sleep)
 
@@ -264,7 +266,7 @@ class Experiment:
         Raises:
           FileNotFoundError: there is no checkpoint.
         """
-        self._wait(self.config.eval_delay_secs if delay_secs is None else delay_secs)
+        self._wait("evaluate", self.config.eval_delay_secs if delay_secs is None else delay_secs)
         checkpoint = self._checkpoints.restore(self._process.initialize())
         if checkpoint is None:
             raise FileNotFoundError(f"there is no checkpoint to evaluate in {self._checkpoints.folder}; train() first")
@@ -428,29 +430,32 @@ class Experiment:
         path = self._path / "exports" / export.name
         if self._writes:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent)
             write_folder_atomically(path, lambda folder: export.write(folder, weights, metrics))
         return path
 
     def _watch(self, evaluator: Evaluator, delay_secs: float | None, throttle: float | None, only_once: bool) -> Any:
         config = self.config
-        self._wait(config.eval_delay_secs if delay_secs is None else delay_secs)
+        throttle = config.throttle_secs if throttle is None else throttle
+        _checks.checked_not_negative("continuous_eval", "throttle_delay_secs", throttle)
+        self._wait("continuous_eval", config.eval_delay_secs if delay_secs is None else delay_secs)
         return watch(
             self._checkpoints,
             self._process.initialize(),
             lambda checkpoint: self._evaluated(evaluator, checkpoint.round, checkpoint.state),
             time=self._time,
-            throttle_secs=config.throttle_secs if throttle is None else throttle,
+            throttle_secs=throttle,
             only_once=only_once,
             last_round=config.train_rounds,
             predicate=self._predicate,
         )
 
-    def _wait(self, seconds: float) -> None:
-        if seconds > 0:
+    def _wait(self, method: str, seconds: float) -> None:
+        if _checks.checked_not_negative(method, "delay_secs", seconds) > 0:
             self._time.sleep(seconds)
 
     def _wait_to_train(self, delay_secs: float | None) -> None:
-        self._wait(delay_secs or 0)
+        self._wait("train", 0 if delay_secs is None else delay_secs)
         config = self.config
         if not config.delay_by_round:
             return

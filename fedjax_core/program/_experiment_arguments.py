@@ -1,6 +1,5 @@
 """What `Experiment` checks of its arguments before anything runs."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +15,8 @@ def check_process(process: Any) -> None:
     for name in ("next", "get_model_weights"):
         if not callable(getattr(process, name, None)):
             raise ValueError(
-                f"Experiment(process=...) needs `{name}`, which {process!r} lacks; give a LearningProcess, for example "
-                "fc.algorithms.fed_avg(model, optax.sgd(0.1), key=key)"
+                f"Experiment(process=...) needs `{name}`, which a {type(process).__name__} lacks; give a "
+                "LearningProcess, for example fc.algorithms.fed_avg(model, optax.sgd(0.1), key=key)"
             )
     if not isinstance(process, LearningProcess):
         raise TypeError(
@@ -100,6 +99,13 @@ def checked_functions(name: str, hooks: Any) -> tuple[Callable, ...]:
     return tuple(hooks)
 
 
+def check_time(**functions: Any) -> None:
+    """Refuses a clock or a sleep that is no function, with a TypeError."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"Experiment({name}=...) is a function, got {function!r}; leave it out")
+
+
 def checked_predicate(predicate: Any) -> Callable[[Any], bool] | None:
     """The predicate; a TypeError for what is no function."""
     if predicate is not None and not callable(predicate):
@@ -117,12 +123,3 @@ def checked_cluster(cluster: Any) -> Cluster:
             f"Experiment(cluster=...) must be a Cluster, got {cluster!r}; use fc.program.Cluster('host0:1234', 2)"
         )
     return Cluster() if cluster is None else cluster
-
-
-def checked_not_negative(name: str, value: Any) -> float:
-    """Seconds or a factor, finite and at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"Experiment({name}=...) must be a number, got {value!r}; use {name}=60")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"Experiment({name}=...) must be at least 0 and finite, got {value}; use {name}=60")
-    return value

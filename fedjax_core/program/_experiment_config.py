@@ -11,8 +11,13 @@ import jax
 
 from fedjax_core import types
 from fedjax_core.data import Batching
-from fedjax_core.program._checks import check_batching, check_eval_batching, checked_positive
-from fedjax_core.program._experiment_arguments import checked_not_negative
+from fedjax_core.program._checks import (
+    check_batching,
+    check_eval_batching,
+    check_switch,
+    checked_count,
+    checked_not_negative,
+)
 from fedjax_core.program._run_folder import RunFolder
 
 _PACKAGES = ("fedjax-core", "jax", "jaxlib", "numpy", "optax", "flax", "orbax-checkpoint")
@@ -65,12 +70,13 @@ def checked_config(
     eval_batching = Batching(batching.batch_size) if eval_batching is None else eval_batching
     check_eval_batching("Experiment", eval_batching)
     for name in ("train_rounds", "eval_steps"):
-        values[name] = None if values[name] is None else checked_positive("Experiment", name, values[name])
+        values[name] = None if values[name] is None else checked_count("Experiment", name, values[name])
+    values["min_eval_frequency"] = 0 if values["min_eval_frequency"] is None else values["min_eval_frequency"]
     for name in ("min_eval_frequency", "worker"):
-        values[name] = checked_positive("Experiment", name, values[name]) if values[name] else 0
+        values[name] = checked_count("Experiment", name, values[name], least=0)
     for name in ("eval_delay_secs", "throttle_secs", "delay_scale"):
-        values[name] = checked_not_negative(name, values[name])
-    values["delay_by_round"] = bool(values["delay_by_round"])
+        values[name] = checked_not_negative("Experiment", name, values[name])
+    check_switch("Experiment", "delay_by_round", values["delay_by_round"])
     seed = tuple(jax.random.key_data(key).tolist())
     return ExperimentConfig(os.fspath(run_dir), seed, batching=batching, eval_batching=eval_batching, **values)
 

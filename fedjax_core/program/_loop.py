@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from fedjax_core.algorithms import LearningState
 from fedjax_core.computation import Computation
 from fedjax_core.data import Batching, FederatedData, Turnout
 from fedjax_core.privacy import Accounting
@@ -112,7 +113,7 @@ def start_of(process: LearningProcess, checkpoints: Checkpoints | None, position
 
     Warns:
       UserWarning: the rounds that follow are not those of an uninterrupted run, because the position or the
-        environment is another one.
+        environment is another one; or the process was built with another key.
 
     Raises:
       CheckpointTypeError: the checkpoint is of another model or algorithm.
@@ -123,6 +124,7 @@ def start_of(process: LearningProcess, checkpoints: Checkpoints | None, position
         return Start(state, History(), 0, process.next, position)
     next_round = _with_lanes(process.next, checkpoint.environment.get("lanes"))
     _warn_if_different(checkpoint, {**position, **_environment(next_round)})
+    _warn_of_another_key(checkpoint.state, state)
     return Start(checkpoint.state, checkpoint.history, checkpoint.round, next_round, position)
 
 
@@ -242,6 +244,19 @@ def _warn_if_different(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
     if different:
         warnings.warn(
             f"the rounds after {checkpoint.round} are not those of an uninterrupted run: {'; '.join(different)}",
+            stacklevel=4,
+        )
+
+
+def _warn_of_another_key(restored: Any, initial: Any) -> None:
+    """A `LearningState` has a key that no round changes."""
+    if not isinstance(initial, LearningState):
+        return
+    before, now = (jax.random.key_data(state.key).tolist() for state in (restored, initial))
+    if before != now:
+        warnings.warn(
+            "the process was built with another key than that of the checkpoint, with which the run goes on; for "
+            "another key give the run a folder of its own",
             stacklevel=4,
         )
 

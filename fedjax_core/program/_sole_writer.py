@@ -22,6 +22,7 @@ def sole_writer(*folders: pathlib.Path) -> Iterator[None]:
       *folders: for as long as the context is open.
 
     Raises:
+      FileExistsError: one of them is a file.
       BlockingIOError: another run writes to one of them.
 
     Example:
@@ -34,11 +35,18 @@ def sole_writer(*folders: pathlib.Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as locks:
         for folder in folders if fcntl else ():
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             handle = os.open(folder, os.O_RDONLY)
             locks.callback(os.close, handle)
             _lock(handle, folder)
         yield
+
+
+def _make(folder: pathlib.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise FileExistsError(f"a run needs a folder, got {folder}, which is a file; choose another name") from None
 
 
 def _lock(handle: int, folder: pathlib.Path) -> None:

@@ -92,9 +92,9 @@ def train(
       >>> bool(loss[2] < loss[0])
       True
     """
-    cohort_size = _checks.checked_positive("train", "cohort_size", cohort_size)
-    rounds = _checks.checked_positive("train", "rounds", rounds)
-    evaluate_every = _checks.checked_positive("train", "evaluate_every", evaluate_every)
+    cohort_size = _checks.checked_count("train", "cohort_size", cohort_size)
+    rounds = _checks.checked_count("train", "rounds", rounds)
+    evaluate_every = _checks.checked_count("train", "evaluate_every", evaluate_every)
     eval_batching = Batching(batch_size=100) if eval_batching is None else eval_batching
     _check_training(process, train_data, cohort_size, batching, key)
     _check_evaluation(evaluation, test_data, eval_batching)

@@ -173,6 +173,24 @@ def test_another_algorithm_is_refused(make, model):
         make(process=other).train()
 
 
+def test_another_key_of_the_process_is_told(make, model):
+    """The state, and with it the key, is that of the checkpoint."""
+    state = make(train_rounds=2).train()
+    optimizers = {"client_optimizer": optax.sgd(0.1), "server_optimizer": optax.adam(0.05)}
+    other = fc.algorithms.fed_avg(model, **optimizers, key=jax.random.key(6))
+    with pytest.warns(UserWarning, match="built with another key than that of the checkpoint"):
+        resumed = make(process=other, train_rounds=2).train()
+    assert jax.random.key_data(resumed.key).tolist() == jax.random.key_data(state.key).tolist()
+
+
+def test_what_a_killed_process_left_is_removed(make, tmp_path):
+    left = [tmp_path / "run" / name / f".left.{'0' * 32}" for name in ("exports", "evaluation")]
+    for folder in left:
+        folder.mkdir(parents=True)
+    make(train_rounds=1, exports=export_weights()).train_and_evaluate()
+    assert not any(folder.exists() for folder in left)
+
+
 def test_a_second_trainer_is_refused_as_long_as_the_first_one_runs(make, tmp_path):
     def second(told):
         if told.number == 3:
@@ -572,7 +590,12 @@ def _weights_export():
         ({"cohort_size": 0}, ValueError, r"Experiment\(cohort_size=...\) must be at least 1"),
         ({"train_rounds": 0}, ValueError, r"Experiment\(train_rounds=...\) must be at least 1"),
         ({"eval_steps": 1.5}, TypeError, r"Experiment\(eval_steps=...\) must be an integer"),
-        ({"min_eval_frequency": -1}, ValueError, r"Experiment\(min_eval_frequency=...\) must be at least 1"),
+        ({"min_eval_frequency": -1}, ValueError, r"Experiment\(min_eval_frequency=...\) must be at least 0, got -1"),
+        ({"worker": -1}, ValueError, r"Experiment\(worker=...\) must be at least 0, got -1"),
+        ({"delay_by_round": "yes"}, TypeError, r"Experiment\(delay_by_round=...\) must be True or False, got 'yes'"),
+        ({"progress": None}, TypeError, r"Experiment\(progress=...\) must be True or False, got None"),
+        ({"clock": 3.0}, TypeError, r"Experiment\(clock=...\) is a function, got 3.0"),
+        ({"sleep": None}, TypeError, r"Experiment\(sleep=...\) is a function, got None"),
         ({"throttle_secs": -1}, ValueError, "at least 0 and finite, got -1"),
         ({"eval_delay_secs": "soon"}, TypeError, "must be a number, got 'soon'"),
         ({"delay_scale": float("nan")}, ValueError, "at least 0 and finite, got nan"),
@@ -596,6 +619,33 @@ def test_refuses_before_anything_runs(change, error, message, make, tmp_path):
     with pytest.raises(error, match=message):
         make(**change)
     assert not (tmp_path / "run").exists()
+
+
+def test_refuses_to_draw_from_nobody(make, data, tmp_path):
+    with pytest.raises(ValueError, match=r"Experiment\(train_data=...\) needs clients to draw from, got none"):
+        make(train_data=data[0].subset([]))
+    (tmp_path / "run").write_text("")
+    with pytest.raises(FileExistsError, match=r"a run needs a folder, got .*run, which is a file"):
+        make(checkpoints=None).train()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda e: e.train(delay_secs="soon"), r"train\(delay_secs=...\) must be a number, got 'soon'"),
+        (lambda e: e.evaluate(delay_secs=-1), r"evaluate\(delay_secs=...\) must be at least 0 and finite, got -1"),
+        (lambda e: e.continuous_eval(delay_secs=[]), r"continuous_eval\(delay_secs=...\) must be a number"),
+        (lambda e: e.continuous_eval(throttle_delay_secs="1"), r"throttle_delay_secs=...\) must be a number, got '1'"),
+        (
+            lambda e: e.continuous_eval_on_train_data(throttle_delay_secs=-1),
+            r"throttle_delay_secs=...\) must be at least 0",
+        ),
+    ],
+)
+def test_refuses_what_is_no_time(call, message, make, clock):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(make())
+    assert clock.slept == []
 
 
 @pytest.mark.parametrize("evaluate", [fc.algorithms.federated_evaluation, fc.algorithms.fed_eval])
