@@ -23,7 +23,7 @@ from fedjax_core.language._graph import Node
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 _SAMPLE = 1024  # clients that are measured at most: enough for 64 lanes on 16 shards
 _REPEATS = 3
-_WORSE = 1.15
+_HOPELESS = 2  # times the fewest seconds so far: such lanes are not measured again
 _FILE = "lanes.json"
 
 
@@ -44,12 +44,12 @@ def tuned_lanes(plan: Plan, config: EngineConfig, server: dict[Node, object], co
         return Program(plan, dataclasses.replace(config, lanes=lanes).resolve())
 
     alone, layout = program(1).lowered(server, cohort), config.resolve()
-    kind = f"{layout.devices[0].device_kind} {len(layout.devices)} {jax.__version__}"
+    kind = f"{layout.devices[0].device_kind} {len(layout.devices)} {jax.__version__} {config.memory_budget}"
     key = hashlib.sha256(f"{kind} {alone.as_text()}".encode()).hexdigest()
-    lanes = int(_agreed(_remembered().get(key, 0)))
-    if lanes not in CANDIDATES:
+    lanes = int(_agreed(_remembered_lanes(key)))
+    if not lanes:
         most = int(_agreed(_most_lanes(alone, layout.memory_budget)))
-        lanes = fastest(lambda n: _agreed(_seconds(program(n), server, cohort)), min(most, 2 * len(cohort) - 1))
+        lanes = fastest(lambda n, least: _seconds(program(n), server, cohort, least), min(most, 2 * len(cohort) - 1))
         _remember(key, lanes)
     return lanes
 
@@ -61,32 +61,32 @@ def _most_lanes(alone: jax.stages.Lowered, budget: int) -> int:
 
 
 def fastest(seconds, most: int) -> int:
-    """The candidate that takes the fewest seconds; no wider ones are tried after two that were clearly slower.
+    """The candidate that takes the fewest seconds. All are tried: more lanes may be slower at first, and faster then.
 
     Args:
-      seconds: how long a number of lanes takes; infinite where it does not fit the memory.
+      seconds: how long a number of lanes takes, infinite where it does not fit the memory; it is told the fewest
+        seconds so far.
       most: no more lanes than that are tried, but one.
 
     Example:
 
-    >>> fastest({1: 4.0, 2: 3.0, 4: 2.9, 8: 3.5, 16: 3.6, 32: 1.0}.__getitem__, 64)
-    4
+    >>> fastest(lambda lanes, least: {1: 4.0, 2: 4.7, 4: 5.1, 8: 3.0, 16: 3.5}[lanes], 30)
+    8
     """
-    best, least, slower = 1, float("inf"), 0
+    best, least = 1, float("inf")
     for lanes in CANDIDATES:
-        if lanes > max(1, most) or slower == 2:
+        if lanes > max(1, most):
             break
-        taken = seconds(lanes)
+        taken = seconds(lanes, least)
         if taken < least:
             best, least = lanes, taken
-        slower = slower + 1 if taken > _WORSE * least else 0
     return best
 
 
-def _seconds(program: Program, server, cohort: Cohort) -> float:
-    """The shortest of a few runs after the one that compiles."""
-    taken = []
-    for _ in range(1 + _REPEATS):
+def _seconds(program: Program, server, cohort: Cohort, least: float) -> float:
+    """The shortest of a few runs after the one that compiles; of one run, where that is far from `least`."""
+    shortest = float("inf")
+    for repeat in range(1 + _REPEATS):
         begin = time.perf_counter()
         try:
             jax.block_until_ready(program(server, cohort))
@@ -94,8 +94,11 @@ def _seconds(program: Program, server, cohort: Cohort) -> float:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return float("inf")
-        taken.append(time.perf_counter() - begin)
-    return min(taken[1:])
+        if repeat:
+            shortest = _agreed(min(shortest, time.perf_counter() - begin))
+        if _HOPELESS * least < shortest < float("inf"):
+            break
+    return shortest
 
 
 def _agreed(value: float) -> float:
@@ -140,6 +143,12 @@ def _remembered() -> dict:
     except (OSError, RuntimeError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
+
+
+def _remembered_lanes(key: str) -> int:
+    """What was measured before, 0 where nothing was, or where the file says anything else."""
+    lanes = _remembered().get(key)
+    return int(lanes) if lanes in CANDIDATES else 0
 
 
 def _remember(key: str, lanes: int) -> None:

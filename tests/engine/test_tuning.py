@@ -28,7 +28,7 @@ def measured(monkeypatch) -> list[int]:
     """The lanes that were measured; 4 is the fastest."""
     lanes = []
 
-    def seconds(program, server, cohort):
+    def seconds(program, server, cohort, least):
         lanes.append(program.layout.lanes)
         return abs(np.log2(program.layout.lanes) - 2) + 1.0
 
@@ -57,10 +57,10 @@ def test_the_fastest_is_taken_and_kept(measured):
     data = cohort()
     result = run(2.0, data)
     assert run.config == fc.EngineConfig(lanes=4, devices=2)
-    assert measured == [1, 2, 4, 8, 16]
+    assert measured == [1, 2, 4, 8, 16, 32, 64]
     np.testing.assert_array_equal(result, total().with_config(run.config)(2.0, data))
     run(3.0, cohort())
-    assert measured == [1, 2, 4, 8, 16]
+    assert measured == [1, 2, 4, 8, 16, 32, 64]
     assert [layout.lanes for layout in data.packed] == [4]
 
 
@@ -76,12 +76,28 @@ def test_another_session_reads_what_was_found(measured, file):
     assert measured
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", '{"a": 3}'])
+@pytest.mark.parametrize("text", [b"", b"[1]", b"{", b'{"a": 3}', b"\xff\xfe\x00"])
 def test_a_damaged_file_is_written_anew(measured, file, text):
     file.parent.mkdir()
-    file.write_text(text)
+    file.write_bytes(text)
     total().with_config(AUTO)(2.0, cohort())
     assert 4 in json.loads(file.read_text()).values()
+
+
+@pytest.mark.parametrize("entry", [3, 128, -1, 0, "4", None, [4], {"lanes": 4}, float("nan")])
+def test_a_damaged_entry_is_like_none(file, entry):
+    file.parent.mkdir()
+    file.write_text(json.dumps({"this": entry, "another": 8}))
+    assert [_tuning._remembered_lanes(key) for key in ("this", "another", "unknown")] == [0, 8, 0]
+    _tuning._remember("this", 4)
+    assert json.loads(file.read_text()) == {"this": 4, "another": 8}
+
+
+def test_another_budget_is_measured_for_itself(measured, file):
+    total().with_config(AUTO)(2.0, cohort())
+    del measured[:]
+    total().with_config(fc.EngineConfig("auto", 2, 10**9))(2.0, cohort())
+    assert measured and len(json.loads(file.read_text())) == 2
 
 
 def test_no_file_is_required(measured, monkeypatch, tmp_path):
@@ -105,7 +121,16 @@ def test_lanes_that_do_not_fit_are_not_taken():
     def exhausted(server, cohort):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    assert _tuning._seconds(exhausted, {}, None) == float("inf")
+    assert _tuning._seconds(exhausted, {}, None, float("inf")) == float("inf")
+
+
+@pytest.mark.parametrize(("least", "runs"), [(float("inf"), 4), (2.0, 4), (1.4, 2)])
+def test_lanes_that_are_far_slower_run_once_more_than_to_compile(monkeypatch, least, runs):
+    """Each run takes three seconds of the clock."""
+    clock, calls = iter(range(0, 3000, 3)), []
+    monkeypatch.setattr(_tuning.time, "perf_counter", lambda: next(clock))
+    assert _tuning._seconds(lambda server, cohort: calls.append(None), {}, None, least) == 3
+    assert len(calls) == runs
 
 
 def test_no_more_lanes_are_tried_than_the_budget_holds_temporaries_of(measured):
@@ -139,17 +164,19 @@ def test_of_many_clients_some_are_measured():
     np.testing.assert_array_equal(sample.value.batch_rows(number), data.value.batch_rows(np.array(chosen)[number]))
 
 
-@given(st.lists(st.floats(0.1, 10), min_size=7, max_size=7), st.integers(1, 200))
-def test_the_choice_is_the_fastest_of_those_tried(seconds, most):
-    tried = {}
+@given(st.lists(st.floats(0.1, 10), min_size=7, max_size=7), st.integers(0, 200))
+def test_no_candidate_that_fits_is_faster_than_the_choice(seconds, most):
+    seconds = dict(zip(_tuning.CANDIDATES, seconds))
+    told = []
 
-    def measure(lanes):
-        tried[lanes] = seconds[_tuning.CANDIDATES.index(lanes)]
-        return tried[lanes]
+    def measure(lanes, least):
+        told.append((lanes, least))
+        return seconds[lanes]
 
     chosen = _tuning.fastest(measure, most)
-    assert tried[chosen] == min(tried.values())
-    assert list(tried) == list(_tuning.CANDIDATES[: len(tried)]) and max(tried) <= most
+    fit = [lanes for lanes in _tuning.CANDIDATES if lanes <= max(1, most)]
+    assert chosen in fit and seconds[chosen] == min(seconds[lanes] for lanes in fit)
+    assert told == [(n, min([float("inf"), *(seconds[m] for m in fit[:k])])) for k, n in enumerate(fit)]
 
 
 def test_lanes_are_a_number_or_auto():

@@ -26,7 +26,10 @@ def in_waves(devices=2, budget=1500):
 def test_values_of_clients_come_back_in_cohort_order(devices):
     clients = cohorts.make_population(COHORT_SIZES)
     ids = np.random.default_rng(0).permutation(list(clients)).tolist()
-    total, collected, kept = in_waves(devices)(cohorts.make_cohort(clients, ids))
+    cohort = cohorts.make_cohort(clients, ids)
+    total, collected, kept = in_waves(devices, 400)(cohort)
+    (packing,) = cohort.packed.values()
+    assert packing.deal.num_waves > 1
     expected = np.array([clients[i]["y"].sum(dtype=np.float64) for i in ids])
     np.testing.assert_allclose(collected, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(collected, kept)
