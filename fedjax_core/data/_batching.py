@@ -110,7 +110,7 @@ class ClientBatches:
 
     Attributes:
       source: where the examples lie.
-      clients: int64 `[C]`, the source's number of each client of the cohort.
+      clients: int32 `[C]`, the source's number of each client of the cohort.
       digests: uint64 `[C]`, `client_digests` of the ids, from which all randomness of a client comes.
       batching: how examples become batches.
       seed: uint64 `[1]` from the key, or None without shuffling.
@@ -160,7 +160,7 @@ class ClientBatches:
         return rows
 
     def read(self, clients: np.ndarray, out: Any) -> None:
-        self.source.read(self.clients[clients], out)
+        self.source.read(self.clients[clients].astype(np.int64), out)
 
 
 def _stream_lengths(batching: Batching, sizes: np.ndarray, steps: np.ndarray) -> np.ndarray:

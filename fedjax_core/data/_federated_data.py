@@ -295,14 +295,14 @@ class FederatedData(Mapping):
                 f"{batching} shuffles and needs a key, got none; use "
                 "data.cohort(client_ids, batching, key=jax.random.key(0)), with another key every round"
             )
-        clients = self._ids.find(client_ids)
+        clients = self._ids.find(client_ids).astype(np.int32)
         limits = _batching.step_limits(batching, max_steps, len(clients))
         seed = _hashing.seed(key, "cohort") if batching.shuffle else None
         everyone = client_ids is self.client_ids
         digests = self._ids.digests if everyone else self._ids.digests[clients]
         batches = _batching.ClientBatches(self._source, clients, digests, batching, seed, limits)
         ids = self.client_ids if everyone else tuple(map(self.client_ids.__getitem__, clients.tolist()))
-        return _cohort.Cohort(ids, batches, clients.astype(np.int32), digests)
+        return _cohort.Cohort(ids, batches, clients, digests)
 
 
 def _share(name: str, fraction: float, count: np.ndarray) -> np.ndarray:

@@ -88,11 +88,11 @@ def identities(digests: np.ndarray) -> np.ndarray:
       uint64 `[C]`: the digest itself for the first occurrence of a client, another value for
       every further one. All randomness of a client comes from this number.
     """
-    occurrence = _occurrences(digests)
-    if not occurrence.any():
+    ordered = np.sort(digests)
+    if not np.any(ordered[1:] == ordered[:-1]):
         return digests  # `mix` maps 0 to 0, and a million clients need not be held twice
     with np.errstate(over="ignore"):
-        return digests ^ mix(occurrence * GOLDEN)
+        return digests ^ mix(_occurrences(digests) * GOLDEN)
 
 
 def _occurrences(digests: np.ndarray) -> np.ndarray:

@@ -100,9 +100,8 @@ def deal(cohort: Cohort, layout: Layout) -> Deal:
 
 def _blocks(steps: np.ndarray, identity: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """The blocks, int32 `[N, L]`, and the shard of each, `[N]`, in the order of the shards."""
-    order = np.lexsort((identity, -steps))
-    blocks = np.full((-(-len(order) // layout.lanes), layout.lanes), -1, np.int32)
-    blocks.reshape(-1)[: len(order)] = order
+    blocks = np.full((-(-len(steps) // layout.lanes), layout.lanes), -1, np.int32)
+    blocks.reshape(-1)[: len(steps)] = np.lexsort((identity, -steps))
     shard = _balanced(steps[blocks[:, 0]] if len(blocks) else steps, layout.shards)
     by_shard = np.argsort(shard, kind="stable")
     return blocks[by_shard], shard[by_shard]
