@@ -9,13 +9,16 @@ import sys
 HANG = 240  # seconds; far beyond what any job takes
 
 
-def run_job(worker: pathlib.Path, processes: int, *arguments) -> list[subprocess.CompletedProcess]:
+def run_job(
+    worker: pathlib.Path, processes: int, *arguments, stops: int | None = None
+) -> list[subprocess.CompletedProcess]:
     """Runs a script in so many processes and waits for all.
 
     Args:
       worker: the script; it is given its rank, the number of processes, the coordinator's port and `arguments`.
       processes: how many.
       arguments: the same for all.
+      stops: the rank of a process that comes to a halt by itself and is killed once the others have ended.
     """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -27,8 +30,9 @@ def run_job(worker: pathlib.Path, processes: int, *arguments) -> list[subprocess
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment))
     try:
-        outputs = [process.communicate(timeout=HANG) for process in started]
+        outputs = {p: p.communicate(timeout=HANG) for rank, p in enumerate(started) if rank != stops}
     finally:
         for process in started:
             process.kill()
-    return [subprocess.CompletedProcess(p.args, p.returncode, *out) for p, out in zip(started, outputs, strict=True)]
+    outputs |= {p: p.communicate() for p in started if p not in outputs}
+    return [subprocess.CompletedProcess(p.args, p.returncode, *outputs[p]) for p in started]

@@ -1,11 +1,13 @@
-"""One of several processes that run the same rounds: `rank processes port devices budget [rank that dies]`.
+"""One of several processes that run the same rounds: `rank processes port devices budget [dies [stops]]`.
 
-Prints one JSON line: a digest of all bits that the rounds left, and the clients that this process read.
+Prints one JSON line: a digest of all bits that the rounds left, and the clients that this process read. In the
+third round the process of rank `dies` ends, and that of rank `stops` comes to a halt.
 """
 
 import hashlib
 import json
 import os
+import signal
 import sys
 
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 import optax
 
 
-def main(rank: int, processes: int, port: int, devices: int, budget: int, dies: int = -1):
+def main(rank: int, processes: int, port: int, devices: int, budget: int, dies: int = -1, stops: int = -1):
     jax.config.update("jax_num_cpu_devices", devices)
     if processes > 1:
         jax.distributed.initialize(f"localhost:{port}", processes, rank, heartbeat_timeout_seconds=10)
@@ -42,6 +44,8 @@ def main(rank: int, processes: int, port: int, devices: int, budget: int, dies: 
     for round_num in range(3):
         if round_num == 2 and rank == dies:
             os._exit(9)
+        if round_num == 2 and rank == stops:
+            os.kill(os.getpid(), signal.SIGSTOP)
         state, metrics = next_round(state, cohort)
 
     @fc.federated_computation(fc.at_clients(cohort.member_type), fc.at_clients("key<fry>"))

@@ -12,14 +12,9 @@ from tests.jobs import run_job
 WORKER = pathlib.Path(__file__).parent / "process_worker.py"
 
 
-def run(processes: int, devices: int, budget: int = 0, dies: int = -1) -> list[subprocess.CompletedProcess]:
-    """Runs the worker in so many processes and waits for all."""
-    return run_job(WORKER, processes, devices, budget, dies)
-
-
 @functools.cache
 def results(processes: int, devices: int, budget: int = 0) -> list[dict]:
-    finished = run(processes, devices, budget)
+    finished = run_job(WORKER, processes, devices, budget)
     for process in finished:
         assert process.returncode == 0, process.stderr
     return [json.loads(process.stdout.splitlines()[-1]) for process in finished]
@@ -40,9 +35,20 @@ def test_processes_change_no_bit_and_read_only_their_own_clients(processes, devi
 @pytest.mark.slow
 @pytest.mark.parametrize("dies", [0, 1])
 def test_a_process_that_dies_ends_the_others(dies):
-    finished = run(2, 1, dies=dies)
+    finished = run_job(WORKER, 2, 1, 0, dies)
     assert finished[dies].returncode == 9
-    survivor = finished[1 - dies]
+    assert_told(finished[1 - dies])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stops", [0, 1])
+def test_a_process_that_falls_silent_ends_the_others(stops):
+    """Its connections stay open, as those of a machine that has lost its network do."""
+    finished = run_job(WORKER, 2, 1, 0, -1, stops, stops=stops)
+    assert_told(finished[1 - stops])
+
+
+def assert_told(survivor: subprocess.CompletedProcess):
     assert survivor.returncode != 0
     told = "another process of the run has ended" in survivor.stderr or "another task died" in survivor.stderr
     assert told, survivor.stderr
