@@ -103,8 +103,15 @@ class Record(NamedTuple):
         return {**own, **self.metrics, **{f"held_out/{name}": value for name, value in self.held_out.items()}}
 
     def summary(self) -> str:
-        """Loss, accuracy and privacy in words: `loss 0.412, accuracy 88.1 % · held-out loss 0.397 · epsilon 2.44`."""
-        parts = [_described(self.metrics), "held-out " + _described(self.held_out) if self.held_out else ""]
+        """Loss, accuracy and privacy in words: `loss 0.412, accuracy 88.1 % · held-out loss 0.397 · epsilon 2.44`.
+
+        A round that was not run says so: `skipped, 2 of 13 clients reported`.
+        """
+        parts = [
+            _skipped(self.metrics),
+            _described(self.metrics),
+            "held-out " + _described(self.held_out) if self.held_out else "",
+        ]
         parts += [f"epsilon {self.metrics['privacy/epsilon']:.3g}"] if "privacy/epsilon" in self.metrics else []
         return " · ".join(filter(None, parts))
 
@@ -188,6 +195,12 @@ def find_metric(metrics: dict[str, float | int], name: str) -> str | None:
     exact = [path for path in metrics if last[path] == name]
     similar = [path for path in metrics if last[path].endswith(f"_{name}")]
     return next(iter(exact + similar), None)
+
+
+def _skipped(metrics: dict[str, float | int]) -> str:
+    if not metrics.get("participation/skipped"):
+        return ""
+    return f"skipped, {metrics['participation/reported']} of {metrics['participation/asked']} clients reported"
 
 
 def _described(metrics: dict[str, float | int]) -> str:

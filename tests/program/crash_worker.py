@@ -30,35 +30,39 @@ ROUNDS = 12
 
 
 def run(folder: str, kill: dict | None) -> str:
-    """Trains from where the folder has got to; gives a digest of the final state."""
+    """Trains and evaluates from where the folder has got to; gives a digest of the final state and metrics."""
     fc.use_compilation_cache(pathlib.Path(folder).parent / "xla")
     warnings.simplefilter("error")
     trained, held_out = data.synthetic_iid(num_clients=6, key=jax.random.key(0)).split_examples(0.5)
     model = models.logistic_regression(60, 10)
     server_optimizer = optax.adam(0.01)
     process = algorithms.fed_avg(model, optax.sgd(0.05), server_optimizer=server_optimizer, key=jax.random.key(1))
-    run_folder = program.RunFolder(folder, resume=True)
+    path, done = pathlib.Path(folder), []
+    path.mkdir(parents=True, exist_ok=True)
     trigger = _trigger(kill)
     trigger(0)
-    done = []
-    state, _ = program.train(
+    files = program.release_to_json_lines(path / "released.jsonl"), program.release_to_csv(path / "released.csv")
+    experiment = program.Experiment(
         process,
         trained,
+        held_out,
         cohort_size=2,
-        rounds=ROUNDS,
         batching=data.Batching(batch_size=10, shuffle=True),
         key=jax.random.key(2),
-        evaluation=algorithms.federated_evaluation(model),
-        test_data=held_out,
-        evaluate_every=3,
-        folder=run_folder,
-        checkpoints=program.Checkpoints(run_folder.path / "checkpoints", every=1, keep_last=2),
-        release_manager=program.release_to_json_lines(run_folder.path / "metrics.jsonl"),
-        on_round=lambda told: trigger(done.append(told.number) or len(done)),
+        evaluation=algorithms.fed_eval(model),
+        train_rounds=ROUNDS,
+        min_eval_frequency=3,
+        train_hooks=[lambda told: trigger(done.append(told.number) or len(done))],
+        exports=program.export_weights(),
+        run_dir=folder,
+        checkpoints=program.Checkpoints(path / "checkpoints", every=1, keep_last=2),
+        release_manager=program.group_releases(*files),
         progress=False,
     )
+    metrics, _ = experiment.train_and_evaluate()
+    state = experiment.train()
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(state._replace(key=jax.random.key_data(state.key))):
+    for leaf in jax.tree.leaves((state._replace(key=jax.random.key_data(state.key)), metrics)):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
 

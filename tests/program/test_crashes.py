@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 WORKER = pathlib.Path(__file__).parent / "crash_worker.py"
 ROUNDS = 12
@@ -49,17 +50,28 @@ def _is_half_written(folder: pathlib.Path) -> bool:
 
 
 def _measured(folder: pathlib.Path) -> list[dict]:
-    """What both files hold of each round but the times, as far as the last line is whole."""
-    by_csv = _rows(folder / "metrics.csv", csv.DictReader)
-    by_json = _rows(folder / "metrics.jsonl", lambda lines: map(json.loads, lines))
-    assert by_csv[: len(by_json)] == by_json or by_json[: len(by_csv)] == by_csv
-    return max(by_csv, by_json, key=len)
+    """What each of the files holds of each round but the times, as far as the last line is whole."""
+    files = [_rows(folder / name) for name in ("metrics.csv", "released.csv", "released.jsonl")]
+    longest = max(files, key=len)
+    assert all(rows == longest[: len(rows)] for rows in files)
+    return longest
 
 
-def _rows(path: pathlib.Path, parse) -> list[dict]:
+def _rows(path: pathlib.Path) -> list[dict]:
     text = path.read_text() if path.exists() else ""
-    rows = parse(text[: text.rfind("\n") + 1].splitlines())
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    rows = csv.DictReader(whole) if path.suffix == ".csv" else map(json.loads, whole)
     return [{name: float(cell) for name, cell in row.items() if cell != "" and "seconds" not in name} for row in rows]
+
+
+def _evaluated(folder: pathlib.Path) -> list[dict]:
+    return _rows(folder / "evaluation" / "metrics.jsonl")
+
+
+def _files(folder: pathlib.Path) -> set[str]:
+    """All but the arrays, whose files orbax gives random names."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*"))
+    return {path.as_posix() for path in paths if "arrays" not in path.parts}
 
 
 def _check_readable(folder: pathlib.Path) -> None:
@@ -67,10 +79,16 @@ def _check_readable(folder: pathlib.Path) -> None:
     if not folder.exists():
         return
     assert [row["round"] for row in _measured(folder)] == list(range(1, len(_measured(folder)) + 1))
+    evaluated = [row["round"] for row in _evaluated(folder)]
+    assert evaluated == sorted(set(evaluated))
+    if (folder / "experiment.json").exists():
+        assert json.loads((folder / "experiment.json").read_text())["config"]["train_rounds"] == ROUNDS
     if (folder / "weights.npz").exists():
         with np.load(folder / "weights.npz", allow_pickle=False) as weights:
             assert len(weights.files) == 2
-    for checkpoint in (folder / "checkpoints").glob("[0-9]*"):
+    if (folder / "exports" / "weights").exists():
+        assert len(load_file(folder / "exports" / "weights" / "weights.safetensors")) == 2
+    for checkpoint in folder.glob("**/checkpoints/[0-9]*"):
         json.loads((checkpoint / "manifest.json").read_text())
 
 
@@ -79,7 +97,8 @@ def _crash(workers, folder: pathlib.Path, kills: int, seed: int) -> None:
     random_, half_written, runs = random.Random(seed), 0, 0
     expected = workers(folder / "run" / "uninterrupted")
     assert expected["status"] == 0
-    rows = _measured(folder / "run" / "uninterrupted")
+    rows, evaluated = _measured(folder / "run" / "uninterrupted"), _evaluated(folder / "run" / "uninterrupted")
+    assert [row["round"] for row in evaluated] == [3, 6, 9, 12]
     assert [row["round"] for row in rows] == list(range(1, ROUNDS + 1))
     while kills > 0:
         runs += 1
@@ -92,8 +111,8 @@ def _crash(workers, folder: pathlib.Path, kills: int, seed: int) -> None:
             half_written += _is_half_written(run)
             _check_readable(run)
         assert ended["digest"] == expected["digest"]
-        assert _measured(run) == rows
-        assert {path.name for path in run.iterdir()} == {path.name for path in (run.parent / "uninterrupted").iterdir()}
+        assert _measured(run) == rows and _evaluated(run) == evaluated
+        assert _files(run) == _files(run.parent / "uninterrupted")
     assert half_written
 
 

@@ -233,6 +233,46 @@ def test_participants_and_skipped_rounds(make, data):
     assert [values["participation/late"] for values in released.values()] == [1, 4, 1]
 
 
+def test_a_resumed_run_with_failures_has_the_bits_of_an_uninterrupted_one(make, data, tmp_path):
+    """Clients that are unavailable, fail and are slow, and skipped rounds: it is stopped after one of each kind."""
+
+    def ask():
+        work = fd.Effort(max_seconds=2.0), data[0], fd.Batching(batch_size=4, shuffle=True)
+        return fd.participation(
+            fd.uniform_sampler(data[0].client_ids, 5, key=KEY),
+            fd.available(fd.diurnal(0.3, 1.0, rounds_per_day=4, key=KEY), key=KEY),
+            fd.dropout(0.2, key=KEY),
+            fd.local_effort(*work, steps_per_second=fd.lognormal_speeds(0.6, 0.5, key=KEY)),
+            fd.minimum_reports(3),
+        )
+
+    def run(name, **more):
+        folder = tmp_path / name
+        checkpoints = Checkpoints(folder / "checkpoints", every=2)
+        return make(participants=ask(), run_dir=folder, checkpoints=checkpoints, train_rounds=8, **more).train()
+
+    whole, told, stops = [], [], set()
+    expected = run("whole", train_hooks=[whole.append])
+    for skipped in (0, 1):
+        stops.add(
+            next(r.number for r in whole if r.record.metrics["participation/skipped"] == skipped and r.number > 2)
+        )
+
+    def stop(round_):
+        told.append(round_)
+        if round_.number in stops:
+            stops.remove(round_.number)
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run("run", train_hooks=[stop])
+    assert _bits(run("run", train_hooks=[stop])) == _bits(expected) and not stops
+    measured = {round_.number: (round_.record.num_clients, round_.record.metrics) for round_ in told}
+    assert repr(measured) == repr({r.number: (r.record.num_clients, r.record.metrics) for r in whole})  # NaN is itself
+    assert 0 < sum(metrics["participation/skipped"] for _, metrics in measured.values()) < 8
+
+
 # evaluate
 
 

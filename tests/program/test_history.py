@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_core.data import first_to_report, fixed_cohorts, minimum_reports, participation
 from fedjax_core.program import History, Record, find_metric, flatten_metrics
 
 
@@ -55,6 +56,14 @@ def test_summary(history):
     expected = "loss 0.333, accuracy 50.0 % · held-out loss 2.000, accuracy 40.0 %"
     assert history.records[0].summary() == expected
     assert history.records[1].summary() == "loss 0.167, accuracy 75.0 %"
+
+
+def test_summary_of_a_skipped_round():
+    turnout = participation(fixed_cohorts([["ada", "bob", "eve"]]), first_to_report(2), minimum_reports(3))(1)
+    metrics = {f"participation/{name}": value for name, value in turnout.metrics().items()}
+    assert Record(1, 0.1, 0.1, 0, metrics, {}).summary() == "skipped, 2 of 3 clients reported"
+    evaluated = Record(1, 0.1, 0.1, 0, metrics, {"eval/loss": 2.0})
+    assert evaluated.summary() == "skipped, 2 of 3 clients reported · held-out loss 2.000"
 
 
 def test_flatten_narrow_numbers_and_texts():

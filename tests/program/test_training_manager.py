@@ -267,6 +267,42 @@ def test_scaffold_takes_and_gives_its_variable_as_bytes():
     reference.assert_close(reply.aux_var["scaffold"]["control"], jax.tree.map(lambda t: t / 6, total))
 
 
+def test_a_federation_of_scaffold_is_the_paper_s_algorithm_1():
+    """Three rounds of two participants with option II for the control variates, server rate 1, everybody each round."""
+    steps = {name: reference.batches(client, 3, 1) for name, client in CLIENTS.items()}
+    managers = {name: make(scaffold_optimizer(optax.sgd(RATE)), data=CLIENTS[name]) for name in CLIENTS}
+    weights, controls = WEIGHTS, dict.fromkeys(CLIENTS, jax.tree.map(np.zeros_like, WEIGHTS))
+    expected, own = START, dict.fromkeys(CLIENTS, jax.tree.map(np.zeros_like, START))
+    for round_i in range(3):
+        updates, shared = [], mean(controls.values())
+        for name, manager in managers.items():
+            correction = jax.tree.map(np.subtract, shared, controls[name])
+            reply = train(manager, weights, {"scaffold": {"correction": correction}}, round_i=round_i)
+            updates.append(reply.updates)
+            controls[name] = jax.device_get(reply.aux_var["scaffold"]["control"])
+        weights = jax.tree.map(np.subtract, weights, mean(updates))
+        results = {name: scaffold_client(expected, steps[name], own[name], mean(own.values())) for name in CLIENTS}
+        expected = mean(end for end, _ in results.values())
+        own = {name: control for name, (_, control) in results.items()}
+    reference.assert_close(weights, expected, rtol=1e-5, atol=1e-6)
+    for name in CLIENTS:
+        reference.assert_close(controls[name], own[name], rtol=1e-4, atol=1e-5)
+
+
+def mean(parts) -> dict:
+    return jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *parts)
+
+
+def scaffold_client(start, steps, own, shared) -> tuple[dict, dict]:
+    """Lines 8 to 12 of the algorithm: the weights y_i and the new control variate c_i."""
+    weights = start
+    for batch in steps:
+        slope = reference.gradient(weights, batch)
+        weights = jax.tree.map(lambda w, g, c_i, c: w - RATE * (g - c_i + c), weights, slope, own, shared)
+    scale = len(steps) * RATE
+    return weights, jax.tree.map(lambda c_i, c, x, y: c_i - c + (x - y) / scale, own, shared, start, weights)
+
+
 # Evaluation
 
 
