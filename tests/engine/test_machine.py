@@ -48,6 +48,27 @@ print(n, len(jax.devices()), fc.use_all_cores())
 
 
 @pytest.mark.parametrize(
+    ("before", "config", "warned"),
+    [("", "", 1), ("", "devices=1", 0), ("fc.use_all_cores()", "", 0)],
+)
+def test_a_program_on_one_of_several_cores_warns_once(before, config, warned):
+    program = f"""
+from fedjax_core.engine import _machine
+_machine.available_cores = lambda: 3
+{before}
+@fc.federated_computation(fc.at_clients("float32"))
+def total(values):
+    return fc.federated_sum(values)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for run in (total.with_config(fc.EngineConfig({config})), total.with_config(fc.EngineConfig(lanes=3, {config}))):
+        assert [float(run([1.0] * n)) for n in (2, 3, 40)] == [2, 3, 40]
+print([str(w.message)[:28] for w in caught])
+"""
+    assert _in_a_new_process(program) == str(warned * ["the clients run on 1 CPU dev"])
+
+
+@pytest.mark.parametrize(
     "environment", [{"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, {"JAX_NUM_CPU_DEVICES": "5"}]
 )
 def test_a_number_that_was_set_stays(environment):
