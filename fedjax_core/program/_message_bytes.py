@@ -185,7 +185,7 @@ def _unpacked(data: bytes) -> Any:
     except MessageFormatError:
         raise
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise MessageFormatError(f"no message: {error or type(error).__name__}") from error
+        raise MessageFormatError(f"no message: {str(error) or type(error).__name__}") from error
 
 
 def _value(plain: Any, path: tuple) -> Any:

@@ -175,7 +175,7 @@ def array(dtype="float32", shape=(1,), data=b"\0\0\0\0"):
     "data, text",
     [
         (b"", "no message: Unpack failed: incomplete input"),
-        (b"\xc1", "no message"),
+        (b"\xc1", "no message: FormatError"),
         (b"\xc0", r"a message is \[version, name, fields\]"),
         (packed()[:-1], "incomplete input"),
         (packed() + b"\0", "no message: unpack.* extra data"),
