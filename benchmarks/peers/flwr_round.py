@@ -1,4 +1,8 @@
-"""Flower 1.42.0: its simulation on Ray with one actor a core, and ordinary torch code in the clients."""
+"""Flower 1.42.0: its simulation on Ray with one actor a core, and ordinary torch code in the clients.
+
+The engine looks at all pending messages for every node, over and over, so that sending a round of W4 to
+1,000 nodes at once takes 2.5 times as long as sending it to 100 nodes ten times. The server does the latter.
+"""
 
 import os
 import pathlib
@@ -19,9 +23,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from flwr.simulation import run_simulation
 
-MANY = 10**6
+NODES = 100  # at most; 50 is as fast, 20 is slower
 
 
 @functools.cache
@@ -36,77 +41,68 @@ client_app = ClientApp()
 
 @client_app.train()
 def train(message: Message, context) -> Message:
-    """One client's epoch; the node of partition `i` plays the cohort's client `i`."""
+    """The epoch of the client that the message names."""
     import flwr_round  # the cache of the module, not of the function that Ray has pickled
 
     config = message.content["config"]
-    client = config["cohort"][context.node_config["partition-id"]]
     task, net = flwr_round.actor(config["workload"], config["data"])
     workload = task.workload
     net.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    x, y = models.client_tensors(task, client)
+    x, y = models.client_tensors(task, config["client"])
     optimizer = torch.optim.SGD(net.parameters(), lr=workload.learning_rate)
     for i in range(0, len(x), workload.batch_size):
         optimizer.zero_grad()
         net.loss(x[i : i + workload.batch_size], y[i : i + workload.batch_size]).backward()
         optimizer.step()
-    metrics = MetricRecord({"num-examples": len(x), "client": client})
+    metrics = MetricRecord({"num-examples": len(x), "client": config["client"]})
     return Message(content=RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics}), reply_to=message)
 
 
-class OneByOne(FedAvg):
-    """Flower's averaging over all nodes, with the rounds that are asked for."""
+def one_round(grid, nodes, strategy, arrays, task, data, k) -> ArrayRecord:
+    """The mean over cohort `k`, whose clients the nodes play one group after another."""
 
-    def __init__(self, turnstile, task, data, net):
-        nodes = task.workload.cohorts.shape[1]
-        super().__init__(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
-        self.turnstile, self.task, self.data, self.net = turnstile, task, data, net
+    def message(client, node):
+        config = ConfigRecord({"client": client, "workload": task.name, "data": data})
+        content = RecordDict({"arrays": arrays, "config": config})
+        return Message(content=content, message_type="train", dst_node_id=node)
 
-    def configure_train(self, server_round, arrays, config, grid):
-        order = self.turnstile.wait()
-        if order is None:  # Flower has no way to end a run early
-            ray.shutdown()
-            os._exit(0)
-        if order.from_initial:
-            arrays = ArrayRecord(models.set_weights(self.net, self.task.initial).state_dict())
-        self.cohort = self.task.cohort(order.k).tolist()
-        config = ConfigRecord({"cohort": self.cohort, "workload": self.task.name, "data": self.data})
-        # Nodes are still registering when the first round begins: only Flower's own sampling waits for all.
-        return super().configure_train(server_round, arrays, config, grid)
-
-    def aggregate_train(self, server_round, replies):
-        replies = list(replies)  # Flower would average over those that came
-        for reply in replies:
-            if reply.has_error():
-                raise RuntimeError(f"a client failed: {reply.error.reason}")
-        _protocol.every_client_once(self.cohort, [int(r.content["metrics"]["client"]) for r in replies])
-        arrays, metrics = super().aggregate_train(server_round, replies)
-
-        def weights():
-            self.net.load_state_dict(arrays.to_torch_state_dict())
-            return models.get_weights(self.net)
-
-        self.turnstile.done(weights)
-        return arrays, metrics
+    cohort, replies = task.cohort(k).tolist(), []
+    for begin in range(0, len(cohort), len(nodes)):
+        group = cohort[begin : begin + len(nodes)]
+        replies += grid.send_and_receive([message(client, node) for client, node in zip(group, nodes)])
+    for reply in replies:  # the strategy would do without those that failed
+        if reply.has_error():
+            raise RuntimeError(f"a client failed: {reply.error.reason}")
+    _protocol.every_client_once(cohort, [int(reply.content["metrics"]["client"]) for reply in replies])
+    return strategy.aggregate_train(k, replies)[0]
 
 
 def run(session: _protocol.Session) -> None:
     """Runs the simulation until the session stops it."""
-    task = session.task
-    net = models.set_weights(models.MODELS[task.name](), task.initial)
+    task, data = session.task, str(session.data)
+    number = min(NODES, task.workload.cohorts.shape[1])
+    net = models.MODELS[task.name]()
     turnstile = _protocol.Turnstile()
     server_app = ServerApp()
 
     @server_app.main()
     def main(grid, context):
-        strategy = OneByOne(turnstile, task, str(session.data), net)
-        strategy.start(grid=grid, initial_arrays=ArrayRecord(net.state_dict()), num_rounds=MANY, timeout=MANY)
+        nodes, _ = sample_nodes(grid, number, number)  # waits: they are still registering when the server begins
+        strategy, arrays = FedAvg(), None
+        for order in iter(turnstile.wait, None):
+            if order.from_initial:
+                arrays = ArrayRecord(models.set_weights(net, task.initial).state_dict())
+            arrays = one_round(grid, nodes, strategy, arrays, task, data, order.k)
+            turnstile.done(functools.partial(weights_of, arrays))
+
+    def weights_of(arrays):
+        net.load_state_dict(arrays.to_torch_state_dict())
+        return models.get_weights(net)
 
     session.serve_beside(turnstile, f"flwr 1.42.0, ray {ray.__version__}, torch {torch.__version__}")
-    cores = os.cpu_count()
     resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0}}
-    options = {"init_args": {"num_cpus": cores, "logging_level": "warning", "log_to_driver": True}}
-    run_simulation(server_app, client_app, task.workload.cohorts.shape[1], backend_config=resources | options)
+    options = {"init_args": {"num_cpus": os.cpu_count(), "logging_level": "warning", "log_to_driver": True}}
+    run_simulation(server_app, client_app, number, backend_config=resources | options)
 
 
 if __name__ == "__main__":
