@@ -14,13 +14,9 @@ as several do on W4, take a sitting for each peer, or for one of its variants.
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import itertools
 import json
-import os
 import pathlib
-import platform
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "peers"))
@@ -28,6 +24,7 @@ import _protocol
 import _sitting
 import environment
 import workloads
+from _machine import machine
 
 HERE = pathlib.Path(__file__).resolve().parent
 FEW = ("W1", "W2", "W4")
@@ -64,27 +61,6 @@ def choices() -> list[str]:
     """What `--programs` can name: ours, the hand-written one, a peer, or one variant of a peer."""
     peers = [[name, *(f"{name}:{variant}" for variant in variants)] for name, variants in VARIANTS.items()]
     return [*OWN, *itertools.chain(*peers)]
-
-
-def machine() -> dict:
-    """What the figures were taken on."""
-    cpu, kilobytes = platform.processor(), 0
-    if pathlib.Path("/proc/cpuinfo").is_file():
-        models = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-        kilobytes = int(pathlib.Path("/proc/meminfo").read_text().split()[1])
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
-    load = os.getloadavg()[0]
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "memory_gb": round(kilobytes / 2**20, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **versions,
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "load_before": round(load, 2),
-    }
 
 
 def table(results: dict, rounds: int) -> str:

@@ -23,6 +23,7 @@ import time
 import limits
 import numpy as np
 import workloads
+from _machine import machine
 
 SWEEPS = ("clients", "devices", "lanes")
 LANES = (1, 2, 4, 8, 16, 32, 64, "auto")
@@ -189,7 +190,7 @@ def main(argv=None) -> int:
         limits.use_devices(settings["devices"])
         print(json.dumps(measure_one(pathlib.Path(settings.pop("data")), **settings)))
         return 0
-    data, result = workloads.folder(args.data), {}
+    data, result = workloads.folder(args.data), {"machine": machine()}
     workloads.load("W1", data)
     common = {"rounds": args.rounds, "seconds": args.seconds, "memory_budget": args.memory_budget}
     for sweep in args.sweeps.split(","):

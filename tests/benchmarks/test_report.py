@@ -61,6 +61,13 @@ def test_the_machine_is_described():
     assert {"cpu", "cores", "memory_gb", "python", "jax", "jaxlib", "date"} <= set(report.machine())
 
 
+def test_all_results_that_are_kept_tell_their_machine():
+    kept = list((report.HERE / "results").glob("*.json"))
+    assert kept
+    for file in kept:
+        assert {"cpu", "cores", "memory_gb", "jax", "date"} <= set(json.loads(file.read_text())["machine"]), file.name
+
+
 def test_peers_without_an_environment_are_left_out_with_a_word(tmp_path):
     said = []
     found = report.programs(["fedjax", "ours", "hand-written"], tmp_path, said.append)

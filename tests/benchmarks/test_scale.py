@@ -41,6 +41,8 @@ def test_anonymous_memory_grows_by_what_is_filled():
 def test_a_sweep_prints_what_it_measured(data, capsys):
     arguments = ["--data", str(data), "--sweeps", "clients", "--clients", "5,15", "--rounds", "1", "--devices", "1"]
     scale.main(arguments)
-    measured = json.loads(capsys.readouterr().out)["clients"]
+    printed = json.loads(capsys.readouterr().out)
+    assert "cpu" in printed["machine"]
+    measured = printed["clients"]
     assert [m["clients"] for m in measured] == [5, 15]
     assert all(m["anonymous_bytes_peak"] >= m["anonymous_bytes_before"] for m in measured)

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,36 @@ def test_full_size_traces_symbolically(laws, cell):
 def test_usual_number_of_weights():
     weights = jax.eval_shape(models.character_model().init, jax.random.key(0))
     assert trees.size(weights) == 90 * 8 + (8 + 256 + 1) * 1024 + (256 + 256 + 1) * 1024 + 257 * 90
+
+
+def _flax_cell(layer):
+    """An LSTM layer's weights as those of flax's cell."""
+    parts = {name: jnp.split(leaf, 4, axis=-1) for name, leaf in layer.items()}
+    cell = {}
+    for gate, kernel, recurrent_kernel, bias in zip("ifgo", parts["kernel"], parts["recurrent_kernel"], parts["bias"]):
+        cell[f"i{gate}"] = {"kernel": kernel}
+        cell[f"h{gate}"] = {"kernel": recurrent_kernel, "bias": bias}
+    return cell
+
+
+def test_values_and_gradients_equal_flax_layers(laws):
+    model = _small("lstm")
+    weights, batch = laws.initial(model), laws.random_batch(model, 3, 7)
+
+    def flax(weights):
+        x = weights["embedding"][batch["x"]]
+        for layer in ("layer_0", "layer_1"):
+            x = nn.RNN(nn.OptimizedLSTMCell(5)).apply({"params": {"cell": _flax_cell(weights[layer])}}, x)
+        return nn.Dense(7).apply({"params": weights["dense"]}, x)
+
+    def ours(weights):
+        return model.predict(weights, batch)
+
+    gradients = [jax.jit(jax.grad(lambda weights, run=run: jnp.sin(run(weights)).sum())) for run in (ours, flax)]
+    for found, expected in ((jax.jit(ours), jax.jit(flax)), gradients):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found(weights), expected(weights)
+        )
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
