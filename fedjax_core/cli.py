@@ -1,29 +1,35 @@
-"""The command line: `fedjax-core train` and its options, `--help` and `--version`.
+"""The command line: `fedjax-core train`, `resume`, `evaluate`, `watch` and `describe`, `--help` and `--version`.
 
 Wrong input is answered in one line on standard error with exit status 2.
 """
 
 import contextlib
-import dataclasses
 import difflib
-import io
+import pathlib
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-import tyro
-
-from fedjax_core._cli_options import TrainOptions, UsageError
+from fedjax_core import _cli_arguments as arguments
+from fedjax_core._cli_config import RunConfig, with_defaults
+from fedjax_core._cli_folder import config_of, resumed_config
+from fedjax_core._cli_toml import read_config
+from fedjax_core._cli_values import UsageError
 from fedjax_core.engine import use_all_cores, use_compilation_cache
 from fedjax_core.engine._machine import available_cores
 
-_HELP = """usage: fedjax-core train [OPTIONS]
+_HELP = """usage: fedjax-core COMMAND [OPTIONS]
 
 A functional engine for federated computation in JAX.
 
-  fedjax-core train          train a federated model on shipped data, from digits to Shakespeare
-  fedjax-core train --help   all options of a run
-  fedjax-core --version      the version of fedjax_core and of JAX
+  fedjax-core train             train a federated model on shipped data, from digits to Shakespeare
+  fedjax-core resume FOLDER     go on with a run after Ctrl-C or a crash, with the same bits, or with more rounds
+  fedjax-core evaluate FOLDER   evaluate the latest checkpoint of a run
+  fedjax-core watch FOLDER      evaluate each new checkpoint while another process trains
+  fedjax-core describe          the types of a run, its passes over the clients, and the bytes that they exchange
+
+  fedjax-core COMMAND --help    all options of a command
+  fedjax-core --version         the version of fedjax_core and of JAX
 """
 
 
@@ -60,79 +66,89 @@ def _run(argv: list[str]) -> int:
     if not argv:
         raise UsageError("a command is missing; write `fedjax-core train`, or `fedjax-core --help` for more")
     command, *rest = argv
-    if command in ("-h", "--help"):
+    if command in ("-h", "--help", "help"):
         print(_HELP, end="")
         return 0
     if command == "--version":
         print(f"fedjax-core {metadata.version('fedjax-core')} (JAX {metadata.version('jax')})")
         return 0
-    if command != "train":
-        raise UsageError(f"there is no command {command!r}; write `fedjax-core train`, or see `fedjax-core --help`")
-    return _train(_parsed(rest))
+    if command not in _COMMANDS:
+        raise UsageError(f"there is no command {command!r}; {_advice(command)}, or see `fedjax-core --help`")
+    kind, run = _COMMANDS[command]
+    return run(arguments.parsed(kind, rest))
 
 
-def _parsed(argv: list[str]) -> TrainOptions:
-    _check_values(argv)
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            options, unknown = tyro.cli(TrainOptions, prog="fedjax-core train", args=argv, return_unknown_args=True)
-    except SystemExit as end:
-        if end.code in (None, 0):
-            raise
-        raise UsageError(message.getvalue()) from None
-    if unknown:
-        raise UsageError(_unknown(unknown))
-    _check_combinations(options)
-    return options
+def _advice(command: str) -> str:
+    close = difflib.get_close_matches(command, _COMMANDS, n=1)
+    return f"did you mean `fedjax-core {close[0]}`?" if close else "write `fedjax-core train`"
 
 
-def _check_values(argv: list[str]) -> None:
-    """Every option takes a value."""
-    for text, following in zip(argv, [*argv[1:], "--"]):
-        if text in _option_names() and following.startswith("--"):
-            raise UsageError(f"{text} needs a value; `fedjax-core train --help` says which")
+def _train(given: arguments.Train) -> int:
+    config = _given(given.config, given.options)
+    complete = with_defaults(config)
+    _set_up(config)
+    from fedjax_core._cli_train import train
+
+    return train(complete, given.out)
 
 
-def _option_names() -> list[str]:
-    return [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(TrainOptions)]
+def _resume(given: arguments.Resume) -> int:
+    config = resumed_config(given.folder, given.options)
+    _set_up(config)
+    from fedjax_core._cli_train import resume
+
+    return resume(config, given.folder)
 
 
-def _unknown(unknown: list[str]) -> str:
-    first = next((text for text in unknown if text.startswith("-")), unknown[0])
-    name = first.partition("=")[0]
-    close = difflib.get_close_matches(name, _option_names(), n=1, cutoff=0.7)
-    advice = f"did you mean {close[0]}?" if close else "`fedjax-core train --help` lists all"
-    return f"there is no option {name!r}; {advice}" if name.startswith("-") else f"unexpected {name!r}; {advice}"
+def _evaluate(given: arguments.Evaluate) -> int:
+    config = config_of("evaluate", given.folder)
+    _set_up(config)
+    from fedjax_core._cli_inspect import evaluate
+
+    return evaluate(config, given.folder, given.json)
 
 
-def _check_combinations(options: TrainOptions) -> None:
-    for name in ("client_lr", "epochs"):
-        if options.algorithm == "fed-sgd" and getattr(options, name) is not None:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for local training, which fed-sgd has none of; leave it out, or use "
-                "--algorithm fed-avg"
-            )
+def _watch(given: arguments.Watch) -> int:
+    config = config_of("watch", given.folder)
+    _set_up(config)
+    from fedjax_core._cli_inspect import watch
+
+    return watch(config, given.folder, given.throttle_secs)
 
 
-def _use_all_cores(options: TrainOptions) -> None:
-    """Makes JAX see one CPU device per core, unless the user has set their number or JAX is in use."""
+def _describe(given: arguments.Describe) -> int:
+    if given.folder is not None and given.config is not None:
+        raise UsageError("describe takes a folder or --config, got both; leave out one of them")
+    of_run = RunConfig() if given.folder is None else config_of("describe", given.folder)
+    config = of_run.overridden(_given(given.config, given.options))
+    complete = with_defaults(config)
+    _set_up(config)
+    from fedjax_core._cli_inspect import describe
+
+    return describe(complete)
+
+
+_COMMANDS = {
+    "train": (arguments.Train, _train),
+    "resume": (arguments.Resume, _resume),
+    "evaluate": (arguments.Evaluate, _evaluate),
+    "watch": (arguments.Watch, _watch),
+    "describe": (arguments.Describe, _describe),
+}
+
+
+def _given(path: pathlib.Path | None, options: RunConfig) -> RunConfig:
+    """The options of a file, and before these the ones on the command line."""
+    return options if path is None else read_config(path).overridden(options)
+
+
+def _set_up(config: RunConfig) -> None:
+    """What has to be done before JAX is used: all cores, unless the user has set their number, and its cache."""
     with contextlib.suppress(RuntimeError):
-        use_all_cores(options.devices or min(available_cores(), options.cohort_size or 10))
-
-
-def _use_compilation_cache(options: TrainOptions) -> None:
-    if options.compilation_cache == "off":
+        use_all_cores(config.devices or min(available_cores(), config.cohort_size or 10))
+    if config.compilation_cache in (None, "off"):
         return
     try:
-        use_compilation_cache(None if options.compilation_cache == "on" else options.compilation_cache)
+        use_compilation_cache(None if config.compilation_cache == "on" else config.compilation_cache)
     except OSError as error:
         raise UsageError(f"the folder of --compilation-cache cannot be made: {error}; choose another") from None
-
-
-def _train(options: TrainOptions) -> int:
-    _use_all_cores(options)
-    _use_compilation_cache(options)
-    from fedjax_core import _cli_run
-
-    return _cli_run.train(options)

@@ -1,0 +1,86 @@
+"""`fedjax-core evaluate`, `watch` and `describe`, which look at a run and write nothing."""
+
+import contextlib
+import json
+import logging
+import math
+import pathlib
+from collections.abc import Iterator
+
+from fedjax_core import program
+from fedjax_core._cli_config import RunConfig
+from fedjax_core._cli_folder import command
+from fedjax_core._cli_run import checkpoints_of, experiment_of, plain_words, run_of
+from fedjax_core._cli_values import UsageError
+
+_READER = 1  # the number of a worker that only reads
+
+
+def evaluate(config: RunConfig, folder: pathlib.Path, as_json: bool) -> int:
+    """Prints what the evaluation of the latest checkpoint measures, and returns the exit status.
+
+    Raises:
+      UsageError: there is no checkpoint, or it is of another model.
+    """
+    with plain_words(folder):
+        run, told = run_of(config), []
+        if not checkpoints_of(run, folder).rounds:
+            raise UsageError(f"{folder} has no checkpoint yet to evaluate; wait for one: {command('watch', folder)}")
+        experiment_of(run, folder, worker=_READER, eval_hooks=[told.append]).evaluate()
+    number, metrics = told[0].round, program.flatten_metrics(told[0].metrics)
+    metrics = {name.removeprefix("eval/"): value for name, value in metrics.items()}
+    if as_json:
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no NaN
+        print(json.dumps({"round": number, **finite}))
+        return 0
+    print(f"round {number}/{run.config.rounds}, {len(run.task.test_data)} clients with held-out data")
+    width = max(map(len, metrics))
+    for name, value in metrics.items():
+        print(f"{name:{width}}  {value:.6g}")
+    return 0
+
+
+def watch(config: RunConfig, folder: pathlib.Path, throttle_secs: float) -> int:
+    """Prints a line for each new checkpoint until the last round of the run, and returns the exit status.
+
+    Raises:
+      UsageError: a checkpoint is of another model.
+    """
+
+    def tell(told: program.Evaluation) -> None:
+        record = program.Record(told.round, 0.0, 0.0, 0, {}, program.flatten_metrics(told.metrics))
+        print(f"round {told.round}/{config.rounds}: {record.summary()}", flush=True)
+
+    with plain_words(folder), _quiet_log():
+        run = run_of(config)
+        if not checkpoints_of(run, folder).rounds:
+            print(f"waiting for the first checkpoint in {folder}", flush=True)
+        experiment_of(run, folder, worker=_READER, eval_hooks=[tell], throttle_secs=throttle_secs).continuous_eval()
+    return 0
+
+
+def describe(config: RunConfig) -> int:
+    """Prints the types of a run's process and evaluation and how they run, and returns the exit status."""
+    run = run_of(config)
+    _print("the process", run.process.describe())
+    _print("the evaluation", run.evaluation.describe())
+    return 0
+
+
+def _print(title: str, text: str) -> None:
+    print(f"# {title}\n\n{text}\n")
+
+
+@contextlib.contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Without the remark that there is no new checkpoint, which is no news to those who wait for one."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger("fedjax_core")
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)

@@ -1,0 +1,210 @@
+"""`fedjax-core train` and `fedjax-core resume`."""
+
+import contextlib
+import csv
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import rich.console
+
+from fedjax_core import program
+from fedjax_core._cli_config import RunConfig
+from fedjax_core._cli_folder import command, new_folder, save
+from fedjax_core._cli_run import Run, checkpoints_of, experiment_of, plain_words, run_of
+from fedjax_core._cli_values import UsageError
+from fedjax_core.program._sole_writer import sole_writer
+
+
+def train(config: RunConfig, out: pathlib.Path | None) -> int:
+    """Trains in a new folder, prints what it gave, and returns the exit status.
+
+    Raises:
+      UsageError: an option does not suit the data or the machine, or the folder is not new.
+      OSError: a file cannot be written.
+    """
+    run = run_of(config)
+    folder = new_folder(out, run.config).path
+    _introduce(run)
+    return _train(run, folder)
+
+
+def resume(config: RunConfig, folder: pathlib.Path) -> int:
+    """Goes on with the run in a folder, as `train` does.
+
+    Raises:
+      UsageError: an option does not suit the data, the machine or the run, or another process trains in the folder.
+      OSError: a file cannot be written.
+    """
+    with plain_words(folder):
+        run = run_of(config)
+        try:
+            with sole_writer(folder):
+                done = _prepared(run, folder)
+        except BlockingIOError:
+            seen = command("watch", folder)
+            raise UsageError(f"another process is training in {folder}; see how it goes: {seen}") from None
+    if done is None:
+        more = command("resume", folder, "--rounds", run.config.rounds * 2)
+        print(f"{folder} has all its {run.config.rounds} rounds, so there is nothing to do; for more: {more}")
+        return 0
+    _introduce(run)
+    print(f"goes on after round {done}" if done else "begins with round 1, as it has no checkpoint", flush=True)
+    return _train(run, folder)
+
+
+def _prepared(run: Run, folder: pathlib.Path) -> int | None:
+    """Makes the folder ready for the rest of its run.
+
+    Returns:
+      The rounds behind it; None if nothing is left to do.
+    """
+    latest = checkpoints_of(run, folder).restore(run.process.initialize())
+    if latest is not None:
+        _check_goes_on(run, folder, latest)
+    done = 0 if latest is None else latest.round
+    if done == run.config.rounds and _is_finished(run, folder, latest):
+        return None
+    files = program.RunFolder(folder, resume=True)
+    save(files, run.config)
+    if done == run.config.rounds:
+        files.finish(run.process.get_model_weights(latest.state), latest.history)
+    return done
+
+
+def _check_goes_on(run: Run, folder: pathlib.Path, latest: program.Checkpoint) -> None:
+    """Refuses fewer rounds than there were, and devices that would change the bits."""
+    if run.config.rounds < latest.round:
+        raise UsageError(
+            f"--rounds {run.config.rounds} is less than the {latest.round} that the run in {folder} has behind it; "
+            f"use --rounds {latest.round * 2}"
+        )
+    before = latest.environment["virtual_shards"]
+    if run.process.next.config.resolve().shards != before:
+        fitting = [str(n) for n in range(1, len(jax.devices()) + 1) if before % n == 0]
+        raise UsageError(
+            f"--devices {run.config.devices} would change the last bits of the run in {folder}, which deals the "
+            f"clients to {before} parts; use {' or '.join(fitting)}"
+        )
+
+
+def _is_finished(run: Run, folder: pathlib.Path, latest: program.Checkpoint) -> bool:
+    """Whether what the run leaves at its end is there: it may have died before."""
+    weights = run.process.get_model_weights(latest.state)
+    try:
+        saved = program.load_weights(folder / "weights.npz", like=weights)
+    except (OSError, ValueError):
+        return False
+    same = jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), saved, weights)
+    return all(jax.tree.leaves(same)) and all((folder / "exports" / name).is_dir() for name in run.config.exports)
+
+
+def _train(run: Run, folder: pathlib.Path) -> int:
+    rounds = run.config.rounds
+    try:
+        with plain_words(folder), _releases(run, folder) as releases, _Interrupt() as interrupt:
+            metrics, _ = experiment_of(
+                run,
+                folder,
+                train_hooks=[lambda round: _follow(round, rounds, interrupt)],
+                release_manager=releases,
+                exports=_exports(run),
+            ).train_and_evaluate()
+    except KeyboardInterrupt:
+        kept = len(_table(folder))
+        left = f"{folder} holds {'their' if kept else 'no'} results"
+        go_on = command("resume", folder)
+        print(
+            f"fedjax-core: stopped by Ctrl-C after {kept} of {rounds} rounds; {left}; go on: {go_on}", file=sys.stderr
+        )
+        return 130
+    _summarize(metrics, folder)
+    return 0
+
+
+@contextlib.contextmanager
+def _releases(run: Run, folder: pathlib.Path) -> Iterator[program.ReleaseManager | None]:
+    """Where the metrics of the rounds go, besides metrics.csv."""
+    ways = {
+        "jsonl": lambda: program.release_to_json_lines(folder / "rounds.jsonl"),
+        "tensorboard": lambda: program.release_to_tensorboard(folder / "tensorboard"),
+    }
+    if not run.config.releases:
+        yield None
+        return
+    with contextlib.closing(program.group_releases(*(ways[name]() for name in run.config.releases))) as manager:
+        yield manager
+
+
+def _exports(run: Run) -> list[program.Export]:
+    ways = {"weights": program.export_weights, "predict": lambda: program.export_predict(run.task.model)}
+    return [ways[name]() for name in run.config.exports]
+
+
+def _introduce(run: Run) -> None:
+    config, task = run.config, run.task
+    device = jax.devices()[0].platform.upper() + (" devices" if config.devices > 1 else " device")
+    print(
+        f"{config.data}: {len(task.train_data)} clients with {task.train_data.sizes.sum()} examples, and "
+        f"{task.test_data.sizes.sum()} held out\n"
+        f"{config.algorithm}: {config.rounds} rounds of {config.cohort_size} clients on {config.devices} {device}",
+        flush=True,
+    )
+
+
+def _table(folder: pathlib.Path) -> list[dict[str, str]]:
+    """What the folder has of each round: an interrupt may come anywhere in one."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class _Interrupt:
+    """Ctrl-C ends the run after the round that it comes in; a second one at once.
+
+    An exception from a signal handler can come anywhere, also where Python swallows it, as in the
+    finalizer of an object.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self._earlier = None
+
+    def __enter__(self) -> "_Interrupt":
+        main_thread = threading.current_thread() is threading.main_thread()
+        if main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._earlier = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._earlier is not None:
+            signal.signal(signal.SIGINT, self._earlier)
+
+    def _request(self, number: int, frame) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def _follow(round: program.Round, rounds: int, interrupt: _Interrupt) -> None:
+    """Ends the run if that was asked for and, where there is no progress bar, prints a line after each evaluation."""
+    if interrupt.requested:
+        raise KeyboardInterrupt
+    if round.held_out is not None and not rich.console.Console(stderr=True).is_terminal:
+        print(f"round {round.number}/{rounds}: {round.record.summary()}", flush=True)
+
+
+def _summarize(metrics: dict, folder: pathlib.Path) -> None:
+    held_out, rows = program.flatten_metrics(metrics), _table(folder)
+    accuracy = 100 * held_out[program.find_metric(held_out, "accuracy")]
+    left_out = sum(int(row.get("client_work/train/num_non_finite_clients") or 0) for row in rows)
+    print(f"held-out accuracy {accuracy:.1f} % after {len(rows)} rounds in {float(rows[-1]['seconds']):.1f} s")
+    if left_out:
+        print(f"{left_out} updates of clients were not finite and left out; lower the learning rates")
+    print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
