@@ -185,10 +185,13 @@ def run_rounds(
     """
     state, history = start.state, start.history
     epoch = clock() - (history.records[-1].seconds if len(history) else 0)
-    numbers, number = itertools.count(start.completed + 1), start.completed
+    numbers = itertools.count(start.completed + 1)
+    number = released = saved = start.completed
 
     def save() -> None:
+        nonlocal saved
         checkpoints.save(Checkpoint(number, state, history, start.position, _environment(start.next)))
+        saved = number
 
     try:
         with ProgressBar(rounds, start.completed, disable=not progress) as bar:
@@ -207,13 +210,14 @@ def run_rounds(
                     folder.write_metrics(history)
                 if release_manager is not None:
                     release_manager.release(_values(record, drawn, metrics, held_out), number)
+                released = number
                 if checkpoints is not None and is_saved(checkpoints, number, rounds):
                     save()
                 if on_round is not None:
                     on_round(Round(number, state, metrics, held_out, record))
     except KeyboardInterrupt:
-        if checkpoints is not None and len(history) and history.records[-1].round == number:
-            save()  # the round was done
+        if checkpoints is not None and saved < released == number:
+            save()  # the round is done; one that is not yet released must be run again
         raise
     finally:
         if folder is not None and len(history):

@@ -51,7 +51,7 @@ class RoundLines:
         """
         if self._size_now() == self._size:
             return
-        self.last = -1
+        self.last = self._size = -1  # until all of it is read, which may be interrupted, too
         if self.path.exists():
             self._take_off_torn_line()
             self._read_header_and_last()

@@ -194,14 +194,15 @@ def test_a_service_that_fails_costs_no_round(release_to, arguments, uninterrupte
     assert [json.loads(line)["round"] for line in (tmp_path / "released.jsonl").read_text().splitlines()] == rounds
 
 
-def test_a_round_has_a_checkpoint_only_when_it_is_released(arguments, tmp_path):
-    """Else a crash between the two would leave a round out."""
+@pytest.mark.parametrize("failure", [StopError, KeyboardInterrupt])
+def test_a_round_has_a_checkpoint_only_when_it_is_released(failure, arguments, tmp_path):
+    """Else a crash between the two, or Ctrl-C, would leave a round out."""
 
     def release(value, round_num):
         if round_num == 3:
-            raise StopError
+            raise failure
 
-    with pytest.raises(StopError):
+    with pytest.raises(failure):
         train(**arguments, checkpoints=Checkpoints(tmp_path, every=1), release_manager=ReleaseManager(release))
     assert Checkpoints(tmp_path).rounds == (1, 2)
 
