@@ -19,7 +19,7 @@ from fedjax_core.engine._run import Program
 from fedjax_core.engine._traced import run_traced
 from fedjax_core.engine._tuning import tuned_lanes
 from fedjax_core.engine._values import as_member, conform
-from fedjax_core.language._graph import Map, Node, Parameter, ancestors, user_location
+from fedjax_core.language._graph import Map, Node, Parameter, Trim, ancestors, user_location
 from fedjax_core.language._inlining import replaced
 from fedjax_core.language._placed import Placed, derive, is_placed, node_of, placed_argument
 from fedjax_core.language._trim import first_rows
@@ -53,7 +53,8 @@ class FederatedBody:
         self._config = config
         self._plan = _plan(parameters, self._leaves)
         self._sequences = [n.type for n in self._plan.outputs if n.member_type.contains("sequence")]
-        self._programs = {}
+        self._trims = any(isinstance(n.operation, Trim) for n in ancestors(self._plan.outputs))
+        self._program = None
         self._unchanged = set()
         self._lock = threading.Lock()
 
@@ -70,7 +71,8 @@ class FederatedBody:
         clients = [members.pop(node) for node in self._plan.client_parameters]
         server = {n: self._server_member(n, v) for n, v in members.items()}
         cohort = bind_clients(self._plan.client_parameters, clients)
-        return self._join(first_rows(self._program(server, cohort)(server, cohort)))
+        outputs = self._compiled(server, cohort)(server, cohort)
+        return self._join(first_rows(outputs) if self._trims else outputs)
 
     def _server_member(self, node: Node, value):
         """The value as declared; a value of the same shapes as an earlier one needs no second check."""
@@ -84,17 +86,18 @@ class FederatedBody:
             self._unchanged.add(key)
         return member
 
-    def _program(self, server: dict, cohort) -> Program:
+    def _compiled(self, server: dict, cohort) -> Program:
+        """The program for the devices, which do not change once JAX is in use."""
         with self._lock:
             if self._config.lanes == "auto":
                 lanes = tuned_lanes(self._plan, self._config, server, cohort)
                 self._config = dataclasses.replace(self._config, lanes=lanes)
-            layout = self._config.resolve()
-            if layout not in self._programs:
+            if self._program is None:
+                layout = self._config.resolve()
                 if self._config.devices is None and self._plan.passes:
                     warn_if_cores_idle(layout.devices)
-                self._programs[layout] = Program(self._plan, layout)
-            return self._programs[layout]
+                self._program = Program(self._plan, layout)
+            return self._program
 
     def _refuse_sequences(self, owner):
         if self._sequences:

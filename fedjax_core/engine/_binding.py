@@ -39,7 +39,7 @@ def _check_same_clients(parameters, cohorts, named):
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
         raise ValueError(f"all arguments at CLIENTS have the same clients, got: {found}")
-    if any(not np.array_equal(c.identity, named[0].identity) for c in named):
+    if any(not np.array_equal(c.identity, named[0].identity) for c in named[1:]):
         raise ValueError("all cohorts of a call have the same clients in the same order; draw the ids once")
 
 

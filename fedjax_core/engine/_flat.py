@@ -1,4 +1,4 @@
-"""A pytree of many arrays as a few: one per dtype, since every array that crosses devices costs time of its own."""
+"""A pytree of many arrays as a few, mostly one, since every array that crosses devices costs time of its own."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 @jax.tree_util.register_dataclass
@@ -14,35 +15,31 @@ class Flat:
     """A pytree, flattened.
 
     Attributes:
-      joined: one array `[*lead, N]` per dtype, in order of their first leaves; `N` is at least one, since
-        JAX does not split an array without entries over devices.
-      keys: the leaves that are JAX keys, as they were.
-      form: `(tree structure, (shape behind lead, dtype) of each leaf, number of leading dimensions)`.
+      joined: arrays `[*lead, N]`, in order of their first leaves: one of uint32 for the bits of all keys and
+        numbers of 32 bits, and one for every other dtype; `N` is at least one, since JAX does not split an
+        array without entries over devices.
+      form: `(tree structure, (shape of the bits behind lead, dtype) of each leaf, number of leading dimensions)`.
     """
 
     joined: tuple
-    keys: tuple
     form: tuple = dataclasses.field(metadata={"static": True})
 
 
 def flatten(tree: Any, lead: int) -> Flat:
-    """Joins the leaves of each dtype; their first `lead` dimensions are the same and stay.
+    """Joins the bits of the leaves; their first `lead` dimensions are the same and stay.
 
     Example:
 
     >>> flatten({"a": jnp.ones((2, 3)), "b": jnp.ones((2,)), "c": jnp.ones((2, 1), int)}, 1).joined[0].shape
-    (2, 4)
+    (2, 5)
     """
     leaves, structure = jax.tree.flatten(tree)
-    groups: dict[str, list] = {}
-    for leaf in leaves:
-        if not _is_key(leaf.dtype):
-            groups.setdefault(str(leaf.dtype), []).append(
-                leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:]))
-            )
+    bits = [_bits(leaf) for leaf in leaves]
+    groups: dict[Any, list] = {}
+    for x in bits:
+        groups.setdefault(x.dtype, []).append(x.reshape(*x.shape[:lead], math.prod(x.shape[lead:])))
     joined = tuple(_concatenated(group, lead) for group in groups.values())
-    keys = tuple(leaf for leaf in leaves if _is_key(leaf.dtype))
-    return Flat(joined, keys, (structure, tuple((leaf.shape[lead:], leaf.dtype) for leaf in leaves), lead))
+    return Flat(joined, (structure, tuple((x.shape[lead:], leaf.dtype) for x, leaf in zip(bits, leaves)), lead))
 
 
 def _concatenated(group: list, lead: int):
@@ -59,19 +56,34 @@ def unflatten(flat: Flat) -> Any:
     [0.0, 0.0, 0.0, 0.0]
     """
     structure, forms, lead = flat.form
-    dtypes = list(dict.fromkeys(str(dtype) for _, dtype in forms if not _is_key(dtype)))
-    taken, keys = dict.fromkeys(dtypes, 0), iter(flat.keys)
+    arrays = {array.dtype: array for array in flat.joined}
+    taken = dict.fromkeys(arrays, 0)
     leaves = []
     for shape, dtype in forms:
-        if _is_key(dtype):
-            leaves.append(next(keys))
-            continue
-        start, size = taken[str(dtype)], math.prod(shape)
-        array = flat.joined[dtypes.index(str(dtype))]
-        part = jax.lax.slice_in_dim(array, start, start + size, axis=lead)
-        leaves.append(part.reshape(*array.shape[:lead], *shape))
-        taken[str(dtype)] += size
+        carrier = _carrier(dtype)
+        start, size = taken[carrier], math.prod(shape)
+        part = lax.slice_in_dim(arrays[carrier], start, start + size, axis=lead)
+        leaves.append(_from_bits(part.reshape(*part.shape[:lead], *shape), dtype))
+        taken[carrier] += size
     return jax.tree.unflatten(structure, leaves)
+
+
+def _bits(leaf):
+    if _is_key(leaf.dtype):
+        return jax.random.key_data(leaf)
+    return lax.bitcast_convert_type(leaf, _carrier(leaf.dtype))
+
+
+def _from_bits(bits, dtype):
+    if _is_key(dtype):
+        return jax.random.wrap_key_data(bits, dtype=dtype)
+    return lax.bitcast_convert_type(bits, dtype)
+
+
+def _carrier(dtype) -> jnp.dtype:
+    """The dtype in which a leaf is joined to others."""
+    is_word = dtype.itemsize == 4 and jnp.issubdtype(dtype, jnp.number)
+    return jnp.dtype(jnp.uint32) if is_word or _is_key(dtype) else dtype
 
 
 def _is_key(dtype) -> bool:

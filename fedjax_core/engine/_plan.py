@@ -7,6 +7,7 @@ that a pass needs is computed again there, since functions are pure.
 """
 
 import dataclasses
+import functools
 
 from fedjax_core.language._graph import Aggregate, Check, Collect, Map, Node, Parameter, ancestors
 
@@ -61,7 +62,7 @@ class Plan:
     stages: tuple[Stage, ...]
     passes: tuple[Pass, ...]
 
-    @property
+    @functools.cached_property
     def client_parameters(self) -> tuple[Node, ...]:
         """The arguments of which every client has its own."""
         return tuple(p for p in self.parameters if p.per_client)

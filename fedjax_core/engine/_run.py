@@ -95,7 +95,8 @@ class Program:
             totals, rows, done = self._passes[k](server, totals, clients)
             if self.plan.passes[k].materialized:
                 kept.append(_transfer.to_server(rows, self.layout))
-            jax.block_until_ready(running)
+            if running is not None:
+                jax.block_until_ready(running)
             running = done
         return totals, kept
 
@@ -147,6 +148,8 @@ def _too_much(pass_: Pass, node: Node, each: int, number: int, budget: int) -> s
 def _put(values: list, sharding: jax.sharding.Sharding) -> list:
     """`jax.device_put`, which takes its time with every leaf, of the values that are not there yet."""
     away = [i for i, value in enumerate(values) if not all(_is_at(leaf, sharding) for leaf in jax.tree.leaves(value))]
+    if not away:
+        return values
     put = dict(zip(away, jax.device_put([values[i] for i in away], sharding)))
     return [put.get(i, value) for i, value in enumerate(values)]
 

@@ -63,7 +63,7 @@ def to_server(values: Any, layout: Layout) -> Any:
     if not layout.one_process:
         return _unflatten(jax.tree.map(lambda x: x.addressable_data(0), _gathered(layout)(values)))
     leaves, structure = jax.tree.flatten(values)
-    parts = [[shard.data for shard in leaf.addressable_shards] for leaf in leaves]
+    parts = [[leaf.addressable_data(d) for d in layout.local] for leaf in leaves]
     return _joined(structure, jax.device_put(parts, layout.server))
 
 

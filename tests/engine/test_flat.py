@@ -1,4 +1,4 @@
-"""A pytree of many arrays as one per dtype."""
+"""A pytree of many arrays as a few."""
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ def trees(lead: int):
     yield {"w": jnp.ones((*scalar, 3, 4)), "n": jnp.arange(2) if lead else jnp.int32(7), "b": jnp.zeros((*scalar, 0))}
     yield (jnp.full((*scalar, 2), jnp.nan), None, [jnp.ones(scalar, bool), jnp.ones((*scalar, 5), jnp.bfloat16)])
     yield {"key": key if lead else key[0], "x": jnp.ones(scalar)}
+    yield jax.random.split(jax.random.key(0, impl="rbg"), (2, 3) if lead else 3)
+    yield [jnp.ones((*scalar, 2), jnp.complex64), jnp.ones((*scalar, 3), jnp.int8), jnp.ones(scalar, jnp.uint32)]
     yield [jnp.ones((*scalar, 2)), jnp.ones((*scalar, 0), jnp.int32)]
     yield ()
 
@@ -31,6 +33,13 @@ def test_it_comes_back_as_it_was(lead, jit):
             np.testing.assert_array_equal(a, b)
 
 
-def test_there_is_one_array_per_dtype():
-    flat = flatten([jnp.ones((2, 3)), jnp.ones((2, 1)), jnp.ones((2, 5), jnp.int32)], 1)
-    assert [a.shape for a in flat.joined] == [(2, 4), (2, 5)] and not flat.keys
+def test_keys_and_numbers_of_32_bits_are_one_array():
+    keys = jax.random.split(jax.random.key(0), 2)
+    flat = flatten([jnp.ones((2, 3)), jnp.ones((2, 1), bool), jnp.ones((2, 5), jnp.int32), keys], 1)
+    assert [(a.shape, a.dtype) for a in flat.joined] == [((2, 3 + 5 + 2), jnp.uint32), ((2, 1), jnp.bool_)]
+
+
+def test_every_bit_comes_back():
+    bits = jnp.array([0x7FC00001, 0xFF812345, 0x80000000, 0x00000001], jnp.uint32)  # NaNs, a zero, a subnormal number
+    found = jax.jit(lambda x: unflatten(flatten([x, x.view(jnp.int32)], 0)))(bits.view(jnp.float32))
+    assert all((x.view(jnp.uint32) == bits).all() for x in found)
