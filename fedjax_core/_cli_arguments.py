@@ -5,8 +5,8 @@ import dataclasses
 import difflib
 import io
 import pathlib
-from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -113,18 +113,18 @@ def parsed(kind: type[_Arguments], argv: Sequence[str]) -> _Arguments:
       UsageError: one is unknown or wrong.
       SystemExit: help was asked for, and shown.
     """
-    program, names = f"fedjax-core {kind.__name__.lower()}", _option_names(kind)
-    _check_values(program, names, argv)
+    program = f"fedjax-core {kind.__name__.lower()}"
+    _check_options(program, _option_names(kind), argv)
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            arguments, unknown = tyro.cli(kind, prog=program, args=argv, return_unknown_args=True)
+            arguments, surplus = tyro.cli(kind, prog=program, args=argv, return_unknown_args=True)
     except SystemExit as end:
         if end.code in (None, 0):
             raise
         raise UsageError(message.getvalue()) from None
-    if unknown:
-        raise UsageError(_unknown(program, list(names), unknown))
+    if surplus:
+        raise UsageError(f"unexpected {surplus[0]!r}; `{program} --help` lists all")
     return arguments
 
 
@@ -139,15 +139,22 @@ def _option_names(kind: type) -> dict[str, bool]:
     return names
 
 
-def _check_values(program: str, names: dict[str, bool], argv: Sequence[str]) -> None:
-    for text, following in zip(argv, [*argv[1:], "--"]):
-        if names.get(text) and following.startswith("--"):
-            raise UsageError(f"{text} needs a value; `{program} --help` says which")
+def _check_options(program: str, names: dict[str, bool], argv: Sequence[str]) -> None:
+    """Refuses unknown options, and those without the value that they take."""
+    rest = list(argv)
+    while rest:
+        text = rest.pop(0)
+        name, equals, _ = text.partition("=")
+        if not text.startswith("-") or text in ("-h", "--help"):
+            continue
+        if name not in names:
+            raise UsageError(f"there is no option {name!r}; {_advice(program, name, names)}")
+        if equals and not names[name]:
+            raise UsageError(f"{name} takes no value, got {text!r}")
+        if names[name] and not equals and (not rest or rest.pop(0).startswith("--")):
+            raise UsageError(f"{name} needs a value; `{program} --help` says which")
 
 
-def _unknown(program: str, names: list[str], unknown: Sequence[Any]) -> str:
-    first = next((text for text in unknown if text.startswith("-")), unknown[0])
-    name = first.partition("=")[0]
+def _advice(program: str, name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.lstrip("-"), [known[2:] for known in names], n=1, cutoff=0.7)
-    advice = f"did you mean --{close[0]}?" if close else f"`{program} --help` lists all"
-    return f"there is no option {name!r}; {advice}" if name.startswith("-") else f"unexpected {name!r}; {advice}"
+    return f"did you mean --{close[0]}?" if close else f"`{program} --help` lists all"

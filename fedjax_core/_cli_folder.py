@@ -45,6 +45,10 @@ def config_of(verb: str, folder: pathlib.Path | None) -> RunConfig:
     if folder is None:
         example = _latest() or pathlib.Path("runs/first")
         raise UsageError(f"{verb} needs the folder of a run; for example {command(verb, example)}")
+    if folder.is_file():
+        is_of_run = (folder.parent / FILE).is_file()
+        advice = f"write {command(verb, folder.parent)}" if is_of_run else "give the folder of a run"
+        raise UsageError(f"{folder} is a file; {advice}")
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}; {_start(folder)}")
     if not (folder / FILE).is_file():

@@ -73,14 +73,14 @@ def _run(argv: list[str]) -> int:
         print(f"fedjax-core {metadata.version('fedjax-core')} (JAX {metadata.version('jax')})")
         return 0
     if command not in _COMMANDS:
-        raise UsageError(f"there is no command {command!r}; {_advice(command)}, or see `fedjax-core --help`")
+        raise UsageError(f"there is no command {command!r}; {_advice(command)}")
     kind, run = _COMMANDS[command]
     return run(arguments.parsed(kind, rest))
 
 
 def _advice(command: str) -> str:
     close = difflib.get_close_matches(command, _COMMANDS, n=1)
-    return f"did you mean `fedjax-core {close[0]}`?" if close else "write `fedjax-core train`"
+    return f"did you mean `fedjax-core {close[0]}`?" if close else "`fedjax-core --help` lists all"
 
 
 def _train(given: arguments.Train) -> int:

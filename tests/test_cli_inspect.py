@@ -51,6 +51,12 @@ def test_without_a_checkpoint_there_is_nothing_to_evaluate(tmp_path, capsys):
     assert capsys.readouterr().err == f"fedjax-core: {told}\n"
 
 
+def test_a_file_in_the_place_of_its_folder(folder, capsys):
+    path = folder / "config.toml"
+    assert main(["evaluate", str(path)]) == 2
+    assert capsys.readouterr().err == f"fedjax-core: {path} is a file; write `fedjax-core evaluate {folder}`\n"
+
+
 def test_a_configuration_that_was_changed(folder, tmp_path, capsys):
     """The optimizer's state is another one."""
     text = (folder / "config.toml").read_text()
