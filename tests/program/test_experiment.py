@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -335,6 +336,23 @@ def test_a_process_of_evaluation_remembers_checkpoints(make, fed_eval):
     assert totals == [1, 2, 2, 3]
 
 
+def test_states_of_evaluation_that_are_damaged_or_of_later_rounds_do_not_count(make, fed_eval, tmp_path):
+    def evaluate(rounds):
+        make(train_rounds=rounds).train()
+        metrics = make(evaluation=fed_eval).evaluate()["client_work"]["eval"]
+        total, current = (metrics[f"{name}_metrics"]["num_examples"] for name in ("total_rounds", "current_round"))
+        return int(total) / int(current)
+
+    states = Checkpoints(tmp_path / "run" / "evaluation" / "checkpoints")
+    assert [evaluate(1), evaluate(2)] == [1, 2]
+    (states.folder / "2" / "history.jsonl").unlink()
+    with pytest.warns(UserWarning, match="the metrics up to round 2 are damaged and skipped"):
+        assert evaluate(3) == 2
+    for number in (2, 3):  # the run goes back to the first round
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / str(number))
+    assert evaluate(2) == 2 and states.rounds == (1, 2)
+
+
 # train_and_evaluate
 
 
@@ -561,6 +579,13 @@ def test_a_worker_waits_for_a_round_of_the_job(make, clock):
     state = make(**worker, train_hooks=[told.append]).train()
     assert len(clock.slept) == 2 and [r.number for r in told] == [3, 4, 5] and int(state.round_num) == 5
     assert make().evaluate() and Checkpoints(make().config.run_dir + "/checkpoints").rounds == (1, 2)
+
+
+def test_processes_that_compute_a_round_together_do_not_wait_for_one_another(make, monkeypatch):
+    experiment = make(delay_by_round=True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="job, here 2, compute each round together; leave it out"):
+        experiment.train()
 
 
 def test_the_first_worker_does_not_wait(make, clock):
