@@ -1,6 +1,7 @@
 """Dealing: who runs where and when, a function of the cohort alone."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedjax_core as fc
+from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._dealing import deal, size_class, steps_class
 from tests import cohorts
 
@@ -98,3 +100,23 @@ def test_a_wave_has_no_more_than_the_budget_or_one_block_a_shard(steps, devices,
 def test_nobody_is_one_wave(budget):
     result = dealt([], budget=budget)
     assert result.num_waves == 1 and result.count.sum() == 0 and result.blocks(0, 0).shape == (0, 1)
+
+
+def test_the_plan_of_a_client_takes_few_bytes():
+    """What a million clients take beside one wave; it grows with every array of the length of the cohort."""
+    number = 50_000
+    cohort = Cohort(
+        tuple(range(number)),
+        np.zeros((number, 1), np.int8),
+        np.arange(number, dtype=np.int32),
+        np.arange(number, dtype=np.uint64),
+    )
+    layout = fc.EngineConfig(devices=2, memory_budget=10_000).resolve()
+    tracemalloc.start()
+    try:
+        kept = deal(cohort, layout)
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept.num_waves > 10
+    assert now < 8 * number and peak < 64 * number, (now / number, peak / number)

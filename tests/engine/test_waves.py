@@ -74,6 +74,24 @@ def test_no_more_than_two_waves_are_in_memory(devices, monkeypatch):
     assert max(bytes_alive) <= budget * devices * 1.2
 
 
+def test_the_next_wave_is_read_before_the_one_that_computes_is_waited_for(monkeypatch):
+    events = []
+
+    def told_to_pack(cohort, packing, wave, pack_wave=_packing.pack_wave):
+        events.append(f"read {wave}")
+        return pack_wave(cohort, packing, wave)
+
+    def told_to_wait(value, wait=jax.block_until_ready):
+        if value is not None:
+            events.append("wait")
+        return wait(value)
+
+    monkeypatch.setattr("fedjax_core.engine._run.pack_wave", told_to_pack)
+    monkeypatch.setattr(jax, "block_until_ready", told_to_wait)
+    in_waves()(cohorts.make_cohort(cohorts.make_population(COHORT_SIZES)))
+    assert events[:5] == ["read 0", "read 1", "wait", "read 2", "wait"]
+
+
 def test_more_than_the_budget_is_not_kept():
     @fc.federated_computation(fc.at_clients("int32"))
     def wide(values):
