@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from fedjax_core.data import _hashing, _ids
-from fedjax_core.data._sampling import below, check_ids, checked_number, count, lowest, picked
+from fedjax_core.data._sampling import below, check_ids, checked_number, count, lowest, numbers, picked
 
 Sampler = Callable[[int], list]
 
@@ -119,7 +119,7 @@ def _in_proportion(uniform: np.ndarray, upto: np.ndarray) -> np.ndarray:
 
 def _checked_weights(ids: Sequence, weights: Sequence, num_clients: int, replace: bool) -> np.ndarray:
     """The weights with 1.0 for the largest, float64 `[len(ids)]`."""
-    weights = np.asarray(weights, np.float64)
+    weights = numbers("weighted_sampler(weights=...)", weights, "for a dict use [weights[i] for i in ids]")
     if weights.shape != (len(ids),):
         raise ValueError(
             f"weighted_sampler(weights=...) has one weight a client, got the shape {weights.shape} for {len(ids)} "
@@ -156,7 +156,7 @@ def poisson_sampler(ids: Sequence, probability: float | Sequence, *, key: jax.Ar
       A sampler: round number (at least 0) -> ids in the order of the population.
 
     Raises:
-      TypeError: `ids` has no order, `key` is no typed key.
+      TypeError: `ids` has no order, a probability is no number, `key` is no typed key.
       ValueError: a probability is not from 0 to 1, or there is not one a client.
 
     Example:
@@ -165,7 +165,7 @@ def poisson_sampler(ids: Sequence, probability: float | Sequence, *, key: jax.Ar
       [7, 5, 11, 12, 10]
     """
     check_ids("poisson_sampler", ids)
-    probability = np.asarray(probability, np.float64)
+    probability = numbers("poisson_sampler(probability=...)", probability, "for example 0.01")
     if probability.shape not in ((), (len(ids),)):
         raise ValueError(
             f"poisson_sampler(probability=...) is a number or has one a client, got the shape {probability.shape} "

@@ -122,6 +122,18 @@ def check_ids(function: str, ids: Sequence) -> None:
         raise TypeError(f"{function}(ids=...) is a sequence of client ids, got {ids!r}; use {repaired}")
 
 
+def numbers(what: str, values, repaired: str) -> np.ndarray:
+    """`values` as float64.
+
+    Raises:
+      TypeError: they are no numbers; with the repaired argument.
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} must be numbers, got {values!r:.80}; {repaired}") from None
+
+
 def count(function: str, name: str, value) -> int:
     """`value` as an integer of at least 0.
 

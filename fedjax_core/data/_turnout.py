@@ -21,7 +21,7 @@ import numpy as np
 
 from fedjax_core.data import _hashing, _ids
 from fedjax_core.data._samplers import Sampler
-from fedjax_core.data._sampling import count
+from fedjax_core.data._sampling import count, numbers
 from fedjax_core.engine import _cohort
 
 REASONS = ("unavailable", "dropped", "late", "surplus")
@@ -137,10 +137,19 @@ def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Turnout]:
         identity = _cohort.identities(_cohort.client_digests(ids))
         turnout = Turnout(ids, identity, None, None, len(ids), dict.fromkeys(REASONS, 0))
         for stage in stages:
-            turnout = stage(round_num, turnout)
+            turnout = _checked(stage, stage(round_num, turnout))
         return turnout
 
     return ask
+
+
+def _checked(stage: Stage, turnout: Turnout) -> Turnout:
+    if not isinstance(turnout, Turnout):
+        raise TypeError(
+            f"a stage of participation gives a Turnout, got {turnout!r} of {stage!r}; end it with "
+            "`return turnout.keep(here, 'my_reason')`"
+        )
+    return turnout
 
 
 def chance(seed: np.ndarray, round_num: int, turnout: Turnout) -> np.ndarray:
@@ -165,7 +174,7 @@ def per_client(what: str, value: PerClient, check: Callable[[str, np.ndarray], N
       TypeError: the argument is none of the three.
     """
     if isinstance(value, Mapping):
-        check(what, np.fromiter(value.values(), np.float64, len(value)))
+        check(what, numbers(what, list(value.values()), "for example {'ada': 0.5}"))
     elif not callable(value):
         number = np.asarray(value)
         if number.shape or number.dtype.kind not in "iuf":

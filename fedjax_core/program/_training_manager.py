@@ -128,6 +128,8 @@ class TrainingManager:
         if key is not None:
             check_key("TrainingManager", key)
         self._init_key, self._rounds_key = (None, None) if key is None else jax.random.split(key)
+        if not callable(clock):
+            raise TypeError(f"TrainingManager(clock=...) is a function that gives seconds, got {clock!r}; leave it out")
         self._clock = clock
         self._state = None
         self._step = _training_step(model, self._optimizer)

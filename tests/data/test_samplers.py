@@ -236,6 +236,8 @@ def test_golden_values():
         (lambda: poisson_sampler({"a": 1}, 0.5, key=KEY), TypeError, "got a dict; use its keys"),
         (lambda: poisson_sampler(IDS, 1.5, key=KEY), ValueError, "must be from 0 to 1, got 1.5"),
         (lambda: poisson_sampler(IDS, np.nan, key=KEY), ValueError, "must be from 0 to 1, got nan"),
+        (lambda: poisson_sampler(IDS, "often", key=KEY), TypeError, "must be numbers, got 'often'; for example 0.01"),
+        (lambda: weighted_sampler(["a"], {"a": 1}, 1, key=KEY), TypeError, r"got \{'a': 1\}; for a dict use \[weights"),
         (lambda: poisson_sampler(IDS, [0.5], key=KEY), ValueError, r"got the shape \(1,\) for 40 ids"),
         (lambda: weighted_sampler(IDS, [1.0], 1, key=KEY), ValueError, r"got the shape \(1,\) for 40 ids"),
         (lambda: weighted_sampler(IDS, WEIGHTS - 1, 1, key=KEY), ValueError, "got -1.0 for client 'client_0'"),

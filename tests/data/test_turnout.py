@@ -141,6 +141,8 @@ def test_stages_are_functions_that_keep_clients():
         (lambda: participation(EVERYONE, 0.1), TypeError, "takes functions, got 0.1; for example"),
         (lambda: participation(EVERYONE)(-1), ValueError, r"participation\(round_num=...\) must be at least 0"),
         (lambda: participation(lambda r: "ada")(0), TypeError, r"got the string 'ada'; use \['ada'\]"),
+        (lambda: participation(EVERYONE, lambda r, turnout: None)(0), TypeError, "gives a Turnout, got None of <func"),
+        (lambda: dropout({"a": "often"}, key=KEY), TypeError, r"must be numbers, got \['often'\]; for example \{'ada'"),
         (lambda: dropout(-0.1, key=KEY), ValueError, r"dropout\(probability=...\) must be from 0 to 1, got -0.1"),
         (lambda: dropout({"a": 0.5, "b": 2}, key=KEY), ValueError, "must be from 0 to 1, got 2.0"),
         (lambda: dropout([0.5], key=KEY), TypeError, r"is a number, a dict by client id or a function .*got \[0.5\]"),

@@ -453,6 +453,7 @@ def test_another_kind_of_message_is_answered_by_an_error(shared):
         ({"valid_data": {"x": DATA["x"]}}, TypeError, r"valid_data=...\) holds"),
         ({"metrics": "accuracy"}, TypeError, r"write metrics=\[\"accuracy\"\]"),
         ({"logger": 3}, TypeError, "is a logger or the name of one, got 3"),
+        ({"clock": 3.0}, TypeError, r"TrainingManager\(clock=...\) is a function that gives seconds, got 3.0"),
         ({"key": 0}, TypeError, r"TrainingManager\(key=...\) is one JAX key, got 0"),
     ],
 )
