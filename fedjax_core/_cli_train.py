@@ -17,6 +17,7 @@ from fedjax_core._cli_config import RunConfig
 from fedjax_core._cli_folder import command, new_folder, save
 from fedjax_core._cli_run import Run, checkpoints_of, experiment_of, plain_words, run_of
 from fedjax_core._cli_values import UsageError
+from fedjax_core.engine import EngineConfig
 from fedjax_core.program._sole_writer import sole_writer
 
 
@@ -85,10 +86,11 @@ def _check_goes_on(run: Run, folder: pathlib.Path, latest: program.Checkpoint) -
         )
     before = latest.environment["virtual_shards"]
     if run.process.next.config.resolve().shards != before:
-        fitting = [str(n) for n in range(1, len(jax.devices()) + 1) if before % n == 0]
+        numbers = range(1, len(jax.devices()) + 1)
+        fitting = [str(n) for n in numbers if EngineConfig(devices=n).resolve().shards == before]
         raise UsageError(
             f"--devices {run.config.devices} would change the last bits of the run in {folder}, which deals the "
-            f"clients to {before} parts; use {' or '.join(fitting)}"
+            f"clients to {before} parts; use {' or '.join(fitting) or 'a machine with more'}"
         )
 
 
