@@ -115,7 +115,7 @@ def measure_one(
       devices: `EngineConfig.devices`.
       lanes: `EngineConfig.lanes`.
       rounds: timed rounds after the first, at most.
-      seconds: no round begins this long after the first one did.
+      seconds: no round begins this long after the first one did; with `lanes="auto"`, after it ended.
       memory_budget: `EngineConfig.memory_budget`; None for its default.
     """
     import jax
@@ -135,6 +135,8 @@ def measure_one(
             begin = time.perf_counter()
             state = jax.block_until_ready(next_round(state, population.cohort(population.client_ids, batching)).state)
             times.append(time.perf_counter() - begin)
+            if lanes == "auto" and len(times) == 1:
+                start = time.perf_counter()  # the first one has tried all numbers of lanes
     later = times[1:] or times
     return {
         "clients": clients,

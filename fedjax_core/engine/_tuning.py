@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +24,7 @@ from fedjax_core.language._graph import Node
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 _SAMPLE = 1024  # clients that are measured at most: enough for 64 lanes on 16 shards
-_REPEATS = 3
-_HOPELESS = 2  # times the fewest seconds so far: such lanes are not measured again
+_WORSE = (2.0, 1.5, 1.3, 1.2, 1.15)  # per turn: how many times the fewest seconds is too slow for the next one
 _FILE = "lanes.json"
 
 
@@ -38,18 +39,22 @@ def tuned_lanes(plan: Plan, config: EngineConfig, server: dict[Node, object], co
     """
     if not plan.passes or not len(cohort):
         return 1
-    cohort = _sample(cohort)
 
+    @functools.cache
     def program(lanes: int) -> Program:
-        return Program(plan, dataclasses.replace(config, lanes=lanes).resolve())
+        program = Program(plan, dataclasses.replace(config, lanes=lanes).resolve())
+        _seconds(program, server, cohort)  # compiles
+        return program
 
-    alone, layout = program(1).lowered(server, cohort), config.resolve()
+    layout = dataclasses.replace(config, lanes=1).resolve()
+    alone = Program(plan, layout).lowered(server, _sample(cohort))
     kind = f"{layout.devices[0].device_kind} {len(layout.devices)} {jax.__version__} {config.memory_budget}"
     key = hashlib.sha256(f"{kind} {alone.as_text()}".encode()).hexdigest()
     lanes = int(_agreed(_remembered_lanes(key)))
     if not lanes:
         most = int(_agreed(_most_lanes(alone, layout.memory_budget)))
-        lanes = fastest(lambda n, least: _seconds(program(n), server, cohort, least), min(most, 2 * len(cohort) - 1))
+        fit = [n for n in CANDIDATES if n == 1 or (n <= most and n < 2 * len(cohort))]
+        lanes = fastest(lambda n: _agreed(_seconds(program(n), server, cohort)), fit)
         _remember(key, lanes)
     return lanes
 
@@ -60,45 +65,41 @@ def _most_lanes(alone: jax.stages.Lowered, budget: int) -> int:
     return CANDIDATES[-1] if analysis is None else budget // max(1, analysis.temp_size_in_bytes)
 
 
-def fastest(seconds, most: int) -> int:
-    """The candidate that takes the fewest seconds. All are tried: more lanes may be slower at first, and faster then.
+def fastest(seconds: Callable[[int], float], candidates: Sequence[int]) -> int:
+    """The candidate that takes the fewest seconds.
+
+    All take turns, so that what else the machine does meets all alike, and each turn leaves out those that are clearly
+    slower. None is left out unmeasured: more lanes may be slower at first, and faster then.
 
     Args:
-      seconds: how long a number of lanes takes, infinite where it does not fit the memory; it is told the fewest
-        seconds so far.
-      most: no more lanes than that are tried, but one.
+      seconds: how long a number of lanes takes this time; infinite where it does not fit the memory.
+      candidates: numbers of lanes, at least one.
 
     Example:
 
-    >>> fastest(lambda lanes, least: {1: 4.0, 2: 4.7, 4: 5.1, 8: 3.0, 16: 3.5}[lanes], 30)
+    >>> fastest({1: 4.0, 2: 4.7, 4: 5.1, 8: 3.0, 16: 3.5}.__getitem__, [1, 2, 4, 8, 16])
     8
     """
-    best, least = 1, float("inf")
-    for lanes in CANDIDATES:
-        if lanes > max(1, most):
+    least = dict.fromkeys(candidates, float("inf"))
+    for worse in _WORSE:
+        for lanes in candidates:
+            least[lanes] = min(least[lanes], seconds(lanes))
+        candidates = [lanes for lanes in candidates if least[lanes] <= worse * min(least.values())]
+        if len(candidates) == 1:
             break
-        taken = seconds(lanes, least)
-        if taken < least:
-            best, least = lanes, taken
-    return best
+    return min(least, key=least.__getitem__)
 
 
-def _seconds(program: Program, server, cohort: Cohort, least: float) -> float:
-    """The shortest of a few runs after the one that compiles; of one run, where that is far from `least`."""
-    shortest = float("inf")
-    for repeat in range(1 + _REPEATS):
-        begin = time.perf_counter()
-        try:
-            jax.block_until_ready(program(server, cohort))
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return float("inf")
-        if repeat:
-            shortest = _agreed(min(shortest, time.perf_counter() - begin))
-        if _HOPELESS * least < shortest < float("inf"):
-            break
-    return shortest
+def _seconds(program: Program, server, cohort: Cohort) -> float:
+    """One run, reading the clients included; no more than what this one has packed is in memory."""
+    begin = time.perf_counter()
+    try:
+        jax.block_until_ready(program(server, _sample(cohort)))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return float("inf")
+    return time.perf_counter() - begin
 
 
 def _agreed(value: float) -> float:
