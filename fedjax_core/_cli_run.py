@@ -145,14 +145,7 @@ def _programs(config: RunConfig, task: Task, key: jax.Array) -> tuple[LearningPr
         client_optimizer = optax.sgd(config.client_lr)
         process = algorithms.fed_avg(task.model, client_optimizer, server_optimizer=server_optimizer, key=key)
     engine = EngineConfig(lanes=config.lanes, devices=config.devices)
-    process = LearningProcess(
-        process.initialize,
-        process.next.with_config(engine),
-        process.report,
-        process.get_model_weights,
-        process.set_model_weights,
-    )
-    return process, algorithms.federated_evaluation(task.model).with_config(engine)
+    return process.with_config(engine), algorithms.federated_evaluation(task.model).with_config(engine)
 
 
 def _participants(run: Run) -> Any:
