@@ -1,5 +1,6 @@
 """Releases to the tools that track experiments."""
 
+import concurrent.futures
 import os
 import time
 import uuid
@@ -17,7 +18,8 @@ def release_to_tensorboard(folder: str | os.PathLike) -> ReleaseManager:
     """Writes events that TensorBoard shows: numbers as scalars, arrays as histograms, texts as texts.
 
     What an earlier process wrote of the first round that is released, and of later ones, is hidden.
-    A histogram is of the finite entries. Every round is on the disk when `release` returns.
+    A histogram is of the finite entries. A round is brought to the disk while the next one is computed, and is there
+    when that is released, or after `close`.
     Needs tensorboardX, which is an optional dependency.
 
     Args:
@@ -42,7 +44,8 @@ def release_to_tensorboard(folder: str | os.PathLike) -> ReleaseManager:
             "release_to_tensorboard needs tensorboardX, which is not installed; run: "
             "pip install 'fedjax-core[tensorboard]'"
         ) from error
-    writer = None
+    writer, flushed = None, None
+    flusher = concurrent.futures.ThreadPoolExecutor(1)
 
     def open_file(round_num: int) -> None:
         nonlocal writer
@@ -61,14 +64,19 @@ def release_to_tensorboard(folder: str | os.PathLike) -> ReleaseManager:
         return summary.histogram(name, finite, _BINS).value if finite.size else []
 
     def release(value: Any, round_num: int) -> None:
+        nonlocal flushed
         if writer is None:
             open_file(round_num)
+        if flushed is not None:
+            before, flushed = flushed, None
+            before.result()  # or raises what it failed with
         values = [v for name, leaf in named_values(value).items() for v in values_of(name, leaf)]
         of_round = summary_pb2.Summary(value=values)
         writer.write_event(event_pb2.Event(wall_time=time.time(), step=round_num, summary=of_round))
-        writer.flush()
+        flushed = flusher.submit(writer.flush)
 
     def close() -> None:
+        flusher.shutdown()
         if writer is not None:
             writer.close()
 

@@ -33,10 +33,11 @@ def _summaries(folder) -> dict:
     return {(e.step, v.tag): v for e in _events(folder) for v in e.summary.value}
 
 
-def test_tensorboard_has_every_value_when_a_round_was_released(tmp_path):
+def test_tensorboard_has_every_value_of_the_rounds_before_the_one_that_is_released(tmp_path):
     with contextlib.closing(release_to_tensorboard(tmp_path / "events")) as manager:
+        manager.release(VALUE, 1)
         for number in (1, 2):
-            manager.release(VALUE, number)
+            manager.release(VALUE, number + 1)
             found = _summaries(tmp_path / "events")
             assert found[number, "train/loss"].simple_value == 0.5
             assert found[number, "done"].simple_value == 1
@@ -44,6 +45,25 @@ def test_tensorboard_has_every_value_when_a_round_was_released(tmp_path):
             assert found[number, "train/counts"].histo.num == 2
             assert found[number, "train/weights"].histo.sum == pytest.approx(20, rel=1e-6)
             assert any(tag.startswith("name") for step, tag in found if step == number)
+
+
+def test_tensorboard_has_the_last_round_when_it_is_closed(tmp_path):
+    with contextlib.closing(release_to_tensorboard(tmp_path)) as manager:
+        manager.release({"loss": 0.5}, 1)
+    assert _summaries(tmp_path)[1, "loss"].simple_value == 0.5
+
+
+def test_tensorboard_tells_what_failed_on_the_way_to_the_disk(tmp_path, monkeypatch):
+    def fail(number):
+        raise OSError(28, "No space left on device")
+
+    manager = release_to_tensorboard(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        manager.release({"loss": 0.5}, 1)
+        with pytest.raises(OSError, match="No space left"):
+            manager.release({"loss": 0.5}, 2)
+    manager.close()
 
 
 def test_tensorboard_hides_what_a_resumed_run_repeats(tmp_path):
