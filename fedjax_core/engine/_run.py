@@ -112,10 +112,9 @@ class Program:
             return
         rows = jax.eval_shape(self._passes[k], server, None, clients)[1]
         rows = jax.eval_shape(unflatten, rows) if isinstance(rows, Flat) else rows
-        for node, leaves in zip(pass_.materialized, rows):
-            each = sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(leaves))
-            if each * number > self.layout.memory_budget:
-                raise ValueError(_too_much(pass_, node, each, number, self.layout.memory_budget))
+        sizes = [sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(leaves)) for leaves in rows]
+        if sum(sizes) * number > self.layout.memory_budget:
+            raise ValueError(_too_much(pass_, sizes, number, self.layout.memory_budget))
 
 
 @contextlib.contextmanager
@@ -135,13 +134,16 @@ def _other_processes(layout: Layout):
         ) from error
 
 
-def _too_much(pass_: Pass, node: Node, each: int, number: int, budget: int) -> str:
+def _too_much(pass_: Pass, sizes: list[int], number: int, budget: int) -> str:
+    """The message, about the largest of the values; `sizes` are the bytes of each of them for one client."""
+    node, total = pass_.materialized[sizes.index(max(sizes))], sum(sizes) * number
+    others = f" with {total - max(sizes) * number} of others" if len(sizes) > 1 else ""
     collected = [n for n in pass_.collected if n.inputs[0] is node]
     what = f"federated_collect at {collected[0].location}" if collected else "a result at CLIENTS"
     return (
-        f"{what} keeps {node.member_type} of each of {number} clients, {each * number} bytes in all, and the memory "
+        f"{what} keeps {node.member_type} of each of {number} clients,{others} {total} bytes in all, and the memory "
         f"budget is {budget} bytes; combine the values with federated_sum or federated_aggregate, or raise it: "
-        f".with_config(fc.EngineConfig(memory_budget={each * number}))"
+        f".with_config(fc.EngineConfig(memory_budget={total}))"
     )
 
 

@@ -107,6 +107,22 @@ def test_more_than_the_budget_is_not_kept():
         fits(list(range(21)))
 
 
+def test_all_that_is_kept_together_is_within_the_budget():
+    @fc.federated_computation(fc.at_clients("int32"))
+    def two(values):
+        wide, narrow = (fc.federated_map(lambda v, n=n: jnp.full((n,), v), values) for n in (100, 60))
+        return fc.federated_collect(narrow), fc.federated_collect(wide)
+
+    fits = two.with_config(fc.EngineConfig(memory_budget=12_800))
+    assert [x.shape for x in fits(list(range(20)))] == [(20, 60), (20, 100)]
+    with pytest.raises(
+        ValueError,
+        match=r"keeps int32\[100\] of each of 21 clients, with 5040 of others 13440 bytes in all, and the memory "
+        r"budget is 12800 bytes; .*EngineConfig\(memory_budget=13440\)",
+    ):
+        fits(list(range(21)))
+
+
 def test_results_at_clients_are_not_kept_beyond_the_budget():
     @fc.federated_computation(fc.at_clients("int32"))
     def wide(values):
