@@ -91,7 +91,10 @@ class FederatedBody:
         with self._lock:
             if self._config.lanes == "auto":
                 lanes = tuned_lanes(self._plan, self._config, server, cohort)
-                self._config = dataclasses.replace(self._config, lanes=lanes)
+                tuned = dataclasses.replace(self._config, lanes=lanes)
+                if self._plan.passes and not len(cohort):
+                    return Program(self._plan, tuned.resolve())  # there was nobody to measure
+                self._config = tuned
             if self._program is None:
                 layout = self._config.resolve()
                 if self._config.devices is None and self._plan.passes:

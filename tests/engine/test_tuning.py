@@ -65,6 +65,14 @@ def test_the_fastest_is_taken_and_kept(measured):
     assert [layout.lanes for layout in data.packed] == [4]
 
 
+def test_a_cohort_of_nobody_decides_nothing(measured):
+    run = total().with_config(AUTO)
+    assert run(2.0, cohort(0)) == 0
+    assert not measured and run.config.lanes == "auto"
+    run(2.0, cohort())
+    assert run.config.lanes == 4
+
+
 def test_another_session_reads_what_was_found(measured, file):
     total().with_config(AUTO)(2.0, cohort())
     assert list(json.loads(file.read_text()).values()) == [4] and [f.name for f in file.parent.iterdir()] == [file.name]
@@ -113,9 +121,6 @@ def test_really_measured_and_never_wider_than_the_cohort():
     run = total().with_config(AUTO)
     run(2.0, cohort(3))
     assert run.config.lanes in (1, 2, 4)
-    run = total().with_config(AUTO)
-    run(2.0, cohort(0))
-    assert run.config.lanes == 1
 
 
 def test_lanes_that_do_not_fit_are_not_taken():
