@@ -2,10 +2,10 @@
 
 The loop checkpoints every 10 rounds, keeps the best checkpoint too, and releases every round to CSV, JSON lines,
 TensorBoard, a log, memory and to trackers in the manner of Weights & Biases and MLflow, which here keep nothing. It is
-timed in turn with bare calls of `next` on cohorts that are drawn in the same way, ten rounds of each at a time, a
-checkpoint written to its end among them.
+timed in turn with bare calls of `next` on cohorts that are drawn in the same way, fifty rounds of each at a time; the
+last of the five checkpoints is written to its end before the bare calls begin.
 
-    python benchmarks/loop.py --workload W1 --chunks 12 --memory-rounds 2000
+    python benchmarks/loop.py --workload W1 --chunks 6 --memory-rounds 2000
 
 prints one JSON object: seconds a round of both and their ratio, by the clock and by the processor; and, without bare
 calls in between, the anonymous resident memory in MB after every twentieth of the rounds.
@@ -26,8 +26,11 @@ import limits
 import scale
 import workloads
 
-CHUNK = 10
+EVERY = 10
 """Rounds from one checkpoint to the next."""
+
+CHUNK = 50
+"""Rounds that are timed at a time."""
 
 
 class _Tracker:
@@ -68,7 +71,7 @@ class Loop:
         import fedjax_core as fc
 
         checkpoints = fc.program.Checkpoints(
-            self._folder / "checkpoints", every=CHUNK, best_metric="client_work/train/loss"
+            self._folder / "checkpoints", every=EVERY, best_metric="client_work/train/loss"
         )
 
         def wait_and_tell(round):
@@ -182,7 +185,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description="The training loop over bare rounds.")
     workloads.add_data_option(parser)
     parser.add_argument("--workload", default="W1")
-    parser.add_argument("--chunks", type=int, default=12, help=f"of {CHUNK} timed rounds each; 0 for none")
+    parser.add_argument("--chunks", type=int, default=6, help=f"of {CHUNK} timed rounds each; 0 for none")
     parser.add_argument("--memory-rounds", type=int, default=0, help="rounds to watch the memory in; 0 for none")
     parser.add_argument("--devices", type=int, default=os.cpu_count(), help="CPU devices")
     args = parser.parse_args(argv)
