@@ -23,6 +23,7 @@ import time
 
 import numpy as np
 import workloads
+from _machine import machine
 
 _ALIGNMENT = 64  # bytes; a device of the CPU then takes an array without copying it
 
@@ -380,7 +381,7 @@ def main(argv=None) -> int:
     parser.add_argument("--no-rates", action="store_true", help="leave out the rates of the machine")
     args = parser.parse_args(argv)
     use_devices(args.devices)
-    result = {"devices": args.devices}
+    result = {"machine": machine(), "devices": args.devices}
     if not args.no_rates:
         result["rates"] = rates()
     data = workloads.folder(args.data)

@@ -25,6 +25,7 @@ import time
 import limits
 import scale
 import workloads
+from _machine import machine
 
 EVERY = 10
 """Rounds from one checkpoint to the next."""
@@ -194,7 +195,7 @@ def main(argv=None) -> int:
     limits.use_devices(args.devices)
     workload = workloads.load(args.workload, workloads.folder(args.data))
     workloads.touch(workload)
-    result = {"devices": args.devices, "workload": args.workload}
+    result = {"machine": machine(), "devices": args.devices, "workload": args.workload}
     if args.chunks:
         result["time"] = measure_time(workload, args.devices, args.chunks)
     if args.memory_rounds:

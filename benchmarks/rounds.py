@@ -19,6 +19,7 @@ import time
 import limits
 import numpy as np
 import workloads
+from _machine import machine
 
 TOLERANCES = {"W1": 1e-5, "W2": 3e-2, "W3": 1e-4, "W4": 1e-5}
 """How far weights may be apart after two rounds, relative to what was learned. A step of any two programs
@@ -125,7 +126,7 @@ def main(argv=None) -> int:
     parser.add_argument("--against", choices=["nothing", "limits"], default="nothing", help="what to run in turn")
     args = parser.parse_args(argv)
     limits.use_devices(args.devices)
-    data, result = workloads.folder(args.data), {"devices": args.devices}
+    data, result = workloads.folder(args.data), {"machine": machine(), "devices": args.devices}
     for name in args.workloads.split(","):
         workload = workloads.load(name, data)
         reference = workloads.load_reference(data) if name == "W1" else None

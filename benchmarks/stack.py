@@ -20,6 +20,7 @@ import time
 import limits
 import numpy as np
 import workloads
+from _machine import machine
 
 FEWEST_ROUNDS = 7
 _SAMPLED, _BITS, _MAX_NORM, _NOISE = 100, 8, 10.0, 0.01
@@ -149,7 +150,7 @@ def main(argv=None) -> int:
     if args.rounds < FEWEST_ROUNDS:
         parser.error(f"--rounds is at least {FEWEST_ROUNDS}, got {args.rounds}")
     limits.use_devices(args.devices)
-    data, result = workloads.folder(args.data), {"devices": args.devices}
+    data, result = workloads.folder(args.data), {"machine": machine(), "devices": args.devices}
     for name in args.workloads.split(","):
         result[name] = measure(workloads.load(name, data), args.rounds, args.devices)
     print(json.dumps(result, indent=2))

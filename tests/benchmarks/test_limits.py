@@ -1,5 +1,7 @@
 """The hand-written programs compute what the models do."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import limits
@@ -48,3 +50,13 @@ def test_buffers_are_aligned():
     array = limits._aligned_zeros((3, 5), np.int32)
     assert array.ctypes.data % 64 == 0
     assert array.shape == (3, 5)
+
+
+@pytest.mark.slow
+def test_the_rates_of_the_machine_are_printed(data, capsys, monkeypatch):
+    monkeypatch.setattr(limits, "use_devices", lambda devices: None)  # JAX is in use
+    limits.main(["--data", str(data), "--workloads", "W1", "--rounds", "1", "--devices", "1"])
+    printed = json.loads(capsys.readouterr().out)
+    assert "cpu" in printed["machine"] and printed["W1"]["rounds"] == 1
+    assert {"gemm_4096_gflops", "copy_read_and_written_gb_s"} <= set(printed["rates"])
+    assert all(rate > 0 for rate in printed["rates"].values())
