@@ -120,7 +120,8 @@ def test_holds_every_round_once_whatever_happens(events):
             lines = path.read_bytes().splitlines(keepends=True)
             path.write_bytes(b"".join(lines[:-1]) + lines[-1][: max(0, len(lines[-1]) - abs(event))])
             manager = release_to_csv(path) if event > 0 else manager
-            del expected[max(expected)]
+            if lines[-1].endswith(b"\n"):  # or it is what is left of a line that was torn before
+                del expected[max(expected)]
     release_to_csv(path)  # takes off what is torn
     rows = _rows(path) if path.exists() else []
     found = [{name: int(cell) for name, cell in row.items() if cell} for row in rows]
