@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from fedjax_core.program._history import named_values
+from fedjax_core.program._history import named_values, on_host
 from fedjax_core.program._round_lines import checked_round
 
 
@@ -53,7 +52,7 @@ def release_to_memory(values: dict[int, Any]) -> ReleaseManager:
         round_num = checked_round(round_num)
         for later in [number for number in values if number >= round_num]:
             del values[later]
-        values[round_num] = jax.device_get(value)
+        values[round_num] = on_host(value)
 
     return ReleaseManager(release)
 
@@ -101,7 +100,7 @@ def group_releases(*managers: ReleaseManager) -> ReleaseManager:
         _check_manager("group_releases", manager)
 
     def release(value: Any, round_num: int) -> None:
-        value = jax.device_get(value)
+        value = on_host(value)
         for manager in managers:
             manager.release(value, round_num)
 
