@@ -81,6 +81,8 @@ def deal(cohort: Cohort, layout: Layout) -> Deal:
     """Cuts the clients into blocks, deals these to the shards, and cuts the shards into waves."""
     sequences = sequences_of(cohort)
     steps = sum((s.num_steps for s in sequences), np.zeros(len(cohort), np.int64))
+    # Allocated first, so that what follows, and is let go, can be given back to the system.
+    clients = np.empty((-(-len(steps) // layout.lanes), layout.lanes), np.int32)
     blocks, shard = _blocks(steps, cohort.identity, layout)
     rank = _rank(shard, layout.shards)
     upto = _cumulated(sequences, blocks, rank, shard // (layout.shards // len(layout.devices)), len(layout.devices))
@@ -90,7 +92,7 @@ def deal(cohort: Cohort, layout: Layout) -> Deal:
     order = np.argsort(wave, kind="stable")
     count = np.bincount(wave * layout.shards + shard, minlength=(len(edges) - 1) * layout.shards)
     return Deal(
-        blocks[order],
+        np.take(blocks, order, 0, out=clients),
         count.astype(np.int32).reshape(len(edges) - 1, len(layout.devices), -1),
         largest[0],
         tuple(largest[1::2]),
