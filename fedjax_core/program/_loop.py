@@ -16,7 +16,7 @@ from fedjax_core.computation import Computation
 from fedjax_core.data import Batching, FederatedData, Turnout
 from fedjax_core.privacy import Accounting
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
-from fedjax_core.program._history import History, Record, flatten_metrics, named_values
+from fedjax_core.program._history import History, Record, flatten_metrics, named_values, on_host
 from fedjax_core.program._progress import ProgressBar
 from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.program._run_folder import RunFolder
@@ -199,7 +199,8 @@ def run_rounds(
                 begin = clock()
                 drawn = draw(number)
                 state, metrics = (state, None) if drawn.cohort is None else start.next(state, drawn.cohort)
-                flat = {**drawn.metrics, **flatten_metrics(metrics), **_spent(accounting, number)}
+                measured = on_host(metrics)
+                flat = {**drawn.metrics, **flatten_metrics(measured), **_spent(accounting, number)}
                 round_seconds = clock() - begin
                 held_out = evaluate(number, state)
                 flat_held_out = flatten_metrics(held_out)
@@ -209,7 +210,7 @@ def run_rounds(
                 if folder is not None:
                     folder.write_metrics(history)
                 if release_manager is not None:
-                    release_manager.release(_values(record, drawn, metrics, held_out), number)
+                    release_manager.release(_values(record, drawn, measured, held_out), number)
                 released = number
                 if checkpoints is not None and is_saved(checkpoints, number, rounds):
                     save()
