@@ -53,7 +53,8 @@ ONE_LANE = train.with_config(fc.EngineConfig(lanes=1, devices=1))
 LANES = [train.with_config(fc.EngineConfig(lanes=n, devices=1)) for n in (2, 3, 8)]
 DEVICES = [train.with_config(fc.EngineConfig(lanes=1, devices=n)) for n in (2, 4)]
 WAVES = [
-    train.with_config(fc.EngineConfig(lanes=1, devices=n, memory_budget=b)) for n, b in [(1, 2000), (2, 2000), (4, 1100)]
+    train.with_config(fc.EngineConfig(lanes=1, devices=devices, memory_budget=budget))
+    for devices, budget in [(1, 2000), (2, 2000), (4, 1100)]
 ]
 LANES_AND_DEVICES = [train.with_config(fc.EngineConfig(lanes=3, devices=n)) for n in (1, 2, 4)]
 
