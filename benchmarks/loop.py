@@ -2,8 +2,8 @@
 
 The loop checkpoints every 10 rounds, keeps the best checkpoint too, and releases every round to CSV, JSON lines,
 TensorBoard, a log, memory and to trackers in the manner of Weights & Biases and MLflow, which here keep nothing. It is
-timed in turn with bare calls of `next` on cohorts that are drawn in the same way, fifty rounds of each at a time; the
-last of the five checkpoints is written to its end before the bare calls begin.
+timed in turn with bare calls of `next` on cohorts that are drawn in the same way, a hundred rounds of each at a time;
+the last of the ten checkpoints is written to its end before the bare calls begin.
 
     python benchmarks/loop.py --workload W1 --chunks 6 --memory-rounds 2000
 
@@ -30,7 +30,7 @@ from _machine import machine
 EVERY = 10
 """Rounds from one checkpoint to the next."""
 
-CHUNK = 50
+CHUNK = 100
 """Rounds that are timed at a time."""
 
 _OTHER_COHORTS = 1_000_000  # bare calls draw what the loop has not: neither has read it, or compiled for it, first

@@ -12,7 +12,7 @@ def workload(data):
 
 def test_the_loop_and_bare_rounds_are_timed_in_turn(workload):
     measured = loop.measure_time(workload, 1, 1)
-    assert measured["rounds"] == 50
+    assert measured["rounds"] == loop.CHUNK
     for kind in ("clock", "processor"):
         found = measured[kind]
         assert found["bare_s"] > 0 and found["ratio"] == pytest.approx(found["loop_s"] / found["bare_s"])
