@@ -63,38 +63,27 @@ def integer(example: int, least: int = 1, most: int | None = None) -> Kind:
 
 def rate(example: float) -> Kind:
     """A positive number."""
-
-    def check(value: Any) -> float:
-        value = _number(value)
-        if not 0 < value < math.inf:
-            raise ValueError(f"must be positive and finite, got {value}")
-        return value
-
-    return Kind("RATE", _converted(float, check), check, str(example))
+    return _real("RATE", lambda value: 0 < value < math.inf, "positive and finite", example)
 
 
 def seconds(example: float) -> Kind:
     """A number from 0."""
-
-    def check(value: Any) -> float:
-        value = _number(value)
-        if not 0 <= value < math.inf:
-            raise ValueError(f"must be at least 0 and finite, got {value}")
-        return value
-
-    return Kind("S", _converted(float, check), check, str(example))
+    return _real("S", lambda value: 0 <= value < math.inf, "at least 0 and finite", example)
 
 
 def probability(example: float) -> Kind:
     """A number from 0, less than 1."""
+    return _real("P", lambda value: 0 <= value < 1, "at least 0 and less than 1", example)
 
+
+def _real(metavar: str, fits: Callable[[float], bool], rule: str, example: float) -> Kind:
     def check(value: Any) -> float:
         value = _number(value)
-        if not 0 <= value < 1:
-            raise ValueError(f"must be at least 0 and less than 1, got {value}")
+        if not fits(value):
+            raise ValueError(f"must be {rule}, got {value}")
         return value
 
-    return Kind("P", _converted(float, check), check, str(example))
+    return Kind(metavar, _converted(float, check), check, str(example))
 
 
 def _number(value: Any) -> float:
