@@ -1,3 +1,4 @@
+import contextlib
 import errno
 
 import pytest
@@ -14,13 +15,13 @@ def test_folders_are_made_and_hold_nothing(tmp_path):
 
 @pytest.mark.parametrize("failure", [None, KeyboardInterrupt])
 def test_a_folder_is_free_again_afterwards(failure, tmp_path):
+    entered = 0
     for _ in range(2):
-        try:
-            with sole_writer(tmp_path):
-                if failure:
-                    raise failure
-        except KeyboardInterrupt:
-            pass
+        with contextlib.suppress(KeyboardInterrupt), sole_writer(tmp_path):
+            entered += 1
+            if failure:
+                raise failure
+    assert entered == 2
 
 
 def test_what_is_refused_holds_nothing(tmp_path):
@@ -33,8 +34,8 @@ def test_what_is_refused_holds_nothing(tmp_path):
 
 
 def test_of_no_folder():
-    with sole_writer(), sole_writer():
-        pass
+    with sole_writer() as first, sole_writer() as second:
+        assert first is None and second is None
 
 
 def _without_fcntl(patch):
@@ -52,4 +53,5 @@ def _without_locks(patch):
 def test_a_system_without_locks_refuses_nobody(lack, tmp_path, monkeypatch):
     lack(monkeypatch)
     with sole_writer(tmp_path), sole_writer(tmp_path):
-        pass
+        (tmp_path / "written").write_text("")
+    assert (tmp_path / "written").exists()
