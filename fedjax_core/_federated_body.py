@@ -12,8 +12,10 @@ from fedjax_core import types
 from fedjax_core._plain_body import plain_member, traced_member
 from fedjax_core.engine import EngineConfig
 from fedjax_core.engine._binding import bind_clients
+from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._describe import describe
 from fedjax_core.engine._machine import warn_if_cores_idle
+from fedjax_core.engine._packing import pack
 from fedjax_core.engine._plan import Plan, make_plan
 from fedjax_core.engine._run import Program
 from fedjax_core.engine._traced import run_traced
@@ -73,6 +75,18 @@ class FederatedBody:
         cohort = bind_clients(self._plan.client_parameters, clients)
         outputs = self._compiled(server, cohort)(server, cohort)
         return self._join(first_rows(outputs) if self._trims else outputs)
+
+    def prefetch(self, owner, cohort):
+        number = len(self._plan.client_parameters)
+        if number != 1 or not isinstance(cohort, Cohort):
+            found = f"got {type(cohort).__name__}" if number == 1 else f"not {number}"
+            raise TypeError(
+                f"{owner.name}.prefetch takes the cohort of a computation with one argument at CLIENTS, {found}; "
+                "a call reads its own arguments, leave prefetch out"
+            )
+        bind_clients(self._plan.client_parameters, [cohort])
+        if self._plan.passes and self._config.lanes != "auto":
+            pack(cohort, self._config.resolve())
 
     def _server_member(self, node: Node, value):
         """The value as declared; a value of the same shapes as an earlier one needs no second check."""

@@ -43,6 +43,9 @@ class PlainBody:
 
     function = trace
 
+    def prefetch(self, owner, cohort):
+        raise TypeError(f"{owner.name} has no placements and so no clients whose examples prefetch could read")
+
     def describe(self, names: Mapping[types.Type, str]) -> str:
         return "one function, without placements"
 

@@ -84,6 +84,38 @@ class Computation:
 
         return function
 
+    def prefetch(self, cohort: Cohort) -> None:
+        """Reads the examples of a cohort ahead of the call that takes it, while the devices compute something else.
+
+        A call returns before its result is there. Who draws and prefetches the next cohort then, and only after that
+        looks at the result, leaves the devices without a pause. It changes no bit; a call without it reads by itself.
+        Until the call the cohort keeps what was read, at most half the memory budget: of a cohort that takes several
+        waves only who runs when, and nothing while lanes="auto" is undecided.
+
+        Args:
+          cohort: the only argument at CLIENTS of calls to come.
+
+        Raises:
+          TypeError: `cohort` is no `Cohort` or one of other clients than declared, or the computation has not just
+            one argument at CLIENTS.
+
+        Example:
+
+        >>> import jax, optax, fedjax_core as fc
+        >>> data = fc.data.synthetic_iid(num_clients=20, key=jax.random.key(0))
+        >>> model = fc.models.logistic_regression(60, 10)
+        >>> process = fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(1))
+        >>> cohorts = [data.cohort(data.client_ids[i : i + 5], fc.data.Batching(20)) for i in (0, 5, 10)]
+        >>> state, losses = process.initialize(), []
+        >>> for now, following in zip(cohorts, cohorts[1:]):
+        ...     state, metrics = process.next(state, now)
+        ...     process.next.prefetch(following)
+        ...     losses.append(float(metrics["client_work"]["train"]["loss"]))
+        >>> losses[1] < losses[0]
+        True
+        """
+        self._body.prefetch(self, cohort)
+
     @property
     def config(self) -> EngineConfig:
         """How the computation runs; after its first call with the number of lanes that "auto" chose."""
@@ -359,7 +391,7 @@ class PolymorphicComputation:
         return self._typed[key]
 
     def __getattr__(self, name: str):
-        if name in ("as_function", "describe", "parameters", "type_signature", "with_config"):
+        if name in ("as_function", "describe", "parameters", "prefetch", "type_signature", "with_config"):
             raise AttributeError(
                 f"{self.__name__} has no {name!r} before its types are known; write "
                 f"{self.__name__}.typed(fc.at_clients('float32')).{name}, or declare the types: "

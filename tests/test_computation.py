@@ -259,6 +259,56 @@ def test_with_config():
         mean.with_config(8)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_prefetch_reads_what_the_call_then_finds(devices):
+    run = count.with_config(fc.EngineConfig(devices=devices))
+    population = cohorts.make_population([3, 0, 4])
+    cohort = cohorts.make_cohort(population)
+    assert run.prefetch(cohort) is None
+    (packing,) = cohort.packed.values()
+    assert packing.resident is not None
+    assert float(run(2.0, cohort)) == float(run(2.0, cohorts.make_cohort(population))) == 14.0
+    assert list(cohort.packed.values()) == [packing]
+
+
+def test_prefetch_of_nobody():
+    cohort = cohorts.make_cohort({})
+    count.prefetch(cohort)
+    assert float(count(2.0, cohort)) == 0.0
+
+
+def test_prefetch_keeps_no_examples_of_a_cohort_in_waves():
+    run = count.with_config(fc.EngineConfig(devices=1, memory_budget=400))
+    cohort = cohorts.make_cohort(cohorts.make_population([8] * 40))
+    run.prefetch(cohort)
+    (packing,) = cohort.packed.values()
+    assert packing.deal.num_waves > 1 and packing.resident is None
+    assert float(run(1.0, cohort)) == 320.0
+
+
+def test_prefetch_waits_for_the_number_of_lanes():
+    cohort = cohorts.make_cohort(cohorts.make_population([3]))
+    count.with_config(fc.EngineConfig(lanes="auto")).prefetch(cohort)
+    assert not cohort.packed
+
+
+def test_prefetch_takes_a_cohort_of_the_declared_clients():
+    other = FederatedData.from_clients({"a": {"z": np.ones((2, 2), np.float32)}}).cohort(["a"], Batching(1))
+    with pytest.raises(TypeError, match=r"argument 'data': the cohort's clients .* do not have the declared type"):
+        count.prefetch(other)
+    with pytest.raises(TypeError, match=r"count.prefetch takes the cohort .* got list; a call reads its own arguments"):
+        count.prefetch([1.0])
+    both = fc.federated_computation(lambda a, b: (fc.federated_sum(a), fc.federated_sum(b)), FLOATS, FLOATS)
+    with pytest.raises(TypeError, match="with one argument at CLIENTS, not 2"):
+        both.prefetch(other)
+    with pytest.raises(TypeError, match="_half has no placements"):
+        fc.computation(_half, "float32").prefetch(other)
+
+
+def _half(x):
+    return x / 2
+
+
 def test_threads_get_what_they_would_get_alone():
     def work(number):
         factor = float(number + 1)
