@@ -141,7 +141,8 @@ class Experiment:
           eval_metrics: metrics by name; None for the model's. Its loss is always among them.
           eval_batching: of an evaluation; None for batches of the size of `batching`, in order.
           participants: round number -> the ids of the clients that take part, such as `data.uniform_sampler(...)`;
-            or a `Turnout`, as of `data.participation(...)`, whose skipped rounds leave the state as it is.
+            or a `Turnout`, as of `data.participation(...)`, whose skipped rounds leave the state as it is. A pure
+            function of the number: it is asked while the round before computes, and again by a run that goes on.
           train_rounds: the number of the last round; None for ever.
           eval_steps: batches of an evaluation, of one client after another; None for all.
           train_hooks: called with a `Round` after each round.

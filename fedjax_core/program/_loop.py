@@ -172,7 +172,7 @@ def run_rounds(
     Args:
       start: from `start_of`.
       rounds: the number of the last one.
-      draw: from `cohorts`.
+      draw: from `cohorts`; asked for a round while the one before computes.
       get_weights: state -> the model's weights, for the folder.
       evaluate: `(number, state)` -> what is measured on held-out data after the round, or None.
       on_round: as of `train`, like what follows.
@@ -186,26 +186,42 @@ def run_rounds(
     state, history = start.state, start.history
     epoch = clock() - (history.records[-1].seconds if len(history) else 0)
     numbers = itertools.count(start.completed + 1)
-    number = released = saved = start.completed
+    released = saved = start.completed
+    ahead = None
 
     def save() -> None:
         nonlocal saved
-        checkpoints.save(Checkpoint(number, state, history, start.position, _environment(start.next)))
-        saved = number
+        checkpoints.save(Checkpoint(released, state, history, start.position, _environment(start.next)))
+        saved = released
+
+    def draw_ahead(number: int) -> Drawn | None:
+        """Draws and reads a round's clients while the devices compute the round before.
+
+        An error waits until the round before is released: the round draws again, and meets it.
+        """
+        if rounds is not None and number > rounds:
+            return None
+        with contextlib.suppress(Exception):
+            drawn = draw(number)
+            if drawn.cohort is not None:
+                start.next.prefetch(drawn.cohort)
+            return drawn
 
     try:
         with ProgressBar(rounds, start.completed, disable=not progress) as bar:
             for number in numbers if rounds is None else range(start.completed + 1, rounds + 1):
                 begin = clock()
-                drawn = draw(number)
-                state, metrics = (state, None) if drawn.cohort is None else start.next(state, drawn.cohort)
+                drawn = draw(number) if ahead is None else ahead
+                after, metrics = (state, None) if drawn.cohort is None else start.next(state, drawn.cohort)
+                drawn, ahead = drawn._replace(cohort=None), draw_ahead(number + 1)
                 measured = on_host(metrics)
                 flat = {**drawn.metrics, **flatten_metrics(measured), **_spent(accounting, number)}
                 round_seconds = clock() - begin
-                held_out = evaluate(number, state)
+                held_out = evaluate(number, after)
                 flat_held_out = flatten_metrics(held_out)
                 record = Record(number, clock() - epoch, round_seconds, drawn.size, flat, flat_held_out)
                 history.append(record)
+                state = after
                 bar.update(record)
                 if folder is not None:
                     folder.write_metrics(history)
@@ -217,8 +233,8 @@ def run_rounds(
                 if on_round is not None:
                     on_round(Round(number, state, metrics, held_out, record))
     except KeyboardInterrupt:
-        if checkpoints is not None and saved < released == number:
-            save()  # the round is done; one that is not yet released must be run again
+        if checkpoints is not None and saved < released == history.records[-1].round:
+            save()  # of the last round that is released; one that is not must be run again
         raise
     finally:
         if folder is not None and len(history):

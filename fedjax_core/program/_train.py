@@ -61,8 +61,8 @@ def train(
       folder: where to leave `metrics.csv` (written as the run goes), `weights.npz` and `curves.png`
         (at its end, also when an error or Ctrl-C ends it after some rounds); None for nowhere.
       checkpoints: where the run is resumed from and what it leaves to be resumed, also after its last
-        round and after one that Ctrl-C ends it after; None for neither. Where the number of lanes is left to
-        the engine, it is the checkpoint's.
+        round and, where Ctrl-C ends it, after the last one that is released; None for neither. Where the
+        number of lanes is left to the engine, it is the checkpoint's.
       release_manager: gets, after each round, `seconds`, `round_seconds`, `num_clients`, what the process
         measured and, under `held_out/`, what the evaluation measured; for several `group_releases(...)`.
       on_round: called with a `Round` after each.

@@ -1,0 +1,132 @@
+"""The loop of rounds: what it does while the devices compute, and in which order."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import fedjax_core as fc
+from fedjax_core.data import Batching, participation, sample_clients, synthetic_iid, uniform_sampler
+from fedjax_core.engine import _packing
+from fedjax_core.program import Checkpoints, release_to_memory
+from fedjax_core.program._history import History
+from fedjax_core.program._loop import Start, cohorts, run_rounds
+
+KEY = jax.random.key(7)
+
+
+@pytest.fixture(scope="module")
+def process():
+    model = fc.models.logistic_regression(60, 10)
+    return fc.algorithms.fed_avg(model, optax.sgd(0.05), key=jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return synthetic_iid(num_clients=12, key=jax.random.key(0))
+
+
+@pytest.fixture
+def run(process, data):
+    """`run_rounds` from the first round on: `run(rounds, ask=..., ...)`."""
+
+    def run(rounds, *, ask=None, **others):
+        ask = functools.partial(sample_clients, KEY, ids=data.client_ids, num_clients=4) if ask is None else ask
+        arguments = {"evaluate": lambda number, state: None, "on_round": None, "progress": False, **others}
+        start = Start(process.initialize(), History(), 0, process.next, {})
+        draw = cohorts(ask, data, Batching(batch_size=20), KEY)
+        return run_rounds(start, rounds, draw, get_weights=process.get_model_weights, **arguments)
+
+    return run
+
+
+def test_the_next_round_is_read_before_the_last_one_is_told(run, data, monkeypatch):
+    events = []
+
+    def ask(number):
+        events.append(f"ask {number}")
+        return sample_clients(KEY, number, data.client_ids, 4)
+
+    def told_to_read(*args, read=_packing.pack_wave):
+        events.append("read")
+        return read(*args)
+
+    monkeypatch.setattr(_packing, "pack_wave", told_to_read)
+    run(3, ask=ask, on_round=lambda told: events.append(f"told {told.number}"))
+    first = ["ask 1", "read", "ask 2", "read", "told 1"]
+    assert events == [*first, "ask 3", "read", "told 2", "told 3"]
+
+
+@pytest.mark.parametrize("where", ["asked", "read"])
+def test_an_error_in_the_next_round_leaves_the_last_one_released(run, data, where, tmp_path, monkeypatch):
+    released, numbers, latest = {}, [], 0
+    checkpoints = Checkpoints(tmp_path, every=1)
+
+    def ask(number):
+        nonlocal latest
+        latest = number
+        if number == 3 and where == "asked":
+            raise OSError("the disk is gone")
+        return sample_clients(KEY, number, data.client_ids, 4)
+
+    def failing_to_read(*args, read=_packing.pack_wave):
+        if latest == 3:
+            raise OSError("the disk is gone")
+        return read(*args)
+
+    monkeypatch.setattr(_packing, "pack_wave", failing_to_read)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(
+            5,
+            ask=ask,
+            on_round=lambda told: numbers.append(told.number),
+            release_manager=release_to_memory(released),
+            checkpoints=checkpoints,
+        )
+    assert numbers == list(released) == [1, 2]
+    assert checkpoints.rounds == (1, 2)
+
+
+def test_an_error_that_passes_costs_nothing(run, data):
+    asked = []
+
+    def ask(number):
+        asked.append(number)
+        if asked.count(2) == 1 and number == 2:
+            raise OSError("the disk is busy")
+        return sample_clients(KEY, number, data.client_ids, 4)
+
+    weights = run(3, ask=ask).state.weights
+    jax.tree.map(np.testing.assert_array_equal, weights, run(3).state.weights)
+    assert asked == [1, 2, 2, 3]
+
+
+def test_ctrl_c_while_the_next_round_is_drawn_leaves_the_last_one_told(run, process, data, tmp_path):
+    checkpoints, numbers = Checkpoints(tmp_path, every=100), []
+
+    def ask(number):
+        if number == 4:
+            raise KeyboardInterrupt
+        return sample_clients(KEY, number, data.client_ids, 4)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(10, ask=ask, on_round=lambda told: numbers.append(told.number), checkpoints=checkpoints)
+    assert numbers == [1, 2]
+    checkpoint = checkpoints.restore(process.initialize())
+    assert checkpoint.round == len(checkpoint.history) == 2  # round 3 was not told of, and runs again
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.state.weights, run(2).state.weights)
+
+
+def test_skipped_rounds_among_others(run, data):
+    participants = participation(uniform_sampler(data.client_ids, 4, key=KEY))
+
+    def ask(number):
+        few = number in (2, 3)
+        return participants(number)._replace(ids=(), skipped=True) if few else participants(number)
+
+    told = []
+    run(4, ask=ask, on_round=told.append)
+    assert [round.metrics is None for round in told] == [False, True, True, False]
+    assert told[0].state is told[1].state is told[2].state
