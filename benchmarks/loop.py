@@ -3,12 +3,14 @@
 The loop checkpoints every 10 rounds, keeps the best checkpoint too, and releases every round to CSV, JSON lines,
 TensorBoard, a log, memory and to trackers in the manner of Weights & Biases and MLflow, which here keep nothing. It is
 timed in turn with bare calls of `next` on cohorts that are drawn in the same way, a hundred rounds of each at a time;
-the last of the ten checkpoints is written to its end before the bare calls begin.
+the last of the ten checkpoints is written to its end before the bare calls begin. The loop prefetches the next cohort,
+which a bare call does not, so it is compared with bare calls that prefetch, too.
 
     python benchmarks/loop.py --workload W1 --chunks 6 --memory-rounds 2000
 
-prints one JSON object: seconds a round of both and their ratio, by the clock and by the processor; and, without bare
-calls in between, the anonymous resident memory in MB after every twentieth of the rounds.
+prints one JSON object: seconds a round of each and the loop's ratio to both kinds of bare calls, by the clock and by
+the processor; and, without bare calls in between, the anonymous resident memory in MB after every twentieth of the
+rounds.
 """
 
 import argparse
@@ -101,13 +103,28 @@ class Loop:
         """So many calls of `next`, one after another."""
         import jax
 
+        for _ in range(rounds):
+            self._state, _ = jax.block_until_ready(self._process.next(self._state, self._draw()))
+
+    def prefetching(self, rounds: int):
+        """So many calls of `next`, the next cohort being read while one computes."""
+        import jax
+
+        cohort = self._draw()
+        for i in range(rounds):
+            self._state, metrics = self._process.next(self._state, cohort)
+            if i + 1 < rounds:
+                self._process.next.prefetch(cohort := self._draw())
+            jax.block_until_ready((self._state, metrics))
+
+    def _draw(self):
+        import jax
+
         import fedjax_core as fc
 
-        for _ in range(rounds):
-            self._bare_rounds += 1
-            clients = fc.data.sample_clients(self._key, self._bare_rounds, self._data.client_ids, self._cohort_size)
-            cohort = self._data.cohort(clients, self._batching, jax.random.fold_in(self._key, self._bare_rounds))
-            self._state, _ = jax.block_until_ready(self._process.next(self._state, cohort))
+        self._bare_rounds += 1
+        clients = fc.data.sample_clients(self._key, self._bare_rounds, self._data.client_ids, self._cohort_size)
+        return self._data.cohort(clients, self._batching, jax.random.fold_in(self._key, self._bare_rounds))
 
 
 def _all_releases(folder: pathlib.Path, log: logging.Logger):
@@ -139,8 +156,8 @@ def _log_file(path: pathlib.Path):
 
 
 def measure_time(workload: workloads.Workload, devices: int, chunks: int) -> dict:
-    """Chunks of the loop and of bare calls in turn, behind one of each that is not timed."""
-    seconds = {"loop": [], "bare": []}
+    """Chunks of the loop and of both kinds of bare calls in turn, behind one of each that is not timed."""
+    seconds = {"loop": [], "bare": [], "prefetching": []}
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(workload, devices, pathlib.Path(folder))
         begin = _now()
@@ -149,11 +166,14 @@ def measure_time(workload: workloads.Workload, devices: int, chunks: int) -> dic
             nonlocal begin
             if round.number % CHUNK:
                 return
-            middle = _now()
-            loop.bare(CHUNK)
+            turn = {"loop": _since(begin)}
+            for name in ("bare", "prefetching"):
+                begin = _now()
+                getattr(loop, name)(CHUNK)
+                turn[name] = _since(begin)
             if round.number > CHUNK:
-                seconds["loop"].append([b - a for a, b in zip(begin, middle)])
-                seconds["bare"].append([b - a for a, b in zip(middle, _now())])
+                for name, both in turn.items():
+                    seconds[name].append(both)
             begin = _now()
 
         loop.run((chunks + 1) * CHUNK, on_round)
@@ -164,12 +184,18 @@ def _now() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
+def _since(begin: tuple[float, float]) -> list[float]:
+    return [b - a for a, b in zip(begin, _now())]
+
+
 def _summary(seconds: dict, kind: int) -> dict:
-    both = {name: [chunk[kind] / CHUNK for chunk in chunks] for name, chunks in seconds.items()}
-    medians = {f"{name}_s": statistics.median(values) for name, values in both.items()}
-    pairs = [loop / bare for loop, bare in zip(both["loop"], both["bare"])]
-    ratio = medians["loop_s"] / medians["bare_s"]
-    return medians | {"ratio": ratio, "ratio_of_pairs_median": statistics.median(pairs)}
+    rounds = {name: [chunk[kind] / CHUNK for chunk in chunks] for name, chunks in seconds.items()}
+    summary = {f"{name}_s": statistics.median(values) for name, values in rounds.items()}
+    for name in ("bare", "prefetching"):
+        pairs = [loop / other for loop, other in zip(rounds["loop"], rounds[name])]
+        ratio = summary["loop_s"] / summary[f"{name}_s"]
+        summary[f"loop_over_{name}"] = {"ratio": ratio, "ratio_of_pairs_median": statistics.median(pairs)}
+    return summary
 
 
 def measure_memory(workload: workloads.Workload, devices: int, rounds: int) -> dict:
