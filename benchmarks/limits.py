@@ -364,10 +364,17 @@ def measure(workload: workloads.Workload, rounds: int, devices: int, ahead: bool
     return {"median_s": statistics.median(times), "best_s": min(times), "rounds": len(times), "ahead": ahead}
 
 
-def use_devices(devices: int):
-    """Makes the CPU that many devices; before JAX is used."""
+def use_devices(devices: int) -> int:
+    """Makes the CPU that many devices; before JAX is used.
+
+    Returns:
+      How many to use: of an accelerator no more than there are.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
+    import jax
+
+    return min(devices, len(jax.devices()))
 
 
 def main(argv=None) -> int:
@@ -380,13 +387,13 @@ def main(argv=None) -> int:
     parser.add_argument("--ahead", action="store_true", help="copy the next round's examples while the devices compute")
     parser.add_argument("--no-rates", action="store_true", help="leave out the rates of the machine")
     args = parser.parse_args(argv)
-    use_devices(args.devices)
-    result = {"machine": machine(), "devices": args.devices}
+    devices = use_devices(args.devices)
+    result = {"machine": machine(), "devices": devices}
     if not args.no_rates:
         result["rates"] = rates()
     data = workloads.folder(args.data)
     for name in args.workloads.split(","):
-        result[name] = measure(workloads.load(name, data), args.rounds, args.devices, args.ahead)
+        result[name] = measure(workloads.load(name, data), args.rounds, devices, args.ahead)
     print(json.dumps(result, indent=2))
     return 0
 

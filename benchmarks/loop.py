@@ -220,14 +220,14 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     if args.chunks < 0 or args.memory_rounds < 0 or 0 < args.memory_rounds < 20:
         parser.error("--chunks is 0 or more, and --memory-rounds 0 or at least 20")
-    limits.use_devices(args.devices)
+    devices = limits.use_devices(args.devices)
     workload = workloads.load(args.workload, workloads.folder(args.data))
     workloads.touch(workload)
-    result = {"machine": machine(), "devices": args.devices, "workload": args.workload}
+    result = {"machine": machine(), "devices": devices, "workload": args.workload}
     if args.chunks:
-        result["time"] = measure_time(workload, args.devices, args.chunks)
+        result["time"] = measure_time(workload, devices, args.chunks)
     if args.memory_rounds:
-        result["memory"] = measure_memory(workload, args.devices, args.memory_rounds)
+        result["memory"] = measure_memory(workload, devices, args.memory_rounds)
     print(json.dumps(result, indent=2))
     return 0
 

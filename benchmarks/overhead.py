@@ -62,8 +62,8 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     if args.calls < 1:
         parser.error(f"--calls is at least 1, got {args.calls}")
-    limits.use_devices(args.devices)
-    print(json.dumps([measure(devices, args.calls) for devices in sorted({1, args.devices})], indent=2))
+    devices = limits.use_devices(args.devices)
+    print(json.dumps([measure(devices, args.calls) for devices in sorted({1, devices})], indent=2))
     return 0
 
 

@@ -1,6 +1,7 @@
 """Rounds of W1 to W4 through the public API, alone or in turn with the hand-written programs.
 
     python benchmarks/rounds.py --workloads W1,W2 --rounds 7 --devices 2 --against limits
+    python benchmarks/rounds.py --workloads W1,W2,W4 --lanes 1,2,4,8,16,32,64,cohort
 
 Data preparation is part of a round. Before anything is timed, both run two rounds, and their weights must
 agree, for W1 also with a NumPy float64 reference. Prints one JSON object: medians in seconds, the seconds that JAX
@@ -26,7 +27,7 @@ TOLERANCES = {"W1": 1e-5, "W2": 3e-2, "W3": 1e-4, "W4": 1e-5}
 agrees to 1e-6; the CNN's come apart where rounding puts a ReLU or a maximum on its other side."""
 
 
-def ours(workload: workloads.Workload, devices: int):
+def ours(workload: workloads.Workload, devices: int, lanes: int | str = 1):
     """`(state, ids) -> state` through the public API, the process, and the initial state."""
     import jax
 
@@ -34,7 +35,7 @@ def ours(workload: workloads.Workload, devices: int):
 
     data = workloads.federated_data(workload)
     process, state = workloads.process(workload)
-    next_round = process.next.with_config(fc.EngineConfig(lanes=1, devices=devices))
+    next_round = process.next.with_config(fc.EngineConfig(lanes=lanes, devices=devices))
     batching = fc.data.Batching(batch_size=workload.batch_size)
 
     def round_(state, ids):
@@ -72,7 +73,9 @@ def check(name: str, other: str, error: float):
         raise AssertionError(f"{name}: after two rounds {error:.1e} from the {other}, more than {tolerance:.0e}")
 
 
-def measure(workload: workloads.Workload, rounds: int, devices: int, reference: dict | None, against: bool) -> dict:
+def measure(
+    workload: workloads.Workload, rounds: int, devices: int, reference: dict | None, against: bool, lanes: int | str = 1
+) -> dict:
     """Verifies, then times rounds of ours and, in turn with them, of the hand-written program.
 
     Args:
@@ -81,11 +84,12 @@ def measure(workload: workloads.Workload, rounds: int, devices: int, reference: 
       devices: how many devices.
       reference: what the weights must be after two rounds, if that is known.
       against: whether to time the hand-written program, too.
+      lanes: `EngineConfig.lanes` of ours, or "cohort" for as many as there are clients.
     """
     import jax
 
     workloads.touch(workload)
-    mine, process, state = ours(workload, devices)
+    mine, process, state = ours(workload, devices, len(workload.cohorts[0]) if lanes == "cohort" else lanes)
     written, weights = limits.HandWritten(workload, devices), jax.tree.map(jax.numpy.asarray, workload.initial)
     begin = time.perf_counter()
     with compiling() as compiled:
@@ -116,21 +120,33 @@ def measure(workload: workloads.Workload, rounds: int, devices: int, reference: 
     return result | {"rounds": rounds, "difference": errors, "first_round_s": first, "compile_s": sum(compiled)}
 
 
+def _lanes(text: str) -> list[int | str]:
+    return [word if word in ("auto", "cohort") else int(word) for word in text.split(",")]
+
+
 def main(argv=None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Rounds of the workloads through the public API.")
     workloads.add_data_option(parser)
     parser.add_argument("--workloads", default="W1,W2,W3,W4", help="with commas between")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each")
-    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="CPU devices")
+    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="devices; of an accelerator at most all")
+    parser.add_argument(
+        "--lanes", type=_lanes, default=[1], help="of ours: numbers, auto or cohort, with commas between"
+    )
     parser.add_argument("--against", choices=["nothing", "limits"], default="nothing", help="what to run in turn")
     args = parser.parse_args(argv)
-    limits.use_devices(args.devices)
-    data, result = workloads.folder(args.data), {"machine": machine(), "devices": args.devices}
+    devices = limits.use_devices(args.devices)
+    import jax
+
+    result = {"machine": machine(), "devices": devices, "device_kind": jax.devices()[0].device_kind}
+    data = workloads.folder(args.data)
     for name in args.workloads.split(","):
         workload = workloads.load(name, data)
         reference = workloads.load_reference(data) if name == "W1" else None
-        result[name] = measure(workload, args.rounds, args.devices, reference, args.against == "limits")
+        for lanes in args.lanes:
+            key = name if len(args.lanes) == 1 else f"{name}, lanes {lanes}"
+            result[key] = measure(workload, args.rounds, devices, reference, args.against == "limits", lanes)
     print(json.dumps(result, indent=2))
     return 0
 

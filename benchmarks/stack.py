@@ -149,10 +149,10 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     if args.rounds < FEWEST_ROUNDS:
         parser.error(f"--rounds is at least {FEWEST_ROUNDS}, got {args.rounds}")
-    limits.use_devices(args.devices)
-    data, result = workloads.folder(args.data), {"machine": machine(), "devices": args.devices}
+    devices = limits.use_devices(args.devices)
+    data, result = workloads.folder(args.data), {"machine": machine(), "devices": devices}
     for name in args.workloads.split(","):
-        result[name] = measure(workloads.load(name, data), args.rounds, args.devices)
+        result[name] = measure(workloads.load(name, data), args.rounds, devices)
     print(json.dumps(result, indent=2))
     return 0
 
