@@ -41,7 +41,8 @@ def train(
     Everything is checked before anything runs. Round `r` (from 1) draws its clients with
     `sample_clients(key, r, ...)` and shuffles with `fold_in(key, r)`, so that a run is a function
     of its arguments. With `checkpoints` it goes on after the latest one, and ends with the same bits
-    as a run that was never interrupted.
+    as a run that was never interrupted. Of several processes of one `jax.distributed` job, which all call
+    this alike, the first one writes, releases and shows progress.
 
     Args:
       process: for example `fed_avg(model, optax.sgd(0.1), key=...)`.
@@ -102,6 +103,8 @@ def train(
     _checks.check_outlets("train", checkpoints, release_manager)
     measure = _evaluator(process, evaluation, test_data, eval_batching)
     ask = functools.partial(sample_clients, key, ids=train_data.client_ids, num_clients=cohort_size)
+    if jax.process_index() > 0:
+        folder, release_manager, progress = None, None, False
     with writing(None if folder is None else folder.path, checkpoints):
         return run_rounds(
             start_of(process, checkpoints, position_of(key, cohort_size, train_data, batching)),

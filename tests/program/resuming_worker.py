@@ -34,7 +34,9 @@ def main(rank: int, processes: int, port: int, folder: str, *rounds: int) -> Non
             rounds=last,
             batching=fc.data.Batching(10, shuffle=True),
             key=jax.random.key(2),
-            checkpoints=fc.program.Checkpoints(folder, every=1),
+            checkpoints=fc.program.Checkpoints(f"{folder}/checkpoints", every=1),
+            folder=fc.program.RunFolder(f"{folder}/run", resume=True),
+            release_manager=fc.program.release_to_json_lines(f"{folder}/released {rank}.jsonl"),
         )
     assert len(history) == last
     digest = hashlib.sha256()

@@ -1,5 +1,6 @@
 """Several processes over `jax.distributed` that checkpoint and resume one run."""
 
+import csv
 import pathlib
 
 import pytest
@@ -22,5 +23,8 @@ def test_processes_resume_one_run(tmp_path):
     """The first one writes and all read; the bits are those of one process that was never interrupted."""
     alone = _run(1, tmp_path / "alone", 4)
     assert set(_run(2, tmp_path / "together", 2, 4)) == set(alone)
-    assert sorted(path.name for path in (tmp_path / "together").iterdir()) == ["2", "3", "4"]
+    assert {path.name for path in (tmp_path / "together").iterdir()} == {"checkpoints", "run", "released 0.jsonl"}
+    assert sorted(path.name for path in (tmp_path / "together" / "checkpoints").iterdir()) == ["2", "3", "4"]
+    with open(tmp_path / "together" / "run" / "metrics.csv", newline="") as file:
+        assert [row["round"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
     assert _run(1, tmp_path / "together", 4) == alone
