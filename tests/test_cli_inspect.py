@@ -81,6 +81,7 @@ def _watching(folder: pathlib.Path) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_watches_a_run_that_another_process_trains(folder, capsys):

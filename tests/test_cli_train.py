@@ -71,6 +71,7 @@ def test_trains_and_leaves_a_folder(tmp_path, capsys):
         assert weights["dense_0.kernel"].shape == (64, 128)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path, capsys, stop_after):
     """Stopped between two checkpoints, resumed on other devices and for one more round."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -211,6 +212,7 @@ def _in_a_terminal(arguments: list[str], folder: pathlib.Path, interrupt_at: byt
 
 
 # jax runs threads, and the child of the fork does nothing but exec.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_a_terminal_shows_a_progress_bar(tmp_path):

@@ -21,7 +21,7 @@ MAX_CLIENTS, MAX_SIZE = 6, 7
 CLIENTS = reference.make_clients((7, 1, 0, 3, 12, 5, 2, 4, 9))
 
 
-@pytest.fixture(scope="module", params=OPTIMIZERS)
+@pytest.fixture(scope="module", params=["momentum", pytest.param("weight_decay", marks=pytest.mark.slow)])
 def process(request):
     server = optax.adam(0.1)
     return fc.algorithms.fed_avg(MODEL, OPTIMIZERS[request.param], server_optimizer=server, key=KEY)

@@ -63,7 +63,10 @@ def _clients(model, sizes=(5, 0, 2), seed=0):
     return fc.data.from_clients(dict(zip("abc", clients)))
 
 
-@pytest.mark.parametrize("name", _models())
+_GRU = pytest.param("gru", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [_GRU if name == "gru" else name for name in _models()])
 def test_two_rounds_of_every_model(name):
     model = _models()[name]
     data = _clients(model)

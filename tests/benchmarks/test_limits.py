@@ -10,7 +10,7 @@ import pytest
 import workloads
 
 
-@pytest.mark.parametrize("name", ["W1", "W2", "W3"])
+@pytest.mark.parametrize("name", ["W1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("W2", "W3"))])
 def test_a_hand_written_step_is_a_step_of_the_model(data, name):
     workload = workloads.load(name, data)
     model, rate = workloads.model(workload), workload.learning_rate

@@ -10,6 +10,7 @@ def workload(data):
     return workloads.load("W1", data)
 
 
+@pytest.mark.slow
 def test_the_loop_and_bare_rounds_are_timed_in_turn(workload):
     measured = loop.measure_time(workload, 1, 1)
     assert measured["rounds"] == loop.CHUNK

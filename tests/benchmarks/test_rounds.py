@@ -16,6 +16,7 @@ def test_ours_and_the_hand_written_program_agree_and_are_timed(data, name):
     assert measured["ratio"] == pytest.approx(measured["ours_s"] / measured["hand_written_s"])
 
 
+@pytest.mark.slow
 def test_as_many_lanes_as_clients(data):
     measured = rounds.measure(workloads.load("W1", data), 1, 1, workloads.load_reference(data), False, "cohort")
     assert measured["ours_s"] > 0 and "ratio" not in measured

@@ -10,6 +10,7 @@ import workloads
 from fedjax_core.contracts import model_metrics
 
 
+@pytest.mark.slow
 def test_both_learn_and_are_timed(data):
     measured = stack.measure(workloads.load("W1", data), 3, 1)
     assert measured["ratio"] == pytest.approx(measured["stack_s"] / measured["plain_s"])

@@ -6,6 +6,7 @@ import pytest
 from fedjax_core import models, trees
 
 
+@pytest.mark.slow
 def test_keeps_the_laws_of_models(laws):
     laws.check_model(models.emnist_cnn(5, image_shape=(9, 8, 2)), 5, size=3)
 

@@ -118,6 +118,7 @@ def test_training_without_a_needed_key_is_refused(laws, module):
         model.predict(laws.initial(model), {"x": np.ones((2, 4), np.float32)}, training=True)
 
 
+@pytest.mark.slow
 def test_lstm_keeps_the_laws_of_models(laws):
     batch_type = types.parse_type("<x=int32[?,6],y=int32[?,6]>")
     laws.check_model(models.from_linen(Recurrent(), models.sequence_cross_entropy(), batch_type), 7)

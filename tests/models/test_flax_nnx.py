@@ -59,6 +59,7 @@ def test_conv_net_trains_with_a_symbolic_batch(laws):
     laws.check_gradient(run, laws.initial(model))
 
 
+@pytest.mark.slow
 def test_lstm_keeps_the_laws_of_models(laws):
     batch_type = types.parse_type("<x=int32[?,6],y=int32[?,6]>")
     laws.check_model(models.from_nnx(Recurrent, models.sequence_cross_entropy(), batch_type), 7)

@@ -116,6 +116,7 @@ def _crash(workers, folder: pathlib.Path, kills: int, seed: int) -> None:
     assert half_written
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_with_the_same_bits(workers, tmp_path):
     _crash(workers, tmp_path, kills=5, seed=0)
 

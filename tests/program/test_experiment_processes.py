@@ -23,6 +23,7 @@ def _start(role: str, folder: pathlib.Path, *more: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, WORKER, role, str(folder), *more], env=environment, **pipes)
 
 
+@pytest.mark.slow
 def test_a_process_watches_another_one_train(tmp_path):
     with _start("watch", tmp_path) as watcher, _start("train", tmp_path) as trainer:
         try:

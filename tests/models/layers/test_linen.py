@@ -86,6 +86,7 @@ def test_rnn_inside_of_a_module_has_flax_parameters():
     np.testing.assert_allclose(ours.apply(variables, tokens), flax.apply(variables, tokens), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rnn_as_a_model_keeps_the_laws(laws):
     batch_type = {"x": "int32[?,6]", "y": "int32[?,6]"}
     laws.check_model(models.from_linen(_Net(linen.RNN), models.sequence_cross_entropy(), batch_type), 7)
@@ -99,6 +100,7 @@ class _Images(nn.Module):
         return nn.Dense(5)(x.reshape(x.shape[0], 4 * 3 * 4))
 
 
+@pytest.mark.slow
 def test_conv_as_a_model_keeps_the_laws(laws):
     model = models.from_linen(_Images(), models.cross_entropy(), {"x": "float32[?,8,6,2]", "y": "int32[?]"})
     laws.check_model(model, 5)
