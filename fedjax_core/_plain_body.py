@@ -44,7 +44,7 @@ class PlainBody:
     function = trace
 
     def prefetch(self, owner, cohort):
-        raise TypeError(f"{owner.name} has no placements and so no clients whose examples prefetch could read")
+        raise TypeError(f"{owner.name} has no placements and no clients to read the examples of; leave prefetch out")
 
     def describe(self, names: Mapping[types.Type, str]) -> str:
         return "one function, without placements"

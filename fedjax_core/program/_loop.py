@@ -194,26 +194,14 @@ def run_rounds(
         checkpoints.save(Checkpoint(released, state, history, start.position, _environment(start.next)))
         saved = released
 
-    def draw_ahead(number: int) -> Drawn | None:
-        """Draws and reads a round's clients while the devices compute the round before.
-
-        An error waits until the round before is released: the round draws again, and meets it.
-        """
-        if rounds is not None and number > rounds:
-            return None
-        with contextlib.suppress(Exception):
-            drawn = draw(number)
-            if drawn.cohort is not None:
-                start.next.prefetch(drawn.cohort)
-            return drawn
-
     try:
         with ProgressBar(rounds, start.completed, disable=not progress) as bar:
             for number in numbers if rounds is None else range(start.completed + 1, rounds + 1):
                 begin = clock()
                 drawn = draw(number) if ahead is None else ahead
                 after, metrics = (state, None) if drawn.cohort is None else start.next(state, drawn.cohort)
-                drawn, ahead = drawn._replace(cohort=None), draw_ahead(number + 1)
+                drawn = drawn._replace(cohort=None)
+                ahead = None if number == rounds else _drawn_ahead(draw, start.next, number + 1)
                 measured = on_host(metrics)
                 flat = {**drawn.metrics, **flatten_metrics(measured), **_spent(accounting, number)}
                 round_seconds = clock() - begin
@@ -242,6 +230,19 @@ def run_rounds(
         if checkpoints is not None:
             checkpoints.wait()
     return TrainResult(state, history)
+
+
+def _drawn_ahead(draw: Callable[[int], Drawn], next_round: Computation, number: int) -> Drawn | None:
+    """Draws and reads a round's clients while the devices compute the round before.
+
+    None after an error, which waits until the round before is released: the round itself draws again, and meets it.
+    """
+    with contextlib.suppress(Exception):
+        drawn = draw(number)
+        if drawn.cohort is not None:
+            next_round.prefetch(drawn.cohort)
+        return drawn
+    return None
 
 
 def _with_lanes(next_round: Computation, lanes: int | None) -> Computation:

@@ -63,10 +63,7 @@ def _clients(model, sizes=(5, 0, 2), seed=0):
     return fc.data.from_clients(dict(zip("abc", clients)))
 
 
-_GRU = pytest.param("gru", marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("name", [_GRU if name == "gru" else name for name in _models()])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "gru" else n for n in _models()])
 def test_two_rounds_of_every_model(name):
     model = _models()[name]
     data = _clients(model)
