@@ -29,7 +29,7 @@ def _plain(cell, inputs, kernel, bias, initial):
     return jax.lax.scan(step, initial, inputs)[1]
 
 
-def _close(a, b):
+def _assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b)
 
 
@@ -40,9 +40,9 @@ def test_values_and_gradients_equal_the_plain_scan(name):
     def total(run):
         return lambda arguments: jnp.sin(run(cell, *arguments)).sum()
 
-    _close(_recurrence.recur(cell, *arguments), _plain(cell, *arguments))
+    _assert_close(_recurrence.recur(cell, *arguments), _plain(cell, *arguments))
     ours, plain = (jax.jit(jax.grad(total(run))) for run in (_recurrence.recur, _plain))
-    _close(ours(arguments), plain(arguments))
+    _assert_close(ours(arguments), plain(arguments))
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -58,7 +58,7 @@ def test_second_derivatives_equal_the_plain_scan(name):
 
         return jax.jit(jax.grad(squares))
 
-    _close(squared_gradient(_recurrence.recur)(arguments), squared_gradient(_plain)(arguments))
+    _assert_close(squared_gradient(_recurrence.recur)(arguments), squared_gradient(_plain)(arguments))
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -70,7 +70,7 @@ def test_vmap_over_kernels(name):
     def gradient(kernel):
         return jax.grad(lambda kernel: _recurrence.recur(cell, inputs, kernel, bias, initial).sum())(kernel)
 
-    _close(jax.jit(jax.vmap(gradient))(kernels), jnp.stack([gradient(kernel), gradient(2 * kernel)]))
+    _assert_close(jax.jit(jax.vmap(gradient))(kernels), jnp.stack([gradient(kernel), gradient(2 * kernel)]))
 
 
 def test_lstm_equals_flax():

@@ -92,7 +92,7 @@ def _check_readable(folder: pathlib.Path) -> None:
         json.loads((checkpoint / "manifest.json").read_text())
 
 
-def _crash(workers, folder: pathlib.Path, kills: int, seed: int) -> None:
+def _assert_the_same_bits(workers, folder: pathlib.Path, kills: int, seed: int) -> None:
     """Runs one run after the other, each killed and resumed until it is done, until there were enough kills."""
     random_, half_written, runs = random.Random(seed), 0, 0
     expected = workers(folder / "run" / "uninterrupted")
@@ -118,9 +118,9 @@ def _crash(workers, folder: pathlib.Path, kills: int, seed: int) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_ends_with_the_same_bits(workers, tmp_path):
-    _crash(workers, tmp_path, kills=5, seed=0)
+    _assert_the_same_bits(workers, tmp_path, kills=5, seed=0)
 
 
 @pytest.mark.slow
 def test_fifty_kills(workers, tmp_path):
-    _crash(workers, tmp_path, kills=50, seed=1)
+    _assert_the_same_bits(workers, tmp_path, kills=50, seed=1)

@@ -34,9 +34,9 @@ def _flax(x, kernel, bias, padding="VALID"):
     return module.apply({"params": {"kernel": kernel, "bias": bias}}, x)
 
 
-def _close(a, b, tolerance=1e-5):
+def _assert_close(a, b, tolerance=1e-5):
     """Equal to `tolerance` of the largest value."""
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * max(1, abs(y).max()))
 
@@ -50,8 +50,8 @@ def _gradient(conv, *arguments):
 def test_values_and_gradients_equal_flax(name, padding):
     arguments = _case(*CASES[name])
     ours, flax = (functools.partial(conv, padding=padding) for conv in (layers.conv, _flax))
-    _close(jax.jit(ours)(*arguments), jax.jit(flax)(*arguments))
-    _close(_gradient(ours, *arguments), _gradient(flax, *arguments))
+    _assert_close(jax.jit(ours)(*arguments), jax.jit(flax)(*arguments))
+    _assert_close(_gradient(ours, *arguments), _gradient(flax, *arguments))
 
 
 def test_tiles_round_no_worse_than_twice_a_plain_product():
@@ -76,7 +76,7 @@ def test_half_precision_keeps_its_dtype_and_equals_flax(dtype):
     arguments = _case((2, 10, 7, 8), (3, 3), dtype)
     ours = jax.jit(layers.conv)(*arguments)
     assert ours.dtype == dtype
-    _close(ours, _flax(*arguments), 3e-2 if dtype == "bfloat16" else 5e-3)
+    _assert_close(ours, _flax(*arguments), 3e-2 if dtype == "bfloat16" else 5e-3)
     assert all(leaf.dtype == dtype for leaf in _gradient(layers.conv, *arguments))
 
 
@@ -87,7 +87,7 @@ def test_vmap_over_kernels(name):
     together = jax.jit(jax.vmap(lambda weights: _gradient(layers.conv, x, *weights)))(several)
     for i in range(2):
         weights = jax.tree.map(lambda leaf, i=i: leaf[i], several)
-        _close(jax.tree.map(lambda leaf, i=i: leaf[i], together), _gradient(layers.conv, x, *weights))
+        _assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), _gradient(layers.conv, x, *weights))
 
 
 def test_inside_of_a_loop():
@@ -97,7 +97,7 @@ def test_inside_of_a_loop():
         return kernel - 0.1 * _gradient(layers.conv, x, kernel, bias)[1]
 
     looped = jax.jit(lambda n: jax.lax.fori_loop(0, n, step, kernel))(2)
-    _close(looped, step(1, step(0, kernel)))
+    _assert_close(looped, step(1, step(0, kernel)))
 
 
 def test_forward_mode_agrees_with_reverse_mode():
@@ -107,7 +107,7 @@ def test_forward_mode_agrees_with_reverse_mode():
         return jnp.sin(layers.conv(x, kernel * bias_and_scale[0], bias)).sum()
 
     scale = jnp.ones(1)
-    _close(jax.jacfwd(total)(scale), jax.jacrev(total)(scale))
+    _assert_close(jax.jacfwd(total)(scale), jax.jacrev(total)(scale))
 
 
 @pytest.mark.parametrize("name", ["no tiles, few channels", "part of a tile"])
@@ -118,7 +118,7 @@ def test_batch_may_be_empty_or_symbolic(name):
     spec = jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
     gradient = jax.jit(lambda x: jax.grad(lambda x: jnp.sin(layers.conv(x, kernel, bias)).sum())(x))
     exported = jax.export.export(gradient)(spec)
-    _close(exported.call(x), gradient(x))
+    _assert_close(exported.call(x), gradient(x))
 
 
 @pytest.mark.parametrize(
