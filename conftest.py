@@ -7,8 +7,6 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import hypothesis
 import jax
 
-import fedjax_core  # noqa: F401  first, or a module that pytest imports would hide its function `computation`
-
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)

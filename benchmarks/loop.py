@@ -123,8 +123,8 @@ class Loop:
         import fedjax_core as fc
 
         self._bare_rounds += 1
-        clients = fc.data.sample_clients(self._key, self._bare_rounds, self._data.client_ids, self._cohort_size)
-        return self._data.cohort(clients, self._batching, jax.random.fold_in(self._key, self._bare_rounds))
+        clients = fc.data.sample_clients(self._bare_rounds, self._data.client_ids, self._cohort_size, key=self._key)
+        return self._data.cohort(clients, self._batching, key=jax.random.fold_in(self._key, self._bare_rounds))
 
 
 def _all_releases(folder: pathlib.Path, log: logging.Logger):

@@ -37,7 +37,7 @@ def measure_one(clients: int, sample_size: int, devices: int, memory_budget: int
     import fedjax_core as fc
 
     key = jax.random.key(0)
-    aggregator = fc.aggregators.reservoir_sample(sample_size, key) if sample_size else fc.aggregators.sum()
+    aggregator = fc.aggregators.reservoir_sample(sample_size, key=key) if sample_size else fc.aggregators.sum()
     process = fc.aggregators.as_process(aggregator, "float32")
     config = fc.EngineConfig(lanes=1, devices=devices, memory_budget=memory_budget)
     next_round, state = process.next.with_config(config), process.initialize()
@@ -73,7 +73,7 @@ def chances(keys: int, clients: int, sample_size: int) -> dict:
 
     import fedjax_core as fc
 
-    process = fc.aggregators.as_process(fc.aggregators.reservoir_sample(sample_size, jax.random.key(0)), "int32")
+    process = fc.aggregators.as_process(fc.aggregators.reservoir_sample(sample_size, key=jax.random.key(0)), "int32")
     state, counts, weights = process.initialize(), np.zeros(clients), np.ones(clients, np.float32)
     for seed in range(keys):
         _, (sample, _), _ = process.next(

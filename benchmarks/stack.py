@@ -48,7 +48,7 @@ def full_stack(workload: workloads.Workload):
     import fedjax_core as fc
 
     noise_key, rounding_key, sample_key, key = jax.random.split(jax.random.key(0), 4)
-    private = fc.aggregators.private_mean(_MAX_NORM, _NOISE, workloads.CLIENTS[workload.name], noise_key)
+    private = fc.aggregators.private_mean(_MAX_NORM, _NOISE, workloads.CLIENTS[workload.name], key=noise_key)
     process = fc.algorithms.fed_avg(
         workloads.model(workload)._replace(metrics=eight_metrics()),
         optax.sgd(workload.learning_rate),

@@ -2,18 +2,19 @@
 
 The rooms, each importing only from those above it:
 
-  types        placements, types, their notation
-  trees        arithmetic on pytrees
-  language     placed values, the `federated_*` operators, `Sequence`
-  engine       how a program runs: plan, packing, execution
-  computation  `federated_computation`, `computation`
-  templates    processes and their contracts
-  contracts    the NamedTuples that the rooms below fill
+  types         placements, types, their notation
+  trees         arithmetic on pytrees
+  language      placed values, the `federated_*` operators, `ClientBatches`
+  engine        how a program runs: plan, packing, execution
+  computations  `federated_computation`, `computation`
+  templates     processes and their contracts
+  contracts     the NamedTuples that the rooms below fill
   aggregators, metrics, models, clients, privacy    the catalogue
-  algorithms   the round and its callers
-  data         federated data sets, batching, partitioners
-  program      training loops, files, plots
-  testing      laws to check your own against
+  algorithms    the round and its callers
+  data          federated data sets, batching, partitioners
+  program       training loops, files, plots
+  participant   one real participant of a federation and its messages
+  testing       laws to check your own against
 
 The everyday names are here:
 
@@ -27,24 +28,58 @@ The everyday names are here:
 
 import importlib
 
-from fedjax_core import contracts, engine, language, templates, trees, types
-from fedjax_core._federated_body import Checked
-from fedjax_core.computation import Computation, computation, federated_computation
-from fedjax_core.contracts import Model, ModelWeights
+from fedjax_core import computations, contracts, engine, language, templates, trees, types
+from fedjax_core.computations import computation, federated_computation
+from fedjax_core.contracts import Aggregator, Metric, Model
 from fedjax_core.engine import EngineConfig, pack_cohort, stack_cohorts, use_all_cores, use_compilation_cache
-from fedjax_core.language import *  # noqa: F403
-from fedjax_core.types import *  # noqa: F403
+from fedjax_core.language import (
+    federated_aggregate,
+    federated_broadcast,
+    federated_client_index,
+    federated_collect,
+    federated_eval,
+    federated_map,
+    federated_max,
+    federated_mean,
+    federated_min,
+    federated_scatter,
+    federated_secure_modular_sum,
+    federated_secure_sum,
+    federated_secure_sum_bitwidth,
+    federated_select,
+    federated_split_key,
+    federated_sum,
+    federated_trim,
+    federated_value,
+    federated_zip,
+)
+from fedjax_core.types import CLIENTS, SERVER, at_clients, at_server
 
-_LAZY = ("aggregators", "algorithms", "clients", "data", "metrics", "models", "privacy", "program", "testing")
+_LAZY = (
+    "aggregators",
+    "algorithms",
+    "clients",
+    "data",
+    "metrics",
+    "models",
+    "participant",
+    "privacy",
+    "program",
+    "testing",
+)
 
 __version__ = "0.1.0"
 __all__ = [
-    "Checked",
-    "Computation",
+    "CLIENTS",
+    "SERVER",
+    "Aggregator",
     "EngineConfig",
+    "Metric",
     "Model",
-    "ModelWeights",
+    "at_clients",
+    "at_server",
     "computation",
+    "computations",
     "contracts",
     "engine",
     "federated_computation",
@@ -56,9 +91,26 @@ __all__ = [
     "types",
     "use_all_cores",
     "use_compilation_cache",
+    "federated_aggregate",
+    "federated_broadcast",
+    "federated_client_index",
+    "federated_collect",
+    "federated_eval",
+    "federated_map",
+    "federated_max",
+    "federated_mean",
+    "federated_min",
+    "federated_scatter",
+    "federated_secure_modular_sum",
+    "federated_secure_sum",
+    "federated_secure_sum_bitwidth",
+    "federated_select",
+    "federated_split_key",
+    "federated_sum",
+    "federated_trim",
+    "federated_value",
+    "federated_zip",
     *_LAZY,
-    *language.__all__,
-    *types.__all__,
 ]
 
 

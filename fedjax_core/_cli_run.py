@@ -18,7 +18,7 @@ from fedjax_core._cli_config import RunConfig
 from fedjax_core._cli_tasks import TASKS, Task
 from fedjax_core._cli_toml import FILE
 from fedjax_core._cli_values import UsageError
-from fedjax_core.computation import Computation
+from fedjax_core.computations import Computation
 from fedjax_core.data import Batching
 from fedjax_core.engine import EngineConfig
 from fedjax_core.templates import LearningProcess

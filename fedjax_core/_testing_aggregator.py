@@ -181,7 +181,7 @@ def check_aggregation_process(
     Example: the sums of the clients' statistics of a metric.
 
     >>> import fedjax_core as fc
-    >>> statistics = fc.to_type({"accuracy": ("int32", "int32")})
+    >>> statistics = fc.types.to_type({"accuracy": ("int32", "int32")})
     >>> finalizers = {"accuracy": lambda s: s[0] / s[1]}
     >>> check_aggregation_process(
     ...     lambda: fc.metrics.sum_then_finalize().create(finalizers, statistics), laws=["types", "empty"])

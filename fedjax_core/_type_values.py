@@ -147,7 +147,7 @@ def tree_of_types(type_: Type) -> Any:
     return type_
 
 
-def leaves(type_: Type) -> list[tuple[str, Type]]:
+def type_leaves(type_: Type) -> list[tuple[str, Type]]:
     """The types in a type that are no structs, with their paths.
 
     Example:

@@ -219,11 +219,11 @@ def _check_model(model) -> None:
             f"a model is a fc.Model(init, predict, loss, metrics, batch_type), got {model!r}; make one of a flax "
             "module with fc.models.from_linen or fc.models.from_nnx"
         )
-    fields = types.leaves(model.batch_type) if isinstance(model.batch_type, types.Type) else ()
+    fields = types.type_leaves(model.batch_type) if isinstance(model.batch_type, types.Type) else ()
     if not fields or not all(isinstance(field, types.TensorType) and field.shape for _, field in fields):
         raise TypeError(
             f"the batch_type of a model is a Type whose fields have a dimension for the examples, got "
-            f"{model.batch_type!r}; write fc.to_type({{'x': 'float32[?,784]', 'y': 'int32[?]'}})"
+            f"{model.batch_type!r}; write fc.types.to_type({{'x': 'float32[?,784]', 'y': 'int32[?]'}})"
         )
 
 
@@ -293,7 +293,7 @@ class Aggregator(NamedTuple):
         SERVER, measurements at SERVER)`; the weight is a float32 scalar.
       always_releases: whether a result counts even if nobody contributed, as a noised one does.
       prepare: `(update, n_steps, n_examples) -> what is sent`: what a real participant, a
-        `program.TrainingManager`, makes of its update before it sends it. `next` takes what was
+        `participant.TrainingManager`, makes of its update before it sends it. `next` takes what was
         sent. By default the update as it is: all of the aggregation is then the server's.
     """
 

@@ -7,7 +7,7 @@ import fedjax_core as fc
 from fedjax_core.data import Batching, FederatedData
 
 BATCH_SIZE = 4
-DATA = fc.parse_type("<x=float32[?,2],y=float32[?]>*")
+DATA = fc.types.parse_type("<x=float32[?,2],y=float32[?]>*")
 
 client_sizes = st.lists(st.sampled_from([0, 1, 3, 4, 5, 11]), max_size=7)
 """Cohorts of nobody, of one client, with empty clients and with clients of one example."""

@@ -35,11 +35,11 @@ AGGREGATOR_CASES = {
     ),
     "measure": lambda: (aggregators.measure(), {"neutral": aggregators.measure()}),
     "private_mean": lambda: (
-        aggregators.private_mean(1.0, 0.5, 20, KEY),
-        {"neutral": aggregators.private_mean(math.inf, 0.0, 20, KEY), "weighted": False, "finite": True},
+        aggregators.private_mean(1.0, 0.5, 20, key=KEY),
+        {"neutral": aggregators.private_mean(math.inf, 0.0, 20, key=KEY), "weighted": False, "finite": True},
     ),
     "private_mean adaptive": lambda: (
-        aggregators.private_mean(aggregators.AdaptiveNorm(noise_stddev=2.0), 0.5, 20, KEY),
+        aggregators.private_mean(aggregators.AdaptiveNorm(noise_stddev=2.0), 0.5, 20, key=KEY),
         {"finite": True},
     ),
     "compress": lambda: (
@@ -54,7 +54,7 @@ AGGREGATOR_CASES = {
     ),
     # All clients are sampled, those that hold NaN or that the round left out too; the samples are no mean.
     "reservoir_sample": lambda: (
-        aggregators.reservoir_sample(7, KEY),
+        aggregators.reservoir_sample(7, key=KEY),
         without(testing.AGGREGATOR_LAWS, "result_type", "padding", "non_finite"),
     ),
 }
@@ -156,7 +156,7 @@ def test_metrics_keep_the_laws(case):
     testing.check_metric(*METRIC_CASES[case], **METRIC_OPTIONS.get(case, {}))
 
 
-STATISTICS = fc.to_type({"accuracy": ("float32", "int32"), "num_examples": "int32"})
+STATISTICS = fc.types.to_type({"accuracy": ("float32", "int32"), "num_examples": "int32"})
 FINALIZERS = {"accuracy": lambda s: s[0] / s[1], "num_examples": lambda n: n}
 
 AGGREGATION_CASES = {
@@ -201,7 +201,7 @@ NOT_ALGORITHMS = {"EvaluationState", "LearningState", "federated_evaluation", *S
 
 
 def protected():
-    private = aggregators.private_mean(1.0, 0.1, 10, KEY)
+    private = aggregators.private_mean(1.0, 0.1, 10, key=KEY)
     return aggregators.robust(aggregators.quantize(8, private, key=KEY))
 
 

@@ -9,14 +9,12 @@ import fedjax_core
 
 PACKAGE = pathlib.Path(fedjax_core.__file__).parent
 ROOMS = [
-    "types", "trees", "language", "engine", "computation", "templates", "contracts", "aggregators", "metrics", "models",
-    "clients", "privacy", "analytics", "algorithms", "data", "program", "cli", "testing",
+    "types", "trees", "language", "engine", "computations", "templates", "contracts", "aggregators", "metrics",
+    "models", "clients", "privacy", "analytics", "algorithms", "data", "program", "participant", "cli", "testing",
 ]  # fmt: skip
 CATALOGUE = {"aggregators", "metrics", "models", "clients", "privacy", "analytics"}
 PARTS = {
     "_type": "types",
-    "_federated_body": "computation",
-    "_plain_body": "computation",
     "_cli": "cli",
     "_testing": "testing",
 }

@@ -20,10 +20,10 @@ from fedjax_core.types import (
     TensorType,
     Type,
     at_server,
-    leaves,
     parse_type,
     to_type,
     tree_of_types,
+    type_leaves,
     type_of,
 )
 
@@ -241,7 +241,7 @@ def test_values_come_back_as_what_they_were(value):
     type_ = type_of(value)
     assert jax.tree.structure(rebuild(type_, value)) == jax.tree.structure(value)
     assert jax.tree.structure(tree_of_types(type_)) == jax.tree.structure(value)
-    assert [leaf for _, leaf in leaves(type_)] == jax.tree.leaves(tree_of_types(type_))
+    assert [leaf for _, leaf in type_leaves(type_)] == jax.tree.leaves(tree_of_types(type_))
     assert to_type(tree_of_types(type_)) == type_ == parse_type(str(type_)) == type_of(type_)
 
 
@@ -309,10 +309,10 @@ def test_elements_are_selected_by_name_and_position():
 
 def test_leaves_name_their_paths():
     type_ = parse_type('<w=<<b=int32>,float32*>,"a b"=<c=bool>@SERVER,class=int8>')
-    assert [(path, str(leaf)) for path, leaf in leaves(type_)] == [
+    assert [(path, str(leaf)) for path, leaf in type_leaves(type_)] == [
         ("w[0].b", "int32"), ("w[1]", "float32*"), ('["a b"]', "<c=bool>@SERVER"), ('["class"]', "int8"),
     ]  # fmt: skip
-    assert leaves(to_type("int32")) == [("", to_type("int32"))]
+    assert type_leaves(to_type("int32")) == [("", to_type("int32"))]
 
 
 def test_types_are_leaves_of_a_pytree():

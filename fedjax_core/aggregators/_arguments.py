@@ -82,7 +82,7 @@ def check_entries(function: str, value_type: types.Type, rule: str, allowed) -> 
       Traceback (most recent call last):
       TypeError: quantize takes floats, got <n=int32> (see n)
     """
-    for path, leaf in types.leaves(value_type):
+    for path, leaf in types.type_leaves(value_type):
         kinds = (jnp.issubdtype(leaf.dtype, kind) for kind in allowed) if isinstance(leaf, types.TensorType) else ()
         if not any(kinds):
             raise TypeError(f"{function} takes {rule}, got {value_type}" + (f" (see {path})" if path else ""))

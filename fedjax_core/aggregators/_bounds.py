@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_core import trees, types
 from fedjax_core.aggregators._arguments import check_number
-from fedjax_core.computation import federated_computation
+from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import federated_broadcast, federated_map, federated_sum, federated_value, federated_zip
 from fedjax_core.templates import EstimationProcess, MeasuredProcessOutput

@@ -39,7 +39,7 @@ class AdaptiveNorm(NamedTuple):
 
 
 def private_mean(
-    max_norm: float | AdaptiveNorm, noise_multiplier: float, cohort_size: float, key: jax.Array
+    max_norm: float | AdaptiveNorm, noise_multiplier: float, cohort_size: float, *, key: jax.Array
 ) -> Aggregator:
     r"""The uniform mean over the clients, with Gaussian noise that hides every single one.
 

@@ -1,7 +1,7 @@
 """An aggregator by itself."""
 
 from fedjax_core import types
-from fedjax_core.computation import federated_computation
+from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator
 from fedjax_core.templates import AggregationProcess
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_core import types
 from fedjax_core.aggregators._arguments import check_key, check_number
-from fedjax_core.computation import federated_computation
+from fedjax_core.computations import federated_computation
 from fedjax_core.language import federated_broadcast, federated_map, federated_sum, federated_value
 from fedjax_core.templates import EstimationProcess
 from fedjax_core.types import SERVER

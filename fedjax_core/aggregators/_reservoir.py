@@ -28,7 +28,7 @@ from fedjax_core.templates import MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
 
-def reservoir_sample(sample_size: int, key: jax.Array) -> Aggregator:
+def reservoir_sample(sample_size: int, *, key: jax.Array) -> Aggregator:
     """A uniform sample without replacement of the clients of this round, and one of all rounds so far.
 
     Every client draws a 64-bit tag from the key, the number of the round and its identity, and the
@@ -44,7 +44,7 @@ def reservoir_sample(sample_size: int, key: jax.Array) -> Aggregator:
       An `Aggregator` of tensors of known shapes. Its result is `(samples of this round, samples of all
       rounds)`, each the client's pytree with a leading dimension for the sampled clients, `N` of them or
       all if there were fewer, in the order of their tags, the smallest first (`as_function` returns
-      `Rows`). State: `<round_num, key, tags, count, samples>`, the reservoir of all rounds; the key never
+      `TrimmedRows`). State: `<round_num, key, tags, count, samples>`, the reservoir of all rounds; the key never
       changes. Measurements: per leaf the number of this round's clients, int32, with a NaN or infinity.
 
     Raises:
@@ -55,7 +55,7 @@ def reservoir_sample(sample_size: int, key: jax.Array) -> Aggregator:
     Example:
 
     >>> import jax, fedjax_core as fc
-    >>> process = fc.aggregators.as_process(reservoir_sample(2, jax.random.key(0)), "float32")
+    >>> process = fc.aggregators.as_process(reservoir_sample(2, key=jax.random.key(0)), "float32")
     >>> state, (this_round, all_rounds), num_non_finite = process.next(process.initialize(), [5.0, 6.0, 7.0], [1.0] * 3)
     >>> len(this_round), set(this_round.tolist()) < {5.0, 6.0, 7.0}
     (2, True)
@@ -107,7 +107,7 @@ def draw_tag(key) -> jax.Array:
 
 
 def _check_shapes(value_type: types.Type):
-    for path, leaf in types.leaves(value_type):
+    for path, leaf in types.type_leaves(value_type):
         if not isinstance(leaf, types.TensorType) or leaf.shape is None or None in leaf.shape:
             raise TypeError(
                 f"reservoir_sample keeps tensors of known shapes, got {value_type}" + (f" (see {path})" if path else "")

@@ -7,7 +7,7 @@ from fedjax_core.aggregators._arguments import inner_or_mean
 from fedjax_core.aggregators._clipping import clip_by_norm
 from fedjax_core.aggregators._quantile import quantile_estimate
 from fedjax_core.aggregators._zeroing import zero_large
-from fedjax_core.computation import federated_computation
+from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import federated_map
 

@@ -10,7 +10,7 @@ from fedjax_core.algorithms._checks import check_client_result, check_key, check
 from fedjax_core.algorithms._metrics import by_name, report
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.clients import trainable_of, weights_type, with_trainable
-from fedjax_core.computation import federated_computation
+from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model
 from fedjax_core.language import (
     federated_eval,
@@ -49,6 +49,7 @@ def compose(
     client_work: ClientWork,
     aggregator: Aggregator,
     finalizer: Finalizer,
+    *,
     key: jax.Array,
 ) -> LearningProcess:
     """A learning process from its four slots.
@@ -87,7 +88,7 @@ def compose(
     >>> work = fc.clients.local_training(model, optax.sgd(0.1), fc.algorithms.metrics_process(model))
     >>> server = fc.algorithms.apply_optimizer(optax.sgd(1.0))
     >>> mean = fc.aggregators.mean()
-    >>> process = compose(model, fc.algorithms.broadcast(), work, mean, server, jax.random.key(0))
+    >>> process = compose(model, fc.algorithms.broadcast(), work, mean, server, key=jax.random.key(0))
     >>> clients = [{"x": np.eye(2, dtype=np.float32), "y": np.array([0, 1], np.int32)}]
     >>> state, metrics = process.next(process.initialize(), clients)
     >>> print(process.get_model_weights(state)["kernel"])

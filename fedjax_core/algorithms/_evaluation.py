@@ -10,7 +10,7 @@ from fedjax_core.algorithms._checks import check_key
 from fedjax_core.algorithms._metrics import by_name, by_rounds, metrics_process, report
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.clients import local_evaluation, weights_type
-from fedjax_core.computation import Computation, federated_computation
+from fedjax_core.computations import Computation, federated_computation
 from fedjax_core.contracts import Model
 from fedjax_core.language import (
     federated_broadcast,

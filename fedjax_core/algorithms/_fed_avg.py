@@ -78,7 +78,7 @@ def fed_avg(
     metrics = metrics_process(model, metrics_aggregation)
     work = local_training(model, client_optimizer, metrics, weighting=weighting)
     finalizer = apply_optimizer(optax.sgd(1.0) if server_optimizer is None else server_optimizer)
-    return compose(model, broadcast(), work, mean() if aggregator is None else aggregator, finalizer, key)
+    return compose(model, broadcast(), work, mean() if aggregator is None else aggregator, finalizer, key=key)
 
 
 def fed_sgd(
@@ -126,4 +126,4 @@ def fed_sgd(
     check_key("fed_sgd", key)
     work = local_gradient(model, metrics_process(model, metrics_aggregation), weighting=weighting)
     aggregator = mean() if aggregator is None else aggregator
-    return compose(model, broadcast(), work, aggregator, apply_optimizer(server_optimizer), key)
+    return compose(model, broadcast(), work, aggregator, apply_optimizer(server_optimizer), key=key)

@@ -2,7 +2,7 @@
 
 from fedjax_core import trees, types
 from fedjax_core.clients import trainable_of
-from fedjax_core.computation import Computation, computation
+from fedjax_core.computations import Computation, computation
 from fedjax_core.templates import LearningProcess
 
 

@@ -5,7 +5,7 @@
   local_evaluation  metrics of the server's weights
   client_work       work of your own, from a function of one client
 
-the optimizers of a real participant, a `program.TrainingManager`:
+the optimizers of a real participant, a `participant.TrainingManager`:
 
   local_optimizer     an optax transformation, with nothing to exchange with the server
   proximal_optimizer  FedProx's pull to where the round began

@@ -15,7 +15,7 @@ def local_evaluation(model: Model) -> Callable:
 
     Returns:
       `(weights, data) -> statistics`, a pure JAX function: the statistics of all metrics by name, of
-      predictions without training behaviour. `data` is a `Sequence`.
+      predictions without training behaviour. `data` is a `ClientBatches`.
 
     Raises:
       TypeError: the model does not take batches of its `batch_type`.

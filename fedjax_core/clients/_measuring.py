@@ -100,7 +100,7 @@ def weights_type(model: Model) -> types.Type:
     '<bias=float32[3],kernel=float32[2,3]>'
     """
     weights = _shapes("the model's `init`", model.init)
-    for path, leaf in types.leaves(types.type_of(trainable_of(weights))):
+    for path, leaf in types.type_leaves(types.type_of(trainable_of(weights))):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
                 f"trainable weights are floating point numbers, but {path!r} is {leaf}; keep it in "

@@ -95,7 +95,7 @@ def mean_gradient(model: Model):
 
     Returns:
       `(trainable, weights, batch, mask, key) -> (gradient, predictions)` at the weights with this trainable
-      part. Padding is not in the mean, but the model sees it: fill it with an example, see `Sequence.filled`.
+      part. Padding is not in the mean, but the model sees it: fill it with an example, see `ClientBatches.filled`.
 
     Example:
 

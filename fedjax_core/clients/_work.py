@@ -13,7 +13,7 @@ def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWo
 
     Args:
       work: `(weights, data, key) -> ClientResult`, a pure JAX function of one client: `data` is a
-        `Sequence`, `key` a key of its own.
+        `ClientBatches`, `key` a key of its own.
       metrics_process: combines the clients' statistics.
 
     Returns:
@@ -31,7 +31,7 @@ def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWo
     ...     predict=lambda weights, batch, key=None, training=False: batch["x"] - weights[None],
     ...     loss=lambda predictions, batch: jnp.sum(predictions**2, axis=1),
     ...     metrics={},
-    ...     batch_type=fc.to_type({"x": "float32[?,2]"}),
+    ...     batch_type=fc.types.to_type({"x": "float32[?,2]"}),
     ... )
     >>> def mean(weights, data, key):
     ...     number = data.num_examples.astype("float32")

@@ -8,7 +8,7 @@
   uniform_sampler, weighted_sampler, poisson_sampler, cyclic_sampler, fixed_cohorts
                             samplers: functions from the round number to the ids
   Effort                    limits of local training, as a number of steps for each client
-  participation             the clients that a round asks, and through stages those that report: a `Turnout`
+  participation             the clients that a round asks, and through stages those that report: a `Participation`
   available, dropout        stages: clients that cannot be reached or fail; diurnal: availability over the day
   local_effort, deadline, first_to_report, minimum_reports
                             stages: fast and slow clients (lognormal_speeds), and for whom a round waits
@@ -16,7 +16,7 @@
   synthetic, synthetic_iid  made from a key
   ExampleSource             the contract of another store of examples
 
-This is a host room: NumPy, and nothing that JAX traces. `data.cohort(ids, batching, key)` is what a
+This is a host room: NumPy, and nothing that JAX traces. `data.cohort(ids, batching, key=key)` is what a
 computation takes at CLIENTS; it reads nothing before it is used.
 """
 
@@ -26,6 +26,7 @@ from fedjax_core.data._digits import digits, digits_arrays
 from fedjax_core.data._effort import Effort
 from fedjax_core.data._federated_data import FederatedData
 from fedjax_core.data._ids import UnknownClientError
+from fedjax_core.data._participation import Participation, participation
 from fedjax_core.data._partitioners import Partitioner, by_column, dirichlet, iid, partition, shards
 from fedjax_core.data._samplers import (
     Sampler,
@@ -40,7 +41,6 @@ from fedjax_core.data._shakespeare import CharacterVocabulary, shakespeare, shak
 from fedjax_core.data._sources import ExampleSource
 from fedjax_core.data._stragglers import deadline, first_to_report, local_effort, lognormal_speeds, minimum_reports
 from fedjax_core.data._synthetic import synthetic, synthetic_iid
-from fedjax_core.data._turnout import Turnout, participation
 
 from_arrays = FederatedData.from_arrays
 from_clients = FederatedData.from_clients
@@ -51,9 +51,9 @@ __all__ = [
     "Effort",
     "ExampleSource",
     "FederatedData",
+    "Participation",
     "Partitioner",
     "Sampler",
-    "Turnout",
     "UnknownClientError",
     "available",
     "by_column",

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 
 from fedjax_core.data import _hashing
-from fedjax_core.data._turnout import (
+from fedjax_core.data._participation import (
+    Participation,
     PerClient,
     Stage,
-    Turnout,
     chance,
     check_number,
     check_probability,
@@ -35,8 +35,8 @@ def available(probability: PerClient, *, key: jax.Array) -> Stage:
 
       >>> from fedjax_core import data as fd
       >>> even = available(lambda round_num, ids: round_num % 2 == 0, key=jax.random.key(0))
-      >>> turnout = fd.participation(fd.fixed_cohorts([["ada", "bob"]]), even)
-      >>> turnout(1).ids, turnout(2).ids, turnout(1).lost["unavailable"]
+      >>> participation = fd.participation(fd.fixed_cohorts([["ada", "bob"]]), even)
+      >>> participation(1).ids, participation(2).ids, participation(1).lost["unavailable"]
       ((), ('ada', 'bob'), 2)
     """
     return _kept("available", probability, "unavailable", key, lambda draw, p: draw < p)
@@ -70,9 +70,9 @@ def _kept(function: str, probability: PerClient, reason: str, key: jax.Array, st
     probabilities = per_client(f"{function}(probability=...)", probability, check_probability)
     seed = _hashing.seed(key, function)
 
-    def stage(round_num: int, turnout: Turnout) -> Turnout:
-        here = stays(chance(seed, round_num, turnout), probabilities(round_num, turnout.ids))
-        return turnout.keep(here, reason)
+    def stage(round_num: int, participation: Participation) -> Participation:
+        here = stays(chance(seed, round_num, participation), probabilities(round_num, participation.ids))
+        return participation.keep(here, reason)
 
     return stage
 

@@ -105,7 +105,7 @@ def _repaired(name: str, value) -> str:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ClientBatches:
+class BatchedClients:
     """The batches of the clients of a cohort: the `ClientSequences` of `engine`.
 
     Attributes:
@@ -179,7 +179,7 @@ def check_end(batching: Batching, max_steps) -> None:
     if batching.num_epochs is None and max_steps is None:
         raise ValueError(
             f"{batching} repeats the examples without end and needs a step limit, got none; use "
-            "data.cohort(client_ids, batching, key, max_steps=100), or set num_epochs"
+            "data.cohort(client_ids, batching, key=key, max_steps=100), or set num_epochs"
         )
 
 

@@ -39,7 +39,7 @@ def digits(
       >>> data = digits(num_clients=100, key=jax.random.key(0))
       >>> data
       FederatedData(100 clients with 1797 examples of <x=float32[?,8,8,1],y=int32[?]>)
-      >>> train, test = data.split_examples(0.8, jax.random.key(1))
+      >>> train, test = data.split_examples(0.8, key=jax.random.key(1))
       >>> flat = train.map(lambda e: {"x": e["x"].reshape(-1, 64), "y": e["y"]})
       >>> flat[0]["x"].shape
       (14, 64)
@@ -52,7 +52,7 @@ def digits(
         digits_arrays(),
         num_clients,
         _partitioners.dirichlet(0.5) if partitioner is None else partitioner,
-        key,
+        key=key,
     )
 
 

@@ -189,7 +189,7 @@ class FederatedData(Mapping):
         sizes = self.sizes[clients]
         return FederatedData(ids, _sources.part(self._source, clients, np.zeros_like(sizes), sizes))
 
-    def split_clients(self, fraction: float, key: jax.Array) -> tuple["FederatedData", "FederatedData"]:
+    def split_clients(self, fraction: float, *, key: jax.Array) -> tuple["FederatedData", "FederatedData"]:
         """Splits the population in two, for instance to train on some clients and to test on others.
 
         Which clients are chosen depends on the key and the ids, not on their order.
@@ -206,7 +206,7 @@ class FederatedData(Mapping):
 
         Example:
           >>> data = FederatedData.from_clients([{"x": [float(i)]} for i in range(10)])
-          >>> train, test = data.split_clients(0.8, jax.random.key(0))
+          >>> train, test = data.split_clients(0.8, key=jax.random.key(0))
           >>> len(train), len(test)
           (8, 2)
         """
@@ -216,7 +216,9 @@ class FederatedData(Mapping):
         chosen[np.argsort(tag, kind="stable")[:count]] = True
         return self._chosen(np.flatnonzero(chosen)), self._chosen(np.flatnonzero(~chosen))
 
-    def split_examples(self, fraction: float, key: jax.Array | None = None) -> tuple["FederatedData", "FederatedData"]:
+    def split_examples(
+        self, fraction: float, *, key: jax.Array | None = None
+    ) -> tuple["FederatedData", "FederatedData"]:
         """Splits the examples of every client in two.
 
         Args:
@@ -262,8 +264,9 @@ class FederatedData(Mapping):
         self,
         client_ids: Iterable,
         batching: _batching.Batching,
-        key: jax.Array | None = None,
         max_steps: int | np.ndarray | None = None,
+        *,
+        key: jax.Array | None = None,
     ) -> _cohort.Cohort:
         """The clients of one round, to be given to a computation. Reads nothing yet.
 
@@ -285,7 +288,7 @@ class FederatedData(Mapping):
         Example:
           >>> from fedjax_core.data import Batching
           >>> data = FederatedData.from_clients({"ada": {"x": [1.0, 2.0]}, "bob": {"x": [3.0]}})
-          >>> data.cohort(["bob", "ada"], Batching(batch_size=20, shuffle=True), jax.random.key(0))
+          >>> data.cohort(["bob", "ada"], Batching(batch_size=20, shuffle=True), key=jax.random.key(0))
           Cohort(2 clients of <x=float32[?]>*)
         """
         if not isinstance(batching, _batching.Batching):
@@ -300,7 +303,7 @@ class FederatedData(Mapping):
         seed = _hashing.seed(key, "cohort") if batching.shuffle else None
         everyone = client_ids is self.client_ids
         digests = self._ids.digests if everyone else self._ids.digests[clients]
-        batches = _batching.ClientBatches(self._source, clients, digests, batching, seed, limits)
+        batches = _batching.BatchedClients(self._source, clients, digests, batching, seed, limits)
         ids = self.client_ids if everyone else tuple(map(self.client_ids.__getitem__, clients.tolist()))
         return _cohort.Cohort(ids, batches, clients, digests)
 

@@ -17,7 +17,7 @@ Partitioner = Callable[[Mapping, int | None, jax.Array | None], np.ndarray]
 
 
 def partition(
-    arrays: Mapping, num_clients: int | None, partitioner: Partitioner, key: jax.Array | None = None
+    arrays: Mapping, num_clients: int | None, partitioner: Partitioner, *, key: jax.Array | None = None
 ) -> _federated_data.FederatedData:
     """Deals the rows of a central data set to clients; every row goes to exactly one.
 
@@ -36,7 +36,7 @@ def partition(
 
     Example:
       >>> arrays = {"x": np.zeros((100, 4)), "y": np.arange(100) % 10}
-      >>> partition(arrays, 5, iid(), jax.random.key(0)).sizes
+      >>> partition(arrays, 5, iid(), key=jax.random.key(0)).sizes
       array([20, 20, 20, 20, 20])
     """
     if num_clients is not None:
@@ -84,7 +84,7 @@ def iid() -> Partitioner:
       ValueError: when it is applied to fewer rows than clients.
 
     Example:
-      >>> partition({"x": np.arange(7)}, 3, iid(), jax.random.key(0)).sizes
+      >>> partition({"x": np.arange(7)}, 3, iid(), key=jax.random.key(0)).sizes
       array([3, 2, 2])
     """
 
@@ -114,7 +114,7 @@ def dirichlet(alpha: float, column: str = "y") -> Partitioner:
 
     Example:
       >>> arrays = {"x": np.zeros((1000, 4)), "y": np.arange(1000) % 10}
-      >>> data = partition(arrays, 10, dirichlet(0.01), jax.random.key(0))
+      >>> data = partition(arrays, 10, dirichlet(0.01), key=jax.random.key(0))
       >>> set(data.sizes.tolist()), bool(np.bincount(data[0]["y"]).max() > 50)
       ({100}, True)
 
@@ -189,7 +189,7 @@ def shards(shards_per_client: int, column: str = "y") -> Partitioner:
 
     Example:
       >>> arrays = {"x": np.zeros((100, 4)), "y": np.arange(100) % 10}
-      >>> data = partition(arrays, 10, shards(1), jax.random.key(0))
+      >>> data = partition(arrays, 10, shards(1), key=jax.random.key(0))
       >>> [len(np.unique(data[i]["y"])) for i in range(10)]
       [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
 
@@ -265,7 +265,7 @@ def _labels(what: str, arrays: Mapping, name: str) -> np.ndarray:
 
 def _num_rows(what: str, arrays: Mapping, num_clients: int | None) -> int:
     if num_clients is None:
-        raise ValueError(f"{what} needs the number of clients, got None; use partition(arrays, 100, {what}, key)")
+        raise ValueError(f"{what} needs the number of clients, got None; use partition(arrays, 100, {what}, key=key)")
     num_rows = len(jax.tree.leaves(arrays)[0])
     if num_rows < num_clients:
         raise ValueError(

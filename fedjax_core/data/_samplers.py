@@ -16,43 +16,43 @@ from fedjax_core.data._sampling import below, check_ids, checked_number, count, 
 Sampler = Callable[[int], list]
 
 
-def uniform_sampler(ids: Sequence, num_clients: int, *, key: jax.Array, replace: bool = False) -> Sampler:
+def uniform_sampler(ids: Sequence, cohort_size: int, *, replace: bool = False, key: jax.Array) -> Sampler:
     """Every client with the same chance.
 
     Args:
       ids: the population, such as `data.client_ids`; its order matters.
-      num_clients: clients a round.
+      cohort_size: clients a round.
       key: draws the clients; the round number is folded in.
       replace: whether a client can be drawn more than once a round; each time it then counts as a client
         of its own, with a randomness of its own.
 
     Returns:
-      A sampler: round number (at least 0) -> `num_clients` ids in random order, without replacement those
-      of `sample_clients(key, round_num, ids, num_clients)`.
+      A sampler: round number (at least 0) -> `cohort_size` ids in random order, without replacement those
+      of `sample_clients(round_num, ids, cohort_size, key=key)`.
 
     Raises:
       TypeError: `ids` has no order, a number is no integer, `key` is no typed key.
-      ValueError: a number is negative, or `num_clients` is more than there are.
+      ValueError: a number is negative, or `cohort_size` is more than there are.
 
     Example:
       >>> sampler = uniform_sampler(["ada", "bob", "eve"], 2, key=jax.random.key(0))
       >>> sampler(1), sampler(2), sampler(1) == sampler(1)
       (['ada', 'bob'], ['bob', 'ada'], True)
     """
-    num_clients = checked_number("uniform_sampler", ids, num_clients, replace)
+    cohort_size = checked_number("uniform_sampler", ids, cohort_size, replace)
     seed = _hashing.seed(key, "uniform_sampler" if replace else "sample_clients")
 
     def sample(round_num: int) -> list:
         here = _of_round("uniform_sampler", seed, round_num)
         if not replace:
-            return picked(ids, lowest(here, len(ids), num_clients))
-        return picked(ids, (_draws(here, 0, num_clients) * len(ids)).astype(np.int64))
+            return picked(ids, lowest(here, len(ids), cohort_size))
+        return picked(ids, (_draws(here, 0, cohort_size) * len(ids)).astype(np.int64))
 
     return sample
 
 
 def weighted_sampler(
-    ids: Sequence, weights: Sequence, num_clients: int, *, key: jax.Array, replace: bool = False
+    ids: Sequence, weights: Sequence, cohort_size: int, *, replace: bool = False, key: jax.Array
 ) -> Sampler:
     """Clients with a chance in proportion to their weights, such as `data.sizes`.
 
@@ -63,12 +63,12 @@ def weighted_sampler(
     Args:
       ids: the population; its order matters.
       weights: `[len(ids)]`, finite and not negative. A client of weight 0 is never drawn.
-      num_clients: clients a round.
+      cohort_size: clients a round.
       key: draws the clients; the round number is folded in.
       replace: whether a client can be drawn more than once a round.
 
     Returns:
-      A sampler: round number (at least 0) -> `num_clients` ids in the order in which they are drawn.
+      A sampler: round number (at least 0) -> `cohort_size` ids in the order in which they are drawn.
 
     Raises:
       TypeError: `ids` has no order, a number is no integer, `key` is no typed key.
@@ -80,36 +80,36 @@ def weighted_sampler(
       >>> sorted(sampler(1))
       ['ada', 'eve']
     """
-    num_clients = checked_number("weighted_sampler", ids, num_clients, replace)
-    weights = _checked_weights(ids, weights, num_clients, replace)
+    cohort_size = checked_number("weighted_sampler", ids, cohort_size, replace)
+    weights = _checked_weights(ids, weights, cohort_size, replace)
     upto = np.cumsum(weights)
     seed = _hashing.seed(key, "weighted_sampler")
 
     def sample(round_num: int) -> list:
         here = _of_round("weighted_sampler", seed, round_num)
         if not replace:
-            return picked(ids, _successive(here, weights, upto, num_clients))
-        return picked(ids, _in_proportion(_draws(here, 0, num_clients), upto))
+            return picked(ids, _successive(here, weights, upto, cohort_size))
+        return picked(ids, _in_proportion(_draws(here, 0, cohort_size), upto))
 
     return sample
 
 
-def _successive(seed: np.ndarray, weights: np.ndarray, upto: np.ndarray, num_clients: int) -> np.ndarray:
+def _successive(seed: np.ndarray, weights: np.ndarray, upto: np.ndarray, cohort_size: int) -> np.ndarray:
     """Draws one after another from those that are left: draws from all, of which repeated ones do not count.
 
     Where too many are repeated, those drawn so far are taken out; at least the next one then counts.
     """
     drawn, chosen = 0, np.empty(0, np.int64)
-    while len(chosen) < num_clients:
+    while len(chosen) < cohort_size:
         if drawn:
             left = weights.copy()
             left[chosen] = 0
             upto = np.cumsum(left / left.max())
-        more = 2 * (num_clients - len(chosen))
+        more = 2 * (cohort_size - len(chosen))
         clients = _in_proportion(_draws(seed, drawn, more), upto)
         first = np.unique(clients, return_index=True)[1]
         chosen, drawn = np.concatenate([chosen, clients[np.sort(first)]]), drawn + more
-    return chosen[:num_clients]
+    return chosen[:cohort_size]
 
 
 def _in_proportion(uniform: np.ndarray, upto: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def _in_proportion(uniform: np.ndarray, upto: np.ndarray) -> np.ndarray:
     return np.searchsorted(upto, uniform * upto[-1], side="right") if len(uniform) else np.empty(0, np.int64)
 
 
-def _checked_weights(ids: Sequence, weights: Sequence, num_clients: int, replace: bool) -> np.ndarray:
+def _checked_weights(ids: Sequence, weights: Sequence, cohort_size: int, replace: bool) -> np.ndarray:
     """The weights with 1.0 for the largest, float64 `[len(ids)]`."""
     weights = numbers("weighted_sampler(weights=...)", weights, "for a dict use [weights[i] for i in ids]")
     if weights.shape != (len(ids),):
@@ -133,10 +133,10 @@ def _checked_weights(ids: Sequence, weights: Sequence, num_clients: int, replace
         )
     weights = weights / (weights.max(initial=0) or 1.0)
     positive = np.count_nonzero(weights)
-    if positive < (min(num_clients, 1) if replace else num_clients):
+    if positive < (min(cohort_size, 1) if replace else cohort_size):
         raise ValueError(
-            f"weighted_sampler(num_clients={num_clients}) draws clients of positive weight, got {positive} of them; "
-            f"use num_clients={positive} or less"
+            f"weighted_sampler(cohort_size={cohort_size}) draws clients of positive weight, got {positive} of them; "
+            f"use cohort_size={positive} or less"
         )
     return weights
 
@@ -208,7 +208,7 @@ def fixed_cohorts(cohorts: Iterable[Iterable], *, first_round: int = 1) -> Sampl
     return lambda round_num: list(cohorts[_since("fixed_cohorts", round_num, first_round) % len(cohorts)])
 
 
-def cyclic_sampler(ids: Sequence, num_clients: int, *, key: jax.Array, first_round: int = 1) -> Sampler:
+def cyclic_sampler(ids: Sequence, cohort_size: int, *, first_round: int = 1, key: jax.Array) -> Sampler:
     """Every client once before any twice ("minimize reuse"), in an order that is drawn anew each time.
 
     The population is gone through in epochs, each a random order of all clients, cut into cohorts. A
@@ -218,23 +218,23 @@ def cyclic_sampler(ids: Sequence, num_clients: int, *, key: jax.Array, first_rou
 
     Args:
       ids: the population; its order matters.
-      num_clients: clients a round.
+      cohort_size: clients a round.
       key: draws the orders; the epoch is folded in.
       first_round: the number of the round with which the first epoch begins; `program.train` counts from 1.
 
     Returns:
-      A sampler: round number (at least `first_round`) -> `num_clients` distinct ids.
+      A sampler: round number (at least `first_round`) -> `cohort_size` distinct ids.
 
     Raises:
       TypeError: `ids` has no order, a number is no integer, `key` is no typed key.
-      ValueError: a number is negative, or `num_clients` is more than there are.
+      ValueError: a number is negative, or `cohort_size` is more than there are.
 
     Example:
       >>> sampler = cyclic_sampler(["ada", "bob", "eve"], 2, key=jax.random.key(0))
       >>> sampler(1), sampler(2), sampler(3)
       (['bob', 'ada'], ['eve', 'bob'], ['eve', 'ada'])
     """
-    num_clients = checked_number("cyclic_sampler", ids, num_clients)
+    cohort_size = checked_number("cyclic_sampler", ids, cohort_size)
     first_round = count("cyclic_sampler", "first_round", first_round)
     seed, everyone = _hashing.seed(key, "cyclic_sampler"), np.arange(len(ids))
 
@@ -243,47 +243,47 @@ def cyclic_sampler(ids: Sequence, num_clients: int, *, key: jax.Array, first_rou
 
     @functools.lru_cache(maxsize=2)  # of a round
     def order(epoch: int) -> np.ndarray:
-        return _in_epoch(epoch, shuffled, len(ids), num_clients)
+        return _in_epoch(epoch, shuffled, len(ids), cohort_size)
 
     def sample(round_num: int) -> list:
-        start = _since("cyclic_sampler", round_num, first_round) * num_clients
+        start = _since("cyclic_sampler", round_num, first_round) * cohort_size
         epoch, start = divmod(start, max(len(ids), 1))
-        clients = order(epoch)[start : start + num_clients]
-        if missing := num_clients - len(clients):
+        clients = order(epoch)[start : start + cohort_size]
+        if missing := cohort_size - len(clients):
             clients = np.concatenate([clients, order(epoch + 1)[:missing]])
         return picked(ids, clients)
 
     return sample
 
 
-def _in_epoch(epoch: int, shuffled: Callable, population: int, num_clients: int) -> np.ndarray:
+def _in_epoch(epoch: int, shuffled: Callable, population: int, cohort_size: int) -> np.ndarray:
     """The order of an epoch: shuffled, but for those that a cohort begun in the epoch before already holds.
 
-    They come right after the clients that complete this cohort, so that at most the first `num_clients`
+    They come right after the clients that complete this cohort, so that at most the first `cohort_size`
     places change. The end of an epoch, which the next one avoids, is therefore known without
     the epochs before, unless a population is smaller than two cohorts.
     """
 
     def begun(epoch: int) -> int:
-        return epoch * population % num_clients if num_clients else 0
+        return epoch * population % cohort_size if cohort_size else 0
 
     known = epoch
-    while begun(known) and begun(known) + num_clients > population:
+    while begun(known) and begun(known) + cohort_size > population:
         known -= 1
     order = shuffled(known - 1) if begun(known) else None
     for each in range(known, epoch + 1):
         held = order[population - begun(each) :] if begun(each) else ()
-        order = _after(shuffled(each), held, num_clients)
+        order = _after(shuffled(each), held, cohort_size)
     return order
 
 
-def _after(order: np.ndarray, held, num_clients: int) -> np.ndarray:
+def _after(order: np.ndarray, held, cohort_size: int) -> np.ndarray:
     """The order, such that the first clients complete a cohort that holds some already."""
     if not len(held):
         return order
-    free = ~np.isin(order[:num_clients], held)
-    first = free & (np.cumsum(free) <= num_clients - len(held))
-    return np.concatenate([order[:num_clients][first], order[:num_clients][~first], order[num_clients:]])
+    free = ~np.isin(order[:cohort_size], held)
+    first = free & (np.cumsum(free) <= cohort_size - len(held))
+    return np.concatenate([order[:cohort_size][first], order[:cohort_size][~first], order[cohort_size:]])
 
 
 def _of_round(function: str, seed: np.ndarray, round_num: int) -> np.ndarray:

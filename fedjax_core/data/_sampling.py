@@ -16,7 +16,7 @@ from fedjax_core.data import _hashing
 _CHUNK = 1 << 15  # clients hashed at a time, such that the arrays stay in the cache
 
 
-def sample_clients(key: jax.Array, round_num: int, ids: Sequence, num_clients: int) -> list:
+def sample_clients(round_num: int, ids: Sequence, cohort_size: int, *, key: jax.Array) -> list:
     """Draws the clients of a round, uniformly and without replacement.
 
     A pure function of its arguments, so a resumed run draws what it would have drawn. For other ways
@@ -26,36 +26,36 @@ def sample_clients(key: jax.Array, round_num: int, ids: Sequence, num_clients: i
       key: the experiment's key; the round number is folded in.
       round_num: the number of the round, at least 0.
       ids: the population, such as `data.client_ids`.
-      num_clients: how many to draw.
+      cohort_size: how many to draw.
 
     Returns:
-      `num_clients` of the ids, in random order.
+      `cohort_size` of the ids, in random order.
 
     Raises:
       TypeError: `key` is not a typed key, or a number is no integer.
-      ValueError: there are fewer ids than `num_clients`, or a number is negative.
+      ValueError: there are fewer ids than `cohort_size`, or a number is negative.
 
     Example:
-      >>> ids = sample_clients(jax.random.key(0), 1, range(1000), 5)
-      >>> len(set(ids)), ids == sample_clients(jax.random.key(0), 1, range(1000), 5)
+      >>> ids = sample_clients(1, range(1000), 5, key=jax.random.key(0))
+      >>> len(set(ids)), ids == sample_clients(1, range(1000), 5, key=jax.random.key(0))
       (5, True)
-      >>> sample_clients(jax.random.key(0), 1, ["ada", "bob"], 3)
+      >>> sample_clients(1, ["ada", "bob"], 3, key=jax.random.key(0))
       Traceback (most recent call last):
-      ValueError: sample_clients(num_clients=3) draws without replacement, got 2 ids; use num_clients=2 or less
+      ValueError: sample_clients(cohort_size=3) draws without replacement, got 2 ids; use cohort_size=2 or less
     """
     round_num = count("sample_clients", "round_num", round_num)
-    num_clients = checked_number("sample_clients", ids, num_clients)
+    cohort_size = checked_number("sample_clients", ids, cohort_size)
     seed = _hashing.fold(_hashing.seed(key, "sample_clients"), round_num)
-    return picked(ids, lowest(seed, len(ids), num_clients))
+    return picked(ids, lowest(seed, len(ids), cohort_size))
 
 
-def lowest(seed: np.ndarray, population: int, num_clients: int) -> np.ndarray:
-    """The clients with the lowest tags, lowest first: a uniform sample in random order, int64 `[num_clients]`."""
-    enough = (num_clients + 8 * num_clients**0.5 + 8) / max(population, 1)
+def lowest(seed: np.ndarray, population: int, cohort_size: int) -> np.ndarray:
+    """The clients with the lowest tags, lowest first: a uniform sample in random order, int64 `[cohort_size]`."""
+    enough = (cohort_size + 8 * cohort_size**0.5 + 8) / max(population, 1)
     clients, tag = below(seed, population, enough)
-    if len(clients) < num_clients:  # eight standard deviations away
+    if len(clients) < cohort_size:  # eight standard deviations away
         clients, tag = below(seed, population, 1.0)
-    return clients[np.argsort(tag, kind="stable")[:num_clients]]
+    return clients[np.argsort(tag, kind="stable")[:cohort_size]]
 
 
 def below(seed: np.ndarray, population: int, probability: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,25 +85,25 @@ def picked(ids: Sequence, clients: np.ndarray) -> list:
     return [ids[i] for i in clients.tolist()]
 
 
-def checked_number(function: str, ids: Sequence, num_clients: int, replace: bool = False) -> int:
-    """`num_clients` as an integer, if `ids` is a population from which as many can be drawn.
+def checked_number(function: str, ids: Sequence, cohort_size: int, replace: bool = False) -> int:
+    """`cohort_size` as an integer, if `ids` is a population from which as many can be drawn.
 
     Raises:
-      TypeError: `ids` has no order, or `num_clients` is no integer.
+      TypeError: `ids` has no order, or `cohort_size` is no integer.
       ValueError: it is negative, or more than there are.
     """
     check_ids(function, ids)
-    num_clients = count(function, "num_clients", num_clients)
-    if not replace and num_clients > len(ids):
+    cohort_size = count(function, "cohort_size", cohort_size)
+    if not replace and cohort_size > len(ids):
         raise ValueError(
-            f"{function}(num_clients={num_clients}) draws without replacement, got {len(ids)} ids; "
-            f"use num_clients={len(ids)} or less"
+            f"{function}(cohort_size={cohort_size}) draws without replacement, got {len(ids)} ids; "
+            f"use cohort_size={len(ids)} or less"
         )
-    if num_clients and not len(ids):
+    if cohort_size and not len(ids):
         raise ValueError(
-            f"{function}(num_clients={num_clients}) draws from some clients, got no ids; use num_clients=0"
+            f"{function}(cohort_size={cohort_size}) draws from some clients, got no ids; use cohort_size=0"
         )
-    return num_clients
+    return cohort_size
 
 
 def check_ids(function: str, ids: Sequence) -> None:

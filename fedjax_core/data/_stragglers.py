@@ -7,8 +7,16 @@ import numpy as np
 
 from fedjax_core.data import _batching, _federated_data, _hashing
 from fedjax_core.data._effort import Effort
+from fedjax_core.data._participation import (
+    Participation,
+    PerClient,
+    Stage,
+    check_number,
+    check_positive,
+    lasting,
+    per_client,
+)
 from fedjax_core.data._sampling import count
-from fedjax_core.data._turnout import PerClient, Stage, Turnout, check_number, check_positive, lasting, per_client
 
 
 def local_effort(
@@ -46,8 +54,8 @@ def local_effort(
       >>> batching = fd.Batching(batch_size=10, num_epochs=3)
       >>> speeds = {"ada": 5, "bob": 2, "eve": 5}
       >>> work = local_effort(Effort(max_seconds=2.0), data, batching, steps_per_second=speeds)
-      >>> turnout = fd.participation(fd.fixed_cohorts([data.client_ids]), work)(1)
-      >>> turnout.max_steps, turnout.seconds
+      >>> participation = fd.participation(fd.fixed_cohorts([data.client_ids]), work)(1)
+      >>> participation.max_steps, participation.seconds
       (array([10,  4,  2]), array([2. , 2. , 0.4]))
     """
     if not isinstance(effort, Effort):
@@ -57,11 +65,13 @@ def local_effort(
     effort.check_batching(batching)
     speeds = _steps_per_second(effort, batching, steps_per_second, examples_per_second)
 
-    def stage(round_num: int, turnout: Turnout) -> Turnout:
-        sizes = data.cohort(turnout.ids, _UNSHUFFLED).value.num_examples
-        speed = None if speeds is None else speeds(round_num, turnout.ids)
+    def stage(round_num: int, participation: Participation) -> Participation:
+        sizes = data.cohort(participation.ids, _UNSHUFFLED).value.num_examples
+        speed = None if speeds is None else speeds(round_num, participation.ids)
         steps = effort.num_steps(sizes, batching, speed)
-        return turnout._replace(max_steps=steps, seconds=turnout.seconds if speed is None else steps / speed)
+        return participation._replace(
+            max_steps=steps, seconds=participation.seconds if speed is None else steps / speed
+        )
 
     return stage
 
@@ -142,13 +152,13 @@ def deadline(seconds: float) -> Stage:
     check_number("deadline(seconds=...)", seconds)
     check_positive("deadline(seconds=...)", np.asarray(seconds))
 
-    def stage(round_num: int, turnout: Turnout) -> Turnout:
-        if turnout.seconds is None:
+    def stage(round_num: int, participation: Participation) -> Participation:
+        if participation.seconds is None:
             raise ValueError(
-                f"deadline({seconds}) needs to know when clients report, got a turnout without a model of speed; put "
-                "local_effort(effort, data, batching, steps_per_second=10.0) before it"
+                f"deadline({seconds}) needs to know when clients report, got a participation without a model of "
+                "speed; put local_effort(effort, data, batching, steps_per_second=10.0) before it"
             )
-        return turnout.keep(turnout.seconds <= seconds, "late")
+        return participation.keep(participation.seconds <= seconds, "late")
 
     return stage
 
@@ -176,11 +186,11 @@ def first_to_report(num_clients: int) -> Stage:
     """
     num_clients = count("first_to_report", "num_clients", num_clients)
 
-    def stage(round_num: int, turnout: Turnout) -> Turnout:
-        seconds = np.zeros(len(turnout.ids)) if turnout.seconds is None else turnout.seconds
-        here = np.zeros(len(turnout.ids), bool)
+    def stage(round_num: int, participation: Participation) -> Participation:
+        seconds = np.zeros(len(participation.ids)) if participation.seconds is None else participation.seconds
+        here = np.zeros(len(participation.ids), bool)
         here[np.argsort(seconds, kind="stable")[:num_clients]] = True
-        return turnout.keep(here, "surplus")
+        return participation.keep(here, "surplus")
 
     return stage
 
@@ -192,7 +202,7 @@ def minimum_reports(num_clients: int) -> Stage:
       num_clients: how many are needed.
 
     Returns:
-      A stage for `participation`, the last one. The turnout of a skipped round has no clients and says `skipped`;
+      A stage for `participation`, the last one. The participation of a skipped round has no clients and says `skipped`;
       `next` is then not called, so that the state stays what it is.
 
     Raises:
@@ -202,14 +212,14 @@ def minimum_reports(num_clients: int) -> Stage:
     Example:
       >>> from fedjax_core import data as fd
       >>> fd.participation(fd.fixed_cohorts([["ada", "bob"]]), minimum_reports(3))(1).metrics()
-      {'asked': 2, 'unavailable': 0, 'dropped': 0, 'late': 0, 'surplus': 0, 'reported': 2, 'skipped': 1}
+      {'selected': 2, 'unavailable': 0, 'dropped': 0, 'late': 0, 'surplus': 0, 'reported': 2, 'skipped': 1}
     """
     num_clients = count("minimum_reports", "num_clients", num_clients)
 
-    def stage(round_num: int, turnout: Turnout) -> Turnout:
-        if turnout.reported >= num_clients:
-            return turnout
-        nobody = turnout.keep(np.zeros(len(turnout.ids), bool), "skipped")
-        return nobody._replace(lost=turnout.lost, skipped=True)
+    def stage(round_num: int, participation: Participation) -> Participation:
+        if participation.reported >= num_clients:
+            return participation
+        nobody = participation.keep(np.zeros(len(participation.ids), bool), "skipped")
+        return nobody._replace(lost=participation.lost, skipped=True)
 
     return stage

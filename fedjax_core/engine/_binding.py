@@ -9,8 +9,8 @@ from fedjax_core import types
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._lists import cohort_of_list, indexed_cohort
 from fedjax_core.engine._values import as_member
+from fedjax_core.language._client_batches import batch_dimension
 from fedjax_core.language._graph import Node
-from fedjax_core.language._sequence import batch_dimension
 
 
 def bind_clients(parameters: tuple[Node, ...], values: list) -> Cohort | None:
@@ -82,10 +82,10 @@ def _with_batch_sizes(cohort: Cohort) -> types.Type:
 
 def _stacked(value: Any, member: types.Type, name: str) -> Cohort:
     """Arrays with a leading dimension over the clients."""
-    if any(not isinstance(leaf, types.TensorType) for _, leaf in types.leaves(member)):
+    if any(not isinstance(leaf, types.TensorType) for _, leaf in types.type_leaves(member)):
         raise TypeError(
-            f"{name}: for {{{member}}}@CLIENTS give a cohort (`data.cohort(client_ids, batching, key)`) or a list with "
-            f"one entry per client, each a list of batches; got {type(value).__name__}"
+            f"{name}: for {{{member}}}@CLIENTS give a cohort (`data.cohort(client_ids, batching, key=key)`) or a "
+            f"list with one entry per client, each a list of batches; got {type(value).__name__}"
         )
     stacked = types.type_of(
         jax.tree.map(lambda t: types.TensorType(t.dtype, (None, *t.shape)), types.tree_of_types(member))

@@ -4,7 +4,7 @@ import jax
 
 from fedjax_core.language._abstract import strong
 from fedjax_core.language._graph import Map, Node, Trim
-from fedjax_core.language._trim import Rows
+from fedjax_core.language._trim import TrimmedRows
 
 
 def evaluate(roots: tuple[Node, ...], known: dict[Node, object]) -> list:
@@ -43,6 +43,6 @@ def _apply(node: Node, inputs: list):
         return result if node.operation.structural else strong(result)
     if isinstance(node.operation, Trim):
         value, count = inputs
-        return jax.tree.map(lambda rows: Rows(rows, count), value)
+        return jax.tree.map(lambda rows: TrimmedRows(rows, count), value)
     (value,) = inputs  # a broadcast: the same value, seen from the clients
     return value

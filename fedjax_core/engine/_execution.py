@@ -22,8 +22,8 @@ from fedjax_core.engine._flat import Flat, flatten, unflatten
 from fedjax_core.engine._packing import PackedClients, PackedSequences
 from fedjax_core.engine._plan import Pass, Plan, Stage
 from fedjax_core.engine._values import conform
+from fedjax_core.language._client_batches import ClientBatches
 from fedjax_core.language._graph import Aggregate, ClientIdentity, ClientIndex, Node, ancestors
-from fedjax_core.language._sequence import Sequence
 
 
 def stage_program(stage: Stage) -> Callable:
@@ -182,8 +182,8 @@ def _block(clients: PackedClients, k, lanes: int) -> tuple:
     return value, clients.identity[k], clients.client_index[k]
 
 
-def _sequence(packed: PackedSequences, k, lanes: int) -> Sequence:
-    return Sequence(
+def _sequence(packed: PackedSequences, k, lanes: int) -> ClientBatches:
+    return ClientBatches(
         examples=packed.examples,
         index=packed.index,
         first=packed.first[k],
@@ -199,11 +199,11 @@ def _lane_axes(block: tuple) -> tuple:
     """Where the lanes are, per leaf: the first axis, the second of an index, None in what a block shares."""
 
     def axes(x):
-        if not isinstance(x, Sequence):
+        if not isinstance(x, ClientBatches):
             return 0
         return dataclasses.replace(x, examples=None, index=1, first=None, common=None, bound=None, num_batches=0)
 
-    return jax.tree.map(axes, block, is_leaf=lambda x: isinstance(x, Sequence))
+    return jax.tree.map(axes, block, is_leaf=lambda x: isinstance(x, ClientBatches))
 
 
 def _only_lane(block: tuple) -> tuple:

@@ -8,7 +8,7 @@ import numpy as np
 from fedjax_core import trees, types
 from fedjax_core.engine._cohort import Cohort, client_digests
 from fedjax_core.engine._values import as_member
-from fedjax_core.language._sequence import batch_dimension
+from fedjax_core.language._client_batches import batch_dimension
 
 
 class ListSequences:
@@ -110,7 +110,7 @@ def member_type_of_list(clients: list) -> types.Type:
     if not first:
         raise ValueError("a client without batches does not tell its type; declare it, as in at_clients('float32[?]*')")
     element = types.type_of(first[0])
-    shapes = [leaf.shape for _, leaf in types.leaves(element)]
+    shapes = [leaf.shape for _, leaf in types.type_leaves(element)]
     if not all(shapes):
         return types.SequenceType(element)
     batch = jax.tree.map(lambda t: types.TensorType(t.dtype, (None, *t.shape[1:])), types.tree_of_types(element))
@@ -182,7 +182,7 @@ def _batches(entry, element: types.Type, what: str) -> list:
 
 
 def _check_batch(batch, element: types.Type, what: str):
-    sizes = {path: len(leaf) for (path, _), leaf in zip(types.leaves(element), jax.tree.leaves(batch))}
+    sizes = {path: len(leaf) for (path, _), leaf in zip(types.type_leaves(element), jax.tree.leaves(batch))}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{path!r} has {size}" for path, size in sizes.items())
         raise ValueError(f"{what}: all fields of a batch have the same number of examples, got: {found}")
@@ -191,7 +191,7 @@ def _check_batch(batch, element: types.Type, what: str):
 def _check_alike(clients: list[list], element, described):
     """Refuses examples of which a dimension `?` has not the same size everywhere."""
     lead = len(batch_dimension(element))
-    paths = [path for path, _ in types.leaves(element)]
+    paths = [path for path, _ in types.type_leaves(element)]
     expected = {}
     for client, what in zip(clients, described):
         for batch in client:

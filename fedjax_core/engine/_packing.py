@@ -18,7 +18,7 @@ from fedjax_core.engine._buffers import BufferPool
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._dealing import Deal, deal, of_clients, size_class, steps_class
-from fedjax_core.language._sequence import is_batched
+from fedjax_core.language._client_batches import is_batched
 from fedjax_core.types import Type
 
 _buffers = BufferPool()

@@ -19,8 +19,8 @@ from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._execution import client_values
 from fedjax_core.engine._plan import Plan
+from fedjax_core.language._client_batches import ClientBatches, is_batched
 from fedjax_core.language._graph import Aggregate, Node
-from fedjax_core.language._sequence import Sequence, is_batched
 
 
 @jax.tree_util.register_dataclass
@@ -163,12 +163,12 @@ def _static(sequences: ClientSequences, steps: int, num_rows: int, batch_size: i
     return StaticSequences(examples, index, sequences.num_steps.astype(np.int32), sequences.element_type)
 
 
-def one_sequence(cohort: Cohort) -> Sequence:
+def one_sequence(cohort: Cohort) -> ClientBatches:
     """The batches of the only client of a cohort."""
     packed = jax.tree.map(jnp.asarray, _packed_alike([cohort])[0].value)
     number = packed.num_batches[0]
     zero = jnp.zeros((), jnp.int32)
-    return Sequence(
+    return ClientBatches(
         packed.examples, packed.index[0], zero, number, number, number, element=packed.element, guarded=False
     )
 
@@ -254,7 +254,7 @@ def _sequences(cohort: PackedCohort) -> tuple:
     def leaf(x):
         if not isinstance(x, StaticSequences):
             return x
-        return Sequence(
+        return ClientBatches(
             x.examples, x.index, zero, zero, zero, x.num_batches, element=x.element, trip_count=x.index.shape[1]
         )
 
@@ -264,8 +264,8 @@ def _sequences(cohort: PackedCohort) -> tuple:
 
 def _axes(block: tuple) -> tuple:
     def axes(x):
-        if not isinstance(x, Sequence):
+        if not isinstance(x, ClientBatches):
             return 0
         return dataclasses.replace(x, examples=None, index=0, first=None, common=None, bound=None, num_batches=0)
 
-    return jax.tree.map(axes, block, is_leaf=lambda x: isinstance(x, Sequence))
+    return jax.tree.map(axes, block, is_leaf=lambda x: isinstance(x, ClientBatches))

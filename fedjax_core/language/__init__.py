@@ -1,4 +1,4 @@
-"""What a federated program is made of: placed values, the operators on them, and `Sequence`.
+"""What a federated program is made of: placed values, the operators on them, and `ClientBatches`.
 
 Inside a federated computation every argument is a *placed value*. It has a type and selects fields;
 the operators do everything else:
@@ -13,7 +13,7 @@ the operators do everything else:
 * randomness: `federated_split_key`;
 * results of a size that only the run tells: `federated_trim`.
 
-A client's data is a `Sequence` of batches.
+A client's data is `ClientBatches`, the batches of one client.
 """
 
 from fedjax_core.language._aggregation import (
@@ -24,6 +24,7 @@ from fedjax_core.language._aggregation import (
     federated_min,
     federated_sum,
 )
+from fedjax_core.language._client_batches import ClientBatches
 from fedjax_core.language._keys import federated_split_key
 from fedjax_core.language._movement import (
     federated_broadcast,
@@ -38,14 +39,13 @@ from fedjax_core.language._secure import (
     federated_secure_sum,
     federated_secure_sum_bitwidth,
 )
-from fedjax_core.language._sequence import Sequence
 from fedjax_core.language._tables import federated_client_index, federated_scatter, federated_select
-from fedjax_core.language._trim import Rows, federated_trim
+from fedjax_core.language._trim import TrimmedRows, federated_trim
 
 __all__ = [
+    "ClientBatches",
     "Placed",
-    "Rows",
-    "Sequence",
+    "TrimmedRows",
     "federated_aggregate",
     "federated_broadcast",
     "federated_client_index",

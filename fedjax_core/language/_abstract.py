@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from fedjax_core import types
+from fedjax_core.language._client_batches import ClientBatches, batch_dimension
 from fedjax_core.language._graph import user_location
-from fedjax_core.language._sequence import Sequence, batch_dimension
 
 # Dimensions of different scopes cannot be compared, so all programs share one. It holds no
 # constraints: a symbol is its name and nothing else.
@@ -46,7 +46,7 @@ def abstract_of(type_: types.Type, prefix: str) -> Any:
       prefix: begins the names of the fresh dimensions; distinct within a computation.
 
     Returns:
-      The type's pytree of `jax.ShapeDtypeStruct` and abstract `Sequence`.
+      The type's pytree of `jax.ShapeDtypeStruct` and abstract `ClientBatches`.
     """
     prefix = re.sub(r"\W", "_", prefix)
     fresh = (f"{prefix}{i}" for i in itertools.count())
@@ -84,7 +84,7 @@ def _tensor(tensor, shape):
     return jax.ShapeDtypeStruct(tuple(shape), tensor.dtype)
 
 
-def _sequence(element: types.Type, fresh) -> Sequence:
+def _sequence(element: types.Type, fresh) -> ClientBatches:
     batch = batch_dimension(element)
     size = 1 if batch == () else symbol("b") if batch[0] is None else batch[0]
     rows, steps = symbol("rows"), symbol("steps")
@@ -94,7 +94,7 @@ def _sequence(element: types.Type, fresh) -> Sequence:
         return _tensor(tensor, (rows, *(symbol(next(fresh)) if d is None else d for d in shape)))
 
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    return Sequence(
+    return ClientBatches(
         examples=jax.tree.map(leaf, types.tree_of_types(element)),
         index=jax.ShapeDtypeStruct((steps, size), jnp.int32),
         first=scalar,

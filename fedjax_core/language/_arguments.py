@@ -19,7 +19,7 @@ def client_argument(value, operator: str) -> Node:
 
 def check_leaves(operator: str, node: Node, allowed: str, accept: Callable):
     """Refuses a value of which not every leaf is a tensor of an accepted dtype."""
-    for path, leaf in types.leaves(node.member_type):
+    for path, leaf in types.type_leaves(node.member_type):
         if not (isinstance(leaf, types.TensorType) and accept(leaf.dtype)):
             where = f"its field {path} is {leaf}" if path else f"it is {leaf}"
             raise TypeError(

@@ -108,7 +108,7 @@ class Node:
     Attributes:
       operation: what makes it.
       inputs: the nodes that it is made from.
-      abstract: the member as a pytree of `ShapeDtypeStruct` and abstract `Sequence`.
+      abstract: the member as a pytree of `ShapeDtypeStruct` and abstract `ClientBatches`.
       placement: `SERVER`, `CLIENTS`, or None for an argument without a placement.
       all_equal: whether all members are known to be the same value.
       location: the user's `file:line`.

@@ -16,7 +16,7 @@ from fedjax_core.types import SERVER
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class TrimmedRows:
     """What `as_function` returns of one trimmed array: under `jit` its rows cannot be left out.
 
     Attributes:
@@ -31,7 +31,7 @@ class Rows:
 def federated_trim(value, count) -> Placed:
     """The first `count` rows of a value at the server, for a result of which only some rows mean something.
 
-    A call returns these rows and waits for the program to know how many. `as_function` returns `Rows`,
+    A call returns these rows and waits for the program to know how many. `as_function` returns `TrimmedRows`,
     all of the rows and the count, in place of every array. Trimmed rows can be selected from, zipped,
     passed to other computations and returned. Nothing computes with them: do so before trimming.
 
@@ -75,7 +75,7 @@ def federated_trim(value, count) -> Placed:
 
 
 def first_rows(result):
-    """A result of concrete values whose every `Rows` has become the rows that count.
+    """A result of concrete values whose every `TrimmedRows` has become the rows that count.
 
     They are cut on the host, since a program that did it would be compiled for every number of rows.
     """
@@ -83,10 +83,10 @@ def first_rows(result):
 
 
 def _is_rows(value) -> bool:
-    return isinstance(value, Rows)
+    return isinstance(value, TrimmedRows)
 
 
-def _cut(rows: Rows) -> jax.Array:
+def _cut(rows: TrimmedRows) -> jax.Array:
     values, count = rows.values, max(int(rows.count), 0)
     if count >= len(values):
         return values

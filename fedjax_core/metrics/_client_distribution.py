@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees, types
-from fedjax_core.computation import federated_computation
+from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import MetricsAggregation
 from fedjax_core.language import Placed, federated_aggregate, federated_map, federated_sum, federated_value
 from fedjax_core.metrics._arguments import check_names, check_positive_integer, check_range, is_real_number
@@ -56,7 +56,7 @@ def client_distribution(
     Example: in an evaluation it is `fed_eval(model, client_distribution({"accuracy": (0.0, 1.0)}))`.
 
     >>> import fedjax_core as fc
-    >>> statistics = fc.to_type({"accuracy": ("float32", "float32")})
+    >>> statistics = fc.types.to_type({"accuracy": ("float32", "float32")})
     >>> aggregation = client_distribution({"accuracy": (0.0, 1.0)}, quantiles=(0.5,), num_bins=10)
     >>> process = aggregation.create({"accuracy": lambda s: s[0] / s[1]}, statistics)
     >>> clients = [{"accuracy": pair} for pair in ((1.0, 4.0), (1.0, 2.0), (3.0, 4.0), (0.0, 0.0))]

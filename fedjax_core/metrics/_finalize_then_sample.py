@@ -4,7 +4,7 @@ import jax
 
 from fedjax_core import types
 from fedjax_core.aggregators._reservoir import check_sampling, draw_tag, reservoir_sample
-from fedjax_core.computation import computation, federated_computation
+from fedjax_core.computations import computation, federated_computation
 from fedjax_core.contracts import MetricsAggregation
 from fedjax_core.language import federated_map
 from fedjax_core.metrics._finalizers import finalizer_of
@@ -45,7 +45,7 @@ def finalize_then_sample(sample_size: int = 100, *, key: jax.Array) -> MetricsAg
     Example:
 
     >>> import jax, fedjax_core as fc
-    >>> statistics = fc.to_type({"accuracy": ("int32", "int32"), "num_examples": "int32"})
+    >>> statistics = fc.types.to_type({"accuracy": ("int32", "int32"), "num_examples": "int32"})
     >>> finalizers = {"accuracy": lambda s: s[0] / s[1], "num_examples": lambda n: n}
     >>> process = finalize_then_sample(2, key=jax.random.key(0)).create(finalizers, statistics)
     >>> clients = [{"accuracy": (n, 4), "num_examples": n} for n in (1, 2, 3)]
@@ -54,7 +54,7 @@ def finalize_then_sample(sample_size: int = 100, *, key: jax.Array) -> MetricsAg
     [True, True]
     """
     check_sampling("finalize_then_sample", sample_size, key)
-    sampling = reservoir_sample(sample_size, key)
+    sampling = reservoir_sample(sample_size, key=key)
 
     def create(metric_finalizers, local_unfinalized_metrics_type, initial_unfinalized_metrics=None):
         unfinalized_type = types.to_type(local_unfinalized_metrics_type)

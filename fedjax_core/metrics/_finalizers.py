@@ -45,10 +45,10 @@ def _check_unfinalized(unfinalized: types.Type):
       TypeError: not a named struct whose leaves are tensors.
     """
     named = isinstance(unfinalized, types.StructType) and None not in unfinalized.names
-    if not named or not all(isinstance(leaf, types.TensorType) for _, leaf in types.leaves(unfinalized)):
+    if not named or not all(isinstance(leaf, types.TensorType) for _, leaf in types.type_leaves(unfinalized)):
         raise TypeError(
             f"the type of unfinalized metrics is a struct of tensors with a name for every metric, got {unfinalized}; "
-            "write fc.to_type({'loss': ('float32', 'int32')})"
+            "write fc.types.to_type({'loss': ('float32', 'int32')})"
         )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees, types
-from fedjax_core.computation import federated_computation
+from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import MetricsAggregation
 from fedjax_core.language import Placed, federated_map, federated_sum, federated_value, federated_zip
 from fedjax_core.metrics._finalizers import finalizer_of
@@ -63,7 +63,7 @@ def sum_then_finalize() -> MetricsAggregation:
     Example:
 
     >>> import fedjax_core as fc
-    >>> statistics = fc.to_type({"accuracy": ("int32", "int32")})
+    >>> statistics = fc.types.to_type({"accuracy": ("int32", "int32")})
     >>> process = sum_then_finalize().create({"accuracy": lambda s: s[0] / s[1]}, statistics)
     >>> clients = [{"accuracy": (3, 4)}, {"accuracy": (0, 1)}]
     >>> state, (current, total), _ = process.next(process.initialize(), clients)
@@ -99,7 +99,7 @@ def secure_sum_then_finalize(ranges: Mapping[str, Any] | None = None) -> Metrics
     Example: of the second client's loss 10 is counted.
 
     >>> import fedjax_core as fc
-    >>> statistics = fc.to_type({"loss": ("float32", "int32")})
+    >>> statistics = fc.types.to_type({"loss": ("float32", "int32")})
     >>> aggregation = secure_sum_then_finalize({"loss": ((0.0, 10.0), (0, 100))})
     >>> process = aggregation.create({"loss": lambda s: s[0] / s[1]}, statistics)
     >>> clients = [{"loss": (2.0, 4)}, {"loss": (500.0, 4)}]

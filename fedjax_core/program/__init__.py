@@ -10,11 +10,6 @@ ReleaseManager               takes the values of a round out of the program
   release_to_csv, release_to_json_lines, release_to_memory, release_to_log
   release_to_tensorboard, release_to_wandb, release_to_mlflow
   group_releases, filter_releases, periodic_releases
-TrainingManager              a participant of a real federation; METRICS_LEVEL at which it logs
-TrainRequest, TrainReply, EvaluationRequest, EvaluationReply, Error
-                             the messages of a real federation
-encode_message, decode_message
-                             these as bytes and back; MessageFormatError
 save_weights, load_weights   a pytree of arrays as a file of plain arrays, no pickle
 save_csv, save_curves        a `History` as a table and as a picture
 flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its name
@@ -32,15 +27,6 @@ from fedjax_core.program._exports import Export, export_predict, export_weights
 from fedjax_core.program._history import History, Record, find_metric, flatten_metrics
 from fedjax_core.program._json_lines import release_to_json_lines
 from fedjax_core.program._loop import Round, TrainResult
-from fedjax_core.program._message_bytes import decode_message, encode_message
-from fedjax_core.program._messages import (
-    Error,
-    EvaluationReply,
-    EvaluationRequest,
-    MessageFormatError,
-    TrainReply,
-    TrainRequest,
-)
 from fedjax_core.program._releases import (
     ReleaseManager,
     filter_releases,
@@ -52,35 +38,24 @@ from fedjax_core.program._releases import (
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._trackers import release_to_mlflow, release_to_tensorboard, release_to_wandb
 from fedjax_core.program._train import train
-from fedjax_core.program._training_manager import METRICS_LEVEL, TrainingManager
 from fedjax_core.program._weights import load_weights, save_weights
 
 __all__ = [
-    "METRICS_LEVEL",
     "Checkpoint",
     "CheckpointTypeError",
     "Checkpoints",
     "Cluster",
     "DamagedCheckpointError",
-    "Error",
     "Evaluation",
-    "EvaluationReply",
-    "EvaluationRequest",
     "Experiment",
     "ExperimentConfig",
     "Export",
     "History",
-    "MessageFormatError",
     "Record",
     "ReleaseManager",
     "Round",
     "RunFolder",
-    "TrainReply",
-    "TrainRequest",
     "TrainResult",
-    "TrainingManager",
-    "decode_message",
-    "encode_message",
     "export_predict",
     "export_weights",
     "filter_releases",

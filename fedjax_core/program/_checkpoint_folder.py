@@ -28,7 +28,7 @@ class CheckpointTypeError(TypeError):
 
 def host_arrays(state: Any) -> dict[str, np.ndarray]:
     """Copies of a state's leaves by their paths; a key is its data."""
-    paths = [path or "value" for path, _ in types.leaves(types.type_of(state))]
+    paths = [path or "value" for path, _ in types.type_leaves(types.type_of(state))]
     arrays = jax.device_get([_data(leaf) for leaf in jax.tree.leaves(state)])
     return dict(zip(paths, map(np.array, arrays), strict=True))  # on CPU, `device_get` gives a view
 
@@ -154,7 +154,7 @@ def _check_files(path: pathlib.Path, digests: dict[str, str]) -> None:
 def _check_type(path: pathlib.Path, saved: str, own: str) -> None:
     if saved == own:
         return
-    fields, others = (dict(types.leaves(types.parse_type(t))) for t in (saved, own))
+    fields, others = (dict(types.type_leaves(types.parse_type(t))) for t in (saved, own))
     different = [name for name in {**fields, **others} if fields.get(name) != others.get(name)]
     which = f"differing in {', '.join(different[:3])}{', ...' if len(different) > 3 else ''}; " if different else ""
     raise CheckpointTypeError(

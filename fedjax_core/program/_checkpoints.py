@@ -30,7 +30,7 @@ class Checkpoint(NamedTuple):
       round: the number of the round, at least 0.
       state: the process's state after it, a pytree of arrays and keys.
       history: what the rounds measured so far.
-      position: where the run is in its data and how it draws from it; what JSON can hold.
+      run_identity: where the run is in its data and how it draws from it; what JSON can hold.
       environment: what else decides the bits of the rounds that follow: versions, devices, lanes, virtual
         shards; what JSON can hold.
     """
@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
     round: int
     state: Any
     history: History
-    position: dict[str, Any]
+    run_identity: dict[str, Any]
     environment: dict[str, Any]
 
 
@@ -59,7 +59,7 @@ class Checkpoints:
       >>> checkpoints = Checkpoints(tempfile.mkdtemp(), keep_last=2)
       >>> for number in range(1, 5):
       ...     state = {"weights": jnp.full(3, float(number)), "key": jax.random.key(0)}
-      ...     checkpoints.save(Checkpoint(number, state, History(), position={}, environment={}))
+      ...     checkpoints.save(Checkpoint(number, state, History(), run_identity={}, environment={}))
       >>> checkpoints.wait()
       >>> checkpoints.rounds
       (3, 4)
@@ -144,7 +144,7 @@ class Checkpoints:
         about = {
             "round": _round(checkpoint.round),
             "metrics": records[-1].row() if records else {},
-            "position": checkpoint.position,
+            "run_identity": checkpoint.run_identity,
             "environment": checkpoint.environment,
         }
         self._check_best_metric(records)
@@ -198,7 +198,9 @@ class Checkpoints:
           CheckpointTypeError: it is of another model or algorithm.
         """
         state, about, history = read_checkpoint(self.folder / str(_round(round_num)), like)
-        return Checkpoint(about["round"], state, History.from_lines(history), about["position"], about["environment"])
+        return Checkpoint(
+            about["round"], state, History.from_lines(history), about["run_identity"], about["environment"]
+        )
 
     def _check_best_metric(self, records: list[Record]) -> None:
         """Warns, once, where an evaluation did not measure it."""

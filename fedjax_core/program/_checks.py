@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 
-from fedjax_core.computation import Computation
+from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.program._checkpoints import Checkpoints
 from fedjax_core.program._releases import ReleaseManager
-from fedjax_core.types import SequenceType, Type, leaves
+from fedjax_core.types import SequenceType, Type, type_leaves
 
 
 def checked_count(caller: str, name: str, value: Any, least: int = 1) -> int:
@@ -88,7 +88,7 @@ def _difference(taken: Type, given: Type) -> str:
     """Which fields differ, said in words where both are sequences of structs."""
     if not isinstance(taken, SequenceType):
         return ""
-    fields, others = ({path: str(leaf) for path, leaf in leaves(t.element)} for t in (taken, given))
+    fields, others = ({path: str(leaf) for path, leaf in type_leaves(t.element)} for t in (taken, given))
     different = [name for name in {**fields, **others} if fields.get(name) != others.get(name)]
     return f" (they differ in {', '.join(map(repr, different))})" if any(different) else ""
 

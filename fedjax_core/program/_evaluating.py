@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_core.computation import Computation
+from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.program._atomic import remove_folder, remove_leftovers
 from fedjax_core.program._checkpoint_folder import DamagedCheckpointError
@@ -76,7 +76,7 @@ class Evaluator:
         if self._states is not None:
             for later in [n for n in self._states.rounds if n > number]:  # of a run that went back
                 remove_folder(self._states.folder / str(later))
-            self._states.save(Checkpoint(number, state, History(), position={}, environment={}))
+            self._states.save(Checkpoint(number, state, History(), run_identity={}, environment={}))
             self._states.wait()
         return metrics
 

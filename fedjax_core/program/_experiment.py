@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from fedjax_core.computation import Computation
+from fedjax_core.computations import Computation
 from fedjax_core.contracts import Metric, Model
-from fedjax_core.data import Batching, FederatedData, Sampler, Turnout, sample_clients
+from fedjax_core.data import Batching, FederatedData, Participation, Sampler, sample_clients
 from fedjax_core.program import _checks
 from fedjax_core.program import _experiment_arguments as _arguments
 from fedjax_core.program._atomic import remove_leftovers, write_folder_atomically
@@ -28,7 +28,7 @@ from fedjax_core.program._loop import (
     TrainResult,
     cohorts,
     is_saved,
-    position_of,
+    run_identity_of,
     run_rounds,
     start_of,
     writing,
@@ -49,7 +49,7 @@ class Experiment:
     them there, in that process or another, now or after a crash. It holds
 
     ```
-    experiment.json            the configuration, versions, devices and seed
+    experiment.json            the configuration, versions and devices
     metrics.csv, weights.npz, curves.png   as of `RunFolder`
     checkpoints/               of the training, from which it goes on
     evaluation/                metrics.jsonl, a line a checkpoint; the states of a `fed_eval` process
@@ -104,7 +104,7 @@ class Experiment:
         evaluation: Computation | LearningProcess | None = None,
         eval_metrics: Mapping[str, Metric] | None = None,
         eval_batching: Batching | None = None,
-        participants: Sampler | Callable[[int], Turnout] | None = None,
+        participants: Sampler | Callable[[int], Participation] | None = None,
         train_rounds: int | None = None,
         eval_steps: int | None = None,
         train_hooks: Sequence[Callable[[Round], Any]] = (),
@@ -132,7 +132,7 @@ class Experiment:
           eval_data: the held-out clients.
           cohort_size: clients a round, drawn uniformly without replacement. Leave it out with `participants`.
           batching: how the examples of a client become batches.
-          key: draws cohorts and shuffling; its bits are the seed in the configuration. The process has a key
+          key: draws cohorts and shuffling; its bits are `key_data` in the configuration. The process has a key
             of its own.
           run_dir: the folder.
           model: what is evaluated; not needed with `evaluation`.
@@ -141,7 +141,7 @@ class Experiment:
           eval_metrics: metrics by name; None for the model's. Its loss is always among them.
           eval_batching: of an evaluation; None for batches of the size of `batching`, in order.
           participants: round number -> the ids of the clients that take part, such as `data.uniform_sampler(...)`;
-            or a `Turnout`, as of `data.participation(...)`, whose skipped rounds leave the state as it is. A pure
+            or a `Participation`, as of `data.participation(...)`, whose skipped rounds leave the state as it is. A pure
             function of the number: it is asked while the round before computes, and again by a run that goes on.
           train_rounds: the number of the last round; None for ever.
           eval_steps: batches of an evaluation, of one client after another; None for all.
@@ -352,7 +352,7 @@ class Experiment:
         """
         data, begin = self._train_data, self._time.clock()
         clients = [i for i, size in zip(data.client_ids, data.sizes) if size][:1]
-        cohort = data.cohort(clients, self.config.batching, self._key, max_steps=1)
+        cohort = data.cohort(clients, self.config.batching, key=self._key, max_steps=1)
         state, metrics = self._process.next(self._process.initialize(), cohort)
         seconds = self._time.clock() - begin
         self._tell(Round(1, state, metrics, None, Record(1, seconds, seconds, 1, flatten_metrics(metrics), {})))
@@ -380,15 +380,15 @@ class Experiment:
 
     def _start(self) -> Start:
         config = self.config
-        position = position_of(self._key, config.cohort_size, self._train_data, config.batching)
-        return start_of(self._process, self._checkpoints, position)
+        run_identity = run_identity_of(self._key, config.cohort_size, self._train_data, config.batching)
+        return start_of(self._process, self._checkpoints, run_identity)
 
     def _run(self, start: Start, evaluate: Callable[[int, Any], Any]) -> TrainResult:
         """The rounds that are left; with none left nothing is written."""
         config, data = self.config, self._train_data
         if config.train_rounds is not None and start.completed >= config.train_rounds:
             return TrainResult(start.state, start.history)
-        ask = functools.partial(sample_clients, self._key, ids=data.client_ids, num_clients=config.cohort_size)
+        ask = functools.partial(sample_clients, ids=data.client_ids, cohort_size=config.cohort_size, key=self._key)
         checkpoints = self._checkpoints if config.worker == 0 else None
         with writing(self._path if self._writes else None, checkpoints):
             return run_rounds(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedjax_core.algorithms import federated_evaluation
-from fedjax_core.computation import Computation
+from fedjax_core.computations import Computation
 from fedjax_core.program._cluster import Cluster
 from fedjax_core.program._exports import Export
 from fedjax_core.templates import LearningProcess

@@ -29,7 +29,7 @@ class ExperimentConfig:
 
     Attributes:
       run_dir: the folder, as a text.
-      seed: the bits of the key.
+      key_data: the bits of the key.
       cohort_size: clients a round; None where `participants` says who takes part.
       batching: how a client's examples become batches.
       eval_batching: the same of an evaluation.
@@ -44,7 +44,7 @@ class ExperimentConfig:
     """
 
     run_dir: str
-    seed: tuple[int, ...]
+    key_data: tuple[int, ...]
     cohort_size: int | None
     batching: Batching
     eval_batching: Batching
@@ -77,8 +77,8 @@ def checked_config(
     for name in ("eval_delay_secs", "throttle_secs", "delay_scale"):
         values[name] = checked_not_negative("Experiment", name, values[name])
     check_switch("Experiment", "delay_by_round", values["delay_by_round"])
-    seed = tuple(jax.random.key_data(key).tolist())
-    return ExperimentConfig(os.fspath(run_dir), seed, batching=batching, eval_batching=eval_batching, **values)
+    key_data = tuple(jax.random.key_data(key).tolist())
+    return ExperimentConfig(os.fspath(run_dir), key_data, batching=batching, eval_batching=eval_batching, **values)
 
 
 def save_config(folder: RunFolder, config: ExperimentConfig, state_type: types.Type) -> None:
@@ -94,7 +94,6 @@ def save_config(folder: RunFolder, config: ExperimentConfig, state_type: types.T
         "state": str(state_type),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "devices": _devices(),
-        "seed": list(config.seed),
     }
     folder.write_text("experiment.json", json.dumps(about, indent=2) + "\n")
 

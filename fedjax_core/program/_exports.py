@@ -125,7 +125,7 @@ def _fields(batch_type: types.Type, symbolic: bool) -> dict[str, jax.ShapeDtypeS
     also which one it takes the number of examples from.
     """
     scope, fields = jax.export.SymbolicScope(), {}
-    for path, leaf in types.leaves(batch_type):
+    for path, leaf in types.type_leaves(batch_type):
         name = path or "value"
         prefix = re.sub(r"\W", "_", name)
         unknown = [("b" if i == 0 else f"{prefix}_{i}") if symbolic else "64" for i in range(len(leaf.shape))]

@@ -211,7 +211,7 @@ def find_metric(metrics: dict[str, float | int], name: str) -> str | None:
 def _skipped(metrics: dict[str, float | int]) -> str:
     if not metrics.get("participation/skipped"):
         return ""
-    return f"skipped, {metrics['participation/reported']} of {metrics['participation/asked']} clients reported"
+    return f"skipped, {metrics['participation/reported']} of {metrics['participation/selected']} clients reported"
 
 
 def _described(metrics: dict[str, float | int]) -> str:

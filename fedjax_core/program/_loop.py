@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_core.algorithms import LearningState
-from fedjax_core.computation import Computation
-from fedjax_core.data import Batching, FederatedData, Turnout
+from fedjax_core.computations import Computation
+from fedjax_core.data import Batching, FederatedData, Participation
 from fedjax_core.privacy import Accounting
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._history import History, Record, flatten_metrics, named_values, on_host
@@ -62,14 +62,14 @@ class Start(NamedTuple):
       history: what was measured so far.
       completed: the rounds behind it.
       next: what runs the next one.
-      position: what decides, with the number of a round, who takes part in it and in which batches; JSON.
+      run_identity: what decides, with the number of a round, who takes part in it and in which batches; JSON.
     """
 
     state: Any
     history: History
     completed: int
     next: Computation
-    position: dict[str, Any]
+    run_identity: dict[str, Any]
 
 
 class Drawn(NamedTuple):
@@ -90,7 +90,7 @@ def cohorts(ask: Callable, data: FederatedData, batching: Batching, key: jax.Arr
     """Draws the clients of a round and their batches.
 
     Args:
-      ask: round number -> the ids of the clients, or a `Turnout`.
+      ask: round number -> the ids of the clients, or a `Participation`.
       data: the population.
       batching: how the examples of a client become batches.
       key: draws the shuffling; the round number is folded in.
@@ -98,21 +98,23 @@ def cohorts(ask: Callable, data: FederatedData, batching: Batching, key: jax.Arr
 
     def draw(number: int) -> Drawn:
         asked, round_key = ask(number), jax.random.fold_in(key, number)
-        if not isinstance(asked, Turnout):
-            return Drawn(data.cohort(asked, batching, round_key), len(asked), {})
+        if not isinstance(asked, Participation):
+            return Drawn(data.cohort(asked, batching, key=round_key), len(asked), {})
         metrics = {f"participation/{name}": value for name, value in asked.metrics().items()}
         if asked.skipped:
             return Drawn(None, 0, metrics)
-        return Drawn(data.cohort(asked.ids, batching, round_key, asked.max_steps), len(asked.ids), metrics)
+        return Drawn(
+            data.cohort(asked.ids, batching, key=round_key, max_steps=asked.max_steps), len(asked.ids), metrics
+        )
 
     return draw
 
 
-def start_of(process: LearningProcess, checkpoints: Checkpoints | None, position: dict[str, Any]) -> Start:
+def start_of(process: LearningProcess, checkpoints: Checkpoints | None, run_identity: dict[str, Any]) -> Start:
     """The first state, or that after the latest checkpoint.
 
     Warns:
-      UserWarning: the rounds that follow are not those of an uninterrupted run, because the position or the
+      UserWarning: the rounds that follow are not those of an uninterrupted run, because the run_identity or the
         environment is another one; or the process was built with another key.
 
     Raises:
@@ -121,17 +123,17 @@ def start_of(process: LearningProcess, checkpoints: Checkpoints | None, position
     state = process.initialize()
     checkpoint = None if checkpoints is None else checkpoints.restore(like=state)
     if checkpoint is None:
-        return Start(state, History(), 0, process.next, position)
+        return Start(state, History(), 0, process.next, run_identity)
     next_round = _with_lanes(process.next, checkpoint.environment.get("lanes"))
-    _warn_if_different(checkpoint, {**position, **_environment(next_round)})
+    _warn_if_different(checkpoint, {**run_identity, **_environment(next_round)})
     _warn_of_another_key(checkpoint.state, state)
-    return Start(checkpoint.state, checkpoint.history, checkpoint.round, next_round, position)
+    return Start(checkpoint.state, checkpoint.history, checkpoint.round, next_round, run_identity)
 
 
-def position_of(
+def run_identity_of(
     key: jax.Array, cohort_size: int | None, train_data: FederatedData, batching: Batching
 ) -> dict[str, Any]:
-    """See `Start.position`."""
+    """See `Start.run_identity`."""
     return {
         "key": jax.random.key_data(key).tolist(),
         "cohort_size": cohort_size,
@@ -191,7 +193,7 @@ def run_rounds(
 
     def save() -> None:
         nonlocal saved
-        checkpoints.save(Checkpoint(released, state, history, start.position, _environment(start.next)))
+        checkpoints.save(Checkpoint(released, state, history, start.run_identity, _environment(start.next)))
         saved = released
 
     try:
@@ -261,7 +263,7 @@ def _environment(next_round: Computation) -> dict[str, Any]:
 
 
 def _warn_if_different(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
-    before = {**checkpoint.position, **checkpoint.environment}
+    before = {**checkpoint.run_identity, **checkpoint.environment}
     different = [f"{name} was {before.get(name)} and is {now[name]}" for name in now if before.get(name) != now[name]]
     if different:
         warnings.warn(

@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 
-from fedjax_core.computation import Computation
+from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData, sample_clients
 from fedjax_core.privacy import Accounting, everyone, fixed_size
 from fedjax_core.program import _checks
 from fedjax_core.program._checkpoints import Checkpoints
-from fedjax_core.program._loop import Round, TrainResult, cohorts, position_of, run_rounds, start_of, writing
+from fedjax_core.program._loop import Round, TrainResult, cohorts, run_identity_of, run_rounds, start_of, writing
 from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.templates import LearningProcess
@@ -102,12 +102,12 @@ def train(
     _check_accounting(accounting, cohort_size, len(train_data))
     _checks.check_outlets("train", checkpoints, release_manager)
     measure = _evaluator(process, evaluation, test_data, eval_batching)
-    ask = functools.partial(sample_clients, key, ids=train_data.client_ids, num_clients=cohort_size)
+    ask = functools.partial(sample_clients, ids=train_data.client_ids, cohort_size=cohort_size, key=key)
     if jax.process_index() > 0:
         folder, release_manager, progress = None, None, False
     with writing(None if folder is None else folder.path, checkpoints):
         return run_rounds(
-            start_of(process, checkpoints, position_of(key, cohort_size, train_data, batching)),
+            start_of(process, checkpoints, run_identity_of(key, cohort_size, train_data, batching)),
             rounds,
             cohorts(ask, train_data, batching, key),
             get_weights=process.get_model_weights,

@@ -1,9 +1,9 @@
 """The aggregation process: values at the clients become one result at the server."""
 
-from fedjax_core.computation import Computation
+from fedjax_core.computations import Computation
 from fedjax_core.templates import _checks, errors
 from fedjax_core.templates._measured_process import MeasuredProcess
-from fedjax_core.types import FederatedType, leaves
+from fedjax_core.types import FederatedType, type_leaves
 
 
 class AggregationProcess(MeasuredProcess):
@@ -88,7 +88,7 @@ def _check_is_federated(initialize_fn: Computation, next_fn: Computation) -> Non
             "`fc.federated_value(state, fc.SERVER)`"
         )
     signature = next_fn.type_signature
-    parts = [part for whole in (signature.parameter, signature.result) for _, part in leaves(whole)]
+    parts = [part for whole in (signature.parameter, signature.result) for _, part in type_leaves(whole)]
     unplaced = [str(part) for part in parts if not isinstance(part, FederatedType)]
     if unplaced:
         raise errors.AggregationNotFederatedError(

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from fedjax_core.computation import Computation
+from fedjax_core.computations import Computation
 from fedjax_core.templates import errors
 from fedjax_core.types import (
     CLIENTS,
@@ -13,7 +13,7 @@ from fedjax_core.types import (
     StructType,
     Type,
     TypeNotAssignableError,
-    leaves,
+    type_leaves,
 )
 
 
@@ -146,7 +146,7 @@ def check_at_clients(what: str, value_type: Type, error: type[TypeError]) -> Non
 
 
 def _repaired_result(value_type: Type) -> str:
-    parts = [part for _, part in leaves(value_type)]
+    parts = [part for _, part in type_leaves(value_type)]
     placements = {part.placement if isinstance(part, FederatedType) else None for part in parts}
     if placements <= {None}:
         return "place it: `fc.federated_value(value, fc.SERVER)`"

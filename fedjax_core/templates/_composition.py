@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
 from typing import Any
 
-from fedjax_core.computation import computation, federated_computation
+from fedjax_core.computations import computation, federated_computation
 from fedjax_core.language import federated_zip
 from fedjax_core.templates import _checks
 from fedjax_core.templates._measured_process import MeasuredProcess, MeasuredProcessOutput
 from fedjax_core.templates.errors import ProcessCompositionError
-from fedjax_core.types import FederatedType, Placement, Type, TypeNotAssignableError, leaves, to_type
+from fedjax_core.types import FederatedType, Placement, Type, TypeNotAssignableError, to_type, type_leaves
 
 
 def chain(processes: Mapping[str, MeasuredProcess]) -> MeasuredProcess:
@@ -108,7 +108,7 @@ def _composed(
     state_types = {name: process.state_type for name, process in processes.items()}
     measured_types = {name: process.next.type_signature.result["measurements"] for name, process in processes.items()}
     placement = _common_placement(caller, "states", state_types)
-    measured_at = _common_placement(caller, "measurements", {n: t for n, t in measured_types.items() if leaves(t)})
+    measured_at = _common_placement(caller, "measurements", {n: t for n, t in measured_types.items() if type_leaves(t)})
     if any(process.next.type_signature.contains("federated") for process in processes.values()):
         declare, call = federated_computation, lambda fn: fn
     else:

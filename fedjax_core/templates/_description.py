@@ -1,6 +1,6 @@
 """A process in words."""
 
-from fedjax_core.computation import Computation, plan_text, signature_text
+from fedjax_core.computations import Computation, plan_text, signature_text
 from fedjax_core.engine._type_layout import laid_out
 from fedjax_core.types import FederatedType, Type
 

@@ -1,9 +1,9 @@
 """The estimation process: an estimate can be reported from every state."""
 
-from fedjax_core.computation import Computation, computation, federated_computation
+from fedjax_core.computations import Computation, computation, federated_computation
 from fedjax_core.templates import _checks, errors
 from fedjax_core.templates._iterative_process import IterativeProcess
-from fedjax_core.types import FederatedType, leaves
+from fedjax_core.types import FederatedType, type_leaves
 
 
 class EstimationProcess(IterativeProcess):
@@ -19,7 +19,7 @@ class EstimationProcess(IterativeProcess):
       state_type: the type of the state as `next` takes it.
 
     Example:
-      >>> from fedjax_core.computation import computation
+      >>> from fedjax_core.computations import computation
       >>> clock = EstimationProcess(
       ...     initialize_fn=computation(lambda: 0),
       ...     next_fn=computation(lambda seconds: seconds + 96, "int32"),
@@ -84,7 +84,7 @@ class EstimationProcess(IterativeProcess):
           EstimateNotAssignableError: if `fn` does not take exactly the result of `report`.
 
         Example:
-          >>> from fedjax_core.computation import computation
+          >>> from fedjax_core.computations import computation
           >>> count = EstimationProcess(
           ...     initialize_fn=computation(lambda: 0),
           ...     next_fn=computation(lambda state: state + 1, "int32"),
@@ -107,7 +107,7 @@ class EstimationProcess(IterativeProcess):
 def _composed(outer: Computation, inner: Computation) -> Computation:
     signatures = (inner.type_signature, outer.type_signature)
     boundary = [part for signature in signatures for part in (signature.parameter, signature.result)]
-    if any(isinstance(part, FederatedType) for whole in boundary for _, part in leaves(whole)):
+    if any(isinstance(part, FederatedType) for whole in boundary for _, part in type_leaves(whole)):
         decorate = federated_computation
     else:
         decorate, inner, outer = computation, inner.as_function(), outer.as_function()

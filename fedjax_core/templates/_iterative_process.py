@@ -1,6 +1,6 @@
 """The iterative process: a first state and the step from one state to the next."""
 
-from fedjax_core.computation import Computation
+from fedjax_core.computations import Computation
 from fedjax_core.templates import _checks
 from fedjax_core.templates._description import description
 from fedjax_core.types import Type
@@ -20,7 +20,7 @@ class IterativeProcess:
         state's: `int32[?]` where the initial state is `int32[0]`.
 
     Example:
-      >>> from fedjax_core.computation import computation
+      >>> from fedjax_core.computations import computation
       >>> count = IterativeProcess(computation(lambda: 0), computation(lambda state: state + 2, "int32"))
       >>> count
       IterativeProcess(initialize=( -> int32), next=(int32 -> int32))
@@ -76,7 +76,7 @@ class IterativeProcess:
         the model weights and `M` the metrics.
 
         Example:
-          >>> from fedjax_core.computation import computation
+          >>> from fedjax_core.computations import computation
           >>> count = IterativeProcess(computation(lambda: 0), computation(lambda state: state + 2, "int32"))
           >>> print(count.describe())
           initialize: ( -> int32)

@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from fedjax_core.computation import Computation, computation
+from fedjax_core.computations import Computation, computation
 from fedjax_core.engine import EngineConfig
 from fedjax_core.templates import _checks, errors
 from fedjax_core.templates._iterative_process import IterativeProcess
-from fedjax_core.types import SequenceType, Type, leaves
+from fedjax_core.types import SequenceType, Type, type_leaves
 
 
 class LearningProcessOutput(NamedTuple):
@@ -213,10 +213,10 @@ def _check_data(next_fn: Computation) -> None:
         )
     data_type = arguments[1]
     _checks.check_at_clients("the data that `next_fn` takes", data_type, errors.LearningProcessPlacementError)
-    if not all(isinstance(part, SequenceType) for _, part in leaves(data_type.member)):
+    if not all(isinstance(part, SequenceType) for _, part in type_leaves(data_type.member)):
         raise errors.LearningProcessSequenceTypeError(
             "the data of a client must be a sequence or a (nested) struct of sequences only, got "
-            f"{data_type.member}; declare a sequence of batches: `fc.at_clients(fc.SequenceType(batch_type))`"
+            f"{data_type.member}; declare a sequence of batches: `fc.at_clients(fc.types.SequenceType(batch_type))`"
         )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from fedjax_core.computation import Computation
+from fedjax_core.computations import Computation
 from fedjax_core.templates import _checks, errors
 from fedjax_core.templates._iterative_process import IterativeProcess
 
@@ -41,7 +41,7 @@ class MeasuredProcess(IterativeProcess):
       state_type: the type of the state as `next` takes it.
 
     Example:
-      >>> from fedjax_core.computation import computation
+      >>> from fedjax_core.computations import computation
       >>> def add(total, value):
       ...     return MeasuredProcessOutput(total + value, value, {"total": total})
       >>> adder = MeasuredProcess(computation(lambda: 0), computation(add, "int32", "int32"))

@@ -19,7 +19,7 @@ VALUE = {"w": "float32[3]", "b": "float32"}
 
 
 def _process(value=VALUE, *, max_norm=1.0, noise_multiplier=0.0, cohort_size=4, key=KEY):
-    return fc.aggregators.as_process(private_mean(max_norm, noise_multiplier, cohort_size, key), value)
+    return fc.aggregators.as_process(private_mean(max_norm, noise_multiplier, cohort_size, key=key), value)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def noisy():
 
 @pytest.mark.parametrize("max_norm", [2.0, AdaptiveNorm(initial=1.0)], ids=["fixed", "adaptive"])
 def test_keeps_the_laws(max_norm):
-    neutral = private_mean(math.inf, 0.0, 20, KEY)
-    aggregator = private_mean(max_norm, 0.5, 20, KEY)
+    neutral = private_mean(math.inf, 0.0, 20, key=KEY)
+    aggregator = private_mean(max_norm, 0.5, 20, key=KEY)
     fc.testing.check_aggregator(aggregator, "float32[3]", neutral=neutral, weighted=False, finite=True)
 
 
@@ -216,7 +216,7 @@ CLIENTS = reference.make_clients((5, 3, 2, 4))
 
 @pytest.fixture(scope="module")
 def learning():
-    return _learning(private_mean(1.0, 1.0, 4, KEY))
+    return _learning(private_mean(1.0, 1.0, 4, key=KEY))
 
 
 @pytest.mark.parametrize("ids", [[], ["e"], ["f"]], ids=["nobody", "an empty client", "a client that diverges"])
@@ -235,20 +235,20 @@ def test_noise_counts_over_nobody(learning, ids):
 
 
 def test_thirty_rounds_are_compiled_once():
-    process = _learning(private_mean(AdaptiveNorm(noise_stddev=1.0), 1.0, 4, KEY))
+    process = _learning(private_mean(AdaptiveNorm(noise_stddev=1.0), 1.0, 4, key=KEY))
     state, counts, random = process.initialize(), [], np.random.default_rng(0)
-    structure = jax.tree.structure(state), fc.type_of(state)
+    structure = jax.tree.structure(state), fc.types.type_of(state)
     with compilations() as seen:
         for number in range(30):
             clients = reference.make_clients(tuple(random.permutation([5, 5, 4, 4]).tolist()), number)
             state, _ = process.next(state, reference.cohort(clients))
             counts.append(len(seen))
     assert counts[-1] == counts[0] > 0
-    assert (jax.tree.structure(state), fc.type_of(state)) == structure and state.aggregator["round_num"] == 30
+    assert (jax.tree.structure(state), fc.types.type_of(state)) == structure and state.aggregator["round_num"] == 30
 
 
 def test_wrapping_keeps_that_it_always_releases():
-    aggregator = private_mean(1.0, 1.0, 4, KEY)
+    aggregator = private_mean(1.0, 1.0, 4, key=KEY)
     assert aggregator.always_releases and fc.aggregators.quantize(8, aggregator, key=KEY).always_releases
 
 

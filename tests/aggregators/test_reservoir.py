@@ -26,7 +26,7 @@ CONFIGS = [
 
 @pytest.fixture(scope="module")
 def process():
-    return fc.aggregators.as_process(fc.aggregators.reservoir_sample(SIZE, KEY), VALUE)
+    return fc.aggregators.as_process(fc.aggregators.reservoir_sample(SIZE, key=KEY), VALUE)
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,9 @@ def test_lanes_devices_and_waves_change_nothing(process, two_rounds, config):
 def of_cohorts():
     @fc.federated_computation(fc.at_clients(cohorts.DATA))
     def sample(data):
-        aggregator = fc.aggregators.reservoir_sample(SIZE, KEY)
+        aggregator = fc.aggregators.reservoir_sample(SIZE, key=KEY)
         sizes = fc.federated_map(lambda d: d.num_examples, data)
-        return aggregator.next(aggregator.init(fc.to_type("int32")), sizes, None).result[0]
+        return aggregator.next(aggregator.init(fc.types.to_type("int32")), sizes, None).result[0]
 
     return sample.with_config(fc.EngineConfig(lanes=2, devices=2))
 
@@ -180,14 +180,14 @@ def test_clients_that_are_not_finite_are_counted_once_a_leaf_and_stay(process):
 
 
 def test_capacity_of_one_and_a_single_tensor():
-    process = fc.aggregators.as_process(fc.aggregators.reservoir_sample(np.int64(1), KEY), "float32")
+    process = fc.aggregators.as_process(fc.aggregators.reservoir_sample(np.int64(1), key=KEY), "float32")
     _, (current, total), measured = process.next(process.initialize(), np.arange(9, dtype=np.float32), np.ones(9, "f"))
     assert current.shape == (1,) and measured == 0
     np.testing.assert_array_equal(current, total)
 
 
 def test_keys_can_be_sampled():
-    process = fc.aggregators.as_process(fc.aggregators.reservoir_sample(2, KEY), "key<fry>")
+    process = fc.aggregators.as_process(fc.aggregators.reservoir_sample(2, key=KEY), "key<fry>")
     keys = jax.random.split(jax.random.key(0), 5)
     _, (current, _), measured = process.next(process.initialize(), keys, np.ones(5, np.float32))
     everyone = jax.random.key_data(keys).tolist()
@@ -199,7 +199,7 @@ def test_as_function_returns_all_rows_with_the_count(process):
     expected = run(process, process.initialize(), np.arange(3))
     found = function(process.initialize(), clients(np.arange(3)), np.ones(3, np.float32))
     rows = found.result[0]["number"]
-    assert isinstance(rows, fc.Rows) and rows.values.shape == (SIZE,) and rows.count == 3
+    assert isinstance(rows, fc.language.TrimmedRows) and rows.values.shape == (SIZE,) and rows.count == 3
     np.testing.assert_array_equal(rows.values[:3], expected.result[0]["number"])
     reference.assert_same_bits(found.state, expected.state)
 
@@ -283,22 +283,22 @@ def test_sample_size_that_is_no_integer_is_refused(wrong):
     with pytest.raises(
         TypeError, match=r"reservoir_sample\(sample_size=\.\.\.\) must be a positive integer, got .*100"
     ):
-        fc.aggregators.reservoir_sample(wrong, KEY)
+        fc.aggregators.reservoir_sample(wrong, key=KEY)
 
 
 @pytest.mark.parametrize("wrong", [0, -3])
 def test_sample_size_that_is_not_positive_is_refused(wrong):
     with pytest.raises(ValueError, match=rf"must be a positive integer, got {wrong}; write sample_size=100"):
-        fc.aggregators.reservoir_sample(wrong, KEY)
+        fc.aggregators.reservoir_sample(wrong, key=KEY)
 
 
 @pytest.mark.parametrize("wrong", [0, None, jax.random.PRNGKey(0), jax.random.split(KEY)])
 def test_what_is_no_key_is_refused(wrong):
     with pytest.raises(TypeError, match=r"reservoir_sample\(key=\.\.\.\) is one JAX key"):
-        fc.aggregators.reservoir_sample(2, wrong)
+        fc.aggregators.reservoir_sample(2, key=wrong)
 
 
 @pytest.mark.parametrize("type_", ["float32[?]", "float32[?]*", {"a": "int32", "b": "float32[2,?]"}])
 def test_values_of_unknown_size_are_refused(type_):
     with pytest.raises(TypeError, match=r"reservoir_sample keeps tensors of known shapes, got .*; fix the dimensions"):
-        fc.aggregators.as_process(fc.aggregators.reservoir_sample(2, KEY), type_)
+        fc.aggregators.as_process(fc.aggregators.reservoir_sample(2, key=KEY), type_)

@@ -143,7 +143,7 @@ def test_wrong_keys_show_the_repaired_call(name, key):
     calls = {
         "fed_avg": lambda: fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), key=key),
         "fed_sgd": lambda: fc.algorithms.fed_sgd(MODEL, server_optimizer=optax.sgd(0.1), key=key),
-        "compose": lambda: fc.algorithms.compose(MODEL, None, None, None, None, key),
+        "compose": lambda: fc.algorithms.compose(MODEL, None, None, None, None, key=key),
     }
     with pytest.raises(TypeError, match=rf"{name}\(key=\.\.\.\).*write key=jax\.random\.key\(0\)"):
         calls[name]()

@@ -14,7 +14,7 @@ KEY = jax.random.key(1)
 MODEL = reference.linear_model()
 METRICS = fc.algorithms.metrics_process(MODEL)
 CLIENTS = reference.make_clients((7, 0, 4))
-DATA = fc.at_clients(fc.SequenceType(MODEL.batch_type))
+DATA = fc.at_clients(fc.types.SequenceType(MODEL.batch_type))
 
 
 def _each(work: ClientWork):
@@ -114,8 +114,8 @@ def test_weights_are_split_and_joined():
     assert fc.clients.trainable_of(whole) == {"w": 1.0}
     assert fc.clients.trainable_of({"w": 1.0}) == {"w": 1.0}
     for non_trainable in ({"mean": 2.0}, (), None):
-        weights = fc.ModelWeights({"w": 1.0}, non_trainable)
-        assert fc.clients.with_trainable(weights, {"w": 3.0}) == fc.ModelWeights({"w": 3.0}, non_trainable)
+        weights = fc.contracts.ModelWeights({"w": 1.0}, non_trainable)
+        assert fc.clients.with_trainable(weights, {"w": 3.0}) == fc.contracts.ModelWeights({"w": 3.0}, non_trainable)
     assert fc.clients.with_trainable({"w": 1.0}, {"w": 3.0}) == {"w": 3.0}
 
 
@@ -129,13 +129,13 @@ def test_weights_type():
 
 def test_abstract_statistics():
     statistics = fc.clients.abstract_statistics(MODEL)
-    assert str(fc.type_of(statistics)) == "<accuracy=<int32,int32>,loss=<float32,int32>,num_examples=int32>"
+    assert str(fc.types.type_of(statistics)) == "<accuracy=<int32,int32>,loss=<float32,int32>,num_examples=int32>"
     ratio = Metric(lambda predictions, batch, mask: predictions.mean(0), lambda statistic: statistic)
     assert fc.clients.abstract_statistics(MODEL._replace(metrics={"r": ratio}))["r"].shape == (3,)
 
 
 def test_model_that_does_not_take_its_own_batches_is_refused():
-    model = MODEL._replace(batch_type=fc.to_type("<x=float32[?,5],y=int32[?]>"))
+    model = MODEL._replace(batch_type=fc.types.to_type("<x=float32[?,5],y=int32[?]>"))
     for call in (fc.clients.local_evaluation, fc.clients.abstract_statistics):
         with pytest.raises(TypeError, match="the model and its metrics"):
             call(model)

@@ -36,10 +36,10 @@ def test_best_hours_are_spread_over_the_day():
 
 
 def test_more_clients_are_available_by_day():
-    turnout = participation(
+    present = participation(
         fixed_cohorts([IDS], first_round=0), available(diurnal(0.1, 0.9, rounds_per_day=10), key=KEY)
     )
-    numbers = [turnout(r).reported for r in range(11)]
+    numbers = [present(r).reported for r in range(11)]
     deviation = np.sqrt(500 * 0.25)
     expected = 500 * (0.5 + 0.4 * np.cos(2 * np.pi * np.arange(11) / 10))
     assert (np.abs(numbers - expected) < 4 * deviation).all()

@@ -36,7 +36,7 @@ def population(sizes, ids=None) -> FederatedData:
 
 def batches(data, ids, batching, seed=0) -> list[np.ndarray]:
     """Each client's `[steps, B]` rows, in the order of `ids`."""
-    sequences = data.cohort(ids, batching, jax.random.key(seed)).value
+    sequences = data.cohort(ids, batching, key=jax.random.key(seed)).value
     rows = sequences.batch_rows(np.arange(len(ids)))
     return np.split(rows, np.cumsum(sequences.num_steps)[:-1])
 
@@ -91,7 +91,7 @@ def test_a_client_is_shuffled_alike_in_every_cohort(sizes, batching, random):
 @given(sizes_lists, batchings(), st.randoms(use_true_random=False))
 def test_any_selection_of_the_clients_can_be_planned_and_read(sizes, batching, random):
     data = population(sizes)
-    sequences = data.cohort(data.client_ids, batching, jax.random.key(1)).value
+    sequences = data.cohort(data.client_ids, batching, key=jax.random.key(1)).value
     chosen = np.asarray(random.choices(range(len(sizes)), k=4))
     whole = np.split(sequences.batch_rows(np.arange(len(sizes))), np.cumsum(sequences.num_steps)[:-1])
     np.testing.assert_array_equal(sequences.batch_rows(chosen), np.concatenate([whole[i] for i in chosen]))
@@ -174,7 +174,7 @@ def test_the_sequences_fulfil_the_protocol_of_the_engine():
 
 
 def test_an_empty_cohort_has_no_batches():
-    cohort = population([3]).cohort([], Batching(2, shuffle=True), jax.random.key(0))
+    cohort = population([3]).cohort([], Batching(2, shuffle=True), key=jax.random.key(0))
     assert len(cohort) == 0
     assert str(cohort.member_type) == "<x=int32[?]>*"
     assert cohort.value.batch_rows(np.arange(0)).shape == (0, 2)
@@ -210,7 +210,7 @@ def test_numpy_numbers_become_plain_ones():
 @pytest.mark.parametrize("key", [0, np.array([0, 0], np.uint32), jax.random.split(jax.random.key(0), 2)])
 def test_a_key_of_another_kind_is_refused(key):
     with pytest.raises(TypeError, match=r"jax.random.key\(0\)"):
-        population([3]).cohort([0], Batching(2, shuffle=True), key)
+        population([3]).cohort([0], Batching(2, shuffle=True), key=key)
 
 
 def test_shuffling_needs_a_key_and_cohorts_a_batching():

@@ -86,7 +86,7 @@ def test_same_key_same_clients():
 
 
 def test_held_out_examples_are_others():
-    train, test = _digits.digits(num_clients=10, key=jax.random.key(0)).split_examples(0.8, jax.random.key(1))
+    train, test = _digits.digits(num_clients=10, key=jax.random.key(0)).split_examples(0.8, key=jax.random.key(1))
     assert train.sizes.sum() + test.sizes.sum() == 1797
     assert 0.78 < train.sizes.sum() / 1797 < 0.82
 

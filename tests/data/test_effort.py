@@ -104,8 +104,8 @@ def rows_of(cohort) -> list[np.ndarray]:
 )
 @pytest.mark.parametrize("max_steps", [0, 2, [1, 2, 0, 5, 100]])
 def test_a_limited_client_takes_its_first_batches(batching, max_steps):
-    whole = rows_of(DATA.cohort(DATA.client_ids, batching, KEY))
-    limited = rows_of(DATA.cohort(DATA.client_ids, batching, KEY, max_steps=max_steps))
+    whole = rows_of(DATA.cohort(DATA.client_ids, batching, key=KEY))
+    limited = rows_of(DATA.cohort(DATA.client_ids, batching, key=KEY, max_steps=max_steps))
     for a, b, most in zip(whole, limited, np.broadcast_to(max_steps, 5), strict=True):
         np.testing.assert_array_equal(a[:most], b)
 
@@ -115,7 +115,9 @@ def test_a_limited_client_takes_its_first_batches(batching, max_steps):
 def test_without_epochs_only_the_limits_end(shuffle, drop_remainder):
     batching = Batching(3, None, shuffle, drop_remainder=drop_remainder)
     steps = [5, 1, 4, 2, 0]
-    for size, most, rows in zip(SIZES, steps, rows_of(DATA.cohort(DATA.client_ids, batching, KEY, steps)), strict=True):
+    for size, most, rows in zip(
+        SIZES, steps, rows_of(DATA.cohort(DATA.client_ids, batching, key=KEY, max_steps=steps)), strict=True
+    ):
         assert rows.shape == (most if size else 0, 3) and (rows >= 0).all()
         counts = np.bincount(rows.ravel(), minlength=size)
         assert len(counts) == size and (counts <= -(-most * 3 // max(size, 1))).all()

@@ -194,11 +194,11 @@ def test_subset_keeps_the_given_order():
 @given(st.integers(1, 30), st.floats(0, 1), st.integers(0, 5))
 def test_splitting_clients_gives_every_client_to_one_part(num_clients, fraction, seed):
     data = FederatedData.from_clients([examples(10 * i, i % 3) for i in range(num_clients)])
-    train, test = data.split_clients(fraction, jax.random.key(seed))
+    train, test = data.split_clients(fraction, key=jax.random.key(seed))
     assert sorted(train.client_ids + test.client_ids) == list(range(num_clients))
     assert len(train) == int(num_clients * fraction + 0.5)
     assert list(train) == sorted(train) and list(test) == sorted(test)
-    reverse = data.subset(reversed(data.client_ids)).split_clients(fraction, jax.random.key(seed))[0]
+    reverse = data.subset(reversed(data.client_ids)).split_clients(fraction, key=jax.random.key(seed))[0]
     assert set(reverse) == set(train)
 
 
@@ -207,7 +207,7 @@ def test_splitting_examples_gives_every_example_to_one_part(sizes, fraction, by_
     data = FederatedData.from_clients([examples(10 * n, size) for n, size in enumerate(sizes)])
     if mapped:
         data = data.map(lambda e: {**e, "sum": np.full(len(e["y"]), e["y"].sum())})
-    train, test = data.split_examples(fraction, None if by_time else jax.random.key(3))
+    train, test = data.split_examples(fraction, key=None if by_time else jax.random.key(3))
     assert train.client_ids == test.client_ids == data.client_ids
     np.testing.assert_array_equal(train.sizes, np.floor(data.sizes * fraction + 0.5))
     for i, whole in data.items():
@@ -222,7 +222,7 @@ def test_splitting_examples_gives_every_example_to_one_part(sizes, fraction, by_
 
 def test_splits_draw_uniformly():
     data = FederatedData.from_clients([examples(0, 6) for _ in range(1000)])
-    train = data.split_examples(0.5, jax.random.key(0))[0]
+    train = data.split_examples(0.5, key=jax.random.key(0))[0]
     drawn = np.concatenate([e["y"] for e in train.values()])
     assert (abs(np.bincount(drawn, minlength=6) - 500) < 5 * np.sqrt(250)).all()
 
@@ -232,7 +232,7 @@ def test_a_fraction_is_from_0_to_1(fraction):
     with pytest.raises(ValueError, match="from 0 to 1, got"):
         three_clients().split_examples(fraction)
     with pytest.raises(ValueError, match="from 0 to 1, got"):
-        three_clients().split_clients(fraction, jax.random.key(0))
+        three_clients().split_clients(fraction, key=jax.random.key(0))
 
 
 def test_map_is_applied_when_a_client_is_read():
@@ -258,8 +258,8 @@ def test_map_is_applied_when_a_client_is_read():
 def test_parts_and_maps_nest(by_time):
     data = three_clients().map(lambda e: {"y": e["y"] - e["y"].min(initial=99)}).subset([7, "ada"])
     key = None if by_time else jax.random.key(0)
-    halves = data.split_examples(0.5, key)
-    quarter = halves[0].split_examples(0.5, key)[1].map(lambda e: {"y": e["y"] + 100}).subset(["ada", 7])
+    halves = data.split_examples(0.5, key=key)
+    quarter = halves[0].split_examples(0.5, key=key)[1].map(lambda e: {"y": e["y"] + 100}).subset(["ada", 7])
     cohort = quarter.cohort([7, "ada", 7], Batching(1))
     out = {"y": np.empty(cohort.value.num_examples.sum(), np.int32)}
     cohort.value.read(np.arange(3), out)
@@ -271,8 +271,8 @@ def test_parts_and_maps_nest(by_time):
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(0, 4), st.randoms(use_true_random=False))
 def test_reading_is_the_same_with_and_without_a_map(sizes, seed, random):
     data = FederatedData.from_clients([examples(10 * n, size) for n, size in enumerate(sizes)])
-    train = data.split_examples(0.7, jax.random.key(seed))[0]
-    mapped = data.map(lambda e: e).split_examples(0.7, jax.random.key(seed))[0]
+    train = data.split_examples(0.7, key=jax.random.key(seed))[0]
+    mapped = data.map(lambda e: e).split_examples(0.7, key=jax.random.key(seed))[0]
     chosen = random.choices(data.client_ids, k=3)
     outs = []
     for source in (train, mapped):
@@ -363,7 +363,7 @@ def test_threads_may_share_the_data():
     data = FederatedData.from_clients([examples(10 * i, i) for i in range(8)]).map(lambda e: {"y": e["y"] + 1})
 
     def rows(_):
-        return data.cohort(data.client_ids, Batching(2, 2, shuffle=True), jax.random.key(0)).value.batch_rows(
+        return data.cohort(data.client_ids, Batching(2, 2, shuffle=True), key=jax.random.key(0)).value.batch_rows(
             np.arange(8)
         )
 

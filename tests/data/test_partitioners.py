@@ -23,7 +23,7 @@ def histograms(federated: data.FederatedData, num_labels: int = 10) -> np.ndarra
 
 def skew(partitioner, seed: int = 0) -> float:
     """Mean total variation distance between a client's labels and everyone's."""
-    federated = data.partition(labelled(2000), 20, partitioner, jax.random.key(seed))
+    federated = data.partition(labelled(2000), 20, partitioner, key=jax.random.key(seed))
     shares = histograms(federated) / federated.sizes[:, None]
     return float(abs(shares - 0.1).sum(1).mean() / 2)
 
@@ -37,7 +37,7 @@ def skew(partitioner, seed: int = 0) -> float:
 )
 def test_every_row_goes_to_one_client_and_no_client_is_empty(num_clients, extra, num_labels, partitioner, seed):
     arrays = labelled(2 * num_clients + extra, num_labels)
-    federated = data.partition(arrays, num_clients, partitioner, jax.random.key(seed))
+    federated = data.partition(arrays, num_clients, partitioner, key=jax.random.key(seed))
     assert federated.client_ids == tuple(range(num_clients))
     assert (federated.sizes > 0).all()
     rows = [e["x"] for e in federated.values()]
@@ -50,7 +50,7 @@ def test_every_row_goes_to_one_client_and_no_client_is_empty(num_clients, extra,
 @pytest.mark.parametrize("partitioner", [data.iid(), data.dirichlet(0.5), data.shards(2)])
 def test_the_key_alone_decides(partitioner):
     def assigned(seed):
-        federated = data.partition(labelled(200), 10, partitioner, jax.random.key(seed))
+        federated = data.partition(labelled(200), 10, partitioner, key=jax.random.key(seed))
         return np.concatenate([e["x"] for e in federated.values()]).tolist()
 
     assert assigned(0) == assigned(0) != assigned(1)
@@ -58,7 +58,7 @@ def test_the_key_alone_decides(partitioner):
 
 @pytest.mark.parametrize("partitioner", [data.iid(), data.dirichlet(0.3)])
 def test_sizes_differ_by_at_most_one(partitioner):
-    sizes = data.partition(labelled(205), 10, partitioner, KEY).sizes
+    sizes = data.partition(labelled(205), 10, partitioner, key=KEY).sizes
     assert sizes.min() == 20 and sizes.max() == 21
 
 
@@ -71,28 +71,28 @@ def test_the_skew_of_dirichlet_falls_with_alpha():
 
 def test_dirichlet_follows_the_labels_of_everyone():
     arrays = {"x": np.zeros(2000), "y": np.repeat([3, 8], [1800, 200])}
-    counts = histograms(data.partition(arrays, 20, data.dirichlet(1e6), KEY))
+    counts = histograms(data.partition(arrays, 20, data.dirichlet(1e6), key=KEY))
     assert (abs(counts[:, 3] - 90) < 20).all()
 
 
 def test_the_first_clients_of_dirichlet_have_the_mixture_of_the_paper():
     """With many rows nothing runs out, and a label's share has the variance of Dir(alpha p)."""
     alpha, share = 2.0, 0.1
-    federated = data.partition(labelled(40_000), 400, data.dirichlet(alpha), KEY)
+    federated = data.partition(labelled(40_000), 400, data.dirichlet(alpha), key=KEY)
     shares = histograms(federated) / 100
     expected = share * (1 - share) / (alpha + 1) + share * (1 - share) / 100
     assert 0.75 < shares.var() / expected < 1.25
 
 
 def test_shards_give_each_client_few_labels():
-    federated = data.partition(labelled(1000), 50, data.shards(2), KEY)
+    federated = data.partition(labelled(1000), 50, data.shards(2), key=KEY)
     assert ((histograms(federated) > 0).sum(1) <= 2).all()
     assert set(federated.sizes.tolist()) == {20}
 
 
 def test_shards_sort_by_the_named_column():
     arrays = {"x": np.arange(40), "digit": np.arange(40) % 4}
-    federated = data.partition(arrays, 4, data.shards(1, column="digit"), KEY)
+    federated = data.partition(arrays, 4, data.shards(1, column="digit"), key=KEY)
     assert all(len(set(e["digit"].tolist())) == 1 for e in federated.values())
 
 
@@ -133,16 +133,16 @@ def test_a_partitioner_of_ones_own():
         (lambda: data.dirichlet("1"), TypeError, "must be a number, got '1'"),
         (lambda: data.shards(0), ValueError, "at least 1, got 0"),
         (lambda: data.shards(1.5), TypeError, "must be an integer, got 1.5"),
-        (lambda: data.partition(labelled(9), 10, data.iid(), KEY), ValueError, "9 rows for 10 clients"),
-        (lambda: data.partition(labelled(9), 5, data.shards(2), KEY), ValueError, r"use at most shards\(1\)"),
-        (lambda: data.partition(labelled(9), 0, data.iid(), KEY), ValueError, "at least 1, got 0"),
-        (lambda: data.partition(labelled(9), None, data.iid(), KEY), ValueError, "needs the number of clients"),
+        (lambda: data.partition(labelled(9), 10, data.iid(), key=KEY), ValueError, "9 rows for 10 clients"),
+        (lambda: data.partition(labelled(9), 5, data.shards(2), key=KEY), ValueError, r"use at most shards\(1\)"),
+        (lambda: data.partition(labelled(9), 0, data.iid(), key=KEY), ValueError, "at least 1, got 0"),
+        (lambda: data.partition(labelled(9), None, data.iid(), key=KEY), ValueError, "needs the number of clients"),
         (lambda: data.partition(labelled(9), 3, data.iid()), TypeError, r"jax.random.key\(0\)"),
         (lambda: data.partition(labelled(9), 3, data.by_column("y")), ValueError, "partition.arrays, None"),
-        (lambda: data.partition({"x": [1, 2]}, 2, data.dirichlet(1.0), KEY), ValueError, "needs a field 'y'"),
-        (lambda: data.partition({"x": [0.5]}, 1, data.shards(1, "x"), KEY), ValueError, "one integer or string"),
-        (lambda: data.partition({"x": [1], "y": [1, 2]}, 1, data.iid(), KEY), ValueError, "field 'y' has 2 rows"),
-        (lambda: data.partition([1, 2], 1, data.iid(), KEY), TypeError, "dict of arrays"),
+        (lambda: data.partition({"x": [1, 2]}, 2, data.dirichlet(1.0), key=KEY), ValueError, "needs a field 'y'"),
+        (lambda: data.partition({"x": [0.5]}, 1, data.shards(1, "x"), key=KEY), ValueError, "one integer or string"),
+        (lambda: data.partition({"x": [1], "y": [1, 2]}, 1, data.iid(), key=KEY), ValueError, "field 'y' has 2 rows"),
+        (lambda: data.partition([1, 2], 1, data.iid(), key=KEY), TypeError, "dict of arrays"),
     ],
 )
 def test_wrong_arguments_are_refused(call, error, message):

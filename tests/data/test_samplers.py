@@ -66,7 +66,7 @@ def test_a_bad_round_or_key_is_refused(make):
 
 def test_uniform_is_sample_clients():
     sampler = uniform_sampler(IDS, 7, key=KEY)
-    assert all(sampler(r) == sample_clients(KEY, r, IDS, 7) for r in range(5))
+    assert all(sampler(r) == sample_clients(r, IDS, 7, key=KEY) for r in range(5))
 
 
 def test_replaced_clients_are_independent_and_equally_likely():
@@ -229,10 +229,10 @@ def test_golden_values():
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: uniform_sampler(IDS, 41, key=KEY), ValueError, r"num_clients=41\) draws without .*, got 40 ids"),
-        (lambda: cyclic_sampler(IDS, 41, key=KEY), ValueError, r"cyclic_sampler\(num_clients=41\) draws without"),
-        (lambda: uniform_sampler([], 1, key=KEY, replace=True), ValueError, "got no ids; use num_clients=0"),
-        (lambda: uniform_sampler(IDS, 2.0, key=KEY), TypeError, r"num_clients=...\) must be an integer, got 2.0"),
+        (lambda: uniform_sampler(IDS, 41, key=KEY), ValueError, r"cohort_size=41\) draws without .*, got 40 ids"),
+        (lambda: cyclic_sampler(IDS, 41, key=KEY), ValueError, r"cyclic_sampler\(cohort_size=41\) draws without"),
+        (lambda: uniform_sampler([], 1, key=KEY, replace=True), ValueError, "got no ids; use cohort_size=0"),
+        (lambda: uniform_sampler(IDS, 2.0, key=KEY), TypeError, r"cohort_size=...\) must be an integer, got 2.0"),
         (lambda: poisson_sampler({"a": 1}, 0.5, key=KEY), TypeError, "got a dict; use its keys"),
         (lambda: poisson_sampler(IDS, 1.5, key=KEY), ValueError, "must be from 0 to 1, got 1.5"),
         (lambda: poisson_sampler(IDS, np.nan, key=KEY), ValueError, "must be from 0 to 1, got nan"),
@@ -242,7 +242,7 @@ def test_golden_values():
         (lambda: weighted_sampler(IDS, [1.0], 1, key=KEY), ValueError, r"got the shape \(1,\) for 40 ids"),
         (lambda: weighted_sampler(IDS, WEIGHTS - 1, 1, key=KEY), ValueError, "got -1.0 for client 'client_0'"),
         (lambda: weighted_sampler(["a"], [np.inf], 1, key=KEY), ValueError, "must be finite .* got inf"),
-        (lambda: weighted_sampler(IDS, WEIGHTS, 40, key=KEY), ValueError, "got 39 of them; use num_clients=39"),
+        (lambda: weighted_sampler(IDS, WEIGHTS, 40, key=KEY), ValueError, "got 39 of them; use cohort_size=39"),
         (lambda: weighted_sampler(["a"], [0], 1, key=KEY, replace=True), ValueError, "got 0 of them"),
         (lambda: fixed_cohorts([]), ValueError, r"at least one cohort, got none; use \[data.client_ids\]"),
         (lambda: fixed_cohorts(["ada"]), TypeError, r"got the string 'ada'; use \['ada'\]"),

@@ -15,9 +15,9 @@ KEY = jax.random.key(0)
 def test_a_sample_is_distinct_and_repeatable(population, fraction, round_num):
     ids = [f"client_{i}" for i in range(population)]
     num_clients = int(fraction * population)
-    sample = sample_clients(KEY, round_num, ids, num_clients)
+    sample = sample_clients(round_num, ids, num_clients, key=KEY)
     assert len(sample) == len(set(sample)) == num_clients and set(sample) <= set(ids)
-    assert sample == sample_clients(KEY, jax.numpy.int32(round_num), tuple(ids), num_clients)
+    assert sample == sample_clients(jax.numpy.int32(round_num), tuple(ids), num_clients, key=KEY)
 
 
 @pytest.mark.parametrize(
@@ -28,28 +28,28 @@ def test_a_sample_is_of_the_lowest_tags(population, num_clients):
     seed = _hashing.fold(_hashing.seed(KEY, "sample_clients"), 5)
     tag = _hashing.tags(seed, np.arange(population))
     expected = np.argsort(tag, kind="stable")[:num_clients]
-    assert sample_clients(KEY, 5, range(population), num_clients) == expected.tolist()
+    assert sample_clients(5, range(population), num_clients, key=KEY) == expected.tolist()
 
 
 def test_too_few_candidates_are_made_up_for(monkeypatch):
-    expected = sample_clients(KEY, 0, range(1000), 20)
+    expected = sample_clients(0, range(1000), 20, key=KEY)
     monkeypatch.setattr(_hashing, "uniform", lambda tag, uniform=_hashing.uniform: np.sqrt(uniform(tag)))
-    assert sample_clients(KEY, 0, range(1000), 20) == expected
+    assert sample_clients(0, range(1000), 20, key=KEY) == expected
 
 
 def test_golden_values():
-    assert sample_clients(KEY, 1, range(1000), 5) == [940, 512, 270, 619, 779]
-    assert sample_clients(jax.random.key(7), 12, ["ada", "bob", "eve"], 3) == ["bob", "ada", "eve"]
+    assert sample_clients(1, range(1000), 5, key=KEY) == [940, 512, 270, 619, 779]
+    assert sample_clients(12, ["ada", "bob", "eve"], 3, key=jax.random.key(7)) == ["bob", "ada", "eve"]
 
 
 def test_rounds_and_keys_differ():
-    draws = [sample_clients(jax.random.key(k), r, range(100), 10) for k in range(5) for r in range(20)]
+    draws = [sample_clients(r, range(100), 10, key=jax.random.key(k)) for k in range(5) for r in range(20)]
     assert len(set(map(tuple, draws))) == 100
 
 
 def test_everyone_has_the_same_chance_in_every_place():
     population, num_clients, rounds = 10, 4, 3000
-    draws = np.array([sample_clients(KEY, r, range(population), num_clients) for r in range(rounds)])
+    draws = np.array([sample_clients(r, range(population), num_clients, key=KEY) for r in range(rounds)])
     expected = rounds / population
     for place in range(num_clients):
         counts = np.bincount(draws[:, place], minlength=population)
@@ -59,9 +59,9 @@ def test_everyone_has_the_same_chance_in_every_place():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ((KEY, 0, ["a", "b"], 3), ValueError, "got 2 ids; use num_clients=2 or less"),
-        ((KEY, 0, ["a", "b"], -1), ValueError, r"num_clients=...\) must be at least 0, got -1"),
-        ((KEY, 0, ["a", "b"], 1.0), TypeError, r"num_clients=...\) must be an integer, got 1.0"),
+        ((KEY, 0, ["a", "b"], 3), ValueError, "got 2 ids; use cohort_size=2 or less"),
+        ((KEY, 0, ["a", "b"], -1), ValueError, r"cohort_size=...\) must be at least 0, got -1"),
+        ((KEY, 0, ["a", "b"], 1.0), TypeError, r"cohort_size=...\) must be an integer, got 1.0"),
         ((KEY, -1, ["a", "b"], 1), ValueError, r"round_num=...\) must be at least 0"),
         ((KEY, 0, {"a": 1}, 1), TypeError, r"got a dict; use its keys: `data.client_ids` or list\(ids\)"),
         ((KEY, 0, iter("ab"), 1), TypeError, r"a sequence of client ids, got .*; use list\(ids\)"),
@@ -71,15 +71,15 @@ def test_everyone_has_the_same_chance_in_every_place():
 )
 def test_wrong_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
-        sample_clients(*arguments)
+        sample_clients(*arguments[1:], key=arguments[0])
 
 
 def test_data_in_place_of_its_ids_are_refused():
     data = synthetic_iid(num_clients=2, key=KEY)
     with pytest.raises(TypeError, match=r"got a FederatedData; use its keys: `data.client_ids`"):
-        sample_clients(KEY, 0, data, 1)
+        sample_clients(0, data, 1, key=KEY)
 
 
 def test_a_traced_key_is_refused():
     with pytest.raises(TypeError, match="a traced key<fry>"):
-        jax.jit(lambda key: sample_clients(key, 0, ["a"], 1))(KEY)
+        jax.jit(lambda key: sample_clients(0, ["a"], 1, key=key))(KEY)

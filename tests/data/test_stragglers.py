@@ -30,9 +30,9 @@ def of_round(*stages, round_num=1, sampler=EVERYONE):
 
 def test_a_slow_client_takes_fewer_steps():
     speeds = {"ada": 0.5, "bob": 3.0, "eve": 1.0, "kim": 0.01}
-    turnout = of_round(local_effort(Effort(max_seconds=5.0), DATA, ONCE, steps_per_second=speeds))
-    assert turnout.max_steps.tolist() == [3, 4, 0, 1]
-    np.testing.assert_allclose(turnout.seconds, [6.0, 4 / 3, 0.0, 100.0])
+    present = of_round(local_effort(Effort(max_seconds=5.0), DATA, ONCE, steps_per_second=speeds))
+    assert present.max_steps.tolist() == [3, 4, 0, 1]
+    np.testing.assert_allclose(present.seconds, [6.0, 4 / 3, 0.0, 100.0])
 
 
 def test_speeds_in_examples_are_speeds_in_batches():
@@ -44,8 +44,8 @@ def test_speeds_in_examples_are_speeds_in_batches():
 
 
 def test_without_a_speed_everyone_reports_at_once():
-    turnout = of_round(local_effort(Effort(max_steps=3), DATA, Batching(10, None)))
-    assert turnout.max_steps.tolist() == [3, 3, 0, 3] and turnout.seconds is None
+    present = of_round(local_effort(Effort(max_steps=3), DATA, Batching(10, None)))
+    assert present.max_steps.tolist() == [3, 3, 0, 3] and present.seconds is None
     assert of_round(first_to_report(2), minimum_reports(2)).ids == ("ada", "bob")
 
 
@@ -56,8 +56,8 @@ def test_a_speed_may_change_with_the_round():
 
 def test_who_is_late_is_lost():
     effort = local_effort(Effort(max_epochs=1), DATA, ONCE, steps_per_second=1.0)
-    turnout = of_round(effort, deadline(9.9))
-    assert turnout.ids == ("bob", "eve") and turnout.lost["late"] == 2 and turnout.max_steps.tolist() == [4, 0]
+    present = of_round(effort, deadline(9.9))
+    assert present.ids == ("bob", "eve") and present.lost["late"] == 2 and present.max_steps.tolist() == [4, 0]
     assert of_round(effort, deadline(10)).lost["late"] == 0
 
 
@@ -73,16 +73,16 @@ def test_a_deadline_without_a_speed_is_refused_in_the_first_round():
 def test_the_first_to_report_are_kept_in_the_order_asked():
     effort = local_effort(Effort(max_epochs=1), DATA, ONCE, steps_per_second={"ada": 9, "bob": 1, "eve": 1, "kim": 9})
     for number, kept in ((0, ()), (1, ("eve",)), (2, ("ada", "eve")), (3, ("ada", "eve", "kim")), (9, tuple(SIZES))):
-        turnout = of_round(effort, first_to_report(number))
-        assert turnout.ids == kept and turnout.lost["surplus"] == 4 - len(kept)
+        present = of_round(effort, first_to_report(number))
+        assert present.ids == kept and present.lost["surplus"] == 4 - len(kept)
     assert of_round(first_to_report(2)).ids == ("ada", "bob")
 
 
 def test_too_few_reports_skip_the_round():
     assert of_round(minimum_reports(4)).ids == tuple(SIZES) and not of_round(minimum_reports(4)).skipped
-    turnout = of_round(first_to_report(3), minimum_reports(4))
-    assert turnout.skipped and turnout.ids == () and turnout.reported == 3
-    assert turnout.metrics()["skipped"] == 1 and turnout.lost["surplus"] == 1
+    present = of_round(first_to_report(3), minimum_reports(4))
+    assert present.skipped and present.ids == () and present.reported == 3
+    assert present.metrics()["skipped"] == 1 and present.lost["surplus"] == 1
 
 
 def test_speeds_are_lognormal_and_lasting():

@@ -248,7 +248,7 @@ def test_an_aggregate_and_a_constant_of_each_client():
 
 
 def test_a_sample_sends_the_tag_too():
-    process = fc.aggregators.as_process(fc.aggregators.reservoir_sample(50, jax.random.key(0)), "float16[3]")
+    process = fc.aggregators.as_process(fc.aggregators.reservoir_sample(50, key=jax.random.key(0)), "float16[3]")
     assert lines_with(process.next, "receives") == ["receives 8 B: key<fry> (fold_in)"]
     assert lines_with(process.next, "sends") == [
         "sends 14 B: federated_aggregate of <uint32[2],float16[3]>",
@@ -388,4 +388,4 @@ def test_long_types_are_shortened_in_a_plan_and_wrapped_in_a_signature():
     assert max(map(len, text.splitlines())) <= 120
     assert "sends 36.0 MB: federated_sum of <...> (values)" in text
     signature = text.removeprefix("program: ").partition("\npass 1")[0]
-    assert fc.parse_type(signature) == program.type_signature
+    assert fc.types.parse_type(signature) == program.type_signature

@@ -10,7 +10,7 @@ import fedjax_core as fc
 from fedjax_core.engine import ClientSequences
 from fedjax_core.engine._lists import cohort_of_list, member_type_of_list
 
-ELEMENT = fc.parse_type("<x=float32[?,2],y=int32[?]>*")
+ELEMENT = fc.types.parse_type("<x=float32[?,2],y=int32[?]>*")
 sizes = st.lists(st.lists(st.integers(0, 4), max_size=4), max_size=5)
 
 
@@ -43,12 +43,12 @@ def test_batches_are_rows_of_the_clients_examples(sizes, random):
 
 
 def test_examples_of_one_sequence_have_one_shape():
-    type_ = fc.parse_type("<x=float32[?,?]>*")
+    type_ = fc.types.parse_type("<x=float32[?,?]>*")
     clients = [{"x": np.ones((2, 3), np.float32)}, {"x": np.ones((2, 4), np.float32)}]
     with pytest.raises(ValueError, match=r"client 1, field 'x': .* got the shape \(4,\) and in it, client 0 \(3,\)"):
         cohort_of_list(clients, type_, "it")
     with pytest.raises(ValueError, match=r"it, client 1: a dimension `\?` of a client's tensor is the same"):
-        cohort_of_list([np.ones(2, np.float32), np.ones(3, np.float32)], fc.parse_type("float32[?]"), "it")
+        cohort_of_list([np.ones(2, np.float32), np.ones(3, np.float32)], fc.types.parse_type("float32[?]"), "it")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_a_round_with_many_aggregates_is_one_pass():
         return (new, fc.federated_max(update), fc.federated_collect(labels), update, *metrics)
 
     state = fc.at_server({"r": "int32", "w": "float32"})
-    plan = plan_of(round_, state, fc.at_clients(fc.parse_type("float32[?]*")), FLOATS)
+    plan = plan_of(round_, state, fc.at_clients(fc.types.parse_type("float32[?]*")), FLOATS)
     (only,) = plan.passes
     assert len(only.aggregates) == 11 and len(only.collected) == 1 and len(only.materialized) == 2
     assert len(only.server_inputs) == 1 and len(plan.client_parameters) == 2

@@ -22,9 +22,9 @@ from fedjax_core.engine._values import as_member, conform
     ],
 )  # fmt: skip
 def test_values_take_the_declared_dtype(type_, value):
-    type_ = fc.parse_type(type_)
+    type_ = fc.types.parse_type(type_)
     member = as_member(value, type_, "it")
-    assert type_.is_assignable_from(fc.type_of(member)) and not getattr(member, "weak_type", False)
+    assert type_.is_assignable_from(fc.types.type_of(member)) and not getattr(member, "weak_type", False)
     if type_.dtype != jax.random.key(0).dtype:
         np.testing.assert_array_equal(np.asarray(member, np.complex64), np.asarray(value, np.complex64))
 
@@ -50,7 +50,7 @@ def test_values_take_the_declared_dtype(type_, value):
 )
 def test_other_values_are_refused(type_, value, words):
     with pytest.raises(TypeError) as error:
-        as_member(value, fc.parse_type(type_), "it")
+        as_member(value, fc.types.parse_type(type_), "it")
     assert str(error.value).startswith("it") and words in str(error.value)
 
 
@@ -59,10 +59,10 @@ def test_other_values_are_refused(type_, value, words):
 )
 def test_integers_that_do_not_fit_are_refused(type_, value):
     with pytest.raises(ValueError, match=r"it: .* does not fit"):
-        as_member(value, fc.parse_type(type_), "it")
+        as_member(value, fc.types.parse_type(type_), "it")
 
 
 def test_containers_become_the_declared_ones():
-    type_ = fc.to_type({"a": "float32", "b": ["int32", "int32"]})
+    type_ = fc.types.to_type({"a": "float32", "b": ["int32", "int32"]})
     assert as_member((1, (2, 3)), type_, "it") == {"a": 1.0, "b": [2, 3]}
     assert conform(type_, (1, (2, 3))) == {"a": 1, "b": [2, 3]}

@@ -7,7 +7,7 @@ import pytest
 
 import fedjax_core as fc
 
-IMAGES = fc.parse_type("<x=float32[?,784],y=int32[?]>*")
+IMAGES = fc.types.parse_type("<x=float32[?,784],y=int32[?]>*")
 
 
 def reduce_with(measure, type_=IMAGES):
@@ -62,7 +62,7 @@ def test_what_needs_a_size_says_to_fix_the_dimension(name):
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_it_works_with_the_dimension_fixed(name):
-    run = reduce_with(FAILURES[name], fc.parse_type("<x=float32[20,784],y=int32[20]>*"))
+    run = reduce_with(FAILURES[name], fc.types.parse_type("<x=float32[20,784],y=int32[20]>*"))
     assert run([{"x": np.ones((20, 784), np.float32), "y": np.zeros(20, np.int32)}]).shape == (1,)
 
 
@@ -92,4 +92,4 @@ def test_types_that_no_program_can_take():
     with pytest.raises(TypeError, match=r"int64 needs 64-bit numbers.*declare int32"):
         fc.federated_computation(lambda v: v, fc.at_server("int64"))
     with pytest.raises(TypeError, match=r"a function is no argument of a computation"):
-        fc.federated_computation(lambda v: v, fc.parse_type("(int32 -> int32)"))
+        fc.federated_computation(lambda v: v, fc.types.parse_type("(int32 -> int32)"))

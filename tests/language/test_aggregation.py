@@ -133,13 +133,13 @@ def test_values_at_the_server_are_refused_with_the_repaired_call(name):
 @pytest.mark.parametrize("type_", ["bool", "key<fry>", "float32[?]*", "<a=float32,b=bool>"])
 def test_only_numbers_are_summed(name, type_):
     with pytest.raises(TypeError, match=rf"{name} takes numbers, got .*test_aggregation.py:\d+; convert it"):
-        computation(getattr(fc, name), fc.at_clients(fc.parse_type(type_)))
+        computation(getattr(fc, name), fc.at_clients(fc.types.parse_type(type_)))
 
 
 @pytest.mark.parametrize("type_", ["complex64", "key<fry>", "float32[?]*"])
 def test_only_real_numbers_have_extrema(type_):
     with pytest.raises(TypeError, match=r"federated_max takes real numbers"):
-        computation(fc.federated_max, fc.at_clients(fc.parse_type(type_)))
+        computation(fc.federated_max, fc.at_clients(fc.types.parse_type(type_)))
 
 
 @pytest.mark.parametrize("value", [3.0, np.ones(3), [1.0], None, "text"])
@@ -156,7 +156,7 @@ def test_collect_keeps_the_order_and_keys():
     np.testing.assert_array_equal(jax.random.key_data(result["k"]), jax.random.key_data(jnp.stack(keys)))
     assert run([])["k"].shape == (0,)
     with pytest.raises(TypeError, match=r"federated_collect takes tensors"):
-        computation(fc.federated_collect, fc.at_clients(fc.parse_type("float32*")))
+        computation(fc.federated_collect, fc.at_clients(fc.types.parse_type("float32*")))
 
 
 def test_two_collected_values_have_the_same_clients():

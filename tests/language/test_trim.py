@@ -57,7 +57,7 @@ def test_any_number_of_rows_is_compiled_once():
 def test_as_function_returns_all_rows_and_the_count():
     traced = jax.jit(trim.as_function())(VALUES, 3)
     rows = traced["a"]
-    assert isinstance(rows, fc.Rows) and rows.values.shape == (4,) and rows.count == 3
+    assert isinstance(rows, fc.language.TrimmedRows) and rows.values.shape == (4,) and rows.count == 3
     batched = jax.vmap(trim.as_function(), (None, 0))(VALUES, jnp.arange(2))
     np.testing.assert_array_equal(batched["b"][1].count, [0, 1])
 

@@ -9,7 +9,7 @@ import fedjax_core as fc
 from fedjax_core.metrics import client_distribution
 from fedjax_core.testing import check_aggregation_process
 
-STATISTICS = fc.to_type({"accuracy": ("float32", "float32"), "num_examples": "int32", "per_class": "float32[3]"})
+STATISTICS = fc.types.to_type({"accuracy": ("float32", "float32"), "num_examples": "int32", "per_class": "float32[3]"})
 FINALIZERS = {"accuracy": lambda s: s[0] / s[1], "num_examples": lambda n: n, "per_class": lambda s: s}
 RANGES = {"accuracy": (0.0, 1.0), "per_class": (-2.0, 2.0)}
 QUANTILES = (0.0, 0.1, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0)
@@ -106,7 +106,7 @@ def test_nobody_is_nan(process):
 
 def test_deviation_of_nearly_equal_values_does_not_cancel():
     """Sums of squares in float32 would give 0 here, or the root of a negative number."""
-    process = client_distribution().create({"size": lambda s: s}, fc.to_type({"size": "float32"}))
+    process = client_distribution().create({"size": lambda s: s}, fc.types.to_type({"size": "float32"}))
     values = (4000.0 + np.random.default_rng(0).normal(size=500) / 10).astype(np.float32)
     _, result, _ = process.next(process.initialize(), [{"size": v} for v in values])
     np.testing.assert_allclose(result["size"]["stddev"], values.astype(np.float64).std(ddof=1), rtol=1e-3)
@@ -115,7 +115,7 @@ def test_deviation_of_nearly_equal_values_does_not_cancel():
 
 def test_laws():
     def build():
-        statistics = fc.to_type({"loss": ("float32", "int32")})
+        statistics = fc.types.to_type({"loss": ("float32", "int32")})
         return client_distribution({"loss": (-9, 9)}).create({"loss": lambda s: s[0] / s[1]}, statistics)
 
     check_aggregation_process(build)
@@ -158,12 +158,12 @@ def test_errors_of_what_is_aggregated():
     with pytest.raises(ValueError, match="do not have the names of the metrics"):
         client_distribution().create({"loss": lambda s: s}, STATISTICS)
     with pytest.raises(TypeError, match="takes real metrics, got complex64"):
-        client_distribution().create({"loss": lambda s: s * 1j}, fc.to_type({"loss": "float32"}))
+        client_distribution().create({"loss": lambda s: s * 1j}, fc.types.to_type({"loss": "float32"}))
     with pytest.raises(TypeError, match="takes metrics by name, got a finalizer of all"):
-        client_distribution().create(lambda s: s["loss"], fc.to_type({"loss": "float32"}))
+        client_distribution().create(lambda s: s["loss"], fc.types.to_type({"loss": "float32"}))
 
 
 def test_single_quantile_may_be_a_number():
-    process = client_distribution({"loss": (0, 8)}, 0.5, 8).create(lambda s: s, fc.to_type({"loss": "float32"}))
+    process = client_distribution({"loss": (0, 8)}, 0.5, 8).create(lambda s: s, fc.types.to_type({"loss": "float32"}))
     _, result, _ = process.next(process.initialize(), [{"loss": jnp.float32(v)} for v in (1, 2, 7)])
     np.testing.assert_allclose(result["loss"]["quantiles"], [2.5])

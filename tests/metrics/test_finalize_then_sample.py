@@ -11,7 +11,7 @@ from fedjax_core.templates import AggregationProcess
 
 SIZE = 3
 KEY = jax.random.key(5)
-STATISTICS = fc.to_type({"accuracy": ("int32", "float32"), "counts": {"per_class": "int32[2]", "total": "int32"}})
+STATISTICS = fc.types.to_type({"accuracy": ("int32", "float32"), "counts": {"per_class": "int32[2]", "total": "int32"}})
 FINALIZERS = {
     "accuracy": lambda s: s[0] / s[1],
     "counts": lambda s: {"share": s["per_class"] / s["total"], "total": s["total"], "any": s["total"] > 0},
@@ -62,7 +62,7 @@ def test_is_an_aggregation_process_without_a_weight(process):
 
 
 def test_default_size_is_100():
-    process = finalize_then_sample(key=KEY).create({"n": lambda n: n}, fc.to_type({"n": "int32"}))
+    process = finalize_then_sample(key=KEY).create({"n": lambda n: n}, fc.types.to_type({"n": "int32"}))
     _, (current, _), _ = process.next(process.initialize(), {"n": np.arange(120, dtype=np.int32)})
     assert len(set(current["n"].tolist())) == 100
 
@@ -92,7 +92,7 @@ def test_empty_cohort_gives_no_rows(process):
 
 
 def test_sample_is_that_of_the_aggregator(process):
-    aggregator = fc.aggregators.as_process(fc.aggregators.reservoir_sample(SIZE, KEY), "int32")
+    aggregator = fc.aggregators.as_process(fc.aggregators.reservoir_sample(SIZE, key=KEY), "int32")
     numbers = np.arange(30, dtype=np.int32)
     _, (expected, _), _ = aggregator.next(aggregator.initialize(), numbers, np.ones(30, np.float32))
     _, (current, _), _ = process.next(process.initialize(), clients(numbers))
@@ -121,7 +121,7 @@ def test_clients_that_are_not_finite_are_counted_on_finalized_values_before_samp
 
 
 def test_unfinalized_values_that_are_not_finite_do_not_count(aggregation):
-    process = aggregation.create({"n": lambda s: s[0]}, fc.to_type({"n": ("float32", "float32")}))
+    process = aggregation.create({"n": lambda s: s[0]}, fc.types.to_type({"n": ("float32", "float32")}))
     assert process.next(process.initialize(), [{"n": (1.0, np.nan)}]).measurements == {"n": 0}
 
 
@@ -139,7 +139,7 @@ def test_statistics_before_the_first_round(aggregation):
 )
 def test_first_statistics_of_another_type_are_refused(aggregation, initial):
     with pytest.raises(TypeError, match=r"initial metrics have the type of a client's, <n=int32>, got|got 'one'"):
-        aggregation.create({"n": lambda n: n}, fc.to_type({"n": "int32"}), initial)
+        aggregation.create({"n": lambda n: n}, fc.types.to_type({"n": "int32"}), initial)
 
 
 @pytest.mark.parametrize("wrong", [None, [len], {"n": 1}, {1: len}, {"n": None}])
@@ -147,7 +147,7 @@ def test_finalizers_of_a_wrong_kind_are_refused(aggregation, wrong):
     with pytest.raises(
         TypeError, match="the finalizers are a function of all metrics or a dict of functions"
     ) as raised:
-        aggregation.create(wrong, fc.to_type({"n": "int32"}))
+        aggregation.create(wrong, fc.types.to_type({"n": "int32"}))
     assert not isinstance(raised.value, MetricFinalizersMismatchError)
 
 
@@ -155,7 +155,7 @@ def test_finalizers_of_a_wrong_kind_are_refused(aggregation, wrong):
 @pytest.mark.parametrize("error", [TypeError, ValueError, MetricFinalizersMismatchError])
 def test_finalizers_of_other_names_list_both(aggregation, names, error):
     with pytest.raises(error, match=rf"finalizers \[{', '.join(map(repr, names))}\].*names.*\['a', 'b'\]"):
-        aggregation.create(dict.fromkeys(names, lambda n: n), fc.to_type({"a": "int32", "b": "int32"}))
+        aggregation.create(dict.fromkeys(names, lambda n: n), fc.types.to_type({"a": "int32", "b": "int32"}))
 
 
 @pytest.mark.parametrize(
@@ -163,12 +163,12 @@ def test_finalizers_of_other_names_list_both(aggregation, names, error):
 )
 def test_metrics_that_are_no_named_struct_of_tensors_are_refused(aggregation, type_):
     with pytest.raises(TypeError, match="the type of unfinalized metrics is a struct of tensors with a name for every"):
-        aggregation.create(lambda metrics: metrics, fc.parse_type(type_))
+        aggregation.create(lambda metrics: metrics, fc.types.parse_type(type_))
 
 
 def test_finalizer_that_fails_is_refused_when_built(aggregation):
     with pytest.raises(TypeError, match="cannot be applied"):
-        aggregation.create({"n": lambda n: n["total"]}, fc.to_type({"n": "int32"}))
+        aggregation.create({"n": lambda n: n["total"]}, fc.types.to_type({"n": "int32"}))
 
 
 @pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])

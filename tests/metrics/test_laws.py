@@ -86,7 +86,7 @@ MODEL = Model(
     predict=_predict,
     loss=lambda predictions, batch: jnp.abs(predictions["numbers"] - batch["target"]),
     metrics={f"{kind}_{name}": _on(kind, KINDS[kind][name]) for kind, name in NAMES},
-    batch_type=fc.to_type(
+    batch_type=fc.types.to_type(
         {
             **dict.fromkeys(("binary", "numbers", "target"), "float32[?]"),
             **dict.fromkeys(("y", "positive", "domain"), "int32[?]"),

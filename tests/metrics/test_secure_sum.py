@@ -10,7 +10,7 @@ from fedjax_core.metrics import secure_sum_then_finalize, sum_then_finalize
 from fedjax_core.metrics._secure_sum import secure_sum
 from fedjax_core.testing import check_aggregation_process
 
-STATISTICS = fc.to_type({"accuracy": ("int32", "int32"), "loss": ("float32", "int32"), "classes": "float32[3]"})
+STATISTICS = fc.types.to_type({"accuracy": ("int32", "int32"), "loss": ("float32", "int32"), "classes": "float32[3]"})
 FINALIZERS = {
     "accuracy": lambda s: s[0] / s[1],
     "loss": lambda s: s[0] / s[1].astype("float32"),
@@ -100,7 +100,7 @@ def test_sums_of_both_signs_that_cancel(process):
 
 
 def test_laws():
-    type_ = fc.to_type({"loss": ("float32", "int32")})
+    type_ = fc.types.to_type({"loss": ("float32", "int32")})
     check_aggregation_process(lambda: secure_sum_then_finalize().create({"loss": FINALIZERS["loss"]}, type_))
 
 
@@ -134,7 +134,7 @@ DTYPES = {
 
 
 def test_dtypes():
-    type_ = fc.to_type({dtype: dtype for dtype in DTYPES})
+    type_ = fc.types.to_type({dtype: dtype for dtype in DTYPES})
     ranges = {dtype: range for dtype, (range, _) in DTYPES.items()}
     process = secure_sum_then_finalize(ranges).create(lambda s: s, type_)
     clients = [{dtype: jnp.array(values[i], dtype) for dtype, (_, values) in DTYPES.items()} for i in range(3)]
@@ -171,7 +171,7 @@ def test_refuses_ranges_that_are_no_dict():
 
 def test_refuses_statistics_that_have_no_range():
     with pytest.raises(TypeError, match="summed as integers or floating point numbers, got complex64"):
-        secure_sum_then_finalize().create(lambda s: s, fc.to_type({"phase": "complex64"}))
+        secure_sum_then_finalize().create(lambda s: s, fc.types.to_type({"phase": "complex64"}))
 
 
 def test_of_many_clients_no_sum_overflows():

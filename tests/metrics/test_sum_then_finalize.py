@@ -7,7 +7,7 @@ import pytest
 import fedjax_core as fc
 from fedjax_core.metrics import finalize_sum, sum_then_finalize
 
-STATISTICS = fc.to_type({"accuracy": ("int32", "int32"), "loss": ("float32", "int32")})
+STATISTICS = fc.types.to_type({"accuracy": ("int32", "int32"), "loss": ("float32", "int32")})
 FINALIZERS = {"accuracy": lambda s: s[0] / s[1], "loss": lambda s: s[0] / s[1].astype("float32")}
 
 
@@ -72,7 +72,7 @@ def test_finalizers_of_other_names_list_both():
     with pytest.raises(ValueError, match="do not have the names of the metrics"):
         sum_then_finalize().create({"loss": FINALIZERS["loss"]}, STATISTICS)
     with pytest.raises(TypeError, match="is a struct of tensors with a name for every metric, got float32"):
-        sum_then_finalize().create({}, fc.to_type("float32"))
+        sum_then_finalize().create({}, fc.types.to_type("float32"))
 
 
 @pytest.mark.parametrize("wrong", [None, [1], {"accuracy": 1, "loss": 2}])

@@ -16,7 +16,7 @@ from fedjax_core.program import CheckpointTypeError, DamagedCheckpointError
 from fedjax_core.program import _checkpoint_folder as module
 from fedjax_core.program._checkpoint_folder import host_arrays, read_about, read_checkpoint, write_checkpoint
 
-ABOUT = {"round": 3, "position": {"key": [0, 1], "nested": {"a": None}}}
+ABOUT = {"round": 3, "run_identity": {"key": [0, 1], "nested": {"a": None}}}
 
 
 class Pair(NamedTuple):

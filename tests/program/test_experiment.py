@@ -162,7 +162,7 @@ def test_the_configuration_is_frozen_and_saved(make, tmp_path):
     saved = json.loads((tmp_path / "run" / "experiment.json").read_text())
     assert saved["config"]["cohort_size"] == 3 and saved["config"]["batching"]["batch_size"] == 4
     assert saved["config"]["train_rounds"] == 5 and saved["config"]["run_dir"] == str(tmp_path / "run")
-    assert saved["seed"] == jax.random.key_data(KEY).tolist()
+    assert saved["config"]["key_data"] == jax.random.key_data(KEY).tolist()
     assert saved["versions"]["jax"] == jax.__version__ and saved["versions"]["fedjax-core"] == fc.__version__
     assert sum(saved["devices"]["kinds"].values()) == len(jax.devices())
 
@@ -215,9 +215,9 @@ def test_delays_of_training(make, clock):
 
 
 def test_participants_and_skipped_rounds(make, data):
-    def minimum(round_num, turnout):
+    def minimum(round_num, participation):
         few = round_num == 2
-        return turnout.keep(np.arange(len(turnout.ids)) < (0 if few else 3), "late")
+        return participation.keep(np.arange(len(participation.ids)) < (0 if few else 3), "late")
 
     ask = fd.participation(fd.uniform_sampler(data[0].client_ids, 4, key=KEY), minimum, fd.minimum_reports(1))
     told, released = [], {}

@@ -59,8 +59,8 @@ def test_summary(history):
 
 
 def test_summary_of_a_skipped_round():
-    turnout = participation(fixed_cohorts([["ada", "bob", "eve"]]), first_to_report(2), minimum_reports(3))(1)
-    metrics = {f"participation/{name}": value for name, value in turnout.metrics().items()}
+    present = participation(fixed_cohorts([["ada", "bob", "eve"]]), first_to_report(2), minimum_reports(3))(1)
+    metrics = {f"participation/{name}": value for name, value in present.metrics().items()}
     assert Record(1, 0.1, 0.1, 0, metrics, {}).summary() == "skipped, 2 of 3 clients reported"
     evaluated = Record(1, 0.1, 0.1, 0, metrics, {"eval/loss": 2.0})
     assert evaluated.summary() == "skipped, 2 of 3 clients reported · held-out loss 2.000"

@@ -47,7 +47,7 @@ def test_the_next_round_is_read_before_the_last_one_is_told(run, data, monkeypat
 
     def ask(number):
         events.append(f"ask {number}")
-        return sample_clients(KEY, number, data.client_ids, 4)
+        return sample_clients(number, data.client_ids, 4, key=KEY)
 
     def told_to_read(*args, read=_packing.pack_wave):
         events.append("read")
@@ -59,7 +59,7 @@ def test_the_next_round_is_read_before_the_last_one_is_told(run, data, monkeypat
     assert events == [*first, "ask 3", "read", "told 2", "told 3"]
 
 
-@pytest.mark.parametrize("where", ["asked", "read"])
+@pytest.mark.parametrize("where", ["selected", "read"])
 def test_an_error_in_the_next_round_leaves_the_last_one_released(run, data, where, tmp_path, monkeypatch):
     released, numbers, latest = {}, [], 0
     checkpoints = Checkpoints(tmp_path, every=1)
@@ -67,9 +67,9 @@ def test_an_error_in_the_next_round_leaves_the_last_one_released(run, data, wher
     def ask(number):
         nonlocal latest
         latest = number
-        if number == 3 and where == "asked":
+        if number == 3 and where == "selected":
             raise OSError("the disk is gone")
-        return sample_clients(KEY, number, data.client_ids, 4)
+        return sample_clients(number, data.client_ids, 4, key=KEY)
 
     def failing_to_read(*args, read=_packing.pack_wave):
         if latest == 3:
@@ -96,7 +96,7 @@ def test_an_error_that_passes_costs_nothing(run, data):
         asked.append(number)
         if asked.count(2) == 1 and number == 2:
             raise OSError("the disk is busy")
-        return sample_clients(KEY, number, data.client_ids, 4)
+        return sample_clients(number, data.client_ids, 4, key=KEY)
 
     weights = run(3, ask=ask).state.weights
     jax.tree.map(np.testing.assert_array_equal, weights, run(3).state.weights)
@@ -109,7 +109,7 @@ def test_ctrl_c_while_the_next_round_is_drawn_leaves_the_last_one_told(run, proc
     def ask(number):
         if number == 4:
             raise KeyboardInterrupt
-        return sample_clients(KEY, number, data.client_ids, 4)
+        return sample_clients(number, data.client_ids, 4, key=KEY)
 
     with pytest.raises(KeyboardInterrupt):
         run(10, ask=ask, on_round=lambda told: numbers.append(told.number), checkpoints=checkpoints)

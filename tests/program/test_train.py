@@ -61,8 +61,8 @@ def test_learns_and_records_every_round(arguments):
 def test_is_the_loop_one_would_write(arguments, process, data, evaluation):
     state = process.initialize()
     for number in range(1, 6):
-        clients = sample_clients(KEY, number, data[0].client_ids, 4)
-        cohort = data[0].cohort(clients, arguments["batching"], jax.random.fold_in(KEY, number))
+        clients = sample_clients(number, data[0].client_ids, 4, key=KEY)
+        cohort = data[0].cohort(clients, arguments["batching"], key=jax.random.fold_in(KEY, number))
         state, _ = process.next(state, cohort)
     trained, history = train(**arguments)
     jax.tree.map(np.testing.assert_array_equal, trained.weights, state.weights)

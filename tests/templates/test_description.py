@@ -40,7 +40,7 @@ def identity(type_):
 
 
 def state_type(size=100):
-    return fc.to_type({f"w{i}": f"float32[{size}]" for i in range(10)})
+    return fc.types.to_type({f"w{i}": f"float32[{size}]" for i in range(10)})
 
 
 def test_weights_that_are_the_whole_state_have_its_letter():

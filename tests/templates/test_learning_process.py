@@ -267,7 +267,7 @@ def _data_type(process):
 
 @pytest.mark.parametrize("data", ["<int32*,int32>", "<a=int32*,b=<c=int32*,d=float32>>", "<x=float32[?],y=int32[?]>"])
 def test_structs_with_something_else_than_sequences(data):
-    with pytest.raises(errors.LearningProcessSequenceTypeError, match=r"fc\.SequenceType"):
+    with pytest.raises(errors.LearningProcessSequenceTypeError, match=r"fc\.types\.SequenceType"):
         build(data=data)
 
 
@@ -342,8 +342,8 @@ class State(NamedTuple):
     weights: object
 
 
-STATE = fc.to_type(State("int32", {"w": "float32[3]"}))
-WEIGHTS = fc.to_type({"w": "float32[3]"})
+STATE = fc.types.to_type(State("int32", {"w": "float32[3]"}))
+WEIGHTS = fc.types.to_type({"w": "float32[3]"})
 
 
 def build_with_weights(**changes):

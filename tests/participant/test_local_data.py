@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from fedjax_core.data import Batching, FederatedData
-from fedjax_core.program._local_data import LocalData
+from fedjax_core.participant._local_data import LocalData
 from fedjax_core.types import parse_type
 
 TYPE = parse_type("<x=float32[?,2],y=int32[?]>")
@@ -45,7 +45,7 @@ def test_a_batch_is_no_larger_than_the_data():
 def test_shuffles_as_the_cohort_of_the_same_client():
     population = FederatedData.from_clients({"ada": EXAMPLES, "bob": EXAMPLES})
     batching = Batching(3, num_epochs=2, shuffle=True)
-    cohort = population.cohort(["bob"], batching, KEY)
+    cohort = population.cohort(["bob"], batching, key=KEY)
     expected = [[i for i in row if i >= 0] for row in cohort.value.batch_rows(np.zeros(1, int)).tolist()]
     data = LocalData("train_data", population.subset(["bob"]), TYPE)
     assert rows(data, batching, KEY) == expected != rows(data, batching, jax.random.key(1))

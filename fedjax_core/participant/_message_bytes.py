@@ -18,7 +18,7 @@ import jax
 import msgpack
 import numpy as np
 
-from fedjax_core.program._messages import MESSAGES, Message, MessageFormatError, check_message
+from fedjax_core.participant._messages import MESSAGES, Message, MessageFormatError, check_message
 from fedjax_core.trees import path_entry
 
 MAX_MESSAGE_BYTES = 2**30
@@ -50,7 +50,7 @@ def encode_message(message: Message, max_bytes: int = MAX_MESSAGE_BYTES) -> byte
       MessageFormatError: a field is of a wrong kind or holds what cannot be sent, or it is too large.
 
     Example:
-      >>> from fedjax_core.program import TrainRequest
+      >>> from fedjax_core.participant import TrainRequest
       >>> request = TrainRequest(3, {"w": np.ones(2, np.float32)}, {}, {"batch_size": 20}, n_epoch=1)
       >>> data = encode_message(request)
       >>> len(data), decode_message(data).weights
@@ -89,7 +89,7 @@ def decode_message(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
     Example:
       >>> decode_message(b"\\x93\\x01")
       Traceback (most recent call last):
-      fedjax_core.program._messages.MessageFormatError: no message: Unpack failed: incomplete input
+      fedjax_core.participant._messages.MessageFormatError: no message: Unpack failed: incomplete input
     """
     _check_size(memoryview(data).nbytes, max_bytes)
     match _unpacked(data):

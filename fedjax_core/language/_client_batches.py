@@ -1,4 +1,4 @@
-"""`Sequence`: the batches of one client, as a client function sees them."""
+"""`ClientBatches`: the batches of one client, as a client function sees them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from fedjax_core import trees, types
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sequence:
+class ClientBatches:
     """The batches of one client, in order.
 
     Made by the engine and handed to client functions; its batches exist one at a time, gathered
@@ -93,11 +93,11 @@ class Sequence:
 
         return lax.scan(guarded, initial, jnp.arange(self.trip_count, dtype=jnp.int32))[0]
 
-    def map(self, fn: Callable) -> "Sequence":
+    def map(self, fn: Callable) -> "ClientBatches":
         """A sequence of the batches `fn(batch)`; the masks stay as they are."""
         return dataclasses.replace(self, transforms=(*self.transforms, fn))
 
-    def filled(self) -> "Sequence":
+    def filled(self) -> "ClientBatches":
         """The same batches with their first example in place of zeros where they are padded; the masks stay.
 
         What a model makes of zeros may be NaN, and `jnp.where` stops no NaN in the gradient of what it does
@@ -166,7 +166,7 @@ def _checked(step: Callable) -> Callable:
         same_structure = jax.tree.structure(carry) == jax.tree.structure(new)
         if not same_structure or (before != after and not weak):
             raise TypeError(
-                f"the step of Sequence.reduce must return a carry of the type of the initial one, {before}, got "
+                f"the step of ClientBatches.reduce must return a carry of the type of the initial one, {before}, got "
                 f"{after}" + ("" if before != after else " in another container") + "; convert its result, or start "
                 "from an initial value of that type"
             )
@@ -182,7 +182,7 @@ def is_batched(element: types.Type) -> bool:
 
 def batch_dimension(element: types.Type) -> tuple:
     """`(None,)` for batches of any size, `(B,)` for batches of a fixed one, else `()`."""
-    shapes = [leaf.shape for _, leaf in types.leaves(element)]
+    shapes = [leaf.shape for _, leaf in types.type_leaves(element)]
     leading = {shape[:1] if shape else () for shape in shapes}
     return leading.pop() if len(leading) == 1 else ()
 

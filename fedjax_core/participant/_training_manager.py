@@ -22,11 +22,11 @@ from fedjax_core.clients import (
 )
 from fedjax_core.contracts import Metric, Model, model_metrics
 from fedjax_core.data import Batching
-from fedjax_core.program._limits import EffortMeter, check_some_limit
-from fedjax_core.program._local_data import LocalData
-from fedjax_core.program._messages import Error, EvaluationReply, EvaluationRequest, TrainReply, TrainRequest
-from fedjax_core.program._participant_metrics import with_metrics
-from fedjax_core.program._step_bar import step_bar
+from fedjax_core.participant._limits import EffortMeter, check_some_limit
+from fedjax_core.participant._local_data import LocalData
+from fedjax_core.participant._messages import ErrorReply, EvaluationReply, EvaluationRequest, TrainReply, TrainRequest
+from fedjax_core.participant._participant_metrics import with_metrics
+from fedjax_core.participant._step_bar import step_bar
 
 METRICS_LEVEL = logging.INFO + 5
 """The level at which an evaluation's metrics are logged: above INFO, below WARNING."""
@@ -54,7 +54,7 @@ class TrainingManager:
     It answers messages, in this process or as bytes from another (`encode_message`, `decode_message`), and
     measures effort with a real clock. Weights and the optimizer's state, momentum for example, live as long as
     the manager. What it draws (initial weights, shuffling, dropout) is a function of `key` and of the
-    round: its epoch `i` of round `r` shuffles as `data.cohort([client_id], batching, key)` does, where key is
+    round: its epoch `i` of round `r` shuffles as `data.cohort([client_id], batching, key=key)` does, where key is
     `fold_in(fold_in(split(key)[1], r), i)`.
 
     Args:
@@ -146,7 +146,7 @@ class TrainingManager:
         """
         return self._current().weights
 
-    def training_round(self, message: TrainRequest) -> TrainReply | Error:
+    def training_round(self, message: TrainRequest) -> TrainReply | ErrorReply:
         """Trains as the server asks.
 
         Takes the request's weights, or goes on from its own; hands the optimizer the auxiliary variables and
@@ -159,7 +159,7 @@ class TrainingManager:
         """
         return self._answered("training", TrainRequest, self._train, message)
 
-    def evaluation_round(self, message: EvaluationRequest) -> EvaluationReply | Error:
+    def evaluation_round(self, message: EvaluationRequest) -> EvaluationReply | ErrorReply:
         """Evaluates as the server asks; the request's weights replace the participant's own.
 
         Returns:
@@ -254,7 +254,7 @@ class TrainingManager:
         except Exception as error:
             self._state = before
             self.logger.exception("%s round failed", what)
-            return Error(repr(error))
+            return ErrorReply(repr(error))
 
     def _train(self, message: TrainRequest) -> TrainReply:
         self.logger.info("training round %s: applies weights and auxiliary variables", message.round_i)

@@ -9,8 +9,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from fedjax_core.program import (
-    Error,
+from fedjax_core.participant import (
+    ErrorReply,
     EvaluationReply,
     EvaluationRequest,
     MessageFormatError,
@@ -28,7 +28,7 @@ MESSAGES = [
     EvaluationRequest(2**40, WEIGHTS, {"batch_size": 1}, n_steps=-3),
     TrainReply([WEIGHTS, ()], {}, 1, 0, 0, 0.0),
     EvaluationReply(float("nan"), {"loss": (np.float32(3.5), np.int32(2)), "counts": [np.zeros((0, 4))]}, 3, 0.125),
-    Error("ValueError('naïve \\U0001f600')"),
+    ErrorReply("ValueError('naïve \\U0001f600')"),
 ]
 
 
@@ -140,24 +140,24 @@ def nested(depth):
         (TrainReply({}, {}, 1, 1, 1, np.float64(0.1)), "t_spent.*a number, not an array, got"),
         (EvaluationReply(np.float32(1), {}, 1, 0.1), r"EvaluationReply\(loss=...\) must be a number, not an array"),
         (EvaluationReply(1.0, {"loss": "high"}, 1, 0.1), r"metrics=...\) must be a dict from name"),
-        (Error(None), r"Error\(message=...\) must be a string, got a NoneType"),
-        (Error("\\ud800"), "Error cannot be sent: .*surrogates"),
+        (ErrorReply(None), r"ErrorReply\(message=...\) must be a string, got a NoneType"),
+        (ErrorReply("\\ud800"), "ErrorReply cannot be sent: .*surrogates"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_by_the_sender(message, text):
-    if isinstance(message, Error) and message.message == "\\ud800":
-        message = Error("\ud800")
+    if isinstance(message, ErrorReply) and message.message == "\\ud800":
+        message = ErrorReply("\ud800")
     with pytest.raises(MessageFormatError, match=text):
         encode_message(message)
 
 
-@pytest.mark.parametrize("other", [None, {}, (1, 2), "Error", WEIGHTS, Error])
+@pytest.mark.parametrize("other", [None, {}, (1, 2), "ErrorReply", WEIGHTS, ErrorReply])
 def test_what_is_no_message_is_a_type_error(other):
     with pytest.raises(TypeError, match="a message is one of TrainRequest, EvaluationRequest, TrainReply"):
         encode_message(other)
 
 
-def packed(name="Error", fields=None, version=1):
+def packed(name="ErrorReply", fields=None, version=1):
     return msgpack.packb([version, name, {"message": "m"} if fields is None else fields], strict_types=False)
 
 
@@ -183,9 +183,9 @@ def array(dtype="float32", shape=(1,), data=b"\0\0\0\0"):
         (packed(version="1"), r"a message is \[version, name, fields\]"),
         (packed("Pickle"), "the message type 'Pickle' is unknown; there are TrainRequest"),
         (packed("x" * 10_000), "the message type '(x{40})' is unknown"),
-        (packed(fields={}), "Error has the fields message, got none"),
-        (packed(fields={"message": "m", "more": 1}), "Error has the fields message, got message, more"),
-        (packed(fields={"message": 3}), r"Error\(message=...\) must be a string, got 3"),
+        (packed(fields={}), "ErrorReply has the fields message, got none"),
+        (packed(fields={"message": "m", "more": 1}), "ErrorReply has the fields message, got message, more"),
+        (packed(fields={"message": 3}), r"ErrorReply\(message=...\) must be a string, got 3"),
         (packed(fields={"message": "m", 1: 2}), "a dict has keys that are neither all strings nor all integers"),
         (packed("TrainReply", {"n_steps": 1}), "TrainReply has the fields updates, aux_var, .* got n_steps"),
         (b"\x93\x01\xa5Error\x82\xa7message\xa1a\xa7message\xa1b", "a dict has a key twice"),

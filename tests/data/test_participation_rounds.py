@@ -40,11 +40,11 @@ def run(process, state, ask, rounds):
     """The loop one would write: a skipped round is not run."""
     turnouts = []
     for round_num in rounds:
-        turnout = ask(round_num)
-        turnouts.append(turnout)
-        if not turnout.skipped:
+        present = ask(round_num)
+        turnouts.append(present)
+        if not present.skipped:
             key = jax.random.fold_in(KEY, round_num)
-            cohort = DATA.cohort(turnout.ids, BATCHING, key, max_steps=turnout.max_steps)
+            cohort = DATA.cohort(present.ids, BATCHING, key=key, max_steps=present.max_steps)
             state, _ = process.next(state, cohort)
     return state, turnouts
 
@@ -52,19 +52,19 @@ def run(process, state, ask, rounds):
 def test_a_round_with_dropouts_is_that_of_the_survivors_alone(process):
     state, turnouts = run(process, process.initialize(), participants(), range(1, 9))
     skipped, lost = [t.skipped for t in turnouts], {}
-    for turnout in turnouts:
-        lost = {reason: lost.get(reason, 0) + n for reason, n in turnout.lost.items()}
+    for present in turnouts:
+        lost = {reason: lost.get(reason, 0) + n for reason, n in present.lost.items()}
     assert any(skipped) and not all(skipped) and all(lost.values())
-    assert any(len(set(turnout.max_steps.tolist())) > 2 for turnout in turnouts)
+    assert any(len(set(present.max_steps.tolist())) > 2 for present in turnouts)
     alone = process.initialize()
-    for round_num, turnout in enumerate(turnouts, 1):
-        if turnout.skipped:
+    for round_num, present in enumerate(turnouts, 1):
+        if present.skipped:
             continue
-        limits = dict(zip(turnout.ids, turnout.max_steps.tolist()))
+        limits = dict(zip(present.ids, present.max_steps.tolist()))
         survivors = [i for i in sorted(DATA.client_ids, reverse=True) if i in limits]
         few = DATA.subset(survivors)
         key = jax.random.fold_in(KEY, round_num)
-        cohort = few.cohort(survivors, BATCHING, key, max_steps=[limits[i] for i in survivors])
+        cohort = few.cohort(survivors, BATCHING, key=key, max_steps=[limits[i] for i in survivors])
         alone, _ = process.next(alone, cohort)
     reference.assert_same_bits(state, alone)
     assert int(state.round_num) == len(turnouts) - sum(skipped)
@@ -80,14 +80,14 @@ def test_a_resumed_run_has_the_same_bits(process):
 def test_changing_survivors_do_not_compile_anew(process):
     with compilations() as seen:
         _, turnouts = run(process, process.initialize(), participants(0), range(1, 31))
-    cohorts = {(turnout.reported, int(turnout.max_steps.sum())) for turnout in turnouts}
+    cohorts = {(present.reported, int(present.max_steps.sum())) for present in turnouts}
     assert len(cohorts) > 20 and seen.count("jit(run)") <= 4  # one for each class of sizes
 
 
 def test_an_empty_poisson_cohort_leaves_all_but_the_round_number(process):
     state, _ = run(process, process.initialize(), participants(), range(1, 3))
     ids = fd.poisson_sampler(DATA.client_ids, 0.0, key=KEY)(3)
-    new, metrics = process.next(state, DATA.cohort(ids, BATCHING, KEY, max_steps=5))
+    new, metrics = process.next(state, DATA.cohort(ids, BATCHING, key=KEY, max_steps=5))
     assert ids == [] and int(new.round_num) == int(state.round_num) + 1
     reference.assert_same_bits(new, state._replace(round_num=new.round_num))
     assert np.isnan(metrics["client_work"]["train"]["loss"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedjax_core.program._limits import EffortMeter, check_some_limit
+from fedjax_core.participant._limits import EffortMeter, check_some_limit
 
 
 class Clock:

@@ -1,12 +1,12 @@
-"""Who of the clients that a round asks reports back.
+"""Which selected clients report back.
 
-A sampler says whom a round asks. Stages say, one after another, whom of these it loses and how far the
-others get. A stage is a function `(round_num, Turnout) -> Turnout`; the ready ones are in
+A sampler selects the clients of a round. Stages say, one after another, which of these drop out and how far the
+others get. A stage is a function `(round_num, Participation) -> Participation`; the ready ones are in
 `_availability.py` and `_stragglers.py`, and one's own keeps some of the clients:
 
 ```python
-def charging(round_num, turnout):
-    return turnout.keep([plugged_in(i, round_num) for i in turnout.ids], "not_charging")
+def charging(round_num, participation):
+    return participation.keep([plugged_in(i, round_num) for i in participation.ids], "not_charging")
 ```
 
 All of them are pure functions of their key, the round number and the client's id, so a resumed run
@@ -31,15 +31,15 @@ PerClient = float | Mapping | Callable
 """A number for all clients, a dict by client id, or a function `(round_num, ids) -> [C]`."""
 
 
-class Turnout(NamedTuple):
+class Participation(NamedTuple):
     """The clients of a round that are still in it, and what became of the others.
 
     Attributes:
-      ids: tuple of the clients' ids, `C` of them, in the order in which they were asked.
+      ids: tuple of the clients' ids, `C` of them, in the order in which they were selected.
       identity: uint64 `[C]`, what all randomness of a client comes from: its id, and which occurrence it is.
       max_steps: int64 `[C]`, for `data.cohort(..., max_steps=...)`; None if nothing limits them.
       seconds: float64 `[C]`, from the beginning of the round until the client reports; None without a model of speed.
-      asked: how many clients were asked.
+      selected: how many clients were selected.
       lost: how many were lost, by reason.
       skipped: whether the round is not to be run, because too few reported; `ids` is then empty.
     """
@@ -48,12 +48,12 @@ class Turnout(NamedTuple):
     identity: np.ndarray
     max_steps: np.ndarray | None
     seconds: np.ndarray | None
-    asked: int
+    selected: int
     lost: dict[str, int]
     skipped: bool = False
 
-    def keep(self, here: np.ndarray, reason: str) -> "Turnout":
-        """The turnout without some of the clients.
+    def keep(self, here: np.ndarray, reason: str) -> "Participation":
+        """The participation without some of the clients.
 
         Args:
           here: bool `[C]`, who stays.
@@ -65,8 +65,8 @@ class Turnout(NamedTuple):
         here = np.asarray(here, bool if len(self.ids) == 0 else None)
         if here.shape != (len(self.ids),) or here.dtype != bool:
             raise ValueError(
-                f"Turnout.keep takes one bool a client, got {here.dtype}{list(here.shape)} for {len(self.ids)} "
-                "clients; for example turnout.seconds < 60"
+                f"Participation.keep takes one bool a client, got {here.dtype}{list(here.shape)} for {len(self.ids)} "
+                "clients; for example participation.seconds < 60"
             )
         return self._replace(
             ids=tuple(i for i, stays in zip(self.ids, here.tolist()) if stays),
@@ -79,36 +79,36 @@ class Turnout(NamedTuple):
     @property
     def reported(self) -> int:
         """How many clients reported, those of a skipped round too."""
-        return self.asked - sum(self.lost.values())
+        return self.selected - sum(self.lost.values())
 
     def metrics(self) -> dict[str, int]:
-        """The numbers of the round, for its record: `asked`, one for each reason, `reported`, `skipped` (0 or 1)."""
-        return {"asked": self.asked, **self.lost, "reported": self.reported, "skipped": int(self.skipped)}
+        """The numbers of the round, for its record: `selected`, one for each reason, `reported`, `skipped` (0 or 1)."""
+        return {"selected": self.selected, **self.lost, "reported": self.reported, "skipped": int(self.skipped)}
 
 
-Stage = Callable[[int, Turnout], Turnout]
+Stage = Callable[[int, Participation], Participation]
 
 
-def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Turnout]:
-    """Asks the clients of a round and goes through the stages, in the given order.
+def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Participation]:
+    """Selects the clients of a round and goes through the stages, in the given order.
 
     Args:
-      sampler: round number -> the ids of the clients to be asked, such as `uniform_sampler(...)`.
-      *stages: `(round_num, turnout) -> turnout`, such as `dropout(0.1, key=key)`.
+      sampler: round number -> the ids of the clients that it selects, such as `uniform_sampler(...)`.
+      *stages: `(round_num, participation) -> participation`, such as `dropout(0.1, key=key)`.
 
     Returns:
-      A function from the round number (at least 0) to a `Turnout`.
+      A function from the round number (at least 0) to a `Participation`.
 
     Raises:
       TypeError: the sampler or a stage is no function.
 
-    Example: 13 clients are asked and the first 10 to report are taken; with fewer than 8 there is no round.
+    Example: 13 clients are selected and the first 10 to report are taken; with fewer than 8 there is no round.
 
       >>> import jax
       >>> from fedjax_core import data as fd
       >>> data, key = fd.synthetic_iid(num_clients=100, key=jax.random.key(0)), jax.random.key(1)
       >>> batching, effort = fd.Batching(batch_size=10, num_epochs=None), fd.Effort(max_steps=50, max_seconds=60.0)
-      >>> turnout = fd.participation(
+      >>> first = fd.participation(
       ...     fd.uniform_sampler(data.client_ids, 13, key=key),
       ...     fd.available(fd.diurnal(0.8, 1.0, rounds_per_day=100, key=key), key=key),
       ...     fd.dropout(0.05, key=key),
@@ -116,9 +116,9 @@ def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Turnout]:
       ...     fd.first_to_report(10),
       ...     fd.minimum_reports(8),
       ... )(1)
-      >>> turnout.metrics()
-      {'asked': 13, 'unavailable': 2, 'dropped': 0, 'late': 0, 'surplus': 1, 'reported': 10, 'skipped': 0}
-      >>> cohort = data.cohort(turnout.ids, batching, max_steps=turnout.max_steps)
+      >>> first.metrics()
+      {'selected': 13, 'unavailable': 2, 'dropped': 0, 'late': 0, 'surplus': 1, 'reported': 10, 'skipped': 0}
+      >>> cohort = data.cohort(first.ids, batching, max_steps=first.max_steps)
 
     References:
       Bonawitz et al. 2019, Towards Federated Learning at Scale: System Design, sections 2 and 4 (over-selection,
@@ -131,30 +131,30 @@ def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Turnout]:
                 "participation(uniform_sampler(ids, 10, key=key), dropout(0.1, key=key))"
             )
 
-    def ask(round_num: int) -> Turnout:
+    def select(round_num: int) -> Participation:
         round_num = count("participation", "round_num", round_num)
         ids = _ids.normalized(sampler(round_num))
         identity = _cohort.identities(_cohort.client_digests(ids))
-        turnout = Turnout(ids, identity, None, None, len(ids), dict.fromkeys(REASONS, 0))
+        current = Participation(ids, identity, None, None, len(ids), dict.fromkeys(REASONS, 0))
         for stage in stages:
-            turnout = _checked(stage, stage(round_num, turnout))
-        return turnout
+            current = _checked(stage, stage(round_num, current))
+        return current
 
-    return ask
+    return select
 
 
-def _checked(stage: Stage, turnout: Turnout) -> Turnout:
-    if not isinstance(turnout, Turnout):
+def _checked(stage: Stage, participation: Participation) -> Participation:
+    if not isinstance(participation, Participation):
         raise TypeError(
-            f"a stage of participation gives a Turnout, got {turnout!r} of {stage!r}; end it with "
-            "`return turnout.keep(here, 'my_reason')`"
+            f"a stage of participation gives a Participation, got {participation!r} of {stage!r}; end it with "
+            "`return participation.keep(here, 'my_reason')`"
         )
-    return turnout
+    return participation
 
 
-def chance(seed: np.ndarray, round_num: int, turnout: Turnout) -> np.ndarray:
+def chance(seed: np.ndarray, round_num: int, participation: Participation) -> np.ndarray:
     """A number in [0, 1) for each client, a function of seed, round and client, float64 `[C]`."""
-    return _hashing.uniform(_hashing.fold(seed, round_num, turnout.identity))
+    return _hashing.uniform(_hashing.fold(seed, round_num, participation.identity))
 
 
 def lasting(seed: np.ndarray, ids: tuple) -> np.ndarray:

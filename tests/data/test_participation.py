@@ -12,7 +12,7 @@ from fedjax_core.data import (
     Batching,
     Effort,
     FederatedData,
-    Turnout,
+    Participation,
     available,
     deadline,
     diurnal,
@@ -50,15 +50,15 @@ def test_a_fate_is_a_function_of_key_round_and_client():
     together = participation(EVERYONE, *stages().values())
     seconds = {}
     for round_num in range(3):
-        turnout = together(round_num)
-        assert 20 < turnout.reported < 150
+        present = together(round_num)
+        assert 20 < present.reported < 150
         alone = [participation(lambda r, i=i: [i], *stages().values())(round_num) for i in reversed(IDS)]
         for i, fate in zip(reversed(IDS), alone, strict=True):
-            assert (i in turnout.ids) == bool(fate.ids)
+            assert (i in present.ids) == bool(fate.ids)
             if fate.ids:
                 seconds[i] = fate.seconds[0], fate.max_steps[0]
-        assert turnout.seconds.tolist() == [seconds[i][0] for i in turnout.ids]
-        assert turnout.max_steps.tolist() == [seconds[i][1] for i in turnout.ids]
+        assert present.seconds.tolist() == [seconds[i][0] for i in present.ids]
+        assert present.max_steps.tolist() == [seconds[i][1] for i in present.ids]
 
 
 def test_rounds_and_keys_and_stages_differ():
@@ -71,8 +71,8 @@ def test_rounds_and_keys_and_stages_differ():
 
 @pytest.mark.parametrize("make, share", [(available, 0.3), (dropout, 0.7)])
 def test_clients_stay_with_their_probability_independently(make, share):
-    turnout = participation(EVERYONE, make(0.3, key=KEY))
-    here = np.array([[i in ids for i in IDS] for ids in (set(turnout(r).ids) for r in range(500))])
+    present = participation(EVERYONE, make(0.3, key=KEY))
+    here = np.array([[i in ids for i in IDS] for ids in (set(present(r).ids) for r in range(500))])
     deviation = np.sqrt(share * (1 - share))
     assert abs(here.mean() - share) < 4 * deviation / np.sqrt(here.size)
     assert (np.abs(here.mean(0) - share) < 4.5 * deviation / np.sqrt(500)).all()
@@ -109,29 +109,37 @@ def test_the_numbers_add_up(asked, needed, minimum, round_num):
     ask = participation(
         uniform_sampler(IDS, asked, key=KEY), *stages().values(), first_to_report(needed), minimum_reports(minimum)
     )
-    turnout = ask(round_num)
-    assert list(turnout.metrics()) == ["asked", "unavailable", "dropped", "late", "surplus", "reported", "skipped"]
-    assert turnout.asked == asked == sum(turnout.lost.values()) + turnout.reported
-    assert turnout.reported <= needed and turnout.skipped == (turnout.reported < minimum)
-    assert len(turnout.ids) == len(turnout.max_steps) == len(turnout.seconds) == len(turnout.identity)
-    assert len(turnout.ids) == (0 if turnout.skipped else turnout.reported)
+    present = ask(round_num)
+    assert list(present.metrics()) == [
+        "selected",
+        "unavailable",
+        "dropped",
+        "late",
+        "surplus",
+        "reported",
+        "skipped",
+    ]
+    assert present.selected == asked == sum(present.lost.values()) + present.reported
+    assert present.reported <= needed and present.skipped == (present.reported < minimum)
+    assert len(present.ids) == len(present.max_steps) == len(present.seconds) == len(present.identity)
+    assert len(present.ids) == (0 if present.skipped else present.reported)
 
 
 def test_nobody_is_asked():
-    turnout = participation(poisson_sampler(IDS, 0.0, key=KEY), *stages().values(), first_to_report(3))(1)
-    assert turnout.ids == () and not turnout.skipped and turnout.metrics()["asked"] == 0
-    assert len(DATA.cohort(turnout.ids, BATCHING, max_steps=turnout.max_steps)) == 0
+    present = participation(poisson_sampler(IDS, 0.0, key=KEY), *stages().values(), first_to_report(3))(1)
+    assert present.ids == () and not present.skipped and present.metrics()["selected"] == 0
+    assert len(DATA.cohort(present.ids, BATCHING, max_steps=present.max_steps)) == 0
 
 
 def test_stages_are_functions_that_keep_clients():
-    def even(round_num, turnout):
-        return turnout.keep([int(i[7:]) % 2 == round_num for i in turnout.ids], "odd")
+    def even(round_num, present):
+        return present.keep([int(i[7:]) % 2 == round_num for i in present.ids], "odd")
 
-    turnout = participation(EVERYONE, even, even)(0)
-    assert turnout.ids == IDS[::2] and turnout.lost["odd"] == 100 and turnout.max_steps is None
+    present = participation(EVERYONE, even, even)(0)
+    assert present.ids == IDS[::2] and present.lost["odd"] == 100 and present.max_steps is None
     for wrong in ([True], [1] * 200, None):
         with pytest.raises(ValueError, match=r"takes one bool a client, got .* for 200 clients"):
-            participation(EVERYONE, lambda r, turnout, wrong=wrong: turnout.keep(wrong, "odd"))(0)
+            participation(EVERYONE, lambda r, present, wrong=wrong: present.keep(wrong, "odd"))(0)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +149,11 @@ def test_stages_are_functions_that_keep_clients():
         (lambda: participation(EVERYONE, 0.1), TypeError, "takes functions, got 0.1; for example"),
         (lambda: participation(EVERYONE)(-1), ValueError, r"participation\(round_num=...\) must be at least 0"),
         (lambda: participation(lambda r: "ada")(0), TypeError, r"got the string 'ada'; use \['ada'\]"),
-        (lambda: participation(EVERYONE, lambda r, turnout: None)(0), TypeError, "gives a Turnout, got None of <func"),
+        (
+            lambda: participation(EVERYONE, lambda r, present: None)(0),
+            TypeError,
+            "gives a Participation, got None of <func",
+        ),
         (lambda: dropout({"a": "often"}, key=KEY), TypeError, r"must be numbers, got \['often'\]; for example \{'ada'"),
         (lambda: dropout(-0.1, key=KEY), ValueError, r"dropout\(probability=...\) must be from 0 to 1, got -0.1"),
         (lambda: dropout({"a": 0.5, "b": 2}, key=KEY), ValueError, "must be from 0 to 1, got 2.0"),
@@ -171,7 +183,11 @@ def test_wrong_values_are_refused_when_they_are_known(probability, message):
 
 def test_golden_values():
     ask = participation(uniform_sampler(IDS, 12, key=KEY), *stages().values())
-    turnout = ask(4)
-    assert turnout.ids == ("client_36", "client_140", "client_90") and turnout.max_steps.tolist() == [1, 6, 4]
-    np.testing.assert_allclose(turnout.seconds, [0.96733788, 4.64608509, 2.36209166], rtol=1e-8)
-    assert isinstance(turnout, Turnout)
+    present = ask(4)
+    assert present.ids == ("client_36", "client_140", "client_90") and present.max_steps.tolist() == [
+        1,
+        6,
+        4,
+    ]
+    np.testing.assert_allclose(present.seconds, [0.96733788, 4.64608509, 2.36209166], rtol=1e-8)
+    assert isinstance(present, Participation)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_core import types
-from fedjax_core._plain_body import plain_member, traced_member
+from fedjax_core.computations._plain_body import plain_member, traced_member
 from fedjax_core.engine import EngineConfig
 from fedjax_core.engine._binding import bind_clients
 from fedjax_core.engine._cohort import Cohort
@@ -27,7 +27,7 @@ from fedjax_core.language._placed import Placed, derive, is_placed, node_of, pla
 from fedjax_core.language._trim import first_rows
 
 
-class Checked(NamedTuple):
+class CheckedResult(NamedTuple):
     """What `as_function` returns of a computation with secure sums.
 
     Attributes:
@@ -140,7 +140,7 @@ class FederatedBody:
         server = {n: traced_member(v, n.member_type, n.operation.name) for n, v in members.items()}
         outputs, refused = run_traced(self._plan, server, clients)
         result = self._join(outputs)
-        return Checked(result, refused) if self._plan.checks else result
+        return CheckedResult(result, refused) if self._plan.checks else result
 
     def inline(self, owner, values: list):
         """The graph with its parameters replaced by the arguments' nodes."""

@@ -1,6 +1,6 @@
 import pytest
 
-from fedjax_core.program._step_bar import step_bar
+from fedjax_core.participant._step_bar import step_bar
 
 
 @pytest.mark.parametrize("total, shown", [(3, "2/3 steps"), (None, "2 steps")])

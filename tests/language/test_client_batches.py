@@ -7,8 +7,8 @@ import pytest
 
 import fedjax_core as fc
 
-FLOATS = fc.parse_type("float32[?]*")
-PAIRS = fc.parse_type("<x=float32[?,2],y=int32[?]>*")
+FLOATS = fc.types.parse_type("float32[?]*")
+PAIRS = fc.types.parse_type("<x=float32[?,2],y=int32[?]>*")
 
 
 def mapped(fn, type_=FLOATS, **config):
@@ -69,7 +69,7 @@ def test_a_python_number_takes_the_dtype_of_the_step():
     ],
 )
 def test_a_step_that_changes_the_carry_is_refused(initial, step, types):
-    with pytest.raises(TypeError, match=rf"the step of Sequence.reduce must return .* initial one, {types}"):
+    with pytest.raises(TypeError, match=rf"the step of ClientBatches.reduce must return .* initial one, {types}"):
         mapped(lambda data: data.reduce(initial, step))
 
 
@@ -129,14 +129,14 @@ ELEMENTS = {
 @pytest.mark.parametrize("type_", ELEMENTS)
 def test_elements_without_or_with_fixed_batch_dimensions(type_):
     clients, total, examples = ELEMENTS[type_]
-    for run in everywhere(lambda data: (data.sum(), data.num_examples), fc.parse_type(type_)):
+    for run in everywhere(lambda data: (data.sum(), data.num_examples), fc.types.parse_type(type_)):
         found = run(clients)
         np.testing.assert_array_equal(found[0], total)
         np.testing.assert_array_equal(found[1], examples)
 
 
 def test_elements_that_share_no_batch_dimension():
-    type_ = fc.SequenceType({"a": "float32[3]", "b": "int32"})
+    type_ = fc.types.SequenceType({"a": "float32[3]", "b": "int32"})
 
     def fn(data):
         return data.sum(), data.reduce(0, lambda n, b, mask: n + b["b"] * mask), data.num_batches
@@ -149,7 +149,7 @@ def test_elements_that_share_no_batch_dimension():
 
 
 def test_several_sequences_of_different_lengths():
-    type_ = {"a": FLOATS, "b": fc.parse_type("int32[?]*")}
+    type_ = {"a": FLOATS, "b": fc.types.parse_type("int32[?]*")}
     clients = [
         {"a": [batch(1, 1)] * 3, "b": []},
         {"a": [], "b": [np.ones(5, np.int32)]},
@@ -181,7 +181,7 @@ def test_filled_batches_repeat_their_first_example_and_keep_their_masks():
         np.testing.assert_array_equal(sums, [1 + 2 + 3 + 3, 0, 4 + 4, 0])
         np.testing.assert_array_equal(counts, [3, 0, 1, 0])
     # elements have no padding
-    for run in everywhere(lambda data: data.filled().sum(), fc.parse_type("float32*")):
+    for run in everywhere(lambda data: data.filled().sum(), fc.types.parse_type("float32*")):
         np.testing.assert_array_equal(run([[np.float32(1), np.float32(2)], []]), [3, 0])
 
 

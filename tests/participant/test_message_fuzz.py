@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fedjax_core.program import (
-    Error,
+from fedjax_core.participant import (
+    ErrorReply,
     EvaluationReply,
     EvaluationRequest,
     MessageFormatError,
@@ -20,7 +20,7 @@ from fedjax_core.program import (
 
 NUM_MUTATIONS = 10_000
 PEAK = 2**21  # bytes; the messages here have less than two thousand
-MESSAGES = (TrainRequest, EvaluationRequest, TrainReply, EvaluationReply, Error)
+MESSAGES = (TrainRequest, EvaluationRequest, TrainReply, EvaluationReply, ErrorReply)
 LENGTHS = (0, 1, 4, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1)
 
 
@@ -34,7 +34,7 @@ def seeds() -> list[bytes]:
         EvaluationRequest(70_000, {5: weights, -1: np.zeros((0, 3), np.int8)}, {"batch_size": 100}, 10),
         TrainReply(weights, {}, 1, 300, 6000, 12.345),
         EvaluationReply(0.25, statistics, 12, 0.125),
-        Error("RuntimeError('out of memory')" * 4),
+        ErrorReply("RuntimeError('out of memory')" * 4),
     ]
     return [encode_message(message) for message in messages]
 

@@ -2,7 +2,7 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core.contracts import Metric, model_metrics
-from fedjax_core.program._participant_metrics import with_metrics
+from fedjax_core.participant._participant_metrics import with_metrics
 
 OWN = Metric(lambda predictions, batch, mask: mask.sum(), lambda total: total)
 MODEL = fc.models.logistic_regression(2, 3, metrics={"own": OWN})

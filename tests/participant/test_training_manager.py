@@ -13,9 +13,9 @@ import pytest
 import fedjax_core as fc
 from fedjax_core.clients import proximal_optimizer, scaffold_optimizer
 from fedjax_core.contracts import Metric, ModelWeights
-from fedjax_core.program import (
+from fedjax_core.participant import (
     METRICS_LEVEL,
-    Error,
+    ErrorReply,
     EvaluationReply,
     EvaluationRequest,
     TrainingManager,
@@ -220,7 +220,7 @@ def test_an_exception_is_answered_and_undone(interrupted, caplog):
     before = jax.tree.map(np.asarray, interrupted._state)
     interrupted.at, interrupted.failure = 2, RuntimeError("out of memory")
     reply = interrupted.training_round(TrainRequest(2, OTHERS, {}, THREES, n_epoch=1))
-    assert reply == Error("RuntimeError('out of memory')")
+    assert reply == ErrorReply("RuntimeError('out of memory')")
     reference.assert_same_bits(interrupted._state, before)
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "training round failed" in record.message and record.exc_info
@@ -383,7 +383,7 @@ def test_train_data_is_evaluated_where_there_is_no_other(shared):
 )
 def test_limits_are_checked(shared, limits, message):
     reply = shared.training_round(TrainRequest(1, WEIGHTS, {}, THREES, **limits))
-    assert isinstance(reply, Error) and reply.message.startswith(message)
+    assert isinstance(reply, ErrorReply) and reply.message.startswith(message)
     with pytest.raises((ValueError, TypeError)):
         shared.train_under_constraints(THREES, **limits)
 
@@ -408,7 +408,7 @@ def test_limits_of_an_evaluation_are_checked(shared, limits):
 def test_what_does_not_fit_is_answered_by_an_error(shared, changes, message):
     request = TrainRequest(1, WEIGHTS, {}, THREES, n_epoch=1)._replace(**changes)
     reply = shared.training_round(request)
-    assert isinstance(reply, Error)
+    assert isinstance(reply, ErrorReply)
     assert re.search(message, reply.message)
 
 
@@ -488,7 +488,7 @@ def test_own_weights_and_shuffling_are_functions_of_key_and_round():
     steps = []
     for epoch in range(2):
         key = jax.random.fold_in(jax.random.fold_in(rounds_key, 5), epoch)
-        cohort = fc.data.from_clients([DATA]).cohort([0], fc.data.Batching(**batches), key)
+        cohort = fc.data.from_clients([DATA]).cohort([0], fc.data.Batching(**batches), key=key)
         rows = [row[row >= 0] for row in cohort.value.batch_rows(np.zeros(1, int))]
         steps += [{name: values[row] for name, values in DATA.items()} for row in rows]
     start = reference.as_float64(initial)
@@ -513,7 +513,7 @@ def test_what_a_model_draws_is_a_function_of_key_round_and_step():
     other = train(first, round_i=2, n_steps=2).updates
     assert np.any(np.asarray(other["bias"]) != np.asarray(updates[0]["bias"]))
     evaluate(first)
-    assert isinstance(make(model=noisy_model()).training_round(TrainRequest(1, WEIGHTS, {}, THREES, 1)), Error)
+    assert isinstance(make(model=noisy_model()).training_round(TrainRequest(1, WEIGHTS, {}, THREES, 1)), ErrorReply)
 
 
 def test_only_trainable_weights_are_trained_and_shared():

@@ -79,7 +79,7 @@ class LocalData:
         if not batching.drop_remainder:
             stream = int(self._data.sizes[0]) * batching.num_epochs
             batching = dataclasses.replace(batching, batch_size=min(batching.batch_size, stream))
-        cohort = self._data.cohort(self._data.client_ids, batching, key)
+        cohort = self._data.cohort(self._data.client_ids, batching, key=key)
         examples = self._data[self._data.client_ids[0]]
         for rows in cohort.value.batch_rows(np.zeros(1, np.int64)):
             mask = rows >= 0

@@ -86,7 +86,7 @@ class EvaluationReply(NamedTuple):
     t_spent: float
 
 
-class Error(NamedTuple):
+class ErrorReply(NamedTuple):
     """A participant could not do what it was asked.
 
     Attributes:
@@ -96,7 +96,7 @@ class Error(NamedTuple):
     message: str
 
 
-Message = TrainRequest | EvaluationRequest | TrainReply | EvaluationReply | Error
+Message = TrainRequest | EvaluationRequest | TrainReply | EvaluationReply | ErrorReply
 
 
 class _Kind(NamedTuple):
@@ -153,7 +153,7 @@ _FIELDS = {
     EvaluationRequest: _REQUEST,
     TrainReply: {"updates": _TREE, "aux_var": _TREES, "n_epoch": _COUNT, "n_examples": _COUNT, **_EFFORT},
     EvaluationReply: {"loss": _NUMBER, "metrics": _TREES, **_EFFORT},
-    Error: {"message": _TEXT},
+    ErrorReply: {"message": _TEXT},
 }
 
 MESSAGES = {message.__name__: message for message in _FIELDS}
@@ -168,10 +168,10 @@ def check_message(message: Message) -> None:
       MessageFormatError: a field is of another kind than its message's documentation says.
 
     Example:
-      >>> check_message(Error("out of memory"))
-      >>> check_message(Error(3))
+      >>> check_message(ErrorReply("out of memory"))
+      >>> check_message(ErrorReply(3))
       Traceback (most recent call last):
-      fedjax_core.program._messages.MessageFormatError: Error(message=...) must be a string, got 3
+      fedjax_core.participant._messages.MessageFormatError: ErrorReply(message=...) must be a string, got 3
     """
     if type(message) not in _FIELDS:
         raise TypeError(f"a message is one of {', '.join(MESSAGES)}, got {type(message).__name__}")

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
-from fedjax_core._federated_body import FederatedBody
-from fedjax_core._plain_body import PlainBody
+from fedjax_core.computations._federated_body import FederatedBody
+from fedjax_core.computations._plain_body import PlainBody
 from fedjax_core.engine import EngineConfig
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._lists import member_type_of_list
@@ -66,7 +66,7 @@ class Computation:
 
         It takes a `PackedCohort` (from `pack_cohort`) or stacked arrays for an argument at CLIENTS, and
         returns what the computation returns, `Rows` in place of an array that a call would trim, all of it
-        within `Checked` if it has secure sums.
+        within `CheckedResult` if it has secure sums.
 
         Example:
 
@@ -328,7 +328,7 @@ def _trace():
 
 def _place(type_: types.Type, name: str, path: str):
     """The placed value of an argument, or a pytree of them where its type is a struct of federated ones."""
-    federated = any(isinstance(leaf, types.FederatedType) for _, leaf in types.leaves(type_))
+    federated = any(isinstance(leaf, types.FederatedType) for _, leaf in types.type_leaves(type_))
     if isinstance(type_, types.StructType) and federated:
         labels = [n or str(i) for i, n in enumerate(type_.names)]
         return type_.pack([_place(t, name, f"{path}.{label}") for t, label in zip(type_.children, labels)])
@@ -343,7 +343,7 @@ def _place(type_: types.Type, name: str, path: str):
 
 def _plain(fn: Callable, parameters) -> Computation:
     for name, type_ in parameters:
-        if any(isinstance(leaf, types.FederatedType | types.FunctionType) for _, leaf in types.leaves(type_)):
+        if any(isinstance(leaf, types.FederatedType | types.FunctionType) for _, leaf in types.type_leaves(type_)):
             raise TypeError(
                 f"computation: argument {name!r} is {type_}; a computation has no placements, write "
                 "@fc.federated_computation for one that has"

@@ -13,7 +13,7 @@ import optax
 import fedjax_core as fc
 from fedjax_core.program import load_weights, save_weights
 from tests import learning_references as reference
-from tests.program import loopback_worker as worker
+from tests.participant import loopback_worker as worker
 
 ROUNDS = 5
 HANG = 240  # seconds; far beyond what this takes

@@ -26,7 +26,8 @@ def serve(folder: pathlib.Path, num_participants: int, num_rounds: int) -> None:
         import numpy as np
 
         import fedjax_core as fc
-        from fedjax_core.program import EvaluationRequest, TrainRequest, load_weights, save_weights
+        from fedjax_core.participant import EvaluationRequest, TrainRequest
+        from fedjax_core.program import load_weights, save_weights
 
         model = make_model()
         weights = load_weights(folder / "initial.npz", like=jax.eval_shape(model.init, jax.random.key(0)))
@@ -47,7 +48,7 @@ def serve(folder: pathlib.Path, num_participants: int, num_rounds: int) -> None:
 
 def asked(participants: list[Connection], request) -> list:
     """Everybody's answers to the same request."""
-    from fedjax_core.program import decode_message, encode_message
+    from fedjax_core.participant import decode_message, encode_message
 
     for participant in participants:
         participant.send_bytes(encode_message(request))
@@ -60,7 +61,7 @@ def participate(folder: pathlib.Path, port: int, number: int) -> None:
         import optax
 
         import fedjax_core as fc
-        from fedjax_core.program import TrainingManager, TrainRequest, decode_message, encode_message
+        from fedjax_core.participant import TrainingManager, TrainRequest, decode_message, encode_message
 
         data = dict(np.load(folder / f"{number}.npz"))
         manager = TrainingManager(make_model(), optax.sgd(RATE), fc.aggregators.mean(), data)

@@ -10,9 +10,9 @@ from fedjax_core.engine import EngineConfig
 from fedjax_core.engine._lists import cohort_of_list
 from fedjax_core.engine._traced import one_sequence
 from fedjax_core.engine._values import as_member
+from fedjax_core.language._client_batches import ClientBatches
 from fedjax_core.language._graph import user_location
 from fedjax_core.language._placed import Placed, is_placed, map_nodes, node_of
-from fedjax_core.language._sequence import Sequence
 
 
 class PlainBody:
@@ -55,8 +55,8 @@ class PlainBody:
 
 def traced_member(value, type_: types.Type, name: str):
     """A value that may hold tracers, in the declared containers."""
-    if isinstance(value, Sequence) or not isinstance(type_, types.StructType | types.SequenceType):
-        if not isinstance(value, Sequence | jax.core.Tracer):
+    if isinstance(value, ClientBatches) or not isinstance(type_, types.StructType | types.SequenceType):
+        if not isinstance(value, ClientBatches | jax.core.Tracer):
             value = jax.tree.map(jnp.asarray, plain_member(value, type_, name))
         found = types.type_of(value)
         if not type_.is_assignable_from(found):
@@ -71,7 +71,7 @@ def traced_member(value, type_: types.Type, name: str):
 def plain_member(value, type_: types.Type, name: str):
     """A concrete value, with lists of batches as sequences."""
     match type_:
-        case types.SequenceType() if not isinstance(value, Sequence):
+        case types.SequenceType() if not isinstance(value, ClientBatches):
             return one_sequence(cohort_of_list([value], type_, f"argument {name!r}"))
         case types.StructType() if type_.contains("sequence"):
             return type_.pack([plain_member(v, t, name) for t, v in zip(type_.children, type_.unpack(value))])
