@@ -282,7 +282,7 @@ def test_prefetch_keeps_no_examples_of_a_cohort_in_waves():
     cohort = cohorts.make_cohort(cohorts.make_population([8] * 40))
     run.prefetch(cohort)
     (packing,) = cohort.packed.values()
-    assert packing.deal.num_waves > 1 and packing.resident is None
+    assert packing.schedule.num_waves > 1 and packing.resident is None
     assert float(run(1.0, cohort)) == 320.0
 
 

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 import jax
 
 from fedjax_core import types
-from fedjax_core.engine._crossing import (
+from fedjax_core.engine._communication import (
     Array,
-    Crossing,
+    Communication,
     Exchange,
     Size,
     client_roots,
-    client_values,
     equal_results,
     exchanges,
     size_of,
+    values_at_clients,
 )
 from fedjax_core.engine._plan import Pass, Plan, Stage, is_pass_result, is_structural
 from fedjax_core.engine._type_layout import shortened
@@ -27,7 +27,7 @@ _Names = Mapping[types.Type, str]
 
 
 def describe(plan: Plan, names: _Names) -> str:
-    """The stages and passes of a plan: what is computed where, what crosses the placements and how large it is.
+    """The stages and passes of a plan: what is computed where, what is communicated and how large it is.
 
     Args:
       plan: the plan.
@@ -56,10 +56,10 @@ def _stage_lines(stage: Stage, names: _Names) -> list[str]:
 
 def _pass_lines(pass_: Pass, exchange: Exchange, work, computed_before: set, names: _Names) -> Iterator[str]:
     yield from _received_lines(exchange, work, computed_before, names)
-    for crossing in exchange.sent:
-        node = crossing.node
+    for communication in exchange.sent:
+        node = communication.node
         operator = node.operation.name if isinstance(node.operation, Aggregate) else "federated_collect"
-        yield f"  sends {_crossing(crossing, node.inputs[0].member_type, names, operator + ' of ')}"
+        yield f"  sends {_line(communication, node.inputs[0].member_type, names, operator + ' of ')}"
     collected = {node.inputs[0] for node in pass_.collected}
     for node in pass_.materialized:
         if node not in collected:
@@ -67,15 +67,15 @@ def _pass_lines(pass_: Pass, exchange: Exchange, work, computed_before: set, nam
 
 
 def _received_lines(exchange: Exchange, work, computed_before: set, names: _Names) -> Iterator[str]:
-    for crossing in exchange.received:
-        yield f"  receives {_crossing(crossing, crossing.node.member_type, names)}"
+    for communication in exchange.received:
+        yield f"  receives {_line(communication, communication.node.member_type, names)}"
     for node in work:
         yield f"  computes {_named(node, names)}" + (", again" if node in computed_before else "")
 
 
 def _work(roots: list[Node]) -> list[Node]:
     """What the clients compute for `roots`: constants are there before."""
-    maps = [n for n in client_values(roots) if isinstance(n.operation, Map) and not is_structural(n)]
+    maps = [n for n in values_at_clients(roots) if isinstance(n.operation, Map) and not is_structural(n)]
     return [n for n in maps if (n.inputs or n.per_client) and jax.tree.leaves(n.abstract)]
 
 
@@ -83,7 +83,7 @@ def _total_lines(of_passes: list[Exchange], at_the_end: Exchange) -> list[str]:
     named = [(f"pass {k + 1}", exchange) for k, exchange in enumerate(of_passes)]
     named += [("results", at_the_end)] if at_the_end.received else []
     if not named:
-        return ["nothing crosses the placements"]
+        return ["nothing is communicated"]
     received, sent = zip(*(exchange for _, exchange in named))
     total = Exchange(tuple(itertools.chain(*received)), tuple(itertools.chain(*sent)))
     if len(named) == 1:
@@ -96,10 +96,11 @@ def _traffic(exchange: Exchange) -> str:
     return f"receives {_bytes(received)}{_exact(received)}, sends {_bytes(sent)}{_exact(sent)}"
 
 
-def _crossing(crossing: Crossing, type_: types.Type, names: _Names, operator: str = "") -> str:
-    origin = _origin(crossing.arrays)
-    rest = "" if crossing.is_whole else ", the rest is there" if crossing.arrays else ", there already"
-    return f"{_bytes(size_of([crossing]))}: {operator}{shortened(type_, names)}{f' ({origin})' if origin else ''}{rest}"
+def _line(communication: Communication, type_: types.Type, names: _Names, operator: str = "") -> str:
+    origin = _origin(communication.arrays)
+    rest = "" if communication.is_complete else ", the rest is there" if communication.arrays else ", there already"
+    size = _bytes(size_of([communication]))
+    return f"{size}: {operator}{shortened(type_, names)}{f' ({origin})' if origin else ''}{rest}"
 
 
 def _origin(arrays: Iterable[Array]) -> str:
@@ -128,7 +129,7 @@ def _made_by(node: Node) -> str:
             return "federated_collect"
         case ClientIndex():
             return "federated_client_index"
-    raise AssertionError(f"nothing crosses that is made by {node.operation}")
+    raise AssertionError(f"nothing is communicated that is made by {node.operation}")
 
 
 def _named(node: Node, names: _Names) -> str:

@@ -17,7 +17,7 @@ from fedjax_core.engine import _transfer
 from fedjax_core.engine._buffers import BufferPool
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
-from fedjax_core.engine._dealing import Deal, deal, of_clients, size_class, steps_class
+from fedjax_core.engine._schedule import Schedule, make_schedule, of_clients, size_class, steps_class
 from fedjax_core.language._client_batches import is_batched
 from fedjax_core.types import Type
 
@@ -77,35 +77,35 @@ class Packing:
     """How a cohort runs on a layout, and its arrays if they fit the memory budget at once.
 
     Attributes:
-      deal: who runs where and when.
+      schedule: who runs where and when.
       layout: the layout.
       num_blocks: `K`, of the size grid, the same for all waves.
       resident: the only wave, or None where there are several.
     """
 
-    deal: Deal
+    schedule: Schedule
     layout: Layout
     num_blocks: int
     resident: PackedClients | None
 
     def position(self) -> np.ndarray:
         """int64 `[C]`, a client's place in the flattened `[W, D, K, L]`."""
-        blocks = self.deal.count.sum(2).reshape(-1)
-        slot = np.arange(len(self.deal.clients)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
+        blocks = self.schedule.count.sum(2).reshape(-1)
+        slot = np.arange(len(self.schedule.clients)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
         block = np.repeat(np.arange(len(blocks)) * self.num_blocks, blocks) + slot
         place = block[:, None] * self.layout.lanes + np.arange(self.layout.lanes)
-        here = self.deal.clients >= 0
+        here = self.schedule.clients >= 0
         position = np.empty(int(here.sum()), np.int64)
-        position[self.deal.clients[here]] = place[here]
+        position[self.schedule.clients[here]] = place[here]
         return position
 
 
 def pack(cohort: Cohort, layout: Layout) -> Packing:
     """How a cohort runs on a layout; the result is kept with the cohort, its examples only if they are one wave."""
     if layout not in cohort.packed:
-        dealt = deal(cohort, layout)
-        packing = Packing(dealt, layout, size_class(dealt.num_blocks), None)
-        if dealt.num_waves == 1:
+        schedule = make_schedule(cohort, layout)
+        packing = Packing(schedule, layout, size_class(schedule.max_blocks_per_device), None)
+        if schedule.num_waves == 1:
             packing = dataclasses.replace(packing, resident=pack_wave(cohort, packing, 0))
         cohort.packed[layout] = packing
     return cohort.packed[layout]
@@ -115,19 +115,19 @@ def pack_wave(cohort: Cohort, packing: Packing, wave: int) -> PackedClients:
     """Reads the clients of one wave and puts them on the devices of this process."""
     if packing.resident is not None:
         return packing.resident
-    layout, dealt = packing.layout, packing.deal
-    blocks = [dealt.blocks(wave, d) for d in layout.local]
+    layout, schedule = packing.layout, packing.schedule
+    blocks = [schedule.blocks(wave, d) for d in layout.local]
     table = np.full((len(blocks), packing.num_blocks, layout.lanes), -1, np.int64)
     for d, clients in enumerate(blocks):
         table[d, : len(clients)] = clients
-    sizes = iter(zip(dealt.num_steps, dealt.num_examples))
+    sizes = iter(zip(schedule.max_steps_per_device, schedule.max_examples_per_device))
 
     def leaf(x):
         if isinstance(x, ClientSequences):
             return _pack_sequences(x, blocks, packing.num_blocks, *next(sizes), layout)
         return _rows(x, table)
 
-    count = dealt.count[wave, list(layout.local)]
+    count = schedule.count[wave, list(layout.local)]
     arrays = PackedClients(
         value=jax.tree.map(leaf, cohort.value),
         identity=_rows(cohort.identity.view(np.uint32).reshape(-1, 2), table),

@@ -151,8 +151,8 @@ def _read_later(nodes, levels, wanted, passes) -> dict[Node, None]:
     for node in nodes:
         if not (node.per_client or is_pass_result(node) or is_structural(node)):
             for i in node.inputs:
-                crossing = (a for a in _available(i) if levels[a] < levels[node])
-                read.update(dict.fromkeys(crossing))
+                earlier = (a for a in _available(i) if levels[a] < levels[node])
+                read.update(dict.fromkeys(earlier))
     return read
 
 

@@ -87,11 +87,11 @@ class Program:
         The next wave is read while the devices compute; no more than two are in memory.
         """
         totals, running, kept = None, None, []
-        for wave in range(packing.deal.num_waves):
+        for wave in range(packing.schedule.num_waves):
             clients = self._clients(pack_wave(cohort, packing, wave))
             if wave == 0:
                 self._check_kept(k, server, clients, len(cohort))
-                totals = self._empty[k](server, clients)[0] if packing.deal.num_waves > 1 else None
+                totals = self._empty[k](server, clients)[0] if packing.schedule.num_waves > 1 else None
             totals, rows, done = self._passes[k](server, totals, clients)
             if self.plan.passes[k].materialized:
                 kept.append(_transfer.to_server(rows, self.layout))

@@ -68,7 +68,7 @@ def test_waves_change_no_bit(momentum_and_adam, lanes, devices, budget):
         _two_rounds(momentum_and_adam, waves, lanes=lanes, devices=devices, memory_budget=budget), expected
     )
     (packing,) = waves.packed.values()
-    assert packing.deal.num_waves > 1
+    assert packing.schedule.num_waves > 1
 
 
 def test_devices_change_no_bit_of_single_lanes(momentum):

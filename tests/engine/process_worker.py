@@ -58,7 +58,7 @@ def main(rank: int, processes: int, port: int, devices: int, budget: int, dies: 
     left = (state.weights, state.finalizer, metrics, collected, jax.random.key_data(same_keys))
     for leaf in jax.tree.leaves(left):
         digest.update(np.asarray(leaf).tobytes())
-    waves = max(packing.deal.num_waves for packing in cohort.packed.values())
+    waves = max(packing.schedule.num_waves for packing in cohort.packed.values())
     print(json.dumps({"digest": digest.hexdigest(), "read": sorted(read), "waves": waves}), flush=True)
 
 

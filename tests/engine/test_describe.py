@@ -1,4 +1,4 @@
-"""A plan in words, and what crosses the placements."""
+"""A plan in words, and what is communicated."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def clipped_mean(center, values):
     return fc.federated_sum(clipped), fc.federated_collect(clipped)
 
 
-def test_a_description_shows_passes_what_crosses_and_what_is_computed_again():
+def test_a_description_shows_passes_what_is_communicated_and_what_is_computed_again():
     lines = clipped_mean.describe().splitlines()
     assert lines[0] == f"clipped_mean: {clipped_mean.type_signature}"
     assert lines[1:] == [
@@ -95,7 +95,7 @@ def test_a_computation_at_the_server_only():
     assert double.describe().splitlines()[1:] == [
         "server",
         "  computes add -> float32",
-        "nothing crosses the placements",
+        "nothing is communicated",
     ]
 
 

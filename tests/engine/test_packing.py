@@ -37,7 +37,7 @@ def test_batches_are_found_through_the_index(lanes, devices, budget):
     clients = cohorts.make_population([5, 0, 1, 11, 3, 9, 4, *([6] * 40)])
     cohort = cohorts.make_cohort(clients)
     packing = pack(cohort, layout(lanes, devices, budget))
-    waves = [jax.tree.map(np.asarray, pack_wave(cohort, packing, w)) for w in range(packing.deal.num_waves)]
+    waves = [jax.tree.map(np.asarray, pack_wave(cohort, packing, w)) for w in range(packing.schedule.num_waves)]
     assert (len(waves) == 1) == (budget is None)
     shape = (len(waves), devices, packing.num_blocks, lanes)
     for number, client in enumerate(clients.values()):
@@ -58,7 +58,7 @@ def test_batches_are_found_through_the_index(lanes, devices, budget):
 def test_all_waves_have_the_same_shapes():
     cohort = cohorts.make_cohort(cohorts.make_population([5, 0, 1, 11, 3, 9, 4, *range(30)]))
     packing = pack(cohort, layout(2, 2, 2000))
-    waves = [pack_wave(cohort, packing, w) for w in range(packing.deal.num_waves)]
+    waves = [pack_wave(cohort, packing, w) for w in range(packing.schedule.num_waves)]
     assert len(waves) > 2
     assert len({str(jax.tree.map(np.shape, w)) for w in waves}) == 1
 
@@ -67,7 +67,7 @@ def test_a_wave_takes_no_more_than_the_budget():
     budget = 40_000
     cohort = cohorts.make_cohort(cohorts.make_population([40] * 600))
     packing = pack(cohort, layout(1, 2, budget))
-    assert packing.deal.num_waves > 3 and packing.resident is None
+    assert packing.schedule.num_waves > 3 and packing.resident is None
     wave = pack_wave(cohort, packing, 0)
     taken = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(wave))
     assert budget / 8 < taken < budget / 2 * 1.1  # two waves are in memory at a time

@@ -29,7 +29,7 @@ def test_values_of_clients_come_back_in_cohort_order(devices):
     cohort = cohorts.make_cohort(clients, ids)
     total, collected, kept = in_waves(devices, 400)(cohort)
     (packing,) = cohort.packed.values()
-    assert packing.deal.num_waves > 1
+    assert packing.schedule.num_waves > 1
     expected = np.array([clients[i]["y"].sum(dtype=np.float64) for i in ids])
     np.testing.assert_allclose(collected, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(collected, kept)
@@ -47,7 +47,7 @@ def test_waves_run_through_one_program():
     cohort = cohorts.make_cohort(cohorts.make_population(COHORT_SIZES))
     run(cohort)
     (packing,) = cohort.packed.values()
-    assert packing.deal.num_waves > 4
+    assert packing.schedule.num_waves > 4
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         run(cohort)

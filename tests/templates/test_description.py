@@ -61,7 +61,7 @@ def test_weights_that_are_the_whole_state_have_its_letter():
         "set_model_weights: (<state=S,weights=S> -> S)",
     ]
     assert [line for line in lines if " = " in line] == ["  S = <"]
-    assert lines[-2:] == ["next", "nothing crosses the placements"]
+    assert lines[-2:] == ["next", "nothing is communicated"]
 
 
 def test_other_processes_have_no_model_weights():

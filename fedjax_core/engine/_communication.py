@@ -1,4 +1,4 @@
-"""What crosses between the server and a client: each array once, however often the program packs and unpacks it."""
+"""The communication between the server and a client: each array once, however often the program packs it."""
 
 import dataclasses
 import math
@@ -39,25 +39,25 @@ class Size(NamedTuple):
     is_open: bool
 
 
-class Crossing(NamedTuple):
-    """A value that crosses.
+class Communication(NamedTuple):
+    """A value that a client receives or sends.
 
     Attributes:
       node: the value as the clients get it, or the aggregate or collected value that it is sent for.
-      arrays: its arrays that have not crossed before.
-      is_whole: whether these are all its arrays.
+      arrays: its arrays that have not been communicated before.
+      is_complete: whether these are all its arrays.
     """
 
     node: Node
     arrays: tuple[Array, ...]
-    is_whole: bool
+    is_complete: bool
 
 
 class Exchange(NamedTuple):
     """What a client receives and sends in a pass, or receives after the last one."""
 
-    received: tuple[Crossing, ...]
-    sent: tuple[Crossing, ...]
+    received: tuple[Communication, ...]
+    sent: tuple[Communication, ...]
 
 
 def exchanges(plan: Plan) -> tuple[Exchange, ...]:
@@ -68,10 +68,10 @@ def exchanges(plan: Plan) -> tuple[Exchange, ...]:
     arrays = _arrays(plan)
     at_client: set[Array] = set()
 
-    def received(roots: list[Node]) -> tuple[Crossing, ...]:
-        return tuple(crossing for crossing in _new(_from_server(roots, arrays), at_client) if crossing.arrays)
+    def received(roots: list[Node]) -> tuple[Communication, ...]:
+        return tuple(new for new in _new(_from_server(roots, arrays), at_client) if new.arrays)
 
-    def sent(pass_: Pass) -> tuple[Crossing, ...]:
+    def sent(pass_: Pass) -> tuple[Communication, ...]:
         ends = (*pass_.aggregates, *pass_.collected)
         return tuple(_new([(end, arrays[end.inputs[0]]) for end in ends], set()))
 
@@ -79,9 +79,9 @@ def exchanges(plan: Plan) -> tuple[Exchange, ...]:
     return (*passes, Exchange(received(equal_results(plan)), ()))
 
 
-def size_of(crossings: Iterable[Crossing]) -> Size:
-    """How large the arrays of crossing values are together."""
-    abstracts = [array.abstract for crossing in crossings for array in crossing.arrays]
+def size_of(communications: Iterable[Communication]) -> Size:
+    """How large the arrays of these values are together."""
+    abstracts = [array.abstract for communication in communications for array in communication.arrays]
     known = [a for a in abstracts if all(isinstance(d, int) for d in a.shape)]
     # The item size of a dtype of keys is that of their data.
     return Size(sum(math.prod(a.shape) * a.dtype.itemsize for a in known), len(known) < len(abstracts))
@@ -97,7 +97,7 @@ def equal_results(plan: Plan) -> list[Node]:
     return [node for node in plan.outputs if node.placement is CLIENTS and not node.per_client]
 
 
-def client_values(roots: list[Node]) -> list[Node]:
+def values_at_clients(roots: list[Node]) -> list[Node]:
     """The values at CLIENTS that `roots` are made from without another pass, themselves included, inputs first."""
     stack, seen = list(roots), set()
     while stack:
@@ -144,9 +144,9 @@ def _from_server(roots: list[Node], arrays: dict) -> Iterator[tuple[Node, list[A
             stack.extend((i, set(arrays[i])) for i in reversed(node.inputs))
 
 
-def _new(values: Iterable[tuple[Node, list[Array]]], known: set[Array]) -> Iterator[Crossing]:
+def _new(values: Iterable[tuple[Node, list[Array]]], known: set[Array]) -> Iterator[Communication]:
     """What of each value is not `known` yet, and from then on is."""
     for node, used in values:
         new = tuple(dict.fromkeys(a for a in used if a not in known))
         known.update(new)
-        yield Crossing(node, new, len(new) == len(set(used)))
+        yield Communication(node, new, len(new) == len(set(used)))

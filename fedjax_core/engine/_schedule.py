@@ -1,8 +1,8 @@
-"""Dealing: which client runs where and when, a function of the cohort alone.
+"""The schedule: which client runs where and when, a function of the cohort alone.
 
 Clients are sorted by (steps, identity) and cut into blocks of `L` lanes, so that the clients of a
-block take nearly the same number of steps. Blocks are dealt to `V` virtual shards: to the two halves of
-them, longest first, each to the half with the least work, and so on within each half; a device owns
+block take nearly the same number of steps. Blocks are assigned to `V` virtual shards: to the two halves
+of them, longest first, each to the half with the least work, and so on within each half; a device owns
 consecutive shards, so its work is balanced whatever the number of devices. A wave is a range of the
 blocks of every shard, as many as the memory budget holds; the bits of a result do not depend on where it is cut.
 
@@ -27,22 +27,22 @@ _IN_FLIGHT = 2  # the wave that computes and the one that is read meanwhile
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Deal:
+class Schedule:
     """Which clients run where and when.
 
     Attributes:
       clients: int32 `[N, L]`: positions in the cohort, -1 for nobody; by wave, device, shard.
       count: int32 `[W, D, V / D]`, the blocks of each shard in each wave.
-      num_blocks: the largest number of blocks of a device in a wave.
-      num_steps: per sequence of the cohort, the largest number of steps of a device in a wave.
-      num_examples: per sequence, the largest number of examples of a device in a wave.
+      max_blocks_per_device: the largest number of blocks of a device in a wave.
+      max_steps_per_device: per sequence of the cohort, the largest number of steps of a device in a wave.
+      max_examples_per_device: per sequence, the largest number of examples of a device in a wave.
     """
 
     clients: np.ndarray
     count: np.ndarray
-    num_blocks: int
-    num_steps: tuple[int, ...]
-    num_examples: tuple[int, ...]
+    max_blocks_per_device: int
+    max_steps_per_device: tuple[int, ...]
+    max_examples_per_device: tuple[int, ...]
 
     @property
     def num_waves(self) -> int:
@@ -77,11 +77,11 @@ def sequences_of(cohort: Cohort) -> list[ClientSequences]:
     return [leaf for leaf in jax.tree.leaves(cohort.value) if isinstance(leaf, ClientSequences)]
 
 
-def deal(cohort: Cohort, layout: Layout) -> Deal:
-    """Cuts the clients into blocks, deals these to the shards, and cuts the shards into waves."""
+def make_schedule(cohort: Cohort, layout: Layout) -> Schedule:
+    """Cuts the clients into blocks, assigns these to the shards, and cuts the shards into waves."""
     sequences = sequences_of(cohort)
     steps = sum((s.num_steps for s in sequences), np.zeros(len(cohort), np.int64))
-    # Allocated first, so that what follows, and is let go, can be given back to the system.
+    # Allocate the result first: temporaries allocated after it can be returned to the operating system.
     clients = np.empty((-(-len(steps) // layout.lanes), layout.lanes), np.int32)
     blocks, shard = _blocks(steps, cohort.identity, layout)
     rank = _rank(shard, layout.shards)
@@ -91,7 +91,7 @@ def deal(cohort: Cohort, layout: Layout) -> Deal:
     wave = np.searchsorted(edges[1:-1], rank, side="right")
     order = np.argsort(wave, kind="stable")
     count = np.bincount(wave * layout.shards + shard, minlength=(len(edges) - 1) * layout.shards)
-    return Deal(
+    return Schedule(
         np.take(blocks, order, 0, out=clients),
         count.astype(np.int32).reshape(len(edges) - 1, len(layout.devices), -1),
         largest[0],

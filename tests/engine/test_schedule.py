@@ -1,4 +1,4 @@
-"""Dealing: who runs where and when, a function of the cohort alone."""
+"""The schedule: who runs where and when, a function of the cohort alone."""
 
 import itertools
 import tracemalloc
@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 import fedjax_core as fc
 from fedjax_core.engine._cohort import Cohort
-from fedjax_core.engine._dealing import deal, size_class, steps_class
+from fedjax_core.engine._schedule import make_schedule, size_class, steps_class
 from tests import cohorts
 
 NO_BUDGET = 2**60
 
 
-def dealt(steps, lanes=1, devices=1, budget=NO_BUDGET):
+def scheduled(steps, lanes=1, devices=1, budget=NO_BUDGET):
     """Of clients with so many batches of at most 4 examples."""
     cohort = cohorts.make_cohort(cohorts.make_population([4 * s for s in steps]))
-    return deal(cohort, fc.EngineConfig(lanes, devices, budget).resolve())
+    return make_schedule(cohort, fc.EngineConfig(lanes, devices, budget).resolve())
 
 
 def blocks_by_shard(result) -> list:
@@ -40,8 +40,8 @@ def test_sizes_are_rounded_up_by_half_at_most_and_steps_to_four_times(n):
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 5), st.sampled_from([1, 2, 4, 8]))
-def test_every_client_is_dealt_once_with_clients_like_it(steps, lanes, devices):
-    result = dealt(steps, lanes, devices)
+def test_every_client_is_scheduled_once_with_clients_like_it(steps, lanes, devices):
+    result = scheduled(steps, lanes, devices)
     table, steps = result.clients, np.array(steps, np.int64)
     assert sorted(table[table >= 0].tolist()) == list(range(len(steps)))
     assert (table >= 0).all() or (table < 0).sum() < lanes
@@ -55,7 +55,7 @@ def test_every_client_is_dealt_once_with_clients_like_it(steps, lanes, devices):
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.sampled_from([1, 500, 5000]))
 def test_shards_hold_the_same_clients_for_any_devices_and_waves(steps, budget):
-    results = [dealt(steps, 2, devices, b) for devices in (1, 2, 4, 8) for b in (budget, NO_BUDGET)]
+    results = [scheduled(steps, 2, devices, b) for devices in (1, 2, 4, 8) for b in (budget, NO_BUDGET)]
     shards = [blocks_by_shard(result) for result in results]
     assert all(s == shards[0] for s in shards)
 
@@ -64,7 +64,7 @@ def test_shards_hold_the_same_clients_for_any_devices_and_waves(steps, budget):
 def test_the_work_is_balanced(steps, devices):
     """Halving it a few times, each time to one block of the largest, adds up to twice the largest."""
     steps = np.array(steps, np.int64)
-    result = dealt(steps, 1, 8)
+    result = scheduled(steps, 1, 8)
     loads = np.zeros(devices, np.int64)
     for shard, blocks in enumerate(blocks_by_shard(result)):
         loads[shard * devices // 8] += sum(int(steps[b].sum()) + 1 for b in blocks)
@@ -77,7 +77,7 @@ def test_twenty_ragged_clients_keep_all_devices_busy(devices, most):
     excess = []
     for _ in range(20):
         steps = np.clip(np.rint(10 * np.exp(0.35 * random.standard_normal(20))), 2, 25).astype(int)
-        result = dealt(steps, 1, devices)
+        result = scheduled(steps, 1, devices)
         loads = [int(steps[result.blocks(0, d)].sum()) for d in range(devices)]
         excess.append(max(loads) * devices / steps.sum())
     assert np.mean(excess) < most
@@ -85,20 +85,22 @@ def test_twenty_ragged_clients_keep_all_devices_busy(devices, most):
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.sampled_from([1, 2]), st.sampled_from([1, 1000, 10_000]))
 def test_a_wave_has_no_more_than_the_budget_or_one_block_a_shard(steps, devices, budget):
-    result = dealt(steps, 1, devices, budget)
+    result = scheduled(steps, 1, devices, budget)
     steps = np.array(steps, np.int64)
     for wave in range(result.num_waves):
         for device in range(devices):
             clients = result.blocks(wave, device)
             taken = int((steps[clients] * 4 * (12 + 4) + 16).sum())  # x, y and the index; identity and row
             assert taken <= budget / 2 or result.count[wave].max() == 1
-            assert len(clients) <= result.num_blocks and steps[clients].sum() <= result.num_steps[0]
-            assert 4 * steps[clients].sum() <= result.num_examples[0]
+            assert (
+                len(clients) <= result.max_blocks_per_device and steps[clients].sum() <= result.max_steps_per_device[0]
+            )
+            assert 4 * steps[clients].sum() <= result.max_examples_per_device[0]
 
 
 @pytest.mark.parametrize("budget", [1, NO_BUDGET])
 def test_nobody_is_one_wave(budget):
-    result = dealt([], budget=budget)
+    result = scheduled([], budget=budget)
     assert result.num_waves == 1 and result.count.sum() == 0 and result.blocks(0, 0).shape == (0, 1)
 
 
@@ -114,7 +116,7 @@ def test_the_plan_of_a_client_takes_few_bytes():
     layout = fc.EngineConfig(devices=2, memory_budget=10_000).resolve()
     tracemalloc.start()
     try:
-        kept = deal(cohort, layout)
+        kept = make_schedule(cohort, layout)
         now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
