@@ -214,7 +214,7 @@ def test_a_cohort_and_a_list():
     @fc.federated_computation(fc.at_clients(cohorts.DATA), FLOATS)
     def run(data, factors):
         scaled = fc.federated_map(lambda d, f: d.num_examples * f, data, factors)
-        return scaled, fc.federated_collect(fc.federated_client_index(factors))
+        return scaled, fc.federated_collect(fc.federated_client_index())
 
     clients = cohorts.make_population([5, 9, 1])
     scaled, index = run(cohorts.make_cohort(clients, ["client2", "client0"]), [10.0, 100.0])

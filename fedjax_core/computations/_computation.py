@@ -149,6 +149,8 @@ class Computation:
         * Of `federated_select` it receives the whole table and picks by itself, as the program runs. Where a server
           answers requests, the keys and the rows would cross instead.
         * A client has its data, its identity and its index, the program's constants, and what its functions capture.
+        * It brings what `federated_client_value` reads, which comes in with the cohort: shown, and not counted as
+          received.
         * What a client function compresses and decodes again counts as decoded (see `aggregators.compress`).
         * Where a dimension is `?`, the size is that of the rest, "at least".
 

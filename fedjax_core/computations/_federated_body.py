@@ -72,7 +72,7 @@ class FederatedBody:
         members = self._split(owner, values)
         clients = [members.pop(node) for node in self._plan.client_parameters]
         server = {n: self._server_member(n, v) for n, v in members.items()}
-        cohort = bind_clients(self._plan.client_parameters, clients)
+        cohort = bind_clients(self._plan, clients)
         outputs = self._compiled(server, cohort)(server, cohort)
         return self._join(first_rows(outputs) if self._trims else outputs)
 
@@ -84,7 +84,7 @@ class FederatedBody:
                 f"{owner.name}.prefetch takes the cohort of a computation with one argument at CLIENTS, {found}; "
                 "a call reads its own arguments, leave prefetch out"
             )
-        bind_clients(self._plan.client_parameters, [cohort])
+        bind_clients(self._plan, [cohort])
         if self._plan.passes and self._config.lanes != "auto":
             pack(cohort, self._config.resolve())
 

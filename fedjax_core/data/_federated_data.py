@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.data import _batching, _examples, _grouping, _hashing, _ids, _sources
+from fedjax_core.data import _batching, _examples, _extra, _grouping, _hashing, _ids, _sources
 from fedjax_core.engine import _cohort
 
 
@@ -266,6 +266,7 @@ class FederatedData(Mapping):
         batching: _batching.Batching,
         max_steps: int | np.ndarray | None = None,
         *,
+        extra: Mapping[str, Any] | None = None,
         key: jax.Array | None = None,
     ) -> _cohort.Cohort:
         """The clients of one round, to be given to a computation. Reads nothing yet.
@@ -278,12 +279,14 @@ class FederatedData(Mapping):
           max_steps: at most so many batches, the first ones, of each client; an integer for all, or an array
             with one for each of `client_ids`, for example from `Effort.num_steps`. A weight by examples
             counts those in the batches taken.
+          extra: what is known of each client beside its data, for `federated_client_value`: by name an array with one
+            row for each of `client_ids`, in this order, or a dict from client id to value.
 
         Raises:
           UnknownClientError: there is no such client; a ValueError and a KeyError.
           ValueError: `batching` shuffles and there is no key, or has no end and there is no `max_steps`; a
-            limit is negative, or there is not one a client.
-          TypeError: a limit is no integer.
+            limit is negative, or there is not one a client; `extra` does not have one row a client.
+          TypeError: a limit is no integer; `extra` holds something that is not a number or a boolean.
 
         Example:
           >>> from fedjax_core.data import Batching
@@ -305,7 +308,7 @@ class FederatedData(Mapping):
         digests = self._ids.digests if everyone else self._ids.digests[clients]
         batches = _batching.BatchedClients(self._source, clients, digests, batching, seed, limits)
         ids = self.client_ids if everyone else tuple(map(self.client_ids.__getitem__, clients.tolist()))
-        return _cohort.Cohort(ids, batches, clients, digests)
+        return _cohort.Cohort(ids, batches, clients, digests, _extra.extra_rows(extra, ids))
 
 
 def _share(name: str, fraction: float, count: np.ndarray) -> np.ndarray:

@@ -8,30 +8,80 @@ import numpy as np
 from fedjax_core import types
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._lists import cohort_of_list, indexed_cohort
+from fedjax_core.engine._plan import Plan
 from fedjax_core.engine._values import as_member
 from fedjax_core.language._client_batches import batch_dimension
 from fedjax_core.language._graph import Node
 
 
-def bind_clients(parameters: tuple[Node, ...], values: list) -> Cohort | None:
-    """The arguments at CLIENTS as one cohort whose value is the tuple of them.
+def bind_clients(plan: Plan, values: list) -> Cohort | None:
+    """The arguments at CLIENTS as one cohort whose value is the tuple of them (of one argument, its value).
 
     Args:
-      parameters: the nodes of the arguments.
+      plan: the program.
       values: per argument a `Cohort`, a list with one entry per client, or stacked arrays.
 
     Raises:
-      TypeError: a client's value has another type than declared.
+      TypeError: a client's value, or one that comes in beside it, has another type than declared, or is missing.
       ValueError: the arguments have different numbers of clients, or different clients.
     """
+    parameters = plan.client_parameters
     if not parameters:
         return None
-    cohorts = [_cohort(p, v) for p, v in zip(parameters, values)]
+    cohorts = [as_cohort(p, v) for p, v in zip(parameters, values)]
     named = [c for c, v in zip(cohorts, values) if isinstance(v, Cohort)] or cohorts
     _check_same_clients(parameters, cohorts, named)
+    extra = bind_extra(plan, cohorts)
     if len(cohorts) == 1:
-        return cohorts[0]
-    return Cohort(named[0].ids, tuple(c.value for c in cohorts), named[0].client_index, named[0].digests)
+        return cohorts[0]  # itself, since its packing is kept with it
+    return Cohort(named[0].ids, tuple(c.value for c in cohorts), named[0].client_index, named[0].digests, extra)
+
+
+def bind_extra(plan: Plan, cohorts: list) -> dict[str, Any]:
+    """What `federated_client_value` reads in a program, of the cohorts (packed or not) that are its arguments.
+
+    Raises:
+      TypeError: no cohort has a value of that name, or it has another type.
+      ValueError: two cohorts have different values of one name.
+    """
+    extra = {}
+    for node in plan.client_values:
+        name, what = node.operation.name, _described(node)
+        given = [cohort.extra[name] for cohort in cohorts if name in cohort.extra]
+        if not given:
+            raise TypeError(f"{what}: {_names_of_extra(cohorts)}; write data.cohort(..., extra={{{name!r}: values}})")
+        if not all(_are_equal(given[0], other) for other in given[1:]):
+            raise ValueError(f"{what}: the cohorts of the call have different values of this name; give it with one")
+        found = types.TensorType(given[0].dtype, given[0].shape[1:])
+        if not node.member_type.is_assignable_from(found):
+            raise TypeError(
+                f"{what}: the cohort has {found} for each client; declare it as {str(found)!r}, or convert the "
+                f"values: data.cohort(..., extra={{{name!r}: values}}) with rows of {node.member_type}"
+            )
+        extra[name] = given[0]
+    return extra
+
+
+def _described(node: Node) -> str:
+    return f"federated_client_value({node.operation.name!r}, {str(node.member_type)!r}) at {node.location}"
+
+
+def _names_of_extra(cohorts: list) -> str:
+    names = ", ".join(sorted({repr(name) for cohort in cohorts for name in cohort.extra}))
+    if names:
+        return f"the clients come with {names}, and with no value of this name"
+    return "the clients come without values beside their data, as those of a plain list always do"
+
+
+def _are_equal(one, other) -> bool:
+    """Whether two arrays agree, as far as one can know: not of tracers."""
+    if any(isinstance(x, jax.core.Tracer) for x in (one, other)):
+        return True
+    if one is other:
+        return True
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return bool((one == other).all())
 
 
 def _check_same_clients(parameters, cohorts, named):
@@ -43,7 +93,13 @@ def _check_same_clients(parameters, cohorts, named):
         raise ValueError("all cohorts of a call have the same clients in the same order; draw the ids once")
 
 
-def _cohort(parameter: Node, value: Any) -> Cohort:
+def as_cohort(parameter: Node, value: Any) -> Cohort:
+    """One argument at CLIENTS as a cohort, checked.
+
+    Raises:
+      TypeError: a client's value has another type than declared.
+      ValueError: stacked arrays with different numbers of rows.
+    """
     name, member = f"argument {parameter.operation.name!r}", parameter.member_type
     if isinstance(value, Cohort):
         _check_cohort(value, member, name)

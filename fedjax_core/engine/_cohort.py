@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Mapping
 from collections.abc import Sequence as AbstractSequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -123,12 +124,14 @@ class Cohort:
         `[C, ...]`, one row a client.
       client_index: int32 `[C]`, each client's row in the population.
       digests: uint64 `[C]`, `client_digests(ids)`.
+      extra: what `federated_client_value` reads: arrays `[C, ...]` by name, one row a client.
     """
 
     ids: tuple
     value: Any
     client_index: np.ndarray
     digests: np.ndarray
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -142,6 +145,11 @@ class Cohort:
     def member_type(self) -> types.Type:
         """The type of one client's value."""
         return types.type_of(jax.tree.map(_leaf_type, self.value))
+
+    @functools.cached_property
+    def extra_type(self) -> types.Type:
+        """The type of what comes in beside one client's value, by name."""
+        return types.type_of({name: types.TensorType(x.dtype, x.shape[1:]) for name, x in self.extra.items()})
 
     @functools.cached_property
     def packed(self) -> dict:

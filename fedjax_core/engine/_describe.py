@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import jax
@@ -20,7 +21,7 @@ from fedjax_core.engine._communication import (
 )
 from fedjax_core.engine._plan import Pass, Plan, Stage, is_pass_result, is_structural
 from fedjax_core.engine._type_layout import shortened
-from fedjax_core.language._graph import Aggregate, ClientIndex, Collect, Map, Node, Parameter
+from fedjax_core.language._graph import Aggregate, ClientIndex, ClientValue, Collect, Map, Node, Parameter
 from fedjax_core.types import CLIENTS
 
 _Names = Mapping[types.Type, str]
@@ -36,11 +37,13 @@ def describe(plan: Plan, names: _Names) -> str:
     lines = []
     *of_passes, at_the_end = exchanges(plan)
     computed_before: set[Node] = set()
+    brought_before: set[str] = set()
     for stage, pass_, exchange in itertools.zip_longest(plan.stages, plan.passes, of_passes):
         lines += _stage_lines(stage, names)
         if pass_ is not None:
             work = _work(client_roots(pass_))
             lines.append(f"pass {plan.passes.index(pass_) + 1} over the clients")
+            lines += _brought_lines(pass_, brought_before, names)
             lines += _pass_lines(pass_, exchange, work, computed_before, names)
             computed_before |= set(work)
     results = [*_received_lines(at_the_end, _work(equal_results(plan)), computed_before, names)]
@@ -64,6 +67,15 @@ def _pass_lines(pass_: Pass, exchange: Exchange, work, computed_before: set, nam
     for node in pass_.materialized:
         if node not in collected:
             yield f"  keeps {shortened(node.member_type, names)}"
+
+
+def _brought_lines(pass_: Pass, brought_before: set[str], names: _Names) -> Iterator[str]:
+    """What came in with the cohort beside the clients' data, once for each name."""
+    for node in values_at_clients(client_roots(pass_)):
+        if isinstance(node.operation, ClientValue) and node.operation.name not in brought_before:
+            brought_before.add(node.operation.name)
+            size = Size(math.prod(node.abstract.shape) * node.abstract.dtype.itemsize, False)
+            yield f"  brings {_bytes(size)}: {shortened(node.member_type, names)} ({node.operation.name})"
 
 
 def _received_lines(exchange: Exchange, work, computed_before: set, names: _Names) -> Iterator[str]:
@@ -129,6 +141,8 @@ def _made_by(node: Node) -> str:
             return "federated_collect"
         case ClientIndex():
             return "federated_client_index"
+        case ClientValue(name):
+            return name
     raise AssertionError(f"nothing is communicated that is made by {node.operation}")
 
 

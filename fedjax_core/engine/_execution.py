@@ -23,7 +23,7 @@ from fedjax_core.engine._packing import PackedClients, PackedSequences
 from fedjax_core.engine._plan import Pass, Plan, Stage
 from fedjax_core.engine._values import conform
 from fedjax_core.language._client_batches import ClientBatches
-from fedjax_core.language._graph import Aggregate, ClientIdentity, ClientIndex, Node, ancestors
+from fedjax_core.language._graph import Aggregate, ClientIdentity, ClientIndex, ClientValue, Node, ancestors
 
 
 def stage_program(stage: Stage) -> Callable:
@@ -157,29 +157,35 @@ def client_values(plan: Plan, pass_: Pass, server: tuple, client: tuple) -> tupl
       plan: the plan.
       pass_: the pass.
       server: the values of `pass_.server_inputs`.
-      client: `(value, identity, client_index)`, `value` a tuple of the client's arguments.
+      client: `(value, identity, client_index, extra)`, `value` a tuple of the client's arguments.
 
     Returns:
       The values to aggregate and the values to keep.
     """
-    value, identity, client_index = client
+    value, identity, client_index, extra = client
     known = dict(zip(pass_.server_inputs, server))
     known |= {p: conform(p.member_type, v) for p, v in zip(plan.client_parameters, value)}
     roots = (*(n.inputs[0] for n in pass_.aggregates), *pass_.materialized)
-    sources = {ClientIdentity: identity, ClientIndex: client_index}
-    known |= {n: sources[type(n.operation)] for n in ancestors(roots) if type(n.operation) in sources}
+    for node in ancestors(roots):
+        match node.operation:
+            case ClientIdentity():
+                known[node] = identity
+            case ClientIndex():
+                known[node] = client_index
+            case ClientValue(name):
+                known[node] = extra[name]
     values = evaluate(roots, known)
     return tuple(values[: len(pass_.aggregates)]), tuple(values[len(pass_.aggregates) :])
 
 
 def _block(clients: PackedClients, k, lanes: int) -> tuple:
-    """The clients of block `k`: their values, identities and rows in the population, `[L, ...]`."""
+    """The clients of block `k`, `[L, ...]`: their values, identities, rows in the population and what came beside."""
 
     def leaf(x):
         return _sequence(x, k, lanes) if isinstance(x, PackedSequences) else x[k]
 
     value = jax.tree.map(leaf, clients.value, is_leaf=lambda x: isinstance(x, PackedSequences))
-    return value, clients.identity[k], clients.client_index[k]
+    return value, clients.identity[k], clients.client_index[k], {name: x[k] for name, x in clients.extra.items()}
 
 
 def _sequence(packed: PackedSequences, k, lanes: int) -> ClientBatches:

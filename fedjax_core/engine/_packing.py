@@ -57,6 +57,7 @@ class PackedClients:
       value: the clients' value: a pytree of `PackedSequences` and arrays `[D, K, L, ...]`.
       identity: uint32 `[D, K, L, 2]`.
       client_index: int32 `[D, K, L]`.
+      extra: what came in beside the value, arrays `[D, K, L, ...]` by name.
       valid: bool `[D, K, L]`, False where there is nobody.
       first: int32 `[D, V / D]`, each shard's first block.
       count: int32 `[D, V / D]`, its number of blocks.
@@ -66,6 +67,7 @@ class PackedClients:
     value: Any
     identity: Any
     client_index: Any
+    extra: dict[str, Any]
     valid: Any
     first: Any
     count: Any
@@ -132,6 +134,7 @@ def pack_wave(cohort: Cohort, packing: Packing, wave: int) -> PackedClients:
         value=jax.tree.map(leaf, cohort.value),
         identity=_rows(cohort.identity.view(np.uint32).reshape(-1, 2), table),
         client_index=_rows(cohort.client_index, table),
+        extra={name: _rows(array, table) for name, array in cohort.extra.items()},
         valid=table >= 0,
         first=np.cumsum(count, 1, dtype=np.int32) - count,
         count=count,

@@ -9,7 +9,7 @@ that a pass needs is computed again there, since functions are pure.
 import dataclasses
 import functools
 
-from fedjax_core.language._graph import Aggregate, Check, Collect, Map, Node, Parameter, ancestors
+from fedjax_core.language._graph import Aggregate, Check, ClientValue, Collect, Map, Node, Parameter, ancestors
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +66,16 @@ class Plan:
     def client_parameters(self) -> tuple[Node, ...]:
         """The arguments of which every client has its own."""
         return tuple(p for p in self.parameters if p.per_client)
+
+    @functools.cached_property
+    def client_values(self) -> tuple[Node, ...]:
+        """What the program reads of the clients beside the arguments, in order; a name may occur more than once."""
+        return tuple(n for n in ancestors(self.outputs) if isinstance(n.operation, ClientValue))
+
+    @functools.cached_property
+    def extra(self) -> tuple[str, ...]:
+        """The names of these values, each once."""
+        return tuple(dict.fromkeys(n.operation.name for n in self.client_values))
 
 
 def make_plan(parameters: tuple[Node, ...], outputs: tuple[Node, ...]) -> Plan:

@@ -101,9 +101,12 @@ class Program:
         return totals, kept
 
     def _clients(self, clients: PackedClients) -> PackedClients:
-        if len(self.plan.client_parameters) == 1:
-            return dataclasses.replace(clients, value=(clients.value,))
-        return clients
+        """The clients as the programs take them: a tuple of arguments, and of `extra` what this plan reads.
+
+        A packing is kept with its cohort for other computations too, some of which may read more.
+        """
+        value = (clients.value,) if len(self.plan.client_parameters) == 1 else clients.value
+        return dataclasses.replace(clients, value=value, extra={name: clients.extra[name] for name in self.plan.extra})
 
     def _check_kept(self, k: int, server: tuple, clients: PackedClients, number: int):
         """Refuses to keep more of the clients than the memory budget holds."""

@@ -160,7 +160,8 @@ def of_clients(values: np.ndarray, clients: np.ndarray) -> np.ndarray:
 
 def _bytes_each(cohort: Cohort, lanes: int) -> np.ndarray:
     """int64 `[Q]`: the bytes of one block without its sequences, and per sequence of one step and one example."""
-    arrays = [leaf for leaf in jax.tree.leaves(cohort.value) if not isinstance(leaf, ClientSequences)]
+    leaves = jax.tree.leaves((cohort.value, dict(cohort.extra)))
+    arrays = [leaf for leaf in leaves if not isinstance(leaf, ClientSequences)]
     per_client = 16 + sum(int(np.prod(a.shape[1:])) * a.dtype.itemsize for a in arrays)
     sizes = [lanes * per_client]
     for s in sequences_of(cohort):

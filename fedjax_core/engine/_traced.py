@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.engine._binding import bind_clients
+from fedjax_core.engine._binding import as_cohort, bind_extra
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._execution import client_values
@@ -52,11 +52,13 @@ class PackedCohort:
       value: a pytree of `StaticSequences` and arrays `[C, ...]`.
       identity: uint32 `[C, 2]`.
       client_index: int32 `[C]`.
+      extra: what `federated_client_value` reads, arrays `[C, ...]` by name.
     """
 
     value: Any
     identity: jax.Array
     client_index: jax.Array
+    extra: dict[str, Any]
 
 
 def pack_cohort(cohort: Cohort) -> PackedCohort:
@@ -117,6 +119,11 @@ def stack_cohorts(cohorts: Iterable[Cohort], *, axis: int | None = 0) -> PackedC
             raise TypeError(
                 f"stacked cohorts have clients of one type, got {cohorts[0].member_type} and {cohort.member_type}"
             )
+        if not cohorts[0].extra_type.is_equivalent_to(cohort.extra_type):
+            raise TypeError(
+                f"stacked cohorts have the same values beside their data, got {cohorts[0].extra_type} and "
+                f"{cohort.extra_type}; give data.cohort(..., extra={{...}}) the same names and types each round"
+            )
     packed = _packed_alike(cohorts)
     if axis is None:
         return jax.tree.map(jnp.asarray, packed[0])
@@ -141,6 +148,7 @@ def _packed_alike(cohorts: list[Cohort]) -> list[PackedCohort]:
             jax.tree.unflatten(structure, [column[i] for column in columns]),
             cohort.identity.view(np.uint32).reshape(-1, 2),
             cohort.client_index,
+            dict(cohort.extra),
         )
         for i, cohort in enumerate(cohorts)
     ]
@@ -220,7 +228,8 @@ def _cohort(plan: Plan, clients: list) -> PackedCohort | None:
     sizes = [p.identity.shape[0] for p in packed]
     if len(set(sizes)) > 1:
         raise ValueError(f"all arguments at CLIENTS have the same clients, got {sizes} clients")
-    return PackedCohort(tuple(p.value for p in packed), named.identity, named.client_index)
+    extra = bind_extra(plan, packed)
+    return PackedCohort(tuple(p.value for p in packed), named.identity, named.client_index, extra)
 
 
 def _packed(parameter: Node, value) -> PackedCohort:
@@ -231,7 +240,7 @@ def _packed(parameter: Node, value) -> PackedCohort:
         leaves = jax.tree.leaves(value)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             value = jax.tree.map(lambda *rows: jnp.stack([jnp.asarray(r) for r in rows]), *value)
-    return pack_cohort(bind_clients((parameter,), [value]))
+    return pack_cohort(as_cohort(parameter, value))
 
 
 def _check(parameter: Node, cohort: PackedCohort):
@@ -259,7 +268,7 @@ def _sequences(cohort: PackedCohort) -> tuple:
         )
 
     value = jax.tree.map(leaf, cohort.value, is_leaf=lambda x: isinstance(x, StaticSequences))
-    return value, cohort.identity, cohort.client_index
+    return value, cohort.identity, cohort.client_index, cohort.extra
 
 
 def _axes(block: tuple) -> tuple:

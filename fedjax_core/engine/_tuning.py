@@ -115,7 +115,8 @@ def _sample(cohort: Cohort) -> Cohort:
     chosen = np.arange(number) if number <= _SAMPLE else np.linspace(0, number - 1, _SAMPLE).astype(np.int64)
     value = jax.tree.map(lambda x: _Some(x, chosen) if isinstance(x, ClientSequences) else x[chosen], cohort.value)
     ids = tuple(cohort.ids[i] for i in chosen.tolist())
-    return Cohort(ids, value, cohort.client_index[chosen], cohort.digests[chosen])
+    extra = {name: array[chosen] for name, array in cohort.extra.items()}
+    return Cohort(ids, value, cohort.client_index[chosen], cohort.digests[chosen], extra)
 
 
 class _Some:

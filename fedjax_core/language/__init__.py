@@ -10,6 +10,7 @@ the operators do everything else:
   `federated_secure_sum`, `federated_secure_sum_bitwidth`, `federated_secure_modular_sum`;
 * a table at the server, a row per client: `federated_select`, `federated_scatter`,
   `federated_client_index`;
+* what comes in beside a client's data: `federated_client_value`;
 * randomness: `federated_split_key`;
 * results of a size that only the run tells: `federated_trim`.
 
@@ -25,6 +26,7 @@ from fedjax_core.language._aggregation import (
     federated_sum,
 )
 from fedjax_core.language._client_batches import ClientBatches
+from fedjax_core.language._client_value import federated_client_value
 from fedjax_core.language._keys import federated_split_key
 from fedjax_core.language._movement import (
     federated_broadcast,
@@ -49,6 +51,7 @@ __all__ = [
     "federated_aggregate",
     "federated_broadcast",
     "federated_client_index",
+    "federated_client_value",
     "federated_collect",
     "federated_eval",
     "federated_map",

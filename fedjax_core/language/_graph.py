@@ -85,7 +85,18 @@ class ClientIndex:
     """int32 at every client: its row in the population."""
 
 
-Operation = Parameter | Map | Broadcast | Aggregate | Collect | Trim | ClientIdentity | ClientIndex
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClientValue:
+    """What came in beside every client's data, at every client.
+
+    Attributes:
+      name: what the cohort calls it.
+    """
+
+    name: str
+
+
+Operation = Parameter | Map | Broadcast | Aggregate | Collect | Trim | ClientIdentity | ClientIndex | ClientValue
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fedjax_core import types
 from fedjax_core.language._aggregation import federated_collect
-from fedjax_core.language._arguments import client_argument, described
+from fedjax_core.language._arguments import described
 from fedjax_core.language._graph import ClientIndex, Node, user_location
 from fedjax_core.language._movement import federated_broadcast
 from fedjax_core.language._placed import Placed, map_nodes, node_of, placed_argument
@@ -86,26 +86,21 @@ def federated_scatter(table, keys, rows) -> Placed:
     return Placed(map_nodes(_scatter, (target, written), "federated_scatter"))
 
 
-def federated_client_index(data) -> Placed:
+def federated_client_index() -> Placed:
     """Each client's row in the population, int32 at CLIENTS, for `federated_select` and `federated_scatter`.
 
-    Args:
-      data: any value at CLIENTS. For a cohort of `FederatedData` the row is the client's place in
-        `client_ids`, for a plain list its place in the list.
-
-    Raises:
-      TypeError: `data` is not at CLIENTS.
+    For a cohort of `FederatedData` the row is the client's place in `client_ids`, for a plain list its place in
+    the list.
 
     Example:
 
     >>> import fedjax_core as fc
     >>> @fc.federated_computation(fc.at_clients("float32"))
     ... def rows(values):
-    ...     return fc.federated_collect(fc.federated_client_index(values))
+    ...     return fc.federated_collect(fc.federated_client_index())
     >>> rows([5.0, 6.0]).tolist()
     [0, 1]
     """
-    client_argument(data, "federated_client_index")
     abstract = jax.ShapeDtypeStruct((), jnp.int32)
     return Placed(Node(ClientIndex(), (), abstract, CLIENTS, False, user_location()))
 

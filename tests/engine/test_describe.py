@@ -306,7 +306,7 @@ def test_constants_and_what_a_client_has_do_not_cross():
     @fc.federated_computation(fc.at_clients("float32"), fc.at_clients("float32[9]", all_equal=True), "int16")
     def program(values, known, plain):
         two = fc.federated_value(2.0, fc.CLIENTS)
-        row = fc.federated_client_index(values)
+        row = fc.federated_client_index()
         arguments = (values, known, two, row, fc.federated_value(plain, fc.CLIENTS))
         return fc.federated_sum(fc.federated_map(lambda v, k, t, r, p: v * k[0] * t * table[r] * p, *arguments))
 
@@ -327,7 +327,7 @@ def test_open_dimensions_give_a_lower_bound():
 def test_tables_that_clients_select_from_are_received_whole():
     @fc.federated_computation(fc.at_server("float32[50,2]"), fc.at_clients("float32[2]"))
     def program(table, values):
-        rows = fc.federated_client_index(values)
+        rows = fc.federated_client_index()
         new = fc.federated_map(jnp.add, fc.federated_select(rows, table), values)
         return fc.federated_scatter(table, rows, new)
 

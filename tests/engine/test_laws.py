@@ -37,7 +37,7 @@ def train(weights, key, data):
     weight = fc.federated_map(lambda n: n.astype("float32"), trained.examples)
     return {
         "clients": trained,
-        "collected": fc.federated_collect((trained, fc.federated_client_index(data))),
+        "collected": fc.federated_collect((trained, fc.federated_client_index())),
         "mean": fc.federated_mean(trained.weights, weight),
         "sum": fc.federated_sum(trained),
         "smallest": fc.federated_min(trained.weights),

@@ -34,7 +34,7 @@ def next_round(weights, key, data):
     trained, n = fc.federated_map(local_train, fc.federated_broadcast(weights), data)
     noise = fc.federated_map(lambda k: 1e-3 * jax.random.normal(k, (2,)), fc.federated_split_key(key))
     noisy = fc.federated_map(jnp.add, trained, noise)
-    return fc.federated_mean(noisy, n), fc.federated_collect(fc.federated_client_index(data))
+    return fc.federated_mean(noisy, n), fc.federated_collect(fc.federated_client_index())
 
 
 KEY, WEIGHTS = jax.random.key(2), jnp.array([0.5, 0.25])

@@ -132,7 +132,7 @@ def test_functions_are_traced_once_for_the_same_types():
 
 def test_randomness_and_indices_are_those_of_the_outer_clients():
     inner = trace(
-        lambda key, v: (fc.federated_split_key(key), fc.federated_client_index(v)), fc.at_server("key<fry>"), FLOATS
+        lambda key, v: (fc.federated_split_key(key), fc.federated_client_index()), fc.at_server("key<fry>"), FLOATS
     )
     outer = trace(lambda key, v: (inner(key, v), inner(key, v)), fc.at_server("key<fry>"), FLOATS)
     (a, i), (b, j) = outer(jax.random.key(0), [0.0] * 3)

@@ -77,7 +77,7 @@ def test_select_by_a_function():
 def test_per_client_state_survives_rounds():
     @fc.federated_computation(fc.at_server("float32[4]"), fc.at_clients("float32"))
     def step(table, values):
-        index = fc.federated_client_index(values)
+        index = fc.federated_client_index()
         mine = fc.federated_select(index, table)
         return fc.federated_scatter(table, index, fc.federated_map(lambda m, v: m + v, mine, values))
 
@@ -107,5 +107,3 @@ def test_what_is_refused():
         fc.federated_computation(fc.federated_select, keys, rows)
     with pytest.raises(TypeError, match=r"federated_select takes a value at CLIENTS, got int32@SERVER"):
         fc.federated_computation(fc.federated_select, fc.at_server("int32"), table)
-    with pytest.raises(TypeError, match=r"federated_client_index takes a value at CLIENTS"):
-        fc.federated_computation(fc.federated_client_index, table)
