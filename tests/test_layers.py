@@ -15,7 +15,6 @@ ROOMS = [
 CATALOGUE = {"aggregators", "metrics", "models", "clients", "privacy", "analytics"}
 PARTS = {
     "_type": "types",
-    "_cli": "cli",
     "_testing": "testing",
 }
 """Private files next to the rooms that are one file, by how their names begin."""

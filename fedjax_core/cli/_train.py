@@ -4,7 +4,6 @@ import contextlib
 import csv
 import pathlib
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -13,33 +12,37 @@ import numpy as np
 import rich.console
 
 from fedjax_core import program
-from fedjax_core._cli_config import RunConfig
-from fedjax_core._cli_folder import command, new_folder, save
-from fedjax_core._cli_run import Run, checkpoints_of, experiment_of, plain_words, run_of
-from fedjax_core._cli_values import UsageError
+from fedjax_core.cli._choices import EXPORTS, RELEASES
+from fedjax_core.cli._config import RunConfig
+from fedjax_core.cli._folder import command, new_folder
+from fedjax_core.cli._run import Run, checkpoints_of, experiment_of, plain_words, run_of
+from fedjax_core.cli._toml import FILE, config_text
+from fedjax_core.cli._values import UsageError
 from fedjax_core.engine import EngineConfig
 from fedjax_core.program._sole_writer import sole_writer
 
 
-def train(config: RunConfig, out: pathlib.Path | None) -> int:
-    """Trains in a new folder, prints what it gave, and returns the exit status.
+def train(config: RunConfig, out: pathlib.Path | None) -> None:
+    """Trains in a new folder and prints what it gave.
 
     Raises:
-      UsageError: an option does not suit the data or the machine, or the folder is not new.
+      UsageError: a setting does not suit the data or the machine, or the folder is not new.
       OSError: a file cannot be written.
+      KeyboardInterrupt: after Ctrl-C, with a message that says how to go on.
     """
     run = run_of(config)
-    folder = new_folder(out, run.config).path
+    folder = new_folder(out, config).path
     _introduce(run)
-    return _train(run, folder)
+    _train(run, folder)
 
 
-def resume(config: RunConfig, folder: pathlib.Path) -> int:
+def resume(config: RunConfig, folder: pathlib.Path) -> None:
     """Goes on with the run in a folder, as `train` does.
 
     Raises:
-      UsageError: an option does not suit the data, the machine or the run, or another process trains in the folder.
+      UsageError: a setting does not suit the data, the machine or the run, or another process trains in the folder.
       OSError: a file cannot be written.
+      KeyboardInterrupt: as for `train`.
     """
     with plain_words(folder):
         run = run_of(config)
@@ -52,10 +55,10 @@ def resume(config: RunConfig, folder: pathlib.Path) -> int:
     if done is None:
         more = command("resume", folder, "--rounds", run.config.rounds * 2)
         print(f"{folder} has all its {run.config.rounds} rounds, so there is nothing to do; for more: {more}")
-        return 0
+        return
     _introduce(run)
     print(f"goes on after round {done}" if done else "begins with round 1, as it has no checkpoint", flush=True)
-    return _train(run, folder)
+    _train(run, folder)
 
 
 def _prepared(run: Run, folder: pathlib.Path) -> int | None:
@@ -71,7 +74,7 @@ def _prepared(run: Run, folder: pathlib.Path) -> int | None:
     if done == run.config.rounds and _is_finished(run, folder, latest):
         return None
     files = program.RunFolder(folder, resume=True)
-    save(files, run.config)
+    files.write_text(FILE, config_text(run.config.options()))
     if done == run.config.rounds:
         files.finish(run.process.get_model_weights(latest.state), latest.history)
     return done
@@ -105,54 +108,43 @@ def _is_finished(run: Run, folder: pathlib.Path, latest: program.Checkpoint) -> 
     return all(jax.tree.leaves(same)) and all((folder / "exports" / name).is_dir() for name in run.config.exports)
 
 
-def _train(run: Run, folder: pathlib.Path) -> int:
+def _train(run: Run, folder: pathlib.Path) -> None:
     rounds = run.config.rounds
     try:
-        with plain_words(folder), _releases(run, folder) as releases, _Interrupt() as interrupt:
+        with plain_words(folder), _releases(run, folder) as releases, _interrupt() as interrupt:
             metrics, _ = experiment_of(
                 run,
                 folder,
                 train_hooks=[lambda round: _follow(round, rounds, interrupt)],
                 release_manager=releases,
-                exports=_exports(run),
+                exports=[EXPORTS[name].make(run.model) for name in run.config.exports],
             ).train_and_evaluate()
     except KeyboardInterrupt:
         kept = len(_table(folder))
-        left = f"{folder} holds {'their' if kept else 'no'} results"
-        go_on = command("resume", folder)
-        print(
-            f"fedjax-core: stopped by Ctrl-C after {kept} of {rounds} rounds; {left}; go on: {go_on}", file=sys.stderr
-        )
-        return 130
+        raise KeyboardInterrupt(
+            f"stopped by Ctrl-C after {kept} of {rounds} rounds; {folder} holds {'their' if kept else 'no'} results; "
+            f"go on: {command('resume', folder)}"
+        ) from None
     _summarize(metrics, folder)
-    return 0
 
 
 @contextlib.contextmanager
 def _releases(run: Run, folder: pathlib.Path) -> Iterator[program.ReleaseManager | None]:
     """Where the metrics of the rounds go, besides metrics.csv."""
-    ways = {
-        "jsonl": lambda: program.release_to_json_lines(folder / "rounds.jsonl"),
-        "tensorboard": lambda: program.release_to_tensorboard(folder / "tensorboard"),
-    }
     if not run.config.releases:
         yield None
         return
-    with contextlib.closing(program.group_releases(*(ways[name]() for name in run.config.releases))) as manager:
+    managers = [RELEASES[name].make(folder) for name in run.config.releases]
+    with contextlib.closing(program.group_releases(*managers)) as manager:
         yield manager
 
 
-def _exports(run: Run) -> list[program.Export]:
-    ways = {"weights": program.export_weights, "predict": lambda: program.export_predict(run.task.model)}
-    return [ways[name]() for name in run.config.exports]
-
-
 def _introduce(run: Run) -> None:
-    config, task = run.config, run.task
+    config = run.config
     device = jax.devices()[0].platform.upper() + (" devices" if config.devices > 1 else " device")
     print(
-        f"{config.data}: {len(task.train_data)} clients with {task.train_data.sizes.sum()} examples, and "
-        f"{task.test_data.sizes.sum()} held out\n"
+        f"{config.data}: {len(run.train_data)} clients with {run.train_data.sizes.sum()} examples, and "
+        f"{run.test_data.sizes.sum()} held out\n"
         f"{config.algorithm}: {config.rounds} rounds of {config.cohort_size} clients on {config.devices} {device}",
         flush=True,
     )
@@ -167,36 +159,34 @@ def _table(folder: pathlib.Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-class _Interrupt:
-    """Ctrl-C ends the run after the round that it comes in; a second one at once.
+@contextlib.contextmanager
+def _interrupt() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that the run ends after its round; a second one ends it at once.
 
     An exception from a signal handler can come anywhere, also where Python swallows it, as in the
     finalizer of an object.
     """
+    requested = threading.Event()
 
-    def __init__(self):
-        self.requested = False
-        self._earlier = None
-
-    def __enter__(self) -> "_Interrupt":
-        main_thread = threading.current_thread() is threading.main_thread()
-        if main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._earlier = signal.signal(signal.SIGINT, self._request)
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if self._earlier is not None:
-            signal.signal(signal.SIGINT, self._earlier)
-
-    def _request(self, number: int, frame) -> None:
-        if self.requested:
+    def request(number: int, frame) -> None:
+        if requested.is_set():
             raise KeyboardInterrupt
-        self.requested = True
+        requested.set()
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield requested
+        return
+    earlier = signal.signal(signal.SIGINT, request)
+    try:
+        yield requested
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
-def _follow(round: program.Round, rounds: int, interrupt: _Interrupt) -> None:
+def _follow(round: program.Round, rounds: int, interrupt: threading.Event) -> None:
     """Ends the run if that was asked for and, where there is no progress bar, prints a line after each evaluation."""
-    if interrupt.requested:
+    if interrupt.is_set():
         raise KeyboardInterrupt
     if round.held_out is not None and not rich.console.Console(stderr=True).is_terminal:
         print(f"round {round.number}/{rounds}: {round.record.summary()}", flush=True)

@@ -1,6 +1,5 @@
 """The command line, as a user types it: what it refuses and what it explains."""
 
-import dataclasses
 import os
 import pathlib
 import re
@@ -9,8 +8,9 @@ import sys
 
 import pytest
 
-from fedjax_core._cli_config import MAY_CHANGE, SERVER_RATES, SETTINGS, RunConfig
 from fedjax_core.cli import main
+from fedjax_core.cli._choices import SERVER_OPTIMIZERS, TASKS
+from fedjax_core.cli._config import SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -89,17 +89,18 @@ def test_wrong_input_is_answered_in_one_line(line, message, tmp_path, monkeypatc
 @pytest.mark.parametrize("command", ["train", "resume", "describe"])
 def test_help_explains_every_option(command, capsys, monkeypatch):
     shown = _help(command, capsys, monkeypatch)
-    for name in (field.name.replace("_", "-") for field in dataclasses.fields(RunConfig)):
+    for name in (name.replace("_", "-") for name in SETTINGS):
         assert re.search(rf"--{name} \S+ \w.*?\(default: ", shown), name
-    for settings in SETTINGS.values():
-        assert f"{settings.cohort_size} for" in shown
-    assert all(f"{rate} for {name}" in shown for name, rate in SERVER_RATES.items())
+    for name, task in TASKS.items():
+        assert f"{task.settings['cohort_size']} for {name}" in shown
+    assert all(f"{optimizer.rate} for {name}" in shown for name, optimizer in SERVER_OPTIMIZERS.items())
 
 
 def test_help_of_resume_says_what_may_change(capsys, monkeypatch):
     shown = _help("resume", capsys, monkeypatch)
     told = re.search(r"Given anew can be (.*?);", shown)[1]
-    assert set(re.findall(r"--([a-z-]+)", told)) == {name.replace("_", "-") for name in MAY_CHANGE}
+    may_change = {name.replace("_", "-") for name, setting in SETTINGS.items() if setting.may_change}
+    assert set(re.findall(r"--([a-z-]+)", told)) == may_change
 
 
 @pytest.mark.parametrize("command, option", [("evaluate", "--json"), ("watch", "--throttle-secs")])

@@ -8,16 +8,16 @@ import pathlib
 from collections.abc import Iterator
 
 from fedjax_core import program
-from fedjax_core._cli_config import RunConfig
-from fedjax_core._cli_folder import command
-from fedjax_core._cli_run import checkpoints_of, experiment_of, plain_words, run_of
-from fedjax_core._cli_values import UsageError
+from fedjax_core.cli._config import RunConfig
+from fedjax_core.cli._folder import command
+from fedjax_core.cli._run import checkpoints_of, experiment_of, plain_words, run_of
+from fedjax_core.cli._values import UsageError
 
 _READER = 1  # the number of a worker that only reads
 
 
-def evaluate(config: RunConfig, folder: pathlib.Path, as_json: bool) -> int:
-    """Prints what the evaluation of the latest checkpoint measures, and returns the exit status.
+def evaluate(config: RunConfig, folder: pathlib.Path, as_json: bool) -> None:
+    """Prints what the evaluation of the latest checkpoint measures.
 
     Raises:
       UsageError: there is no checkpoint, or it is of another model.
@@ -32,16 +32,15 @@ def evaluate(config: RunConfig, folder: pathlib.Path, as_json: bool) -> int:
     if as_json:
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no NaN
         print(json.dumps({"round": number, **finite}))
-        return 0
-    print(f"round {number}/{run.config.rounds}, {len(run.task.test_data)} clients with held-out data")
+        return
+    print(f"round {number}/{config.rounds}, {len(run.test_data)} clients with held-out data")
     width = max(map(len, metrics))
     for name, value in metrics.items():
         print(f"{name:{width}}  {value:.6g}")
-    return 0
 
 
-def watch(config: RunConfig, folder: pathlib.Path, throttle_secs: float) -> int:
-    """Prints a line for each new checkpoint until the last round of the run, and returns the exit status.
+def watch(config: RunConfig, folder: pathlib.Path, throttle_secs: float) -> None:
+    """Prints a line for each new checkpoint until the last round of the run.
 
     Raises:
       UsageError: a checkpoint is of another model.
@@ -56,19 +55,13 @@ def watch(config: RunConfig, folder: pathlib.Path, throttle_secs: float) -> int:
         if not checkpoints_of(run, folder).rounds:
             print(f"waiting for the first checkpoint in {folder}", flush=True)
         experiment_of(run, folder, worker=_READER, eval_hooks=[tell], throttle_secs=throttle_secs).continuous_eval()
-    return 0
 
 
-def describe(config: RunConfig) -> int:
-    """Prints the types of a run's process and evaluation and how they run, and returns the exit status."""
+def describe(config: RunConfig) -> None:
+    """Prints the types of a run's process and evaluation and how they run."""
     run = run_of(config)
-    _print("the process", run.process.describe())
-    _print("the evaluation", run.evaluation.describe())
-    return 0
-
-
-def _print(title: str, text: str) -> None:
-    print(f"# {title}\n\n{text}\n")
+    for title, described in (("the process", run.process), ("the evaluation", run.evaluation)):
+        print(f"# {title}\n\n{described.describe()}\n")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The configuration of a run: its defaults, and as a TOML file."""
 
-import dataclasses
 import pathlib
 import tomllib
 
@@ -8,42 +7,55 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from fedjax_core._cli_config import KINDS, SERVER_RATES, SETTINGS, RunConfig, with_defaults
-from fedjax_core._cli_toml import config_text, read_config
-from fedjax_core._cli_values import UsageError
+from fedjax_core.cli import _commands, main
+from fedjax_core.cli._choices import SERVER_OPTIMIZERS, TASKS
+from fedjax_core.cli._config import SETTINGS, RunOptions, on_this_machine, with_defaults
+from fedjax_core.cli._toml import config_text, read_config
+from fedjax_core.cli._values import UsageError
 
 
-def test_every_option_has_a_kind():
-    assert [field.name for field in dataclasses.fields(RunConfig)] == list(KINDS)
+def test_what_suits_a_task_are_settings():
+    for task in TASKS.values():
+        for name, value in [*task.settings.items(), *task.fed_sgd.items()]:
+            assert SETTINGS[name].kind.check(value) == value and SETTINGS[name].default is None
 
 
-@pytest.mark.parametrize("data", SETTINGS)
+@pytest.mark.parametrize("data", TASKS)
 @pytest.mark.parametrize("algorithm", ["fed-avg", "fed-sgd"])
-@pytest.mark.parametrize("optimizer", SERVER_RATES)
+@pytest.mark.parametrize("optimizer", SERVER_OPTIMIZERS)
 def test_defaults_leave_only_what_the_machine_decides(data, algorithm, optimizer, tmp_path):
-    config = with_defaults(RunConfig(data=data, algorithm=algorithm, server_optimizer=optimizer))
-    open_ = {name for name in KINDS if getattr(config, name) is None}
+    options = with_defaults({"data": data, "algorithm": algorithm, "server_optimizer": optimizer})
     local = {"client_lr", "epochs"} if algorithm == "fed-sgd" else set()
-    assert open_ == {"devices", "lanes"} | local
-    assert config.evaluate_every % config.checkpoint_every == 0
-    assert with_defaults(config) == config
-    assert _read(tmp_path, config_text(config)) == config
+    assert SETTINGS.keys() - options.keys() == {"devices", "lanes"} | local
+    assert options["evaluate_every"] % options["checkpoint_every"] == 0
+    assert with_defaults(options) == options
+    assert _read(tmp_path, config_text(options)) == options
+    complete = on_this_machine(options)
+    assert {name for name in SETTINGS if getattr(complete, name) is None} == local
+    assert on_this_machine(complete.options()) == complete
+    assert _read(tmp_path, config_text(complete.options())) == complete.options()
 
 
 def test_what_is_given_is_not_replaced():
-    given = RunConfig(seed=3, dropout=0.0, evaluate_every=0, releases=(), rounds=7, client_lr=0.25)
-    assert given.given().items() <= with_defaults(given).given().items()
-    assert with_defaults(given).checkpoint_every == 10
+    given = {"seed": 3, "dropout": 0.0, "evaluate_every": 0, "releases": (), "rounds": 7, "client_lr": 0.25}
+    options = with_defaults(given)
+    assert given.items() <= options.items()
+    assert options["checkpoint_every"] == 10
 
 
 @pytest.mark.parametrize("every, saved", [(1, 1), (7, 7), (10, 10), (12, 6), (13, 1), (30, 10)])
 def test_there_is_a_checkpoint_where_the_run_evaluates(every, saved):
-    assert with_defaults(RunConfig(evaluate_every=every)).checkpoint_every == saved
+    assert with_defaults({"evaluate_every": every})["checkpoint_every"] == saved
 
 
-def test_the_command_line_comes_before_the_file():
-    config = RunConfig(rounds=3, seed=1, releases=("jsonl",)).overridden(RunConfig(rounds=4, releases=(), dropout=0.0))
-    assert config == RunConfig(rounds=4, seed=1, releases=(), dropout=0.0)
+def test_the_command_line_comes_before_the_file(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(_commands, "train", lambda config, out: ran.append(config))
+    (tmp_path / "config.toml").write_text('rounds = 3\nseed = 1\nreleases = ["jsonl"]')
+    line = f"train --config {tmp_path / 'config.toml'} --rounds 4 --releases none --dropout 0"
+    assert main(line.split()) == 0
+    (config,) = ran
+    assert (config.rounds, config.seed, config.releases, config.dropout) == (4, 1, (), 0.0)
 
 
 @hypothesis.given(
@@ -53,8 +65,8 @@ def test_the_command_line_comes_before_the_file():
     exports=st.sampled_from([(), ("weights",), ("weights", "predict")]),
 )
 def test_a_file_gives_the_configuration_back(cache, rate, rounds, exports, tmp_path_factory):
-    config = RunConfig(compilation_cache=cache, client_lr=rate, rounds=rounds, exports=exports)
-    assert _read(tmp_path_factory.getbasetemp(), config_text(config)) == config
+    options = {"rounds": rounds, "client_lr": rate, "exports": exports, "compilation_cache": cache}
+    assert _read(tmp_path_factory.getbasetemp(), config_text(options)) == options
 
 
 @pytest.mark.parametrize(
@@ -87,10 +99,10 @@ def test_wrong_values_name_the_file_and_the_option(text, message, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"rounds: 3", b"rounds = 3\nrounds = 4", b"\xff\xfe", b'data = "digits'])
-def test_what_is_no_toml(content, tmp_path):
+def test_what_is_not_toml(content, tmp_path):
     path = tmp_path / "config.toml"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"config.toml is no TOML file: .*; write lines such as `rounds = 50`"):
+    with pytest.raises(UsageError, match=r"config.toml is not a TOML file: .*; write lines such as `rounds = 50`"):
         read_config(path)
 
 
@@ -103,7 +115,7 @@ def test_a_folder_in_the_place_of_its_file(tmp_path):
 
 
 def test_the_examples_in_errors_are_right(tmp_path):
-    for name in KINDS:
+    for name in SETTINGS:
         with pytest.raises(UsageError) as error:
             _read(tmp_path, f"{name} = {{}}")
         example = str(error.value).partition("for example ")[2]
@@ -111,7 +123,7 @@ def test_the_examples_in_errors_are_right(tmp_path):
         _read(tmp_path, example)
 
 
-def _read(folder: pathlib.Path, text: str) -> RunConfig:
+def _read(folder: pathlib.Path, text: str) -> RunOptions:
     path = folder / "config.toml"
     path.write_text(text, encoding="utf-8")
     return read_config(path)

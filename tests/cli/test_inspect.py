@@ -10,8 +10,7 @@ import sys
 
 import pytest
 
-from fedjax_core import _cli_train
-from fedjax_core.cli import main
+from fedjax_core.cli import _train, main
 
 _SMALL = "--data synthetic --cohort-size 2 --devices 2 --rounds 3 --checkpoint-every 1"
 
@@ -21,7 +20,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     """A run that is stopped after the first of its three rounds."""
     path = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_cli_train, "_follow", _stop)
+        patch.setattr(_train, "_follow", _stop)
         assert main(f"train {_SMALL} --out {path}".split()) == 130
     return path
 

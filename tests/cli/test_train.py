@@ -15,11 +15,12 @@ import time
 import numpy as np
 import pytest
 
-from fedjax_core import _cli_train, program
-from fedjax_core._cli_config import SERVER_RATES, SETTINGS, RunConfig, with_defaults
-from fedjax_core._cli_run import run_of
-from fedjax_core._cli_toml import read_config
-from fedjax_core.cli import main
+from fedjax_core import program
+from fedjax_core.cli import _train, main
+from fedjax_core.cli._choices import SERVER_OPTIMIZERS, TASKS
+from fedjax_core.cli._config import on_this_machine
+from fedjax_core.cli._run import run_of
+from fedjax_core.cli._toml import read_config
 from fedjax_core.program._sole_writer import sole_writer
 from fedjax_core.templates import LearningProcess
 
@@ -39,14 +40,15 @@ def _rows(folder: pathlib.Path) -> list[dict]:
 @pytest.fixture
 def stop_after(monkeypatch):
     """Makes Ctrl-C come in a round."""
-    follow = _cli_train._follow
+    follow = _train._follow
 
     def set_(number: int) -> None:
         def interrupted(round, rounds, interrupt):
-            interrupt.requested = round.number == number
+            if round.number == number:
+                interrupt.set()
             follow(round, rounds, interrupt)
 
-        monkeypatch.setattr(_cli_train, "_follow", interrupted)
+        monkeypatch.setattr(_train, "_follow", interrupted)
 
     return set_
 
@@ -65,8 +67,8 @@ def test_trains_and_leaves_a_folder(tmp_path, capsys):
     assert [row["round"] for row in rows] == ["1", "2", "3", "4"]
     assert [bool(row["held_out/eval/accuracy"]) for row in rows] == [False, True, False, True]
     config = read_config(out / "config.toml")
-    assert (config.seed, config.rounds, config.client_lr) == (3, 4, SETTINGS["digits"].client_lr)
-    assert (config.devices, config.lanes) == (2, 1)
+    assert (config["seed"], config["rounds"], config["client_lr"]) == (3, 4, TASKS["digits"].settings["client_lr"])
+    assert (config["devices"], config["lanes"]) == (2, 1)
     with np.load(out / "weights.npz", allow_pickle=False) as weights:
         assert weights["dense_0.kernel"].shape == (64, 128)
 
@@ -90,7 +92,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path, capsys, stop_after
     assert [row["num_clients"] for row in _rows(cut)] == [row["num_clients"] for row in _rows(whole)]
     assert sum(int(row["num_clients"]) for row in _rows(cut)) < 5 * 3
     assert [json.loads(line)["round"] for line in (cut / "rounds.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5]
-    assert read_config(cut / "config.toml").rounds == 5
+    assert read_config(cut / "config.toml")["rounds"] == 5
 
     capsys.readouterr()
     assert _main(f"resume {cut}") == 0
@@ -163,9 +165,9 @@ def test_only_one_process_trains_in_a_folder(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("algorithm", ["fed-avg", "fed-sgd"])
-@pytest.mark.parametrize("optimizer", SERVER_RATES)
+@pytest.mark.parametrize("optimizer", SERVER_OPTIMIZERS)
 def test_every_optimizer_suits_every_algorithm(optimizer, algorithm):
-    config = with_defaults(RunConfig(data="synthetic", algorithm=algorithm, server_optimizer=optimizer))
+    config = on_this_machine({"data": "synthetic", "algorithm": algorithm, "server_optimizer": optimizer})
     assert isinstance(run_of(config).process, LearningProcess)
 
 

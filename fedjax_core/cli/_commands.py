@@ -1,0 +1,123 @@
+"""The commands: what each takes, as tyro reads it, and what it does."""
+
+import dataclasses
+import pathlib
+from typing import Annotated
+
+import tyro
+
+from fedjax_core.cli._config import RunOptions, on_this_machine
+from fedjax_core.cli._folder import options_of, resumed_options
+from fedjax_core.cli._inspect import describe, evaluate, watch
+from fedjax_core.cli._toml import read_config
+from fedjax_core.cli._train import resume, train
+from fedjax_core.cli._values import UsageError, option, path, real
+
+_SECONDS = real("S", 10.0, "at least 0 and finite", lambda value: value >= 0)
+_CONFIG = path("FILE", "config.toml", "the name of a TOML file")
+_OUT = path("FOLDER", "runs/first", "the name of a folder")
+_RUN = path("FOLDER", "runs/first", "the folder of a run")
+_Folder = tyro.conf.Positional[Annotated[pathlib.Path | None, *option("folder", _RUN)]]
+_File = Annotated[pathlib.Path | None, *option("config", _CONFIG, "none")]
+_Out = Annotated[pathlib.Path | None, *option("out", _OUT, "runs/DATE_DATA_ALGORITHM")]
+_Options = Annotated[RunOptions, tyro.conf.arg(name="")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Trains a federated model on shipped data, from digits to Shakespeare.
+
+    Leaves a new folder with the weights (weights.npz), what every round measured (metrics.csv), the
+    curves (curves.png), the options (config.toml) and checkpoints, from which `fedjax-core resume FOLDER`
+    goes on. Without options it trains on handwritten digits.
+    """
+
+    config: _File = None
+    """A TOML file of the options below, such as `cohort_size = 10`; those on the command line come before it."""
+
+    out: _Out = None
+    """The folder to leave the results in; it must be new or empty."""
+
+    options: _Options = dataclasses.field(default_factory=dict)
+
+    def run(self) -> None:
+        train(on_this_machine(_from_file(self.config) | self.options), self.out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Goes on with a run after Ctrl-C or a crash, with the same bits, or with more rounds.
+
+    It goes on from the latest checkpoint. An option that is not given is that of the run,
+    whatever the defaults below. Given anew can be --rounds, --evaluate-every, --checkpoint-every, --releases,
+    --exports, --devices and --compilation-cache; another value of another option is refused.
+    """
+
+    folder: _Folder = None
+    """The folder of the run."""
+
+    options: _Options = dataclasses.field(default_factory=dict)
+
+    def run(self) -> None:
+        resume(on_this_machine(resumed_options(self.folder, self.options)), self.folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluates the latest checkpoint of a run on the held-out data. Writes nothing."""
+
+    folder: _Folder = None
+    """The folder of the run."""
+
+    json: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help_behavior_hint="")] = False
+    """Prints one line of JSON."""
+
+    def run(self) -> None:
+        evaluate(on_this_machine(options_of("evaluate", self.folder)), self.folder, self.json)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Evaluates each new checkpoint of a run on the held-out data while another process trains.
+
+    It prints a line for each, ends with the last round of the run, or at Ctrl-C, and writes nothing.
+    """
+
+    folder: _Folder = None
+    """The folder of the run."""
+
+    throttle_secs: Annotated[float, *option("throttle-secs", _SECONDS, "5.0")] = 5.0
+    """Seconds from the start of an evaluation, or of a look in vain, to the next one."""
+
+    def run(self) -> None:
+        watch(on_this_machine(options_of("watch", self.folder)), self.folder, self.throttle_secs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Describe:
+    """Prints the types of a run, its passes over the clients, and the bytes that they exchange.
+
+    Nothing runs: it prints the types of the process and of the evaluation; and how a round runs: the passes over
+    the clients, what crosses between them and the server, and how many bytes go each way.
+    """
+
+    folder: _Folder = None
+    """The folder of a run; without it the options say what is described."""
+
+    config: _File = None
+    """A TOML file of the options below; those on the command line come before it."""
+
+    options: _Options = dataclasses.field(default_factory=dict)
+
+    def run(self) -> None:
+        if self.folder is not None and self.config is not None:
+            raise UsageError("describe takes a folder or --config, got both; leave out one of them")
+        of_run = {} if self.folder is None else options_of("describe", self.folder)
+        describe(on_this_machine(of_run | _from_file(self.config) | self.options))
+
+
+COMMANDS = {kind.__name__.lower(): kind for kind in (Train, Resume, Evaluate, Watch, Describe)}
+
+
+def _from_file(config: pathlib.Path | None) -> RunOptions:
+    return {} if config is None else read_config(config)

@@ -1,0 +1,225 @@
+"""The settings of a run: what a user gives of them (`RunOptions`), and what runs (`RunConfig`)."""
+
+import contextlib
+import dataclasses
+import typing
+from typing import Annotated, Any, NamedTuple
+
+import jax
+
+from fedjax_core.cli._choices import ALGORITHMS, EXPORTS, RELEASES, SERVER_OPTIMIZERS, TASKS
+from fedjax_core.cli._values import Kind, UsageError, choice, integer, option, real, several, text, word
+from fedjax_core.engine import EngineConfig, use_all_cores, use_compilation_cache
+
+_MOST_ROUNDS_LOST = 10
+_RATE = real("RATE", 0.1, "positive and finite", lambda value: value > 0)
+_PROBABILITY = real("P", 0.1, "at least 0 and less than 1", lambda value: 0 <= value < 1)
+_ON_OFF_FOLDER = text("{on,off,FOLDER}", "on", "on, off or the name of a folder")
+
+
+class Setting(NamedTuple):
+    """What there is to know of a setting besides its name and its type.
+
+    Attributes:
+      kind: the values that it takes.
+      help: a line or two.
+      default: what it is unless it is given; None where that depends on other settings.
+      depends: how; "" where the task decides.
+      algorithm: the only one that has it; None where all have.
+      may_change: whether a run may be resumed with another value, as no bit of a round depends on it.
+    """
+
+    kind: Kind
+    help: str
+    default: Any = None
+    depends: str = ""
+    algorithm: str | None = None
+    may_change: bool = False
+
+    def shown_default(self, name: str) -> str:
+        """The default, as the help shows it."""
+        if self.default is not None:
+            return word(self.default)
+        return self.depends or ", ".join(f"{task.settings[name]} for {of}" for of, task in TASKS.items())
+
+
+def _setting(kind: Kind, help: str, *default: Any, **more: Any) -> Any:
+    return dataclasses.field(metadata={"setting": Setting(kind, help, *default, **more)})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What runs: every setting has a value; None is that of `client_lr` and `epochs` with fed-sgd, which has neither.
+
+    This is the table of the settings: from it come the options of the command line and of a TOML file, their help,
+    their checks and their defaults, but for those that a task carries.
+    """
+
+    data: str = _setting(
+        choice(*TASKS),
+        "Handwritten digits of 100 clients, Shakespeare's 1,373 roles, or synthetic clients as in the FedProx paper.",
+        "digits",
+    )
+    algorithm: str = _setting(
+        choice(*ALGORITHMS),
+        "fed-avg: clients train locally and the server averages what they learned. fed-sgd: clients send one gradient.",
+        "fed-avg",
+    )
+    rounds: int = _setting(
+        integer(50),
+        "How many rounds to train; fed-sgd takes about three times as many by default.",
+        may_change=True,
+    )
+    cohort_size: int = _setting(integer(10), "How many clients take part in a round, drawn anew every time.")
+    dropout: float = _setting(
+        _PROBABILITY,
+        "The probability that such a client fails before it reports. A round that nobody reports in is skipped.",
+        0.0,
+    )
+    client_lr: float | None = _setting(
+        _RATE, "Learning rate of the SGD that clients train with; fed-avg only.", algorithm="fed-avg"
+    )
+    server_optimizer: str = _setting(
+        choice(*SERVER_OPTIMIZERS),
+        "How the server applies what the clients send: FedAvg, or FedAvgM, FedAdam, FedYogi, FedAdagrad.",
+        "sgd",
+    )
+    server_lr: float = _setting(
+        _RATE,
+        "Learning rate of the server optimizer; for fed-sgd with sgd the default suits the data.",
+        depends=", ".join(f"{optimizer.rate} for {name}" for name, optimizer in SERVER_OPTIMIZERS.items()),
+    )
+    batch_size: int = _setting(integer(20), "Examples in a batch of a client.")
+    epochs: int | None = _setting(
+        integer(1), "How often a client goes through its examples in a round; fed-avg only.", algorithm="fed-avg"
+    )
+    evaluate_every: int = _setting(
+        integer(5, least=0),
+        "Evaluates on held-out data after every so many rounds, and after the last one; 0: only after that.",
+        depends="a tenth of the rounds",
+        may_change=True,
+    )
+    checkpoint_every: int = _setting(
+        integer(5),
+        "Leaves a checkpoint, from which the run can go on, after every so many rounds, the last one and Ctrl-C.",
+        depends=f"what divides evaluate-every, {_MOST_ROUNDS_LOST} at most",
+        may_change=True,
+    )
+    releases: tuple[str, ...] = _setting(
+        several(*RELEASES),
+        "Where else than in metrics.csv is what every round measured: rounds.jsonl, tensorboard/; several with commas.",
+        (),
+        may_change=True,
+    )
+    exports: tuple[str, ...] = _setting(
+        several(*EXPORTS),
+        "What else is left at the end: the weights as safetensors, the predictions by jax.export; several with commas.",
+        (),
+        may_change=True,
+    )
+    seed: int = _setting(
+        integer(0, least=0, most=2**32 - 1), "All randomness comes from it: the same seed gives the same run.", 0
+    )
+    devices: int = _setting(
+        integer(2),
+        "How many devices the clients are spread over.",
+        depends="all; on a CPU one per core",
+        may_change=True,
+    )
+    lanes: int = _setting(
+        integer(8), "How many clients run side by side on a device.", depends="1 on a CPU, 16 elsewhere"
+    )
+    compilation_cache: str = _setting(
+        _ON_OFF_FOLDER,
+        "Keeps what is compiled for the next run: on in the user's cache folder, or in a folder of your choice.",
+        "off",
+        may_change=True,
+    )
+
+    def options(self) -> dict[str, Any]:
+        """The settings that have a value, as a user gives them."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+SETTINGS: dict[str, Setting] = {field.name: field.metadata["setting"] for field in dataclasses.fields(RunConfig)}
+
+if typing.TYPE_CHECKING:
+    RunOptions = dict[str, Any]
+else:
+    RunOptions = typing.TypedDict(
+        "RunOptions",
+        {
+            name: Annotated[
+                Any, *option(name.replace("_", "-"), setting.kind, setting.shown_default(name), setting.help)
+            ]
+            for name, setting in SETTINGS.items()
+        },
+        total=False,
+    )
+    RunOptions.__doc__ = "What a user gives: any of the settings."
+
+
+def with_defaults(given: RunOptions) -> RunOptions:
+    """The settings with a value for each that the algorithm has, but for those that the machine decides.
+
+    Raises:
+      UsageError: two settings do not go together.
+    """
+    options = {name: setting.default for name, setting in SETTINGS.items() if setting.default is not None} | given
+    task, algorithm, optimizer = TASKS[options["data"]], options["algorithm"], options["server_optimizer"]
+    for name, setting in SETTINGS.items():
+        if name in given and setting.algorithm not in (None, algorithm):
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for local training, which {algorithm} has none of; leave it out, or "
+                f"use --algorithm {setting.algorithm}"
+            )
+    suited = task.settings | (task.fed_sgd if algorithm == "fed-sgd" else {})
+    if "server_lr" not in suited or optimizer != "sgd":
+        suited["server_lr"] = SERVER_OPTIMIZERS[optimizer].rate
+    suited = {name: value for name, value in suited.items() if SETTINGS[name].algorithm in (None, algorithm)}
+    options = suited | options
+    options.setdefault("evaluate_every", max(1, options["rounds"] // 10))
+    options.setdefault("checkpoint_every", _dividing(options["evaluate_every"]))
+    _check_checkpoints(options["evaluate_every"], options["checkpoint_every"])
+    return {name: options[name] for name in SETTINGS if name in options}
+
+
+def _dividing(evaluate_every: int) -> int:
+    """Rounds from one checkpoint to the next, such that there is one where the run evaluates."""
+    return max(n for n in range(1, _MOST_ROUNDS_LOST + 1) if evaluate_every % n == 0)
+
+
+def _check_checkpoints(evaluate: int, save: int) -> None:
+    if evaluate % save:
+        raise UsageError(
+            f"--evaluate-every {evaluate} must be a multiple of --checkpoint-every {save}, because checkpoints are "
+            f"what is evaluated; use --checkpoint-every {_dividing(evaluate)}"
+        )
+
+
+def on_this_machine(given: RunOptions) -> RunConfig:
+    """Prepares JAX for a run, before its first use, and gives what runs.
+
+    All cores are used unless their number is set, and the compilation cache if it is wanted.
+
+    Raises:
+      UsageError: two settings do not go together, or the machine lacks what is asked for.
+    """
+    options = with_defaults(given)
+    with contextlib.suppress(RuntimeError):  # JAX is in use already, with the devices that it has
+        use_all_cores(options.get("devices"))
+    cache = options["compilation_cache"]
+    if cache != "off":
+        try:
+            use_compilation_cache(None if cache == "on" else cache)
+        except OSError as error:
+            raise UsageError(f"the folder of --compilation-cache cannot be made: {error}; choose another") from None
+    available = len(jax.devices())
+    devices = options.get("devices", min(available, options["cohort_size"]))
+    if devices > available:
+        raise UsageError(
+            f"--devices {devices} is more than the {available} that JAX sees here; leave it out, or use "
+            f"--devices {available}"
+        )
+    lanes = EngineConfig(lanes=options.get("lanes"), devices=devices).resolve().lanes
+    return RunConfig(**dict.fromkeys(SETTINGS) | options | {"devices": devices, "lanes": lanes})

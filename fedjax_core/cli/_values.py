@@ -1,0 +1,142 @@
+"""The kinds of values that settings take: how a value is checked, and how it is read from the command line."""
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tyro
+
+
+class UsageError(Exception):
+    """Something is wrong with what the user typed; the message is one line."""
+
+
+class Kind(NamedTuple):
+    """What a setting takes.
+
+    Attributes:
+      metavar: its placeholder in the help.
+      check: takes a value as TOML holds it and gives the setting's value; a ValueError says what is wrong with it.
+      example: a value as TOML holds it, for the errors.
+      read: takes a text from the command line and gives the value as TOML holds it.
+    """
+
+    metavar: str
+    check: Callable[[Any], Any]
+    example: Any
+    read: Callable[[str], Any] = str
+
+
+def option(name: str, kind: Kind, default: str = "", help: str | None = None) -> tuple[Any, ...]:
+    """The annotations with which tyro reads a field as `--name`; the help shows `default` behind `help`."""
+
+    def from_texts(texts: list[str]) -> Any:
+        if not texts:  # of a positional argument that was not given
+            return None
+        try:
+            return kind.check(kind.read(texts[0]))
+        except ValueError as error:
+            raise UsageError(f"--{name} {error}; for example --{name} {word(kind.example)}") from None
+
+    constructor = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.metavar,
+        instance_from_str=from_texts,
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [word(value)],
+    )
+    return constructor, tyro.conf.arg(help=help, help_behavior_hint=default and f"(default: {default})")
+
+
+def word(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    return ",".join(value) or "none" if isinstance(value, list | tuple) else str(value)
+
+
+def integer(example: int, least: int = 1, most: float = math.inf) -> Kind:
+    """An integer from `least` to `most`."""
+
+    def check(value: Any) -> int:
+        if type(value) is not int:  # isinstance takes a bool for an int
+            raise ValueError(f"must be an integer, got {value!r}")
+        if not least <= value <= most:
+            raise ValueError(f"must be at {f'least {least}' if value < least else f'most {most}'}, got {value}")
+        return value
+
+    return Kind("N", check, example, _number(int))
+
+
+def real(metavar: str, example: float, rule: str, fits: Callable[[float], bool]) -> Kind:
+    """A finite number that `fits`, which is what the rule says."""
+
+    def check(value: Any) -> float:
+        if type(value) not in (int, float):
+            raise ValueError(f"must be a number, got {value!r}")
+        try:
+            value = float(value)
+        except OverflowError:  # an integer beyond the floats
+            value = math.inf
+        if not (math.isfinite(value) and fits(value)):
+            raise ValueError(f"must be {rule}, got {value}")
+        return value
+
+    return Kind(metavar, check, example, _number(float))
+
+
+def _number(convert: type) -> Callable[[str], Any]:
+    """Reads a number; any other text stays a text, which the kind's `check` refuses."""
+
+    def read(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError:
+            return text
+
+    return read
+
+
+def choice(*choices: str) -> Kind:
+    """One of some words."""
+
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}, got {value!r}")
+        return value
+
+    return Kind(f"{{{','.join(choices)}}}", check, choices[0])
+
+
+def several(*choices: str) -> Kind:
+    """Any of some words: a list; on the command line with commas between them, or `none`."""
+    rule = f"must be some of {', '.join(choices)}"
+
+    def check(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or any(word not in choices for word in value):
+            raise ValueError(f"{rule}, got {value!r}")
+        return tuple(word for word in choices if word in value)
+
+    def read(text: str) -> list[str]:
+        words = [] if text == "none" else text.split(",")
+        if not set(words) <= set(choices):
+            raise ValueError(f"{rule}, with commas, or none, got {text!r}")
+        return words
+
+    return Kind(f"{{{','.join(choices)},none}}", check, [choices[0]], read)
+
+
+def text(metavar: str, example: str, what: str) -> Kind:
+    """A text that is printable and not empty."""
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not value or not value.isprintable():
+            raise ValueError(f"must be {what}, got {value!r}")
+        return value
+
+    return Kind(metavar, check, example)
+
+
+def path(metavar: str, example: str, what: str) -> Kind:
+    """The name of a file or a folder."""
+    kind = text(metavar, example, what)
+    return kind._replace(check=lambda value: pathlib.Path(kind.check(value)))
