@@ -2,9 +2,10 @@
 
 Axis letters: `B` examples of a batch. A batch is a pytree whose leaves have the leading axis
 `B`, by convention a dict with the inputs `x` and the labels `y`. A `mask` is bool `[B]`, False
-on padding; masking is done by whoever calls a model or a metric, once.
+on padding; whoever calls a model does so by `predicted` and `losses`, and masks the losses.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -75,14 +76,20 @@ class Model(NamedTuple):
       predict: `(weights, batch, key=None, training=False) -> predictions`, a pytree with the
         leading axis `B`. Reads the inputs and never the labels. With `key=None` and
         `training=False` it is deterministic; `training=True` switches on what is done in
-        training only, for which `key` gives the randomness (dropout). Rows do not
-        depend on one another unless `training` is set.
+        training only, for which `key` gives the randomness (dropout). If it has a parameter `mask`, it
+        is given the batch's mask, so that a layer that combines rows can leave padding out; without one,
+        rows must not depend on one another. In training it may return
+        `Predicted(predictions, non_trainable)`, with the non-trainable weights as the batch leaves them.
       loss: `(predictions, batch) -> losses`, floating point `[B]`, one for each example,
-        neither averaged nor masked.
+        neither averaged nor masked. It, too, is given the mask if it has a parameter `mask`, for a loss
+        that compares rows.
       metrics: the other metrics by name, a dict of `Metric`. The loss need not be among them:
         `model_metrics` adds it.
       batch_type: the type of one batch, `?` in place of `B`, for example
         `<x=float32[?,784],y=int32[?]>`.
+      running: what becomes of the non-trainable weights that `predict` returns in training, the running
+        state. "average": the server takes the mean of what the clients' training leaves, weighted by their
+        examples. "keep": a client carries it from step to step, and it is not sent.
 
     Example: linear regression, from scratch.
       >>> def predict(weights, batch, key=None, training=False):
@@ -102,16 +109,158 @@ class Model(NamedTuple):
 
     init: Callable[[jax.Array], Any]
     predict: Callable[..., Any]
-    loss: Callable[[Any, Any], jax.Array]
+    loss: Callable[..., jax.Array]
     metrics: Mapping[str, Metric]
     batch_type: types.Type
+    running: str = "average"
 
 
-def mean_loss(loss: Callable[[Any, Any], jax.Array]) -> Metric:
+class Predicted(NamedTuple):
+    """Predictions, and the running state that they leave: what `Model.predict` may return in training.
+
+    Attributes:
+      predictions: a pytree with the leading axis `B`.
+      non_trainable: like the `non_trainable` of the model's `ModelWeights`, with the running averages as this
+        batch leaves them; `()` where there is no running state.
+
+    Example: a model that centers its input, in training by the batch's mean.
+
+    >>> def predict(weights, batch, key=None, training=False, mask=None):
+    ...     if not training:
+    ...         return batch["x"] - weights.non_trainable[None]
+    ...     mean = jnp.mean(batch["x"], axis=0, where=mask[:, None])
+    ...     return Predicted(batch["x"] - mean[None], 0.9 * weights.non_trainable + 0.1 * mean)
+    >>> weights = ModelWeights(trainable=(), non_trainable=jnp.zeros(1))
+    >>> batch, mask = {"x": jnp.array([[1.0], [3.0], [9.0]])}, jnp.array([True, True, False])
+    >>> print(predict(weights, batch, training=True, mask=mask).non_trainable)
+    [0.2]
+    """
+
+    predictions: Any
+    non_trainable: Any = ()
+
+
+def predicted(
+    model: Model,
+    weights: Any,
+    batch: Any,
+    mask: jax.Array | None = None,
+    key: jax.Array | None = None,
+    training: bool = False,
+) -> Predicted:
+    """What a model predicts for a batch. All who call a model do it by this function and by `losses`.
+
+    Args:
+      model: the model.
+      weights: its weights.
+      batch: the batch, with `B` examples.
+      mask: bool `[B]`, False on padding; None if every row is an example.
+      key: a JAX key, for training; None for none.
+      training: whether the model behaves as in training.
+
+    Returns:
+      A `Predicted`. Its `non_trainable` is `()` unless the model returns running state in training. A batch
+      without an example leaves that state as it was.
+
+    Raises:
+      TypeError: the running state is not like the model's non-trainable weights.
+
+    Example:
+
+    >>> model = Model(
+    ...     init=lambda key: jnp.ones(3),
+    ...     predict=lambda weights, batch, key=None, training=False: batch["x"] @ weights,
+    ...     loss=lambda predictions, batch: (predictions - batch["y"]) ** 2,
+    ...     metrics={},
+    ...     batch_type=types.parse_type("<x=float32[?,3],y=float32[?]>"),
+    ... )
+    >>> predicted(model, jnp.ones(3), {"x": jnp.ones((2, 3)), "y": jnp.ones(2)})
+    Predicted(predictions=Array([3., 3.], dtype=float32), non_trainable=())
+    """
+    output = model.predict(weights, batch, key, training=training, **_mask_argument(model.predict, batch, mask))
+    if not isinstance(output, Predicted):
+        return Predicted(output)
+    if not training or not jax.tree.leaves(output.non_trainable):
+        return Predicted(output.predictions)
+    _check_running(weights, output.non_trainable)
+    if mask is None:
+        return output
+    # Statistics of no example are no statistics: the mean over them is 0 or NaN.
+    anyone = jnp.any(mask)
+    kept = jax.tree.map(lambda new, old: jnp.where(anyone, new, old), output.non_trainable, weights.non_trainable)
+    return output._replace(non_trainable=kept)
+
+
+def losses(model: Model, predictions: Any, batch: Any, mask: jax.Array | None = None) -> jax.Array:
+    """The losses of a batch's examples. All who call a model's loss do it by this function.
+
+    Args:
+      model: the model.
+      predictions: what it predicted.
+      batch: the batch, with `B` examples.
+      mask: bool `[B]`, False on padding; None if every row is an example.
+
+    Returns:
+      Floating point `[B]`, of which the entries of padding mean nothing.
+
+    Raises:
+      ValueError: the loss does not give one value for each example.
+
+    Example: in-batch negatives; each row's own label is to score above those of the other rows.
+
+    >>> def loss(predictions, batch, mask):
+    ...     scores = jnp.where(mask[None, :], predictions @ batch["y"].T, -jnp.inf)
+    ...     return jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(scores)
+    >>> model = Model(
+    ...     init=lambda key: (),
+    ...     predict=lambda weights, batch, key=None, training=False: batch["x"],
+    ...     loss=loss,
+    ...     metrics={},
+    ...     batch_type=types.parse_type("<x=float32[?,2],y=float32[?,2]>"),
+    ... )
+    >>> batch = {"x": jnp.eye(2), "y": jnp.eye(2)}
+    >>> [round(float(value), 4) for value in losses(model, batch["x"], batch, jnp.array([True, True]))]
+    [0.3133, 0.3133]
+    """
+    return _losses(model.loss, predictions, batch, mask)
+
+
+def _losses(loss: Callable[..., jax.Array], predictions: Any, batch: Any, mask: jax.Array | None) -> jax.Array:
+    values = loss(predictions, batch, **_mask_argument(loss, batch, mask))
+    _check_per_example(values, jax.tree.leaves(batch)[0].shape[:1] if mask is None else jnp.shape(mask))
+    return values
+
+
+def _mask_argument(function: Callable, batch: Any, mask: jax.Array | None) -> dict[str, jax.Array]:
+    if not _takes_mask(function):
+        return {}
+    return {"mask": jnp.ones(jax.tree.leaves(batch)[0].shape[0], bool) if mask is None else mask}
+
+
+def _takes_mask(function: Callable) -> bool:
+    try:
+        return "mask" in inspect.signature(function).parameters
+    except ValueError:  # some callables of C have no signature
+        return False
+
+
+def _check_running(weights: Any, non_trainable: Any) -> None:
+    expected = types.type_of(weights.non_trainable) if isinstance(weights, ModelWeights) else None
+    found = types.type_of(non_trainable)
+    if expected is None or not expected.is_equivalent_to(found):
+        raise TypeError(
+            "a model's `predict` returns in training the non-trainable weights anew, "
+            f"{'of which this model has none' if expected is None else expected}, got {found}; write "
+            "`return Predicted(predictions, non_trainable)` with what is like `weights.non_trainable`, where "
+            "`init` gives `ModelWeights(trainable, non_trainable)`"
+        )
+
+
+def mean_loss(loss: Callable[..., jax.Array]) -> Metric:
     """The mean of a per-example loss.
 
     Args:
-      loss: `(predictions, batch) -> losses` `[B]`, as `Model.loss`.
+      loss: `(predictions, batch) -> losses` `[B]`, as `Model.loss`; it may take the mask.
 
     Returns:
       A `Metric` with the statistic `(sum, count)`: the sum of the unmasked losses, float32 `[]`,
@@ -130,9 +279,8 @@ def mean_loss(loss: Callable[[Any, Any], jax.Array]) -> Metric:
     """
 
     def measure(predictions, batch, mask):
-        losses = loss(predictions, batch)
-        _check_per_example(losses, mask)
-        total = jnp.sum(jnp.where(mask, losses, 0).astype(jnp.float32))
+        values = _losses(loss, predictions, batch, mask)
+        total = jnp.sum(jnp.where(mask, values, 0).astype(jnp.float32))
         return total, jnp.sum(mask, dtype=jnp.int32)
 
     def finalize(statistic):
@@ -142,10 +290,10 @@ def mean_loss(loss: Callable[[Any, Any], jax.Array]) -> Metric:
     return Metric(measure, finalize)
 
 
-def _check_per_example(losses, mask) -> None:
-    if jnp.shape(losses) != jnp.shape(mask):
+def _check_per_example(losses, shape) -> None:
+    if jnp.shape(losses) != shape:
         raise ValueError(
-            f"a model's loss gives one value for each example, shape {jnp.shape(mask)}, got shape "
+            f"a model's loss gives one value for each example, shape {shape}, got shape "
             f"{jnp.shape(losses)}; do not average over the batch, and reduce what is left: "
             "`losses.mean(axis=tuple(range(1, losses.ndim)))`"
         )
@@ -219,6 +367,11 @@ def _check_model(model) -> None:
             f"a model is a fc.Model(init, predict, loss, metrics, batch_type), got {model!r}; make one of a flax "
             "module with fc.models.from_linen or fc.models.from_nnx"
         )
+    if model.running not in ("average", "keep"):
+        raise ValueError(
+            f'Model(running=...) is "average" or "keep", got {model.running!r}; to freeze the running state let '
+            "`predict` return the predictions alone"
+        )
     fields = types.type_leaves(model.batch_type) if isinstance(model.batch_type, types.Type) else ()
     if not fields or not all(isinstance(field, types.TensorType) and field.shape for _, field in fields):
         raise TypeError(
@@ -239,6 +392,18 @@ class ClientResult(NamedTuple):
     update: Any
     weight: Any
     metrics: Any
+
+
+class Running(NamedTuple):
+    """The running state that a client's training leaves, see `Model.running`.
+
+    Attributes:
+      state: like the `non_trainable` of the model's `ModelWeights`.
+      num_examples: float32 `[]`, the examples that the client processed, its weight in the mean.
+    """
+
+    state: Any
+    num_examples: Any
 
 
 class Distributor(NamedTuple):

@@ -4,6 +4,7 @@ All functions can be traced by JAX. A leaf is an array or a number; where a func
 JAX's typed keys are leaves too. Two trees have the same structure and leaves of the same shapes.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -350,3 +351,21 @@ def _sum_of_squares(leaf: Any) -> jax.Array:
     if _is(leaf, jnp.complexfloating):
         return _sum_of_squares(jnp.real(leaf)) + _sum_of_squares(jnp.imag(leaf))
     return jnp.sum(jnp.square(jnp.asarray(leaf, jnp.float32)))
+
+
+def distinct_size(tree: Any) -> int:
+    """A prime that divides no dimension of a tree's arrays: a dimension of that size shows where it comes from.
+
+    Args:
+      tree: a pytree of what has a `shape`.
+
+    Returns:
+      A prime of at least 67.
+
+    Example:
+      >>> distinct_size({"w": jnp.zeros((67, 10))})
+      71
+    """
+    sizes = {size for leaf in jax.tree.leaves(tree) for size in leaf.shape if size}
+    primes = (n for n in itertools.count(67) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1)))
+    return next(prime for prime in primes if all(size % prime for size in sizes))

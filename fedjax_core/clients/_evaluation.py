@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from fedjax_core import trees
 from fedjax_core.clients._measuring import measure, no_statistics
-from fedjax_core.contracts import Model, model_metrics
+from fedjax_core.contracts import Model, model_metrics, predicted
 
 
 def local_evaluation(model: Model) -> Callable:
@@ -40,7 +40,8 @@ def local_evaluation(model: Model) -> Callable:
 
     def evaluate(weights, data):
         def step(statistics, batch, mask):
-            return trees.add(statistics, measure(metrics, model.predict(weights, batch), batch, mask))
+            predictions = predicted(model, weights, batch, mask).predictions
+            return trees.add(statistics, measure(metrics, predictions, batch, mask))
 
         return data.reduce(start, step)
 

@@ -7,7 +7,7 @@ from fedjax_core import trees
 from fedjax_core.clients._measuring import measure, no_statistics, trainable_of, with_trainable
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
-from fedjax_core.contracts import ClientResult, ClientWork, Model, model_metrics
+from fedjax_core.contracts import ClientResult, ClientWork, Model, losses, model_metrics, predicted
 from fedjax_core.templates import AggregationProcess
 
 
@@ -45,8 +45,8 @@ def local_gradient(
     start = no_statistics(model)
 
     def total_loss(trainable, weights, batch, mask, key):
-        predictions = model.predict(with_trainable(weights, trainable), batch, key, training=True)
-        return jnp.sum(jnp.where(mask, model.loss(predictions, batch), 0)), predictions
+        predictions = predicted(model, with_trainable(weights, trainable), batch, mask, key, training=True).predictions
+        return jnp.sum(jnp.where(mask, losses(model, predictions, batch, mask), 0)), predictions
 
     def work(weights, data, key):
         trainable = trainable_of(weights)

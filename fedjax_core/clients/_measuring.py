@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees, types
-from fedjax_core.contracts import Metric, Model, ModelWeights, model_metrics
+from fedjax_core.contracts import Metric, Model, ModelWeights, model_metrics, predicted
 
 
 def trainable_of(weights):
@@ -55,7 +55,7 @@ def abstract_statistics(model: Model) -> dict:
 
     def statistics(size):
         def run(key, batch, mask):
-            return measure(metrics, model.predict(model.init(key), batch), batch, mask)
+            return measure(metrics, predicted(model, model.init(key), batch, mask).predictions, batch, mask)
 
         batch = jax.tree.map(lambda t: _sized(t, size), types.tree_of_types(model.batch_type))
         mask = jax.ShapeDtypeStruct(jax.tree.leaves(batch)[0].shape[:1], jnp.bool_)

@@ -10,7 +10,7 @@ from fedjax_core import trees
 from fedjax_core.clients._measuring import measure, no_statistics, trainable_of, with_trainable
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
-from fedjax_core.contracts import ClientResult, ClientWork, Model, model_metrics
+from fedjax_core.contracts import ClientResult, ClientWork, Model, losses, model_metrics, predicted
 from fedjax_core.templates import AggregationProcess
 
 
@@ -109,8 +109,8 @@ def mean_gradient(model: Model):
     """
 
     def loss(trainable, weights, batch, mask, key):
-        predictions = model.predict(with_trainable(weights, trainable), batch, key, training=True)
-        return mean_over(mask, model.loss(predictions, batch)), predictions
+        predictions = predicted(model, with_trainable(weights, trainable), batch, mask, key, training=True).predictions
+        return mean_over(mask, losses(model, predictions, batch, mask)), predictions
 
     return jax.grad(loss, has_aux=True)
 

@@ -64,30 +64,67 @@ def _zeros(tensor: types.TensorType) -> jax.Array:
     return jnp.zeros([1 if size is None else size for size in tensor.shape], tensor.dtype)
 
 
-def mode_arguments(call: Callable) -> Callable[[bool], dict[str, bool]]:
-    """How a module's `__call__` wants to be told whether it trains, found in its signature.
+def call_arguments(adapter: str, call: Callable, mask: str | None) -> Callable[[bool, Any, Any], dict[str, Any]]:
+    """How a module's `__call__` wants to be told whether it trains, and which rows are padding.
 
     Args:
+      adapter: the name to show in the message.
       call: the `__call__`; parameters named `train`, `training` or `is_training` are given
         `training`, those named `deterministic` or `use_running_average` the opposite.
+      mask: the name of the parameter that takes the mask; None if it has none.
 
     Returns:
-      `arguments(training)`, the keyword arguments for a call.
+      `arguments(training, mask, batch)`, the keyword arguments for a call. The mask may be None where every row of
+      the batch is an example.
+
+    Raises:
+      ValueError: it has no such parameter.
 
     Example:
-      >>> mode_arguments(lambda x, train: x)(True)
+      >>> call_arguments("from_linen", lambda x, train: x, None)(True, None, {})
       {'train': True}
-      >>> mode_arguments(lambda x, deterministic=True: x)(True)
+      >>> call_arguments("from_linen", lambda x, deterministic=True: x, None)(True, None, {})
       {'deterministic': False}
+      >>> call_arguments("from_linen", lambda x, rows: x, "rows")(True, jnp.array([True, False]), {})
+      {'rows': Array([ True, False], dtype=bool)}
     """
     parameters = inspect.signature(call).parameters
     positive = [name for name in _TRAINING_NAMES if name in parameters]
     negative = [name for name in _EVALUATION_NAMES if name in parameters]
+    if mask is not None and mask not in parameters:
+        raise ValueError(
+            f"{adapter}(mask=...) names the parameter of the module's call that takes the mask, which has "
+            f"{', '.join(parameters) or 'none'}, got {mask!r}; write `def __call__(self, x, {mask})`"
+        )
 
-    def arguments(training):
-        return {**dict.fromkeys(positive, bool(training)), **dict.fromkeys(negative, not training)}
+    def arguments(training, rows, batch):
+        modes = {**dict.fromkeys(positive, bool(training)), **dict.fromkeys(negative, not training)}
+        if mask is None:
+            return modes
+        everyone = jnp.ones(jax.tree.leaves(batch)[0].shape[0], bool) if rows is None else rows
+        return {**modes, mask: everyone}
 
     return arguments
+
+
+def running_of_model(adapter: str, running: str) -> str:
+    """`Model.running` for the argument `running` of an adapter.
+
+    Raises:
+      ValueError: it is another word.
+
+    Example:
+      >>> running_of_model("from_linen", "freeze")
+      'keep'
+      >>> running_of_model("from_linen", "mean")
+      Traceback (most recent call last):
+      ValueError: from_linen(running=...) is "average", "keep" or "freeze", got 'mean'; write running="average"
+    """
+    if running not in ("average", "keep", "freeze"):
+        raise ValueError(
+            f'{adapter}(running=...) is "average", "keep" or "freeze", got {running!r}; write running="average"'
+        )
+    return "keep" if running == "freeze" else running  # what is frozen is not returned, so either would do
 
 
 def missing_key() -> ValueError:

@@ -1,13 +1,14 @@
 """A model from a flax linen module."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from fedjax_core import types
-from fedjax_core.contracts import Metric, Model, ModelWeights
-from fedjax_core.models import _adapting
+from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
+from fedjax_core.models import _adapting, _masking
 
 
 def from_linen(
@@ -17,14 +18,17 @@ def from_linen(
     metrics: Mapping[str, Metric] | None = None,
     *,
     inputs: str | Sequence[str] = "x",
+    mask: str | None = None,
+    running: str = "average",
 ) -> Model:
     """Makes a `Model` of a `flax.linen.Module`.
 
     The collection `params` is trained. If there are others (the running averages of `BatchNorm`), the
-    weights are `ModelWeights(params, others)`; the others are constant: what the module would write into them
-    is dropped. So in training a `BatchNorm` uses the statistics of its batch, in
-    evaluation the running averages it was initialized with. Its statistics in training are over the whole
-    batch, padding included; `GroupNorm` and `LayerNorm` do not mix examples.
+    weights are `ModelWeights(params, others)`, and what the module writes into the others in training is
+    running state, see `running`.
+
+    A `flax.linen.BatchNorm` in the module is given the mask of the batch, so that padding is not in its
+    statistics. Layers of one's own that combine examples can take the mask, see `mask`.
 
     The module is told whether it trains by the parameter of its `__call__` that is named `train`,
     `training`, `is_training`, `deterministic` or `use_running_average`; it may have none.
@@ -36,12 +40,18 @@ def from_linen(
       batch_type: the type of a batch, or what `to_type` makes one of: notation or a dict of notations.
       metrics: metrics by name, beside the loss.
       inputs: the field of a batch that the module takes, or several in the order of its parameters.
+      mask: the parameter of the module's `__call__` that takes the mask, bool `[B]`, False on padding;
+        None if it has none.
+      running: what becomes of running state. "average": the server averages what the clients' training
+        leaves, weighted by their examples. "keep": a client carries it from step to step and does not send it.
+        "freeze": it stays as it was initialized.
 
     Returns:
       The `Model`. Its weights are what `module.init` gives for a batch of one example.
 
     Raises:
-      ValueError: `batch_type` lacks one of the inputs; when predicting, a key is needed and missing.
+      ValueError: `batch_type` lacks one of the inputs, the module has no such parameter, or `running` is another
+        word; when predicting, a key is needed and missing.
 
     Example:
       >>> import flax.linen as nn
@@ -58,23 +68,34 @@ def from_linen(
     """
     batch_type = types.to_type(batch_type)
     names = _adapting.input_names("from_linen", inputs, batch_type)
-    arguments = _adapting.mode_arguments(module.__call__)
+    arguments = _adapting.call_arguments("from_linen", module.__call__, mask)
 
     def init(key):
         params, dropout = jax.random.split(key)
         examples = _adapting.example_inputs(names, batch_type)
-        variables = module.init({"params": params, "dropout": dropout}, *examples, **arguments(False))
+        modes = arguments(False, None, dict(zip(names, examples)))
+        variables = module.init({"params": params, "dropout": dropout}, *examples, **modes)
         others = {name: part for name, part in variables.items() if name != "params"}
         trainable = variables.get("params", {})
         return ModelWeights(trainable, others) if others else trainable
 
-    def predict(weights, batch, key=None, training=False):
+    def apply(training, mask, weights, batch, key):
         trainable, others = weights if isinstance(weights, ModelWeights) else (weights, {})
         variables = {"params": trainable, **others}
         values = [batch[name] for name in names]
-        return _apply(module, variables, values, arguments(training), _streams(key), list(others))
+        return _apply(module, variables, values, arguments(training, mask, batch), _streams(key), list(others))
 
-    return Model(init, predict, loss, _adapting.metrics_dict(metrics), batch_type)
+    train = _masking.masked(functools.partial(apply, True), batch_type)
+
+    def predict(weights, batch, key=None, training=False, mask=None):
+        if not training:
+            return apply(False, mask, weights, batch, key)[0]
+        predictions, others = train(mask, weights, batch, key)
+        return Predicted(predictions, others) if others and running != "freeze" else predictions
+
+    predict.__qualname__ = f"from_linen({type(module).__name__}).predict"
+    metrics = _adapting.metrics_dict(metrics)
+    return Model(init, predict, loss, metrics, batch_type, _adapting.running_of_model("from_linen", running))
 
 
 def _streams(key):
@@ -85,10 +106,24 @@ def _streams(key):
 
 
 def _apply(module, variables, values, arguments, streams, mutable):
+    import flax.linen as nn
     from flax import errors
 
     try:
-        predictions, _ = module.apply(variables, *values, rngs=streams, mutable=mutable, **arguments)
+        with nn.intercept_methods(_give_mask):
+            return module.apply(variables, *values, rngs=streams, mutable=mutable, **arguments)
     except errors.InvalidRngError as error:
         raise _adapting.missing_key() from error
-    return predictions
+
+
+def _give_mask(method, args, kwargs, context):
+    """Calls a method of a module; a `BatchNorm` with the mask."""
+    import flax.linen as nn
+
+    module = context.module
+    # One with an axis name takes the mean of means over that axis, where each counts alike whatever its mask.
+    if isinstance(module, nn.BatchNorm) and context.method_name == "__call__" and module.axis_name is None:
+        x = args[0] if args else kwargs["x"]
+        mask = _masking.row_mask(module.path, x, kwargs.get("mask"))
+        kwargs = kwargs if mask is None else {**kwargs, "mask": mask}
+    return method(*args, **kwargs)

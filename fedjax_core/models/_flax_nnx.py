@@ -1,5 +1,6 @@
 """A model from a flax nnx module."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -7,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
-from fedjax_core.contracts import Metric, Model, ModelWeights
-from fedjax_core.models import _adapting
+from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
+from fedjax_core.models import _adapting, _masking
 
 
 def from_nnx(
@@ -18,15 +19,18 @@ def from_nnx(
     metrics: Mapping[str, Metric] | None = None,
     *,
     inputs: str | Sequence[str] = "x",
+    mask: str | None = None,
+    running: str = "average",
 ) -> Model:
     """Makes a `Model` of a `flax.nnx.Module`.
 
     Its `nnx.Param` variables are trained. If there are others (the running averages of `BatchNorm`), the
-    weights are `ModelWeights(params, others)`; the others are constant: what the module would write into them
-    is dropped. So in training a `BatchNorm` uses the statistics of its batch, in
-    evaluation the running averages it was created with. Its statistics in training are over the whole
-    batch, padding included; `GroupNorm` and `LayerNorm` do not mix examples. The states of
-    random number streams are no weights: in training they come from the key.
+    weights are `ModelWeights(params, others)`, and what the module writes into the others in training is
+    running state, see `running`. The states of random number streams are no weights: in training they come
+    from the key.
+
+    A `flax.nnx.BatchNorm` in the module is given the mask of the batch, so that padding is not in its
+    statistics. Layers of one's own that combine examples can take the mask, see `mask`.
 
     The module is put into its `train()` or `eval()` mode, and told by the parameter of its `__call__`
     that is named `train`, `training`, `is_training`, `deterministic` or `use_running_average`, if it has one.
@@ -37,13 +41,19 @@ def from_nnx(
       batch_type: the type of a batch, or what `to_type` makes one of: notation or a dict of notations.
       metrics: metrics by name, beside the loss.
       inputs: the field of a batch that the module takes, or several in the order of its parameters.
+      mask: the parameter of the module's `__call__` that takes the mask, bool `[B]`, False on padding;
+        None if it has none.
+      running: what becomes of running state. "average": the server averages what the clients' training
+        leaves, weighted by their examples. "keep": a client carries it from step to step and does not send it.
+        "freeze": it stays as it was created.
 
     Returns:
       The `Model`. Its weights are nested dicts of arrays, keyed as `nnx.to_pure_dict` keys them; layers of a
       list have integer keys.
 
     Raises:
-      ValueError: `batch_type` lacks one of the inputs; when predicting, a key is needed and missing.
+      ValueError: `batch_type` lacks one of the inputs, the module has no such parameter, or `running` is another
+        word; when predicting, a key is needed and missing.
 
     Example:
       >>> from flax import nnx
@@ -60,17 +70,18 @@ def from_nnx(
 
     batch_type = types.to_type(batch_type)
     names = _adapting.input_names("from_nnx", inputs, batch_type)
-    abstract = _split(nnx.eval_shape(lambda: create(nnx.Rngs(0))))
-    arguments = _adapting.mode_arguments(nnx.merge(*abstract).__call__)
+    module = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
+    arguments = _adapting.call_arguments("from_nnx", module.__call__, mask)
+    name = type(module).__name__
+    _take_masks(module)
+    abstract = _split(module)
 
     def init(key):
         parts = _split(create(nnx.Rngs(key)))
         trainable, others = nnx.to_pure_dict(parts.params), nnx.to_pure_dict(parts.others)
         return ModelWeights(trainable, others) if others else trainable
 
-    def predict(weights, batch, key=None, training=False):
-        if training and key is None and jax.tree.leaves(abstract.streams):
-            raise _adapting.missing_key()
+    def apply(training, mask, weights, batch, key):
         trainable, others = weights if isinstance(weights, ModelWeights) else (weights, {})
         module = nnx.merge(
             abstract.graph,
@@ -79,9 +90,22 @@ def from_nnx(
             _filled(abstract.others, others),
         )
         module.train() if training else module.eval()
-        return module(*[batch[name] for name in names], **arguments(training))
+        predictions = module(*[batch[name] for name in names], **arguments(training, mask, batch))
+        return predictions, _same_keys(nnx.to_pure_dict(_split(module).others), others)
 
-    return Model(init, predict, loss, _adapting.metrics_dict(metrics), batch_type)
+    train = _masking.masked(functools.partial(apply, True), batch_type)
+
+    def predict(weights, batch, key=None, training=False, mask=None):
+        if not training:
+            return apply(False, mask, weights, batch, key)[0]
+        if key is None and jax.tree.leaves(abstract.streams):
+            raise _adapting.missing_key()
+        predictions, others = train(mask, weights, batch, key)
+        return Predicted(predictions, others) if others and running != "freeze" else predictions
+
+    predict.__qualname__ = f"from_nnx({name}).predict"
+    metrics = _adapting.metrics_dict(metrics)
+    return Model(init, predict, loss, metrics, batch_type, _adapting.running_of_model("from_nnx", running))
 
 
 class _Parts(NamedTuple):
@@ -115,3 +139,30 @@ def _seeded(streams, key):
         for i, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, states)
+
+
+def _same_keys(new, old):
+    """What `old` has too: not what a module sows while it is called."""
+    return {key: _same_keys(new[key], part) for key, part in old.items()} if isinstance(old, dict) else new
+
+
+def _take_masks(module) -> None:
+    """Makes each `BatchNorm` of a module one that asks for the mask when it is called."""
+    from flax import nnx
+
+    for path, part in nnx.iter_modules(module):
+        # One with an axis name takes the mean of means over that axis, where each counts alike whatever its mask.
+        if isinstance(part, nnx.BatchNorm) and part.axis_name is None:
+            part.__class__ = _masked_class(type(part))
+            part.path_in_module = path
+
+
+@functools.cache
+def _masked_class(norm: type) -> type:
+    """A class like that of a `BatchNorm`; it goes through `nnx.merge` and nnx's transforms with its instances."""
+
+    def call(self, x, *args, mask=None, **kwargs):
+        mask = _masking.row_mask(self.path_in_module, x, mask)
+        return norm.__call__(self, x, *args, **kwargs, **({} if mask is None else {"mask": mask}))
+
+    return type(norm.__name__, (norm,), {"__call__": call, "__module__": norm.__module__})

@@ -20,7 +20,7 @@ from fedjax_core.clients import (
     weights_type,
     with_trainable,
 )
-from fedjax_core.contracts import Metric, Model, model_metrics
+from fedjax_core.contracts import Metric, Model, model_metrics, predicted
 from fedjax_core.data import Batching
 from fedjax_core.participant._limits import EffortMeter, check_some_limit
 from fedjax_core.participant._local_data import LocalData
@@ -362,7 +362,7 @@ def _training_step(model: Model, optimizer: LocalOptimizer) -> Callable:
 def _measuring_step(model: Model, metrics: Mapping[str, Metric]) -> Callable:
     @jax.jit
     def step(states, weights, batch, mask):
-        predictions = model.predict(weights, batch)
+        predictions = predicted(model, weights, batch, mask).predictions
         return trees.add(states, {name: m.measure(predictions, batch, mask) for name, m in metrics.items()})
 
     return step

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.contracts import Model
+from fedjax_core.contracts import Model, predicted
 from fedjax_core.program._atomic import write_atomically
 from fedjax_core.program._weights import named_arrays
 
@@ -107,7 +107,8 @@ def _exported(model: Model, weights: Any, platforms: Sequence[str] | None) -> ja
         def predict(weights_by_name: dict, inputs: dict):
             fields = {**inputs, **{name: _zeros(field) for name, field in absent.items()}}
             given = jax.tree.unflatten(jax.tree.structure(weights), [weights_by_name[name] for name in arrays])
-            return _plain(model.predict(given, jax.tree.unflatten(structure, [fields[name] for name in names])))
+            batch = jax.tree.unflatten(structure, [fields[name] for name in names])
+            return _plain(predicted(model, given, batch).predictions)
 
         return jax.jit(predict)
 

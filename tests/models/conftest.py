@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedjax_core import trees, types
-from fedjax_core.contracts import ModelWeights
+from fedjax_core.contracts import ModelWeights, losses, predicted
 
 
 def random_batch(model, size, num_labels, seed=0):
@@ -67,8 +67,8 @@ def evaluate(model, weights, batch, key=None, training=False):
     trainable, whole = split(weights)
 
     def mean(trainable):
-        predictions = model.predict(whole(trainable), batch, key, training)
-        return model.loss(predictions, batch).mean(), predictions
+        predictions = predicted(model, whole(trainable), batch, None, key, training).predictions
+        return losses(model, predictions, batch).mean(), predictions
 
     (loss, predictions), gradient = jax.value_and_grad(mean, has_aux=True)(trainable)
     return {"predictions": predictions, "loss": loss, "gradient": gradient}

@@ -59,7 +59,7 @@ def test_conv_net_trains_with_a_symbolic_batch(laws):
     laws.check_gradient(run, laws.initial(model))
 
 
-def test_running_averages_are_constant_weights(laws):
+def test_running_averages_are_no_trainable_weights(laws):
     model = _conv_net()
     weights = laws.initial(model)
     assert isinstance(weights, ModelWeights)
@@ -67,7 +67,8 @@ def test_running_averages_are_constant_weights(laws):
     assert "batch_stats" not in weights.trainable
     batch = laws.random_batch(model, 6, 3)
     trained = model.predict(weights, batch, jax.random.key(1), training=True)
-    assert trained.shape == (6, 3)
+    assert trained.predictions.shape == (6, 3)
+    assert jax.tree.structure(trained.non_trainable) == jax.tree.structure(weights.non_trainable)
 
 
 def test_evaluation_equals_module_apply(laws):
@@ -90,7 +91,7 @@ def test_training_normalizes_with_the_batch(laws):
     weights = laws.initial(model)
     x = np.random.default_rng(0).normal(3, 2, size=(50, 3)).astype(np.float32)
     trained = model.predict(weights, {"x": x}, training=True)
-    np.testing.assert_allclose(trained, (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(trained.predictions, (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(model.predict(weights, {"x": x}), x / np.sqrt(1 + 1e-5), rtol=1e-5)
 
 
@@ -164,5 +165,5 @@ def test_predicts_inside_jit_with_a_key(laws):
     model = _conv_net()
     weights = laws.initial(model)
     batch = laws.random_batch(model, 4, 3)
-    run = jax.jit(lambda key: model.predict(weights, batch, key, training=True))
+    run = jax.jit(lambda key: model.predict(weights, batch, key, training=True).predictions)
     assert jnp.isfinite(run(jax.random.key(0))).all()
