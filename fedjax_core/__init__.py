@@ -14,6 +14,7 @@ The rooms, each importing only from those above it:
   data          federated data sets, batching, partitioners
   program       training loops, files, plots
   participant   one real participant of a federation and its messages
+  cli           the command line
   testing       laws to check your own against
 
 The everyday names are here:
@@ -29,6 +30,7 @@ The everyday names are here:
 import importlib
 
 from fedjax_core import computations, contracts, engine, language, templates, trees, types
+from fedjax_core._signposts import missing
 from fedjax_core.computations import computation, federated_computation
 from fedjax_core.contracts import Aggregator, Metric, Model
 from fedjax_core.engine import EngineConfig, pack_cohort, stack_cohorts, use_all_cores, use_compilation_cache
@@ -59,6 +61,7 @@ from fedjax_core.types import CLIENTS, SERVER, at_clients, at_server
 _LAZY = (
     "aggregators",
     "algorithms",
+    "cli",
     "clients",
     "data",
     "metrics",
@@ -120,7 +123,7 @@ def __getattr__(name: str):
     """Imports the heavier rooms when they are used."""
     if name in _LAZY:
         return importlib.import_module(f"fedjax_core.{name}")
-    raise AttributeError(f"module 'fedjax_core' has no attribute {name!r}")
+    raise missing(__name__, name)
 
 
 def __dir__():

@@ -13,6 +13,24 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
+from fedjax_core._signposts import signpost
+
+__all__ = [
+    "Aggregator",
+    "ClientResult",
+    "ClientWork",
+    "Distributor",
+    "Finalizer",
+    "Metric",
+    "MetricsAggregation",
+    "Model",
+    "ModelWeights",
+    "mean_loss",
+    "model_metrics",
+    "num_examples",
+]
+
+signpost(__name__)
 
 
 class ModelWeights(NamedTuple):

@@ -17,6 +17,7 @@ The law `devices` needs several, which a CPU shows with
   >>> fc.testing.check_aggregator(fc.aggregators.mean(), "float32", neutral=fc.aggregators.mean())
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core._testing_aggregator import (
     AGGREGATION_PROCESS_LAWS,
     AGGREGATOR_LAWS,
@@ -36,3 +37,5 @@ __all__ = [
     "check_learning_process",
     "check_metric",
 ]
+
+signpost(__name__)

@@ -12,6 +12,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedjax_core._signposts import signpost
+
+__all__ = [
+    "add",
+    "cast",
+    "clip_by_norm",
+    "divide",
+    "is_finite",
+    "match",
+    "norm",
+    "num_bytes",
+    "path_entry",
+    "scale",
+    "size",
+    "split_key",
+    "squared_norm",
+    "subtract",
+    "where",
+    "zeros_like",
+]
+
+signpost(__name__)
+
 Tree = Any
 
 

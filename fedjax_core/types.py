@@ -14,6 +14,7 @@ Example:
   True
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core._type_base import CLIENTS, SERVER, Placement, Type, TypeNotAssignableError
 from fedjax_core._type_classes import (
     FederatedType,
@@ -45,3 +46,5 @@ __all__ = [
     "type_leaves",
     "type_of",
 ]
+
+signpost(__name__)

@@ -29,6 +29,7 @@ one wraps another by calling it. This one takes the sign of every entry before `
   Array(0.5, dtype=float32)
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.aggregators._clipping import clip_by_norm
 from fedjax_core.aggregators._mean import mean
 from fedjax_core.aggregators._measure import measure
@@ -59,3 +60,5 @@ __all__ = [
     "trimmed_mean",
     "zero_large",
 ]
+
+signpost(__name__)

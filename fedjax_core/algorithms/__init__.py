@@ -9,6 +9,7 @@ compose               the round from its four slots: distributor, client work, a
 broadcast, apply_optimizer, metrics_process    what goes into the slots
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.algorithms._compose import LearningState, compose
 from fedjax_core.algorithms._evaluation import EvaluationState, fed_eval, federated_evaluation
 from fedjax_core.algorithms._fed_avg import fed_avg, fed_sgd
@@ -27,3 +28,5 @@ __all__ = [
     "federated_evaluation",
     "metrics_process",
 ]
+
+signpost(__name__)

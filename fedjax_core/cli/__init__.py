@@ -5,6 +5,9 @@ main   runs a command; wrong input is answered in one line on standard error wit
 A setting of a run is named once, in `_config.RunConfig`; what can be chosen by name stands in `_choices`.
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.cli._main import main
 
 __all__ = ["main"]
+
+signpost(__name__)

@@ -17,6 +17,7 @@ and what all of them need to know of a model:
   weights_type, abstract_statistics, mean_gradient, trainable_of, with_trainable
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.clients._evaluation import local_evaluation
 from fedjax_core.clients._gradient import local_gradient
 from fedjax_core.clients._local_optimizer import (
@@ -45,3 +46,5 @@ __all__ = [
     "weights_type",
     "with_trainable",
 ]
+
+signpost(__name__)

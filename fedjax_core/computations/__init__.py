@@ -7,6 +7,7 @@ PolymorphicComputation one that is typed at each first use by its arguments
 CheckedResult          what `as_function` returns of a computation with secure sums
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.computations._computation import (
     Computation,
     PolymorphicComputation,
@@ -26,3 +27,5 @@ __all__ = [
     "plan_text",
     "signature_text",
 ]
+
+signpost(__name__)

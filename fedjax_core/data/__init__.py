@@ -20,6 +20,7 @@ This is a host room: NumPy, and nothing that JAX traces. `data.cohort(ids, batch
 computation takes at CLIENTS; it reads nothing before it is used.
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.data._availability import available, diurnal, dropout
 from fedjax_core.data._batching import Batching
 from fedjax_core.data._digits import digits, digits_arrays
@@ -85,3 +86,5 @@ __all__ = [
     "uniform_sampler",
     "weighted_sampler",
 ]
+
+signpost(__name__)

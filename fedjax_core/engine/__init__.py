@@ -7,6 +7,7 @@
 * `client_digests`, `identities`: where all randomness of a client comes from.
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.engine._cohort import ClientSequences, Cohort, client_digests, identities
 from fedjax_core.engine._compilation_cache import use_compilation_cache
 from fedjax_core.engine._config import EngineConfig
@@ -25,3 +26,5 @@ __all__ = [
     "use_all_cores",
     "use_compilation_cache",
 ]
+
+signpost(__name__)

@@ -17,6 +17,7 @@ the operators do everything else:
 A client's data is `ClientBatches`, the batches of one client.
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.language._aggregation import (
     federated_aggregate,
     federated_collect,
@@ -69,3 +70,5 @@ __all__ = [
     "federated_value",
     "federated_zip",
 ]
+
+signpost(__name__)

@@ -44,6 +44,7 @@ One of your own is a function that measures a batch and one that finalizes the t
   Array(-0.5, dtype=float32)
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.contracts import mean_loss as loss
 from fedjax_core.contracts import num_examples
 from fedjax_core.metrics._adapting import from_mergeable
@@ -85,3 +86,5 @@ __all__ = [
     "token_accuracy",
     "top_k_accuracy",
 ]
+
+signpost(__name__)

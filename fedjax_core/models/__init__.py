@@ -18,6 +18,7 @@ The models take their metrics from the caller, a dict from name to `Metric`:
   ['accuracy']
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.models import layers
 from fedjax_core.models._char_model import character_model
 from fedjax_core.models._cnn import emnist_cnn
@@ -39,3 +40,5 @@ __all__ = [
     "sequence_cross_entropy",
     "squared_error",
 ]
+
+signpost(__name__)

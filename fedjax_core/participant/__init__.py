@@ -13,6 +13,7 @@ The fields of messages keep declearn's words, since they travel: `round_i` (the 
 `n_steps` (epochs and steps), `aux_var` (auxiliary variables), `t_spent` (seconds).
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.participant._message_bytes import decode_message, encode_message
 from fedjax_core.participant._messages import (
     ErrorReply,
@@ -36,3 +37,5 @@ __all__ = [
     "decode_message",
     "encode_message",
 ]
+
+signpost(__name__)

@@ -30,6 +30,7 @@ Plan a run, then train it: the epsilon of each round stands in the history and i
 0.71 1.04 1.33 1.60 1.86
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.privacy._accounting import Accounting, accounting, epsilon, noise_multiplier, rounds
 from fedjax_core.privacy._sampling import Sampling, everyone, fixed_size, poisson
 
@@ -44,3 +45,5 @@ __all__ = [
     "poisson",
     "rounds",
 ]
+
+signpost(__name__)

@@ -15,6 +15,7 @@ save_csv, save_curves        a `History` as a table and as a picture
 flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its name
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.program._checkpoint_folder import CheckpointTypeError, DamagedCheckpointError
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._cluster import Cluster
@@ -76,3 +77,5 @@ __all__ = [
     "save_weights",
     "train",
 ]
+
+signpost(__name__)

@@ -12,6 +12,7 @@
 Every condition has its own named error, a `TypeError`, in `fedjax_core.templates.errors`.
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.templates import errors
 from fedjax_core.templates._aggregation_process import AggregationProcess
 from fedjax_core.templates._composition import chain, concatenate
@@ -62,3 +63,5 @@ __all__ = [
     "concatenate",
     "errors",
 ]
+
+signpost(__name__)

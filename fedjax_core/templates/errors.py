@@ -4,6 +4,27 @@ All of them are `TypeError`s, raised when a process is built and never later. So
 not a Computation where one is expected is a plain `TypeError`.
 """
 
+from fedjax_core._signposts import signpost
+
+__all__ = [
+    "AggregationNotFederatedError",
+    "AggregationPlacementError",
+    "EstimateNotAssignableError",
+    "GetModelWeightsTypeSignatureError",
+    "LearningProcessOutputError",
+    "LearningProcessPlacementError",
+    "LearningProcessSequenceTypeError",
+    "ProcessCompositionError",
+    "ReportFnTypeSignatureError",
+    "SetModelWeightsTypeSignatureError",
+    "TemplateInitFnParamNotEmptyError",
+    "TemplateNextFnNumArgsError",
+    "TemplateNotMeasuredProcessOutputError",
+    "TemplateStateNotAssignableError",
+]
+
+signpost(__name__)
+
 
 class TemplateInitFnParamNotEmptyError(TypeError):
     """`initialize_fn` takes an argument."""

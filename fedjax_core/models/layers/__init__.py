@@ -14,8 +14,11 @@ parameters of flax's own, to be put in their place in a module that `models.from
   (5, 13, 13, 32)
 """
 
+from fedjax_core._signposts import signpost
 from fedjax_core.models.layers._convolution import conv
 from fedjax_core.models.layers._pooling import max_pool
 from fedjax_core.models.layers._recurrent import gru, lstm
 
 __all__ = ["conv", "gru", "lstm", "max_pool"]
+
+signpost(__name__)

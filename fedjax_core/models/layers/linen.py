@@ -28,10 +28,13 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from fedjax_core._signposts import signpost
 from fedjax_core.models.layers._convolution import conv
 from fedjax_core.models.layers._recurrent import gru, lstm
 
 __all__ = ["RNN", "Conv"]
+
+signpost(__name__)
 
 
 class Conv(nn.Module):
