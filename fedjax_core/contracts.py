@@ -25,9 +25,13 @@ __all__ = [
     "MetricsAggregation",
     "Model",
     "ModelWeights",
+    "Predicted",
+    "Running",
+    "losses",
     "mean_loss",
     "model_metrics",
     "num_examples",
+    "predicted",
 ]
 
 signpost(__name__)

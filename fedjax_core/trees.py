@@ -18,6 +18,7 @@ __all__ = [
     "add",
     "cast",
     "clip_by_norm",
+    "distinct_size",
     "divide",
     "is_finite",
     "match",
