@@ -323,16 +323,16 @@ def _by_path(tree: Tree) -> dict[tuple, Any]:
     return {tuple(map(path_entry, path)): leaf for path, leaf in leaves}
 
 
-def path_entry(key: Any) -> str | int:
+def path_entry(step: Any) -> str | int:
     """What one step of a JAX key path is called: a dict's key, an index, or the name of a field.
 
     Example:
       >>> path, _ = jax.tree_util.tree_leaves_with_path({"layers": [0.5]})[0]
-      >>> [path_entry(key) for key in path]
+      >>> [path_entry(step) for step in path]
       ['layers', 0]
     """
-    names = (getattr(key, attribute, None) for attribute in ("key", "idx", "name"))
-    return next((name for name in names if name is not None), str(key))
+    names = (getattr(step, attribute, None) for attribute in ("key", "idx", "name"))
+    return next((name for name in names if name is not None), str(step))
 
 
 def _named(path: tuple) -> str:
