@@ -28,6 +28,7 @@ The everyday names are here:
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from fedjax_core import computations, contracts, engine, language, templates, trees, types
 from fedjax_core._signposts import missing
@@ -58,19 +59,20 @@ from fedjax_core.language import (
 )
 from fedjax_core.types import CLIENTS, SERVER, at_clients, at_server
 
-_LAZY = (
-    "aggregators",
-    "algorithms",
-    "cli",
-    "clients",
-    "data",
-    "metrics",
-    "models",
-    "participant",
-    "privacy",
-    "program",
-    "testing",
-)
+if TYPE_CHECKING:  # editors and type checkers see the heavier rooms, which are imported when they are used
+    from fedjax_core import (
+        aggregators,
+        algorithms,
+        cli,
+        clients,
+        data,
+        metrics,
+        models,
+        participant,
+        privacy,
+        program,
+        testing,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -80,26 +82,23 @@ __all__ = [
     "EngineConfig",
     "Metric",
     "Model",
+    "aggregators",
+    "algorithms",
     "at_clients",
     "at_server",
+    "cli",
+    "clients",
     "computation",
     "computations",
     "contracts",
+    "data",
     "engine",
-    "federated_computation",
-    "language",
-    "pack_cohort",
-    "stack_cohorts",
-    "templates",
-    "trees",
-    "types",
-    "use_all_cores",
-    "use_compilation_cache",
     "federated_aggregate",
     "federated_broadcast",
     "federated_client_index",
     "federated_client_value",
     "federated_collect",
+    "federated_computation",
     "federated_eval",
     "federated_map",
     "federated_max",
@@ -115,15 +114,30 @@ __all__ = [
     "federated_trim",
     "federated_value",
     "federated_zip",
-    *_LAZY,
+    "language",
+    "metrics",
+    "models",
+    "pack_cohort",
+    "participant",
+    "privacy",
+    "program",
+    "stack_cohorts",
+    "templates",
+    "testing",
+    "trees",
+    "types",
+    "use_all_cores",
+    "use_compilation_cache",
 ]
 
 
-def __getattr__(name: str):
-    """Imports the heavier rooms when they are used."""
-    if name in _LAZY:
-        return importlib.import_module(f"fedjax_core.{name}")
-    raise missing(__name__, name)
+if not TYPE_CHECKING:  # type checkers take a module with a `__getattr__` to have every name
+
+    def __getattr__(name: str):
+        """Imports a room when it is used, or says where a name is."""
+        if name in __all__:
+            return importlib.import_module(f"fedjax_core.{name}")
+        raise missing(__name__, name)
 
 
 def __dir__():

@@ -42,6 +42,11 @@ def test_the_error_says_where_the_name_is(module, name, advice):
     assert str(error.value) == f"module {module!r} has no attribute {name!r}; {advice}"
 
 
+def test_the_root_has_every_room():
+    assert {*ROOMS} <= {*dir(fc)} == {*fc.__all__}
+    assert all(hasattr(fc, name) for name in fc.__all__)
+
+
 @pytest.mark.parametrize("name", ["nothing_of_the_kind", "_private", "__wrapped__", "pytest_plugins"])
 def test_a_name_that_is_nowhere_is_an_ordinary_error(name):
     with pytest.raises(AttributeError) as error:
