@@ -5,44 +5,57 @@
   local_evaluation  metrics of the server's weights
   client_work       work of your own, from a function of one client
 
-the optimizers of a real participant, a `participant.TrainingManager`:
+the optimizers of a client, simulated or real (a `participant.TrainingManager`), besides optax's:
 
-  local_optimizer     an optax transformation, with nothing to exchange with the server
-  proximal_optimizer  FedProx's pull to where the round began
-  scaffold_optimizer  SCAFFOLD's control variates, exchanged as auxiliary variables
-  LocalOptimizer      their contract
+  proximal            FedProx's pull to where the round began, an optax transformation
+  scaffold_optimizer  SCAFFOLD's control variates, exchanged with the server as auxiliary variables
+  LocalOptimizer      the contract of optimizers that exchange such variables
+  local_optimizer     an optax transformation as one of them
+
+what client work of your own is made of:
+
+  local_trainer     all of a client's training: gives a `Trained`
+  training_step     one step of it
+  training_loss     the loss of one batch, which a step takes the gradient of
+  accumulator       the model's metrics, added up over batches: an `Accumulator`
 
 and what all of them need to know of a model:
 
-  weights_type, abstract_statistics, mean_gradient, trainable_of, with_trainable
+  weights_type, abstract_statistics, trainable_of, with_trainable
 """
 
 from fedjax_core._signposts import signpost
+from fedjax_core.clients._accumulator import Accumulator, accumulator
 from fedjax_core.clients._evaluation import local_evaluation
 from fedjax_core.clients._gradient import local_gradient
-from fedjax_core.clients._local_optimizer import (
-    LocalOptimizer,
-    local_optimizer,
-    proximal_optimizer,
-    scaffold_optimizer,
-)
+from fedjax_core.clients._local_optimizer import LocalOptimizer, check_optimizer, local_optimizer
+from fedjax_core.clients._loss import training_loss
 from fedjax_core.clients._measuring import abstract_statistics, trainable_of, weights_type, with_trainable
-from fedjax_core.clients._training import check_optimizer, local_training, mean_gradient
+from fedjax_core.clients._proximal import proximal
+from fedjax_core.clients._scaffold import scaffold_optimizer
+from fedjax_core.clients._step import training_step
+from fedjax_core.clients._trainer import Trained, local_trainer
+from fedjax_core.clients._training import local_training
 from fedjax_core.clients._work import client_work
 
 __all__ = [
+    "Accumulator",
     "LocalOptimizer",
+    "Trained",
     "abstract_statistics",
+    "accumulator",
     "check_optimizer",
     "client_work",
     "local_evaluation",
     "local_gradient",
     "local_optimizer",
+    "local_trainer",
     "local_training",
-    "mean_gradient",
-    "proximal_optimizer",
+    "proximal",
     "scaffold_optimizer",
     "trainable_of",
+    "training_loss",
+    "training_step",
     "weights_type",
     "with_trainable",
 ]

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-from fedjax_core import trees
-from fedjax_core.clients._measuring import measure, no_statistics
-from fedjax_core.contracts import Model, model_metrics, predicted
+from fedjax_core.clients._accumulator import accumulator
+from fedjax_core.contracts import Model, predicted
 
 
 def local_evaluation(model: Model) -> Callable:
@@ -35,14 +34,12 @@ def local_evaluation(model: Model) -> Callable:
     >>> print(f"{total_loss(weights, clients):.4f}")
     1.3863
     """
-    metrics = model_metrics(model)
-    start = no_statistics(model)
+    metrics = accumulator(model)
 
     def evaluate(weights, data):
         def step(statistics, batch, mask):
-            predictions = predicted(model, weights, batch, mask).predictions
-            return trees.add(statistics, measure(metrics, predictions, batch, mask))
+            return metrics.add(statistics, predicted(model, weights, batch, mask).predictions, batch, mask)
 
-        return data.reduce(start, step)
+        return data.reduce(metrics.init(), step)
 
     return evaluate

@@ -1,14 +1,36 @@
 """One gradient over all of a client's examples, at the server's weights."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees
-from fedjax_core.clients._measuring import measure, no_statistics, trainable_of, with_trainable
+from fedjax_core.clients._accumulator import accumulator
+from fedjax_core.clients._loss import summed_loss
+from fedjax_core.clients._measuring import has_running_state, running_of, trainable_of, with_running
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
-from fedjax_core.contracts import ClientResult, ClientWork, Model, losses, model_metrics, predicted
+from fedjax_core.contracts import ClientResult, ClientWork, Model
 from fedjax_core.templates import AggregationProcess
+
+
+class _Carry(NamedTuple):
+    """A client between two batches.
+
+    Attributes:
+      gradient: of the summed loss of all batches so far.
+      running: the model's running state, `()` if training moves none.
+      statistics: of all batches so far.
+      num_examples: float32 `[]`.
+      step: int32 `[]`.
+    """
+
+    gradient: Any
+    running: Any
+    statistics: dict[str, Any]
+    num_examples: jax.Array
+    step: jax.Array
 
 
 def local_gradient(
@@ -41,26 +63,27 @@ def local_gradient(
       section 2 (FedSGD).
     """
     check_weighting(weighting)
-    metrics = model_metrics(model)
-    start = no_statistics(model)
-
-    def total_loss(trainable, weights, batch, mask, key):
-        predictions = predicted(model, with_trainable(weights, trainable), batch, mask, key, training=True).predictions
-        return jnp.sum(jnp.where(mask, losses(model, predictions, batch, mask), 0)), predictions
+    metrics, moves = accumulator(model), has_running_state(model)
+    gradient_of = jax.grad(summed_loss(model), has_aux=True)
 
     def work(weights, data, key):
         trainable = trainable_of(weights)
 
-        def step(carry, batch, mask):
-            gradient, statistics, num_examples, step = carry
-            step_key = jax.random.fold_in(key, step)
-            new, predictions = jax.grad(total_loss, has_aux=True)(trainable, weights, batch, mask, step_key)
-            statistics = trees.add(statistics, measure(metrics, predictions, batch, mask))
-            return trees.add(gradient, new), statistics, num_examples + jnp.sum(mask, dtype=jnp.float32), step + 1
+        def step(carry: _Carry, batch, mask) -> _Carry:
+            now, step_key = with_running(weights, carry.running), jax.random.fold_in(key, carry.step)
+            new, output = gradient_of(trainable, now, batch, mask, step_key)
+            return _Carry(
+                trees.add(carry.gradient, new),
+                output.non_trainable,
+                metrics.add(carry.statistics, output.predictions, batch, mask),
+                carry.num_examples + jnp.sum(mask, dtype=jnp.float32),
+                carry.step + 1,
+            )
 
-        zeros = trees.zeros_like(trainable)
-        total, statistics, number, _ = data.filled().reduce((zeros, start, jnp.float32(0), jnp.int32(0)), step)
-        weight = client_weight(weighting, metrics, statistics, number)
-        return ClientResult(trees.divide(total, jnp.maximum(number, 1)), weight, statistics)
+        numbers = jnp.float32(0), jnp.int32(0)
+        start = _Carry(trees.zeros_like(trainable), running_of(weights, moves), metrics.init(), *numbers)
+        end = data.filled().reduce(start, step)
+        weight = client_weight(weighting, metrics, end.statistics, end.num_examples)
+        return ClientResult(trees.divide(end.gradient, jnp.maximum(end.num_examples, 1)), weight, end.statistics)
 
     return client_work(work, metrics_process)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import trees, types
+from fedjax_core import types
 from fedjax_core.contracts import Metric, Model, ModelWeights, model_metrics, predicted
 
 
@@ -57,9 +57,7 @@ def abstract_statistics(model: Model) -> dict:
         def run(key, batch, mask):
             return measure(metrics, predicted(model, model.init(key), batch, mask).predictions, batch, mask)
 
-        batch = jax.tree.map(lambda t: _sized(t, size), types.tree_of_types(model.batch_type))
-        mask = jax.ShapeDtypeStruct(jax.tree.leaves(batch)[0].shape[:1], jnp.bool_)
-        return _shapes("the model and its metrics on its `batch_type`", run, batch, mask)
+        return _shapes("the model and its metrics on its `batch_type`", run, *_abstract_batch(model, size))
 
     one, two = statistics(1), statistics(2)
     if types.type_of(one) != types.type_of(two):
@@ -68,6 +66,36 @@ def abstract_statistics(model: Model) -> dict:
             f"{types.type_of(one)} and for two {types.type_of(two)}; sum over the batch in `measure`"
         )
     return one
+
+
+def has_running_state(model: Model) -> bool:
+    """Whether the model returns its non-trainable weights anew in training.
+
+    Raises:
+      TypeError: the model does not take batches of its `batch_type`.
+    """
+
+    def run(key, batch, mask):
+        return predicted(model, model.init(key), batch, mask, key, training=True).non_trainable
+
+    if not isinstance(_shapes("the model's `init`", model.init), ModelWeights):
+        return False
+    return bool(jax.tree.leaves(_shapes("the model on its `batch_type`", run, *_abstract_batch(model, 1))))
+
+
+def with_running(weights, non_trainable):
+    """The weights with the running state that a batch left; as they are where it is `()`."""
+    return weights._replace(non_trainable=non_trainable) if jax.tree.leaves(non_trainable) else weights
+
+
+def running_of(weights, moves: bool):
+    """What a client carries from step to step of the non-trainable weights: all of them, if training moves them."""
+    return weights.non_trainable if moves else ()
+
+
+def _abstract_batch(model: Model, size: int) -> tuple:
+    batch = jax.tree.map(lambda t: _sized(t, size), types.tree_of_types(model.batch_type))
+    return batch, jax.ShapeDtypeStruct(jax.tree.leaves(batch)[0].shape[:1], jnp.bool_)
 
 
 def _sized(tensor: types.TensorType, size: int) -> jax.ShapeDtypeStruct:
@@ -80,11 +108,6 @@ def _shapes(described: str, fn, *args):
         return jax.eval_shape(fn, jax.eval_shape(lambda: jax.random.key(0)), *args)
     except Exception as error:
         raise TypeError(f"{described} cannot be traced: {type(error).__name__}: {error}") from error
-
-
-def no_statistics(model: Model) -> dict:
-    """The statistics of no batch at all: zeros."""
-    return trees.zeros_like(abstract_statistics(model))
 
 
 def weights_type(model: Model) -> types.Type:

@@ -1,20 +1,20 @@
 """How much a client counts in the mean."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from fedjax_core.contracts import Metric
+from fedjax_core.clients._accumulator import Accumulator
 
 Weighting = str | Callable
 
 
-def client_weight(weighting: Weighting, metrics: Mapping[str, Metric], statistics: dict, num_examples):
+def client_weight(weighting: Weighting, metrics: Accumulator, statistics: dict, num_examples):
     """A client's weight, float32 `[]`; zero for a client that processed no example.
 
     Args:
       weighting: "examples", "uniform", or a function of the client's finalized metrics.
-      metrics: the model's metrics by name.
+      metrics: how the model's metrics are finalized.
       statistics: this client's statistics by name.
       num_examples: float32 `[]`, the examples that it processed.
 
@@ -26,7 +26,7 @@ def client_weight(weighting: Weighting, metrics: Mapping[str, Metric], statistic
     if weighting == "uniform":
         weight = 1.0
     else:
-        weight = weighting({name: metric.finalize(statistics[name]) for name, metric in metrics.items()})
+        weight = weighting(metrics.finalize(statistics))
         if jnp.shape(weight) != ():
             raise ValueError(f"weighting gives a scalar, got the shape {jnp.shape(weight)}; write jnp.sum(...)")
     return jnp.where(num_examples > 0, jnp.asarray(weight, jnp.float32), 0.0)

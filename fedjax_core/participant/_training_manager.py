@@ -12,13 +12,13 @@ import optax
 from fedjax_core import trees
 from fedjax_core.algorithms._checks import check_key
 from fedjax_core.clients import (
+    Accumulator,
     LocalOptimizer,
-    abstract_statistics,
+    accumulator,
     local_optimizer,
-    mean_gradient,
     trainable_of,
+    training_step,
     weights_type,
-    with_trainable,
 )
 from fedjax_core.contracts import Metric, Model, model_metrics, predicted
 from fedjax_core.data import Batching
@@ -133,9 +133,9 @@ class TrainingManager:
         self._clock = clock
         self._state = None
         self._step = _training_step(model, self._optimizer)
-        self._no_statistics = trees.zeros_like(abstract_statistics(measured))
-        self._measure = _measuring_step(model, self.metrics)
-        self._finalize = jax.jit(lambda states: {name: m.finalize(states[name]) for name, m in self.metrics.items()})
+        self._accumulator = accumulator(measured)
+        self._measure = _measuring_step(model, self._accumulator)
+        self._finalize = jax.jit(self._accumulator.finalize)
 
     @property
     def weights(self) -> Any:
@@ -229,7 +229,7 @@ class TrainingManager:
             raise ValueError(f"an evaluation is at most one pass, got {batching}; leave out `num_epochs`")
         total = data.num_batches(batching)
         meter = EffortMeter(self._clock, n_steps=n_steps, timeout=timeout)
-        states = self._no_statistics
+        states = self._accumulator.init()
         with step_bar("evaluation", "batches", min(total, n_steps or total), self.verbose) as advance:
             for batch, mask in data.batches(batching, _folded(state.key, 0)):
                 states = self._measure(states, state.weights, batch, mask)
@@ -262,7 +262,7 @@ class TrainingManager:
             self._take(message.weights)
         start = self._current()
         self._state = start._replace(
-            optimizer=self._optimizer.start_round(start.optimizer, message.aux_var),
+            optimizer=self._optimizer.start_round(start.optimizer, message.aux_var, trainable_of(start.weights)),
             key=_folded(self._rounds_key, message.round_i),
             step=jnp.int32(0),
         )
@@ -273,7 +273,7 @@ class TrainingManager:
         update = trees.subtract(trainable_of(start.weights), trainable_of(self._state.weights))
         return TrainReply(
             updates=self.aggregator.prepare(update, meter.n_steps, meter.n_examples),
-            aux_var=self._optimizer.collect(self._state.optimizer),
+            aux_var=self._optimizer.collect(self._state.optimizer) if meter.n_steps else {},
             n_epoch=meter.n_epoch,
             n_steps=meter.n_steps,
             n_examples=meter.n_examples,
@@ -346,24 +346,21 @@ class TrainingManager:
 
 
 def _training_step(model: Model, optimizer: LocalOptimizer) -> Callable:
-    gradient_of = mean_gradient(model)
+    train = training_step(model, optimizer)
 
     @jax.jit
     def step(state: _State, batch, mask) -> _State:
-        trainable = trainable_of(state.weights)
         key = _folded(state.key, state.step)
-        gradient, _ = gradient_of(trainable, state.weights, batch, mask, key)
-        optimizer_state, trainable = optimizer.step(state.optimizer, gradient, trainable)
-        return _State(with_trainable(state.weights, trainable), optimizer_state, state.key, state.step + 1)
+        weights, optimizer_state, _ = train(state.weights, state.optimizer, batch, mask, key)
+        return _State(weights, optimizer_state, state.key, state.step + 1)
 
     return step
 
 
-def _measuring_step(model: Model, metrics: Mapping[str, Metric]) -> Callable:
+def _measuring_step(model: Model, metrics: Accumulator) -> Callable:
     @jax.jit
     def step(states, weights, batch, mask):
-        predictions = predicted(model, weights, batch, mask).predictions
-        return trees.add(states, {name: m.measure(predictions, batch, mask) for name, m in metrics.items()})
+        return metrics.add(states, predicted(model, weights, batch, mask).predictions, batch, mask)
 
     return step
 

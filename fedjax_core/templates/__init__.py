@@ -7,7 +7,8 @@
 `LearningProcess`        an iterative process over client data that returns
                          `LearningProcessOutput(state, metrics)` and knows its model weights
 
-`chain` puts measured processes one after another, `concatenate` side by side.
+`chain` puts measured processes one after another, `concatenate` side by side. `hyperparams` and
+`with_hyperparams` read and set the rates that live in a state.
 
 Every condition has its own named error, a `TypeError`, in `fedjax_core.templates.errors`.
 """
@@ -17,6 +18,7 @@ from fedjax_core.templates import errors
 from fedjax_core.templates._aggregation_process import AggregationProcess
 from fedjax_core.templates._composition import chain, concatenate
 from fedjax_core.templates._estimation_process import EstimationProcess
+from fedjax_core.templates._hyperparams import hyperparams, with_hyperparams
 from fedjax_core.templates._iterative_process import IterativeProcess
 from fedjax_core.templates._learning_process import LearningProcess, LearningProcessOutput
 from fedjax_core.templates._measured_process import MeasuredProcess, MeasuredProcessOutput
@@ -62,6 +64,8 @@ __all__ = [
     "chain",
     "concatenate",
     "errors",
+    "hyperparams",
+    "with_hyperparams",
 ]
 
 signpost(__name__)

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import fedjax_core as fc
-from fedjax_core.clients import proximal_optimizer, scaffold_optimizer
+from fedjax_core.clients import proximal, scaffold_optimizer
 from fedjax_core.contracts import Metric, ModelWeights
 from fedjax_core.participant import (
     METRICS_LEVEL,
@@ -239,7 +239,7 @@ def test_an_interrupt_of_the_keyboard_is_no_answer(interrupted):
 
 
 def test_fed_prox_is_captured_anew_each_round():
-    manager = make(proximal_optimizer(optax.sgd(RATE), 0.5))
+    manager = make(optax.chain(proximal(0.5), optax.sgd(RATE)))
 
     def expected(start, steps):
         weights = start
@@ -574,7 +574,7 @@ def test_each_step_is_traced_once_over_many_rounds():
         return MODEL.predict(weights, batch)
 
     manager = make(
-        proximal_optimizer(scaffold_optimizer(optax.adam(0.1)), 0.1), MODEL._replace(predict=predict), key=KEY
+        scaffold_optimizer(optax.chain(proximal(0.1), optax.adam(0.1))), MODEL._replace(predict=predict), key=KEY
     )
     del traces[:]
     for round_i in range(5):

@@ -1,0 +1,89 @@
+"""FedProx's pull towards the weights that a round began with."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_core import trees
+
+
+class ProximalState(NamedTuple):
+    """
+    Attributes:
+      reference: the weights that the round began with.
+    """
+
+    reference: Any
+
+
+def proximal(strength: float) -> optax.GradientTransformation:
+    r"""Pulls the weights towards those that the round began with, as FedProx does.
+
+    Adds :math:`\mu (w - w_0)` to the gradient, which makes it that of :math:`f(w) + \frac{\mu}{2} \|w - w_0\|^2`.
+    Put it in front of an optimizer: `optax.chain(fc.clients.proximal(0.1), optax.sgd(0.02))`. The weights
+    :math:`w_0` are those that `init` sees. A simulated client and a `participant.TrainingManager`, whose optimizer
+    otherwise goes on with the state of its last round, both take them anew in every round.
+
+    An optimizer behind it that reads `value` or `value_fn` reads those of :math:`f`, without the pull.
+
+    Args:
+      strength: :math:`\mu`, at least 0; 0 changes nothing. A number, or a scalar that `optax.inject_hyperparams` gives.
+
+    Returns:
+      An optax transformation.
+
+    Raises:
+      ValueError: `strength` is a number that is negative or not finite.
+      TypeError: `strength` is not a number.
+
+    Example:
+
+    >>> optimizer = optax.chain(proximal(1.0), optax.sgd(0.5))
+    >>> weights = jnp.float32(4)
+    >>> state = optimizer.init(weights)
+    >>> for _ in range(3):
+    ...     updates, state = optimizer.update(jnp.float32(1), state, weights)
+    ...     weights = optax.apply_updates(weights, updates)
+    >>> print(weights)
+    3.125
+
+    References:
+      Li et al. 2020, Federated Optimization in Heterogeneous Networks, algorithm 2.
+    """
+    _check_strength(strength)
+
+    def init(weights):
+        return ProximalState(weights)
+
+    def update(updates, state, weights=None):
+        if weights is None:
+            raise ValueError("proximal compares with the weights; write optimizer.update(gradient, state, weights)")
+        pull = jax.tree.map(lambda w, r: (strength * (w - r)).astype(w.dtype), weights, state.reference)
+        return trees.add(updates, pull), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def restarted(state: optax.OptState, optimizer: optax.GradientTransformation, weights: optax.Params) -> optax.OptState:
+    """An optimizer's state at the start of a round: what lives for one round only begins anew, the rest goes on."""
+    if not any(map(_is_proximal, jax.tree.leaves(state, is_leaf=_is_proximal))):
+        return state
+    fresh = optimizer.init(weights)
+    return jax.tree.map(lambda old, new: new if _is_proximal(old) else old, state, fresh, is_leaf=_is_proximal)
+
+
+def _is_proximal(state: Any) -> bool:
+    return isinstance(state, ProximalState)
+
+
+def _check_strength(strength: Any):
+    if isinstance(strength, jax.Array) and strength.shape == () and jnp.issubdtype(strength.dtype, jnp.floating):
+        return
+    repaired = "use proximal(strength=0.1)"
+    if isinstance(strength, bool) or not isinstance(strength, int | float):
+        raise TypeError(f"proximal(strength=...) must be a number, got {strength!r}; {repaired}")
+    if not 0 <= strength < math.inf:
+        raise ValueError(f"proximal(strength=...) must be finite and at least 0, got {strength!r}; {repaired}")

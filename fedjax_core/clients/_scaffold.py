@@ -1,0 +1,112 @@
+"""SCAFFOLD's control variates, as an optimizer that exchanges them with the server."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_core import trees
+from fedjax_core.clients._local_optimizer import LocalOptimizer, local_optimizer
+
+
+class _ScaffoldState(NamedTuple):
+    """
+    Attributes:
+      inner: the wrapped optimizer's.
+      correction: what is added to every gradient.
+      total: the sum of this round's gradients, not corrected.
+      num_steps: int32 `[]`, how many they are.
+    """
+
+    inner: Any
+    correction: Any
+    total: Any
+    num_steps: jax.Array
+
+
+def scaffold_optimizer(optimizer: optax.GradientTransformation | LocalOptimizer) -> LocalOptimizer:
+    r"""Corrects every gradient for how this client differs from the others, as SCAFFOLD does.
+
+    The gradient becomes :math:`g - c_i + c`. The server keeps the control variates: :math:`c_i` of every
+    client, and :math:`c`, their mean. The optimizer exchanges one variable, `scaffold`:
+
+    * received, `{"correction": c - c_i}`, a pytree like the weights; zero at first, and kept where a request
+      has none;
+    * collected, `{"control": c_i}`, the client's new control variate: the mean of the gradients that the
+      round's steps took, before correction, which under SGD is the paper's option II; zero after a round without
+      a step.
+
+    `value` and `value_fn`, which optax's extended transformations ask for, are those of the corrected loss,
+    :math:`f(w) + \langle c - c_i, w \rangle`.
+
+    Args:
+      optimizer: takes the corrected gradient.
+
+    Returns:
+      A `LocalOptimizer`. Its `start_round` raises `ValueError` where the correction is not like the weights.
+
+    Raises:
+      TypeError: `optimizer` is neither an optax transformation nor a `LocalOptimizer`.
+
+    Example:
+
+    >>> optimizer, weights = scaffold_optimizer(optax.sgd(0.5)), jnp.float32(1)
+    >>> state = optimizer.start_round(optimizer.init(weights), {"scaffold": {"correction": jnp.float32(2)}}, weights)
+    >>> state, weights = optimizer.step(state, jnp.float32(1), weights)
+    >>> print(weights, optimizer.collect(state)["scaffold"]["control"])
+    -0.5 1.0
+
+    References:
+      Karimireddy et al. 2020, SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, algorithm 1,
+      option II.
+    """
+    inner = local_optimizer(optimizer)
+
+    def init(weights):
+        zeros = trees.zeros_like(weights)
+        return _ScaffoldState(inner.init(weights), zeros, zeros, jnp.int32(0))
+
+    def start_round(state, aux_var, weights):
+        others = {name: variable for name, variable in aux_var.items() if name != "scaffold"}
+        correction = state.correction
+        if "scaffold" in aux_var:
+            correction = jax.tree.map(jnp.array, _correction(aux_var["scaffold"], like=state.correction))
+        zeros = trees.zeros_like(state.total)
+        return _ScaffoldState(inner.start_round(state.inner, others, weights), correction, zeros, jnp.int32(0))
+
+    def step(state, gradient, weights, **extra):
+        corrected = trees.add(gradient, state.correction)
+        inner_state, moved = inner.step(state.inner, corrected, weights, **_tilted(extra, state.correction, weights))
+        total = trees.add(state.total, gradient)
+        return _ScaffoldState(inner_state, state.correction, total, state.num_steps + 1), moved
+
+    def collect(state):
+        control = trees.divide(state.total, jnp.maximum(state.num_steps, 1))
+        return {**inner.collect(state.inner), "scaffold": {"control": control}}
+
+    return LocalOptimizer(init, start_round, step, collect)
+
+
+def _tilted(extra: dict[str, Any], correction: Any, weights: Any) -> dict[str, Any]:
+    """What an extended transformation is told of the corrected loss, so that it fits the corrected gradient."""
+    if not extra:
+        return {}
+
+    def tilt(w):
+        return sum(jax.tree.leaves(jax.tree.map(lambda c, x: jnp.sum(c * x), correction, w)))
+
+    value_fn: Callable = extra["value_fn"]
+    return {
+        "value": extra["value"] + tilt(weights),
+        "grad": trees.add(extra["grad"], correction),
+        "value_fn": lambda w: value_fn(w) + tilt(w),
+    }
+
+
+def _correction(variable: Any, like: Any) -> Any:
+    if not isinstance(variable, Mapping) or set(variable) != {"correction"}:
+        found = sorted(map(str, variable)) if isinstance(variable, Mapping) else type(variable).__name__
+        raise ValueError(f'the auxiliary variable "scaffold" is {{"correction": c - c_i}}, got {found}')
+    return trees.match(variable["correction"], like)

@@ -1,0 +1,115 @@
+"""Hyperparameters that live in a state, where `optax.inject_hyperparams` keeps them."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core import trees
+
+
+class _Place(NamedTuple):
+    """Where a hyperparameter is.
+
+    Attributes:
+      index: the number of its leaf in the state.
+      owner: the path to the value that has the field `hyperparams`.
+      names: the path from this field to the hyperparameter.
+    """
+
+    index: int
+    owner: tuple
+    names: tuple
+
+
+def hyperparams(state: Any) -> dict[str, Any]:
+    """The hyperparameters in a state that may be set: those of every field with the name `hyperparams`.
+
+    `optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)` is an optimizer whose state has such a field. A
+    hyperparameter that follows a schedule is not among them, since the next step would compute it anew.
+
+    Args:
+      state: a pytree.
+
+    Returns:
+      A dict by the first entry of the path to the field, for example `finalizer`, of dicts by name. Where several
+      fields share this entry, the rest of their paths is a name in between.
+
+    Example:
+
+    >>> import optax
+    >>> optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
+    >>> hyperparams({"finalizer": optimizer.init(jnp.ones(2)), "round_num": 0})
+    {'finalizer': {'learning_rate': Array(0.5, dtype=float32)}}
+    """
+    leaves, found = jax.tree.leaves(state), {}
+    for name, index in _by_name(state).items():
+        inner = found
+        for part in name[:-1]:
+            inner = inner.setdefault(part, {})
+        inner[name[-1]] = leaves[index]
+    return found
+
+
+def with_hyperparams(state: Any, values: Mapping[str, Any]) -> Any:
+    """The state with other values of hyperparameters; their shapes and dtypes stay.
+
+    Args:
+      state: a pytree.
+      values: as `hyperparams` gives them; what is left out stays as it is.
+
+    Raises:
+      ValueError: the state has no hyperparameter of a name, or it is of another shape.
+
+    Example:
+
+    >>> import optax
+    >>> optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
+    >>> state = with_hyperparams({"finalizer": optimizer.init(jnp.ones(2))}, {"finalizer": {"learning_rate": 0.1}})
+    >>> print(state["finalizer"].hyperparams["learning_rate"])
+    0.1
+    """
+    places = _by_name(state)
+    leaves, structure = jax.tree.flatten(state)
+    for path, value in jax.tree_util.tree_flatten_with_path(values)[0]:
+        name = tuple(str(trees.path_entry(key)) for key in path)
+        if name not in places:
+            known = sorted(map(".".join, places)) or "none"
+            raise ValueError(f"the state has no hyperparameter {'.'.join(name)!r}; it has {known}")
+        before = leaves[places[name]]
+        if jnp.shape(value) != jnp.shape(before):
+            raise ValueError(
+                f"the hyperparameter {'.'.join(name)!r} has the shape {jnp.shape(before)}, got {jnp.shape(value)}"
+            )
+        leaves[places[name]] = jnp.asarray(value, jnp.result_type(before))
+    return structure.unflatten(leaves)
+
+
+def _by_name(state: Any) -> dict[tuple[str, ...], int]:
+    """The number of each hyperparameter's leaf by its name."""
+    places = _places(state)
+    owners = {place.owner for place in places}
+    named = {}
+    for place in places:
+        siblings = [owner for owner in owners if owner[:1] == place.owner[:1]]
+        between = [".".join(place.owner[1:])] if len(siblings) > 1 and place.owner[1:] else []
+        named[(*place.owner[:1], *between, *place.names)] = place.index
+    return named
+
+
+def _places(state: Any) -> list[_Place]:
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
+    scheduled = {place.owner + place.names[:1] for place in _under(paths, "hyperparams_states")}
+    return [place for place in _under(paths, "hyperparams") if place.owner + place.names[:1] not in scheduled]
+
+
+def _under(paths: list[tuple], field: str) -> list[_Place]:
+    """The leaves below a field of this name; a dict's key of this name is none."""
+    key = jax.tree_util.GetAttrKey(field)
+    found = [(i, path, max(j for j, k in enumerate(path) if k == key)) for i, path in enumerate(paths) if key in path]
+    return [_Place(i, _entries(path[:j]), _entries(path[j + 1 :])) for i, path, j in found]
+
+
+def _entries(path: tuple) -> tuple[str, ...]:
+    return tuple(str(trees.path_entry(key)) for key in path)
