@@ -402,30 +402,42 @@ def _check_model(model) -> None:
         )
 
 
+class Running(NamedTuple):
+    """Running state that a model updated while a client trained, such as the averages of a batch normalization.
+
+    `compose` averages it over the clients, by examples, into the `non_trainable` part of the weights.
+
+    Attributes:
+      state: of the type of the model's `ModelWeights.non_trainable`. Floating point leaves are averaged; the
+        server keeps its own of all others.
+      num_examples: float32 `[]`, the examples that the state was computed from; zero counts for nothing.
+    """
+
+    state: Any
+    num_examples: Any
+
+
 class ClientResult(NamedTuple):
     """What a client answers in a round of learning.
 
+    A NaN or infinity in any field makes the client unfit: the round goes on as if it had not taken part.
+
     Attributes:
-      update: a pytree like the trainable weights: initial minus trained, a pseudo-gradient.
-      weight: float32 `[]`, its weight in the mean; zero for a client that processed no example.
+      update: a pytree of arrays, whatever the aggregator takes. Mostly it is like the trainable weights, initial
+        minus trained: a pseudo-gradient.
+      weight: float32 `[]`, the client's weight in the mean; zero for a client that processed no example. Or a
+        pytree of float32 arrays, where the aggregator takes several: one a cluster, for example. A client
+        contributes if any entry is positive.
       metrics: the statistics of its metrics by name, see `Metric.measure`.
+      extra: a pytree of arrays that the client work's own `commit` takes besides.
+      running: `()`, or the `Running` state of the model after the client's training.
     """
 
     update: Any
     weight: Any
     metrics: Any
-
-
-class Running(NamedTuple):
-    """The running state that a client's training leaves, see `Model.running`.
-
-    Attributes:
-      state: like the `non_trainable` of the model's `ModelWeights`.
-      num_examples: float32 `[]`, the examples that the client processed, its weight in the mean.
-    """
-
-    state: Any
-    num_examples: Any
+    extra: Any = ()
+    running: Any = ()
 
 
 class Distributor(NamedTuple):
@@ -443,22 +455,24 @@ class Distributor(NamedTuple):
 class ClientWork(NamedTuple):
     """What every client does in a round: pure functions over placed values.
 
+    `run` reads the state, and only `commit` gives a new one, from results that the round has guarded: what a
+    client without a finite result computed cannot reach any state.
+
     Attributes:
       init: `(weights at SERVER) -> state at SERVER`.
-      next: `(state, weights, data, key) -> MeasuredProcessOutput(state, result, measurements)`;
-        weights, data and key are at CLIENTS, the result is a `ClientResult` at CLIENTS.
-      summarize: `(state, metrics at CLIENTS) -> MeasuredProcessOutput(state, metrics at SERVER,
-        measurements)`: combines the clients' statistics, after the round has set to zero those of
-        clients that it leaves out.
+      run: `(state, weights, data, key) -> (result, shared)`. The state is at SERVER; the weights are what the
+        distributor sent, at CLIENTS as data and key are. The result is a `ClientResult` at CLIENTS, `shared` a
+        value at SERVER that `commit` takes, `()` for most. What `run` itself aggregates goes through
+        `algorithms.guarded_mean`. A further parameter of the name `round_num`, int32 at SERVER, is given the
+        number of rounds before this one.
+      commit: `(state, result, included, shared) -> MeasuredProcessOutput(state, metrics, measurements)`, all at
+        SERVER. The result is guarded: zeros in every field for an unfit client. `included` is bool at CLIENTS:
+        the client is fit and contributes. The state counts only if the round does.
     """
 
     init: Callable
-    next: Callable
-    summarize: Callable
-
-
-def _as_it_is(update, n_steps, n_examples):
-    return update
+    run: Callable
+    commit: Callable
 
 
 class Aggregator(NamedTuple):
@@ -477,17 +491,14 @@ class Aggregator(NamedTuple):
     Attributes:
       init: `(type of a client's value) -> state at SERVER`.
       next: `(state, value at CLIENTS, weight at CLIENTS) -> MeasuredProcessOutput(state, result at
-        SERVER, measurements at SERVER)`; the weight is a float32 scalar.
+        SERVER, measurements at SERVER)`. The weight is a float32 scalar, or a pytree of float32 arrays, of
+        which an aggregator that takes scalars alone raises a `TypeError`.
       always_releases: whether a result counts even if nobody contributed, as a noised one does.
-      prepare: `(update, n_steps, n_examples) -> what is sent`: what a real participant, a
-        `participant.TrainingManager`, makes of its update before it sends it. `next` takes what was
-        sent. By default the update as it is: all of the aggregation is then the server's.
     """
 
     init: Callable
     next: Callable
     always_releases: bool = False
-    prepare: Callable = _as_it_is
 
 
 class Finalizer(NamedTuple):

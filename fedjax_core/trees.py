@@ -6,7 +6,7 @@ JAX's typed keys are leaves too. Two trees have the same structure and leaves of
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -16,14 +16,17 @@ from fedjax_core._signposts import signpost
 
 __all__ = [
     "add",
+    "any_positive",
     "cast",
     "clip_by_norm",
     "distinct_size",
     "divide",
+    "expand",
     "is_finite",
     "match",
     "norm",
     "num_bytes",
+    "part",
     "path_entry",
     "scale",
     "size",
@@ -31,6 +34,7 @@ __all__ = [
     "squared_norm",
     "subtract",
     "where",
+    "with_part",
     "zeros_like",
 ]
 
@@ -218,6 +222,104 @@ def is_finite(tree: Tree) -> jax.Array:
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in inexact]).all() if inexact else jnp.array(True)
 
 
+def any_positive(tree: Tree) -> jax.Array:
+    """Whether any entry of any leaf is greater than zero.
+
+    Returns:
+      bool `[]`; False for an empty tree and for NaN.
+
+    Example:
+      >>> print(any_positive({"w": jnp.array([0.0, 2.0])}), any_positive(-1.0))
+      True False
+    """
+    return jnp.stack([jnp.array(False), *(jnp.any(jnp.asarray(leaf) > 0) for leaf in jax.tree.leaves(tree))]).any()
+
+
+def expand(prefix: Tree, tree: Tree) -> Tree:
+    """The entries of a prefix, one tree for many, where they multiply the leaves of `tree`.
+
+    So one number is for all leaves, a vector for the rows of all leaves, and a dict of numbers for the fields
+    of a dict.
+
+    Args:
+      prefix: a pytree of arrays whose structure is that of the beginning of `tree`. The shape of each leaf is the
+        beginning of the shapes of the leaves of `tree` below it.
+      tree: a pytree of arrays or `jax.ShapeDtypeStruct`; its values are not read.
+
+    Returns:
+      A tree of the structure of `tree`: for each leaf the prefix's, with trailing dimensions of one.
+
+    Raises:
+      ValueError: `prefix` is no such beginning.
+
+    Example:
+      >>> rows = expand(jnp.array([1.0, 2.0]), {"b": jnp.ones(2), "w": jnp.ones((2, 3))})
+      >>> rows["b"].shape, rows["w"].shape
+      ((2,), (2, 1))
+    """
+
+    def below(entry, part):
+        return jax.tree.map(lambda leaf: _expanded(entry, leaf), part)
+
+    try:
+        return jax.tree.map(below, prefix, tree)
+    except ValueError as error:
+        raise ValueError(
+            f"`expand(prefix, tree)` takes one entry for all leaves, for the rows of each, or for each field, got\n  "
+            f"{_shapes(prefix)}\nfor\n  {_shapes(tree)}"
+        ) from error
+
+
+def _expanded(entry: Any, leaf: Any) -> Any:
+    shape, whole = jnp.shape(entry), jnp.shape(leaf)
+    if whole[: len(shape)] != shape:
+        raise ValueError(f"{shape} is no beginning of {whole}")
+    return jnp.reshape(entry, (*shape, *(1 for _ in whole[len(shape) :]))) if shape else entry
+
+
+def _shapes(tree: Tree) -> str:
+    return str(jax.tree.map(_described, tree))
+
+
+def part(predicate: Callable[[str], bool], tree: Tree) -> Tree:
+    """The leaves whose paths a predicate chooses, in the containers of `tree`; `None` takes the place of the others.
+
+    Args:
+      predicate: a function of a path, its steps joined by dots, such as `"head.kernel"`.
+      tree: any pytree.
+
+    Example:
+      >>> part(lambda path: path.startswith("head."), {"body": 1.0, "head": {"bias": 2.0}})
+      {'body': None, 'head': {'bias': 2.0}}
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if predicate(_named(map(path_entry, path))) else None, tree
+    )
+
+
+def with_part(tree: Tree, part: Tree) -> Tree:
+    """`tree` with the leaves of a part of it replaced.
+
+    Args:
+      tree: a pytree.
+      part: leaves at some of its paths, in any containers.
+
+    Raises:
+      ValueError: `part` has a leaf where `tree` has none.
+
+    Example:
+      >>> with_part({"body": 1.0, "head": {"bias": 2.0}}, {"head": {"bias": 3.0}})
+      {'body': 1.0, 'head': {'bias': 3.0}}
+    """
+    whole, new = _by_path(tree), _by_path(part)
+    if unknown := new.keys() - whole.keys():
+        raise ValueError(
+            f"`with_part(tree, part)` takes leaves at paths of the tree, {sorted(map(_named, whole))}, got "
+            f"{min(map(_named, unknown))!r}"
+        )
+    return jax.tree.unflatten(jax.tree.structure(tree), list((whole | new).values()))
+
+
 def cast(tree: Tree, dtype: Any) -> Tree:
     """`tree` with its real floating-point leaves converted to `dtype`; other leaves stay as they are.
 
@@ -335,7 +437,7 @@ def path_entry(step: Any) -> str | int:
     return next((name for name in names if name is not None), str(step))
 
 
-def _named(path: tuple) -> str:
+def _named(path: Iterable) -> str:
     return ".".join(map(str, path))
 
 

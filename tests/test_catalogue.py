@@ -196,8 +196,8 @@ ALGORITHM_CASES = {
     "fed_sgd": lambda: (fc.algorithms.fed_sgd(MODEL, server_optimizer=SERVER, key=KEY), {}),
     "fed_eval": lambda: (fc.algorithms.fed_eval(MODEL), {}),
 }
-SLOTS = {"apply_optimizer", "broadcast", "compose", "metrics_process"}
-NOT_ALGORITHMS = {"EvaluationState", "LearningState", "federated_evaluation", *SLOTS}
+SLOTS = {"apply_optimizer", "broadcast", "compose", "guarded_mean", "leave_out", "metrics_process", "on_part"}
+NOT_ALGORITHMS = {"EvaluationState", "LearningState", "federated_evaluation", "left_out_clients", *SLOTS}
 
 
 def protected():

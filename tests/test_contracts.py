@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedjax_core import types
-from fedjax_core.contracts import Aggregator, Metric, Model, ModelWeights, mean_loss, model_metrics
+from fedjax_core.contracts import Metric, Model, ModelWeights, mean_loss, model_metrics
 
 
 def _difference(predictions, batch):
@@ -118,10 +118,3 @@ def test_model_metrics_refuses_what_is_no_dict_of_metrics(metrics):
 def test_weights_are_a_pytree_with_named_parts():
     weights = ModelWeights(trainable={"w": jnp.ones(3)}, non_trainable={"mean": jnp.zeros(2)})
     assert str(types.type_of(weights)) == "<trainable=<w=float32[3]>,non_trainable=<mean=float32[2]>>"
-
-
-def test_an_aggregator_shares_an_update_as_it_is_unless_it_says_otherwise():
-    update = {"w": jnp.ones(3)}
-    assert Aggregator(init=None, next=None).prepare(update, 3, 20) is update
-    halved = Aggregator(None, None, prepare=lambda update, n_steps, n_examples: (n_steps, n_examples))
-    assert halved._replace(next=None).prepare(update, 3, 20) == (3, 20)

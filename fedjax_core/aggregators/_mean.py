@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fedjax_core import trees, types
 from fedjax_core.contracts import Aggregator
-from fedjax_core.language import federated_map, federated_mean, federated_sum, federated_value, federated_zip
+from fedjax_core.language import Placed, federated_map, federated_mean, federated_sum, federated_value, federated_zip
 from fedjax_core.templates import MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
@@ -18,10 +18,13 @@ def mean() -> Aggregator:
     A total weight of zero gives a zero result and is counted. For the uniform mean give weights of
     one (`weighting="uniform"`).
 
+    A client's weight is one number; or it has one for each row, or for each field, of the value, and they are
+    averaged each by its own: a vector `[k]` for leaves `[k, ...]`, a dict of numbers for a dict.
+
     Returns:
       An `Aggregator` without state. Measurements: `mean_value.norm`, float32, the L2 norm of the
-      result; `mean_weight.total`, float32, and `mean_weight.num_zero`, int32, one where the total is
-      zero.
+      result; `mean_weight.total`, float32, of the form of a client's weight, and `mean_weight.num_zero`, int32,
+      how many of these totals are zero.
 
     Example:
 
@@ -30,15 +33,20 @@ def mean() -> Aggregator:
     >>> process.next(process.initialize(), [1.0, 4.0], [1.0, 2.0]).result
     Array(3., dtype=float32)
 
+    Two rows, each with weights of its own, for clients that train one of two models each:
+
+    >>> process = fc.aggregators.as_process(mean(), "float32[2,1]", "float32[2]")
+    >>> output = process.next(process.initialize(), [[[1.0], [0.0]], [[3.0], [5.0]]], [[1.0, 0.0], [1.0, 2.0]])
+    >>> print(output.result.tolist(), output.measurements["mean_weight"]["total"])
+    [[2.0], [5.0]] [2. 2.]
+
     References:
       McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data,
       algorithm 1.
     """
 
     def next(state, value, weight):
-        # `federated_mean` checks and types; its 0 / 0 would have no gradient, so the division is our own.
-        result_type = federated_mean(value, weight).fedjax_type.member
-        dtypes = jax.tree.map(lambda tensor: tensor.dtype, types.tree_of_types(result_type))
+        dtypes = jax.tree.map(lambda tensor: tensor.dtype, types.tree_of_types(_mean_type(value, weight)))
         total = federated_sum(weight)
         weighted = federated_sum(federated_map(_times, value, weight))
         averaged = federated_map(functools.partial(_divide, dtypes), weighted, total)
@@ -53,16 +61,43 @@ def mean() -> Aggregator:
     return Aggregator(lambda value_type: federated_value((), SERVER), next)
 
 
+def _mean_type(value: Placed, weight: Placed) -> types.Type:
+    """The type of the mean, as `federated_mean` has it, which checks value and weight besides.
+
+    Its 0 / 0 would have no gradient, so that the division is our own.
+    """
+    weight_type = weight.fedjax_type.member
+    if isinstance(weight_type, types.TensorType) and weight_type.shape == ():
+        return federated_mean(value, weight).fedjax_type.member
+    shapes = [jax.tree.map(_abstract, types.tree_of_types(v.fedjax_type.member)) for v in (weight, value)]
+    try:
+        jax.eval_shape(trees.expand, *shapes)
+    except ValueError:
+        raise TypeError(
+            "mean takes one weight for each client, or one for each row or field of its value, got the weight "
+            f"{weight_type} for the value {value.fedjax_type.member}; for parts that are combined in ways of their own "
+            "write fc.aggregators.each(...)"
+        ) from None
+    return federated_mean(value).fedjax_type.member
+
+
+def _abstract(tensor: types.TensorType) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
+
+
 def _times(value, weight):
     """In float32 at least, as `federated_mean`."""
-    return jax.tree.map(lambda v: v * weight.astype(jnp.promote_types(v.dtype, jnp.float32)), value)
+    return jax.tree.map(
+        lambda v, w: v * w.astype(jnp.promote_types(v.dtype, jnp.float32)), value, trees.expand(weight, value)
+    )
 
 
 def _divide(dtypes, weighted, total):
     """Zero for a total of zero, by a division that has a gradient there."""
-    denominator = jnp.where(total == 0, 1, total)
-    return jax.tree.map(lambda v, d: (v / denominator.astype(v.dtype)).astype(d), weighted, dtypes)
+    denominator = trees.expand(jax.tree.map(lambda t: jnp.where(t == 0, 1, t), total), weighted)
+    return jax.tree.map(lambda v, t, d: (v / t.astype(v.dtype)).astype(d), weighted, denominator, dtypes)
 
 
 def _measure_weight(total):
-    return {"total": total, "num_zero": (total == 0).astype(jnp.int32)}
+    num_zero = [jnp.sum(t == 0, dtype=jnp.int32) for t in jax.tree.leaves(total)]
+    return {"total": total, "num_zero": sum(num_zero)}

@@ -1,5 +1,6 @@
 """Checks of what goes into the slots of a round, and of what comes out of them."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
-from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model
+from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model, Running
 from fedjax_core.language import Placed, federated_value, federated_zip
 from fedjax_core.templates import MeasuredProcessOutput, ProcessCompositionError
-from fedjax_core.types import SERVER, Placement
+from fedjax_core.types import CLIENTS, SERVER, Placement
 
 _KINDS = {
     "model": Model,
@@ -83,28 +84,88 @@ def run_slot(
     return MeasuredProcessOutput(
         _one_value(slot, "state", output.state, SERVER, args[0].fedjax_type.member),
         _one_value(slot, "result", output.result, placement, result),
-        placed(output.measurements, placement),
+        placed(output.measurements, SERVER),
     )
 
 
-def check_client_result(result: Placed, update: types.Type):
-    """Refuses what is no `ClientResult` with an update of this type and a weight.
+def run_client_work(run: Callable, args: tuple, round_num: Placed, weights: types.Type) -> tuple[Placed, Placed]:
+    """What the clients answer, and what the work shares with its `commit`.
+
+    Args:
+      run: `ClientWork.run`; it is given the round number if it has a parameter of this name.
+      args: its arguments, first the state.
+      round_num: int32 at SERVER.
+      weights: the type of the model's weights.
+
+    Returns:
+      A `ClientResult` at CLIENTS, and a value at SERVER.
 
     Raises:
-      ProcessCompositionError: with the field that does not fit.
+      ProcessCompositionError: `run` fails, gives no such pair, or a field does not fit.
     """
-    if getattr(result.fedjax_type.member, "names", None) != ClientResult._fields:
+    named = {"round_num": round_num} if takes_argument(run, "round_num") else {}
+    output = _called("client_work", run, args, **named)
+    if type(output) is not tuple or len(output) != 2:
+        raise ProcessCompositionError(
+            f"the client_work's `run` returns a pair, the ClientResult at CLIENTS and what it shares with `commit` at "
+            f"SERVER, got {_described(output)}; write `return result, ()`"
+        )
+    result = _one_value("client_work", "result", output[0], CLIENTS, None)
+    _check_client_result(result, weights)
+    return result, _one_value("client_work", "shared value", output[1], SERVER, None)
+
+
+def takes_argument(fn: Callable, name: str) -> bool:
+    """Whether a function has a parameter of this name.
+
+    Example:
+
+    >>> takes_argument(lambda state, round_num: state, "round_num"), takes_argument(len, "round_num")
+    (True, False)
+    """
+    try:
+        return name in inspect.signature(fn).parameters
+    except ValueError:
+        return False
+
+
+def _check_client_result(result: Placed, weights: types.Type):
+    member = result.fedjax_type.member
+    if not isinstance(types.tree_of_types(member), ClientResult):
         raise ProcessCompositionError(
             f"the client_work gives every client a ClientResult, got {result.fedjax_type}; write `return "
             "fc.contracts.ClientResult(update, weight, metrics)`"
         )
-    _check_fits("client_work", "update", types.at_clients(update), result.update)
-    _check_fits("client_work", "weight", types.at_clients("float32"), result.weight)
+    leaves = types.type_leaves(member["weight"])
+    if not leaves or any(getattr(leaf, "dtype", None) != jnp.float32 for _, leaf in leaves):
+        raise _misfit("client_work", "weight", "float32, or a struct of float32", result.weight.fedjax_type)
+    if types.type_leaves(member["running"]):
+        _check_running(result.running, weights)
 
 
-def _called(slot: str, fn: Callable, args: tuple):
+def _check_running(running: Placed, weights: types.Type):
+    if "non_trainable" not in getattr(weights, "names", ()):
+        raise _misfit("client_work", "running state", f"(), since all of {weights} is trained", running.fedjax_type)
+    expected = types.to_type(Running(weights["non_trainable"], "float32"))
+    _check_fits("client_work", "running state", types.at_clients(expected), running)
+
+
+def check_running(running: types.Type, aggregator: Aggregator):
+    """Refuses running state beside an aggregate that is noised: it would leave the clients without noise.
+
+    Raises:
+      ProcessCompositionError: with the repaired call.
+    """
+    if types.type_leaves(running) and aggregator.always_releases:
+        raise ProcessCompositionError(
+            "the client_work does not fit the aggregator: its running state would leave the clients without the noise "
+            'that the aggregator adds; write fc.models.from_linen(..., running="freeze"), or running="keep"'
+        )
+
+
+def _called(slot: str, fn: Callable, args: tuple, **named: Any):
     try:
-        return fn(*args)
+        return fn(*args, **named)
     except TypeError as error:
         raise ProcessCompositionError(f"the {slot} does not fit what it is given: {error}") from error
 

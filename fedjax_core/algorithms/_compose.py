@@ -1,17 +1,23 @@
 """The round of federated learning, written once."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import trees, types
-from fedjax_core.algorithms._checks import check_client_result, check_key, check_kinds, first_state, run_slot
+from fedjax_core import types
+from fedjax_core.algorithms._acceptance import accept, weights_by_rows
+from fedjax_core.algorithms._checks import check_key, check_kinds
+from fedjax_core.algorithms._guard import guard
+from fedjax_core.algorithms._left_out import left_out
 from fedjax_core.algorithms._metrics import by_name, report
 from fedjax_core.algorithms._process import learning_process
+from fedjax_core.algorithms._running import averaged_running
+from fedjax_core.algorithms._slot_computations import slot_computations
 from fedjax_core.clients import trainable_of, weights_type, with_trainable
 from fedjax_core.computations import federated_computation
-from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model
+from fedjax_core.contracts import Aggregator, ClientWork, Distributor, Finalizer, Model
 from fedjax_core.language import (
     federated_eval,
     federated_map,
@@ -21,7 +27,7 @@ from fedjax_core.language import (
     federated_zip,
 )
 from fedjax_core.templates import LearningProcess, LearningProcessOutput
-from fedjax_core.types import CLIENTS, SERVER
+from fedjax_core.types import SERVER
 
 
 class LearningState(NamedTuple):
@@ -58,10 +64,18 @@ def compose(
     weights --distributor--> clients --client_work--> update, weight --aggregator--> server --finalizer--> weights
     ```
 
-    The round is guarded. A client whose update or weight holds a NaN or infinity contributes zero with
-    weight zero, its metrics too, and is counted. Where nobody contributes, the whole state but the
-    round number stays as it was, unless the aggregator always releases. Where the aggregate is not
-    finite, weights, aggregator and finalizer stay as they were.
+    Types flow from slot to slot: a distributor may send a part of the weights, an update need not look like them, and
+    a weight may be a struct. Only the finalizer must give the trainable weights.
+
+    The round is guarded. A client with a NaN or infinity anywhere in its result is left out: update, weight,
+    metrics, extra and running state count as zero, and no state of the server sees what it computed. It is counted
+    by what was not finite, and up to 20 such clients are listed.
+
+    A round counts if a client contributes, with a positive weight, or the aggregator always releases, and if its
+    aggregate and what the work shares are finite; and the total weight is not zero. Otherwise the whole state but
+    the round number stays as it was, bit for bit. Where the weights of clients tell apart rows of the model's, or
+    fields (a weight `[k]` for leaves `[k, ...]`, one a cluster; or a dict of weights for a dict of parts), so it is
+    for each of them by itself: a row without weight keeps its weights and its part of the finalizer's state.
 
     Args:
       model: the model.
@@ -73,9 +87,9 @@ def compose(
 
     Returns:
       A `LearningProcess` over `LearningState`. Metrics: `distributor`, `client_work.train` (the metrics, what
-      their aggregation measures besides, and `num_non_finite_clients`, the clients that were left out of the
-      round), `aggregator`, `finalizer`. `report` gives `round_num` and `weights_norm`, the L2 norm of the
-      trainable weights.
+      their aggregation measures besides, and who was left out: `num_non_finite_clients`, int32 by reason, and
+      `non_finite_clients`, see `left_out_clients`), `aggregator`, `finalizer`. `report` gives `round_num` and
+      `weights_norm`, the L2 norm of the trainable weights.
 
     Raises:
       ProcessCompositionError: a slot does not fit; the message names the first one, in the order above.
@@ -99,54 +113,58 @@ def compose(
       Reddi et al. 2021, Adaptive Federated Optimization, algorithm 1.
     """
     check_key("compose", key)
-    slots = {
-        "distributor": distributor,
-        "client_work": client_work,
-        "aggregator": aggregator,
-        "finalizer": finalizer,
-    }
-    check_kinds("compose", model=model, **slots)
-    whole = weights_type(model)
-    update_type = types.type_of(trainable_of(types.tree_of_types(whole)))
+    check_kinds(
+        "compose",
+        model=model,
+        distributor=distributor,
+        client_work=client_work,
+        aggregator=aggregator,
+        finalizer=finalizer,
+    )
     init_key, round_key = jax.random.split(key)
+    slots = slot_computations(model, distributor, client_work, aggregator, finalizer, types.type_of(round_key))
+    whole, result_type = weights_type(model), slots.result_type
+    trainable_type = types.type_of(trainable_of(types.tree_of_types(whole)))
+    has_running = bool(types.type_leaves(result_type["running"]))
+    by_rows = weights_by_rows(result_type["weight"], trainable_type)
+    accepted = functools.partial(accept, aggregator.always_releases, by_rows)
 
     @federated_computation()
     def initialize():
         weights = federated_eval(lambda: model.init(init_key), SERVER)
-        given = (weights, weights, update_type, _trainable(weights))
-        states = {name: first_state(name, slot.init, g) for (name, slot), g in zip(slots.items(), given)}
-        key = federated_value(round_key, SERVER)
-        return federated_zip(LearningState(weights, **states, round_num=federated_value(0, SERVER), key=key))
+        state = LearningState(
+            weights=weights,
+            distributor=slots.start_distributor(weights),
+            client_work=slots.start_work(weights),
+            aggregator=slots.start_aggregator(),
+            finalizer=slots.start_finalizer(_trainable(weights)),
+            round_num=federated_value(0, SERVER),
+            key=federated_value(round_key, SERVER),
+        )
+        return federated_zip(state)
 
     @federated_computation(initialize.type_signature.result, types.at_clients(types.SequenceType(model.batch_type)))
     def next(state, data):
         keys = federated_split_key(federated_map(jax.random.fold_in, state.key, state.round_num))
-        sent = run_slot("distributor", distributor.next, (state.distributor, state.weights), CLIENTS, whole)
-        worked = run_slot("client_work", client_work.next, (state.client_work, sent.result, data, keys), CLIENTS)
-        check_client_result(worked.result, update_type)
-        result, non_finite = federated_map(_guard, worked.result)
-        args = (state.aggregator, result.update, result.weight)
-        summed = run_slot("aggregator", aggregator.next, args, SERVER, update_type)
-        summary = run_slot("client_work", client_work.summarize, (worked.state, result.metrics), SERVER)
-        args = (state.finalizer, _trainable(state.weights), summed.result)
-        moved = run_slot("finalizer", finalizer.next, args, SERVER, update_type)
-        contributing = federated_map(lambda weight: (weight > 0).astype(jnp.int32), result.weight)
-        counts = federated_sum({"contributing": contributing, "non_finite": non_finite})
+        sent = slots.send(state.distributor, state.weights)
+        answer, shared = slots.work(state.client_work, sent.result, data, keys, state.round_num)
+        result, included, reason = federated_map(guard, answer)
+        committed = slots.commit(state.client_work, result, included, shared)
+        summed = slots.add(state.aggregator, result.update, result.weight)
+        moved = slots.move(state.finalizer, _trainable(state.weights), summed.result)
+        weights = averaged_running(state.weights, result.running) if has_running else state.weights
         proposed = {
-            "weights": moved.result,
+            "weights": federated_map(with_trainable, weights, moved.result),
             "distributor": sent.state,
-            "client_work": summary.state,
+            "client_work": committed.state,
             "aggregator": summed.state,
             "finalizer": moved.state,
         }
-        new = federated_map(
-            lambda *args: _accept(aggregator.always_releases, *args),
-            state, federated_zip(proposed), summed.result, counts.contributing,
-        )  # fmt: skip
-        train = report(by_name, summary.result, summary.measurements, num_non_finite_clients=counts.non_finite)
+        totals = federated_sum(federated_map(_contribution, result.weight))
+        new = federated_map(accepted, state, federated_zip(proposed), totals, federated_zip((summed.result, shared)))
         metrics = {
             "distributor": sent.measurements,
-            "client_work": {"train": train},
+            "client_work": {"train": report(by_name, committed.result, committed.measurements, **left_out(reason))},
             "aggregator": summed.measurements,
             "finalizer": moved.measurements,
         }
@@ -159,23 +177,6 @@ def _trainable(weights):
     return federated_map(trainable_of, weights)
 
 
-def _guard(result: ClientResult) -> tuple[ClientResult, jax.Array]:
-    """The result, or nothing of it where the update or its weight is not finite."""
-    finite = trees.is_finite((result.update, result.weight))
-    return trees.where(finite, result, trees.zeros_like(result)), (~finite).astype(jnp.int32)
-
-
-def _accept(always_releases: bool, state: LearningState, proposed: dict, update, contributing) -> LearningState:
-    """The next state: what the slots propose, as far as the round counts."""
-    counts = (contributing > 0) | always_releases
-    accepted = counts & trees.is_finite(update)
-    weights = with_trainable(state.weights, proposed["weights"])
-    return LearningState(
-        weights=trees.where(accepted, weights, state.weights),
-        distributor=trees.where(counts, proposed["distributor"], state.distributor),
-        client_work=trees.where(counts, proposed["client_work"], state.client_work),
-        aggregator=trees.where(accepted, proposed["aggregator"], state.aggregator),
-        finalizer=trees.where(accepted, proposed["finalizer"], state.finalizer),
-        round_num=state.round_num + 1,
-        key=state.key,
-    )
+def _contribution(weight) -> tuple:
+    """Of each of a client's weights, whether it is positive, as a number, and the weight."""
+    return jax.tree.map(lambda w: (w > 0).astype(jnp.int32), weight), weight

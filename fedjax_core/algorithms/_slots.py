@@ -1,12 +1,17 @@
 """The usual ways to send the weights out and to move them."""
 
+import functools
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_core import trees
+from fedjax_core import trees, types
+from fedjax_core.algorithms._checks import check_kinds
 from fedjax_core.clients import check_optimizer
 from fedjax_core.contracts import Distributor, Finalizer
-from fedjax_core.language import federated_broadcast, federated_map, federated_value
+from fedjax_core.language import Placed, federated_broadcast, federated_map, federated_value
 from fedjax_core.templates import MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
@@ -40,7 +45,8 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
       update holds a NaN or infinity.
 
     Raises:
-      TypeError: the optimizer is no optax transformation.
+      TypeError: the optimizer is no optax transformation; when built for an update of another type than the
+        weights.
 
     Example: FedAvgM.
 
@@ -61,6 +67,67 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
         return state, optax.apply_updates(weights, updates), {"update_non_finite": non_finite}
 
     def next(state, weights, update):
+        _check_update(weights, update)
         return MeasuredProcessOutput(*federated_map(step, state, weights, update))
+
+    return Finalizer(init, next)
+
+
+def _check_update(weights: Placed, update: Placed) -> None:
+    """An update of other shapes could be broadcast to those of the weights, and nobody would hear of it."""
+    taken, found = (value.fedjax_type.member for value in (weights, update))
+    containers, others = (jax.tree.structure(types.tree_of_types(type_)) for type_ in (taken, found))
+    if taken.is_equivalent_to(found) and containers == others:
+        return
+    among = "" if containers == others else f" in the containers {others}, not {containers}"
+    raise TypeError(
+        f"apply_optimizer takes an update of the type of the trainable weights, {taken}, got {found}{among}; expand it "
+        "in the aggregator, or write on_part(predicate, apply_optimizer(optimizer)) to move a part of the weights"
+    )
+
+
+def on_part(predicate: Callable[[str], bool], finalizer: Finalizer) -> Finalizer:
+    """Moves a part of the trainable weights by an update of this part; all others stay, bit for bit.
+
+    Args:
+      predicate: chooses the part, by the path of a leaf in the trainable weights, such as `"body.kernel"`.
+      finalizer: moves the part. It is given the weights as `trees.part` makes them, with `None` in place of
+        those that stay, and the update in these containers.
+
+    Returns:
+      A `Finalizer` with the state and the measurements of `finalizer`. The update has the leaves of the part at
+      their paths, in any containers.
+
+    Raises:
+      TypeError: an argument of a wrong kind; when built, a predicate that chooses nothing, or an update with
+        other leaves than the part.
+
+    Example: the head stays where it is.
+
+    >>> import optax
+    >>> finalizer = on_part(lambda path: path.startswith("body."), apply_optimizer(optax.sgd(1.0)))
+    >>> type(finalizer).__name__
+    'Finalizer'
+    """
+    if not callable(predicate):
+        raise TypeError(
+            f"on_part(predicate=...) is a function of a leaf's path, got {predicate!r}; write "
+            'lambda path: path.startswith("body.")'
+        )
+    check_kinds("on_part", finalizer=finalizer)
+    chosen = functools.partial(trees.part, predicate)
+
+    def init(weights):
+        member = weights.fedjax_type.member
+        if not jax.tree.leaves(chosen(types.tree_of_types(member))):
+            paths = [path for path, _ in types.type_leaves(member)]
+            raise TypeError(f"on_part(predicate=...) chooses some of the paths {paths}, got none of them")
+        return finalizer.init(federated_map(chosen, weights))
+
+    def next(state, weights, update):
+        part = federated_map(chosen, weights)
+        update = federated_map(lambda update, part: trees.match(update, like=part), update, part)
+        output = finalizer.next(state, part, update)
+        return output._replace(result=federated_map(trees.with_part, weights, output.result))
 
     return Finalizer(init, next)

@@ -195,7 +195,8 @@ def _follow(round: program.Round, rounds: int, interrupt: threading.Event) -> No
 def _summarize(metrics: dict, folder: pathlib.Path) -> None:
     held_out, rows = program.flatten_metrics(metrics), _table(folder)
     accuracy = 100 * held_out[program.find_metric(held_out, "accuracy")]
-    left_out = sum(int(row.get("client_work/train/num_non_finite_clients") or 0) for row in rows)
+    counts = [f"client_work/train/num_non_finite_clients/{reason}" for reason in ("update", "weight", "metrics")]
+    left_out = sum(int(row.get(count) or 0) for row in rows for count in counts)
     print(f"held-out accuracy {accuracy:.1f} % after {len(rows)} rounds in {float(rows[-1]['seconds']):.1f} s")
     if left_out:
         print(f"{left_out} updates of clients were not finite and left out; lower the learning rates")

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 from fedjax_core.contracts import ClientWork
-from fedjax_core.language import federated_map, federated_value
-from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
-from fedjax_core.types import CLIENTS
+from fedjax_core.language import federated_map
+from fedjax_core.templates import AggregationProcess
 
 
 def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWork:
@@ -52,7 +51,10 @@ def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWo
     def init(weights):
         return metrics_process.initialize()
 
-    def next(state, weights, data, key):
-        return MeasuredProcessOutput(state, federated_map(work, weights, data, key), federated_value((), CLIENTS))
+    def run(state, weights, data, key):
+        return federated_map(work, weights, data, key), ()
 
-    return ClientWork(init, next, metrics_process.next)
+    def commit(state, result, included, shared):
+        return metrics_process.next(state, result.metrics)
+
+    return ClientWork(init, run, commit)

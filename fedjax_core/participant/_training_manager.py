@@ -20,7 +20,7 @@ from fedjax_core.clients import (
     training_step,
     weights_type,
 )
-from fedjax_core.contracts import Metric, Model, model_metrics, predicted
+from fedjax_core.contracts import Aggregator, Metric, Model, model_metrics, predicted
 from fedjax_core.data import Batching
 from fedjax_core.participant._limits import EffortMeter, check_some_limit
 from fedjax_core.participant._local_data import LocalData
@@ -61,8 +61,8 @@ class TrainingManager:
       model: the model.
       optimizer: an optax transformation, or a `clients.LocalOptimizer`, which exchanges auxiliary variables with
         the server.
-      aggregator: whatever has a `prepare(update, n_steps, n_examples)`, which makes an update ready to be
-        shared; every `contracts.Aggregator` has.
+      aggregator: the server's `Aggregator`, which takes the update as it is; or whatever has a
+        `prepare(update, n_steps, n_examples)`, which makes an update ready to be shared.
       train_data: this participant's examples, a dict of arrays, or the `FederatedData` of one client.
       valid_data: what it evaluates on, likewise; None for `train_data`.
       metrics: what it evaluates: a dict from name to `Metric`, or names of the model's metrics or of those of
@@ -272,7 +272,7 @@ class TrainingManager:
         self.logger.info("training round %s: packs the update", message.round_i)
         update = trees.subtract(trainable_of(start.weights), trainable_of(self._state.weights))
         return TrainReply(
-            updates=self.aggregator.prepare(update, meter.n_steps, meter.n_examples),
+            updates=_prepared(self.aggregator, update, meter.n_steps, meter.n_examples),
             aux_var=self._optimizer.collect(self._state.optimizer) if meter.n_steps else {},
             n_epoch=meter.n_epoch,
             n_steps=meter.n_steps,
@@ -382,8 +382,16 @@ def _logger(logger: Any) -> logging.Logger:
 
 
 def _check_aggregator(aggregator: Any) -> None:
-    if isinstance(aggregator, type) or not callable(getattr(aggregator, "prepare", None)):
+    prepares = callable(getattr(aggregator, "prepare", None))
+    if isinstance(aggregator, type) or not (isinstance(aggregator, Aggregator) or prepares):
         called = f"; call it: {aggregator.__name__}()" if callable(aggregator) else "; use fc.aggregators.mean()"
         raise TypeError(
-            f"TrainingManager(aggregator=...) has a `prepare(update, n_steps, n_examples)`, got {aggregator!r}{called}"
+            "TrainingManager(aggregator=...) is an Aggregator, or has a `prepare(update, n_steps, n_examples)`, got "
+            f"{aggregator!r}{called}"
         )
+
+
+def _prepared(aggregator: Any, update: Any, n_steps: int, n_examples: int) -> Any:
+    """What is shared of an update: the update as it is, unless the aggregator makes something of it."""
+    prepare = getattr(aggregator, "prepare", None)
+    return update if prepare is None else prepare(update, n_steps, n_examples)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fedjax_core as fc
-from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, ModelWeights
+from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, ModelWeights, Running
 from fedjax_core.templates import MeasuredProcessOutput, ProcessCompositionError
 from tests import learning_references as reference
 
@@ -145,7 +145,7 @@ def test_proximal_client_work(parts):
     free, metrics = _rounds(fc.algorithms.compose(**{**parts, "client_work": proximal(MODEL, 0.3, 0.0)}))
     fed_avg, _ = _rounds(fc.algorithms.compose(**parts))
     reference.assert_close(free.weights, fed_avg.weights, rtol=1e-6, atol=1e-6)
-    assert metrics["client_work"]["train"] == {"steps": 5, "num_non_finite_clients": 0}
+    assert metrics["client_work"]["train"]["steps"] == 5
     _, held_metrics = _rounds(fc.algorithms.compose(**{**parts, "client_work": proximal(MODEL, 0.3, 2.0)}))
     assert held_metrics["aggregator"]["mean_value"]["norm"] < 0.9 * metrics["aggregator"]["mean_value"]["norm"]
 
@@ -237,18 +237,25 @@ def _distributor(change):
 
 
 def _work(change):
-    def next(state, weights, data, key):
+    def run(state, weights, data, key):
         def work(w, d):
             return change(ClientResult(w, jnp.float32(1), {"n": d.num_batches}))
 
-        result = fc.federated_map(work, weights, data)
-        return MeasuredProcessOutput(state, result, fc.federated_value((), fc.CLIENTS))
+        return fc.federated_map(work, weights, data), ()
 
-    return ClientWork(lambda weights: fc.federated_value((), fc.SERVER), next, _summed)
+    return ClientWork(lambda weights: fc.federated_value((), fc.SERVER), run, _summed)
 
 
-def _summed(state, metrics):
-    return MeasuredProcessOutput(state, fc.federated_sum(metrics), fc.federated_value((), fc.SERVER))
+def _summed(state, result, included, shared):
+    return MeasuredProcessOutput(state, fc.federated_sum(result.metrics), ())
+
+
+def _running(run):
+    return _work(lambda r: r)._replace(run=run)
+
+
+def _ran(*args):
+    return _work(lambda r: r).run(*args)
 
 
 def _finalizer(change, init=lambda weights: fc.federated_value(0, fc.SERVER)):
@@ -257,19 +264,28 @@ def _finalizer(change, init=lambda weights: fc.federated_value(0, fc.SERVER)):
 
 _MISFITS = {
     "distributor stays at the server": ("distributor", _distributor(lambda w: w), "result"),
-    "distributor rounds": ("distributor", _distributor(lambda w: fc.federated_broadcast(_half(w))), "bfloat16"),
     "client_work gives a dict": ("client_work", _work(lambda r: r._asdict()), "ClientResult"),
     "client_work gives no weight": ("client_work", _work(lambda r: r._replace(weight=jnp.int32(1))), "weight"),
-    "client_work rounds": ("client_work", _work(lambda r: r._replace(update=r.update["bias"])), "update"),
-    "client_work summarizes nothing": (
+    "client_work gives an empty weight": ("client_work", _work(lambda r: r._replace(weight=())), "weight"),
+    "client_work gives the result alone": ("client_work", _running(lambda *args: _ran(*args)[0]), "returns a pair"),
+    "client_work shares at the clients": ("client_work", _running(lambda *args: (_ran(*args)[0], args[1])), "shared"),
+    "client_work has running state for all weights": (
         "client_work",
-        _work(lambda r: r)._replace(summarize=lambda state, metrics: MeasuredProcessOutput(state, metrics, ())),
+        _work(lambda r: r._replace(running=Running(r.update, r.weight))),
+        "running state must be ()",
+    ),
+    "client_work commits at the clients": (
+        "client_work",
+        _work(lambda r: r)._replace(commit=lambda s, result, *_: MeasuredProcessOutput(s, result.metrics, ())),
         "SERVER",
+    ),
+    "client_work commits another state": (
+        "client_work",
+        _work(lambda r: r)._replace(commit=lambda s, result, *_: _summed(fc.federated_value(0, fc.SERVER), result, *_)),
+        "state",
     ),
     "aggregator gives a tuple": ("aggregator", _output(tuple), "MeasuredProcessOutput"),
     "aggregator sends": ("aggregator", _output(lambda o: o._replace(result=_at_wrong_place(o.result))), "result"),
-    "aggregator rounds": ("aggregator", _output(lambda o: o._replace(result=_half(o.result))), "bfloat16"),
-    "aggregator loses the names": ("aggregator", _output(lambda o: o._replace(result=_in_a_tuple(o.result))), "result"),
     "aggregator gives a constant": ("aggregator", _output(lambda o: o._replace(result=1.0)), "result"),
     "aggregator changes its state": (
         "aggregator",
@@ -298,6 +314,15 @@ def test_slot_that_does_not_fit_is_named(parts, name):
     slot, part, what = _MISFITS[name]
     with pytest.raises(ProcessCompositionError, match=rf"(?s)the {slot} .*{what}"):
         fc.algorithms.compose(**{**parts, slot: part})
+
+
+@pytest.mark.parametrize("change", [lambda r: _half(r), lambda r: _in_a_tuple(r)], ids=["rounded", "unnamed"])
+def test_update_that_the_optimizer_would_broadcast_is_refused(parts, change):
+    aggregator = _output(lambda o: o._replace(result=change(o.result)))
+    with pytest.raises(
+        ProcessCompositionError, match=r"(?s)the finalizer .*apply_optimizer takes an update of the type"
+    ):
+        fc.algorithms.compose(**{**parts, "aggregator": aggregator})
 
 
 def test_first_of_two_slots_that_do_not_fit_is_named(parts):

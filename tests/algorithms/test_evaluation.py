@@ -16,6 +16,10 @@ CLIENTS = reference.make_clients((5, 1, 0, 8))
 STATISTICS = "<accuracy=<int32,int32>,loss=<float32,int32>,num_examples=int32>"
 WEIGHTS = "<bias=float32[3],kernel=float32[4,3]>"
 DATA = "{<x=float32[?,4],y=int32[?]>*}@CLIENTS"
+LEFT_OUT = (
+    "non_finite_clients=<client=int32[20],reason=int32[20]>,"
+    "num_non_finite_clients=<metrics=int32,update=int32,weight=int32>"
+)
 
 
 def _aggregate(metrics):
@@ -131,7 +135,7 @@ def test_user_aggregation_of_evaluation_metrics(given, weights):
 def test_user_aggregation_of_training_metrics(given):
     process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), metrics_aggregation=given, key=KEY)
     assert str(process.next.type_signature.result["metrics"].member["client_work"]) == (
-        "<train=<mean_accuracy=float32,num_non_finite_clients=int32,total=<count=int32,right=int32>>>"
+        f"<train=<mean_accuracy=float32,{LEFT_OUT},total=<count=int32,right=int32>>>"
     )
     _, metrics = process.next(process.initialize(), reference.cohort(CLIENTS, num_epochs=2))
     assert metrics["client_work"]["train"]["total"]["count"] == 28
@@ -150,7 +154,8 @@ def test_aggregation_process_keeps_its_state_over_rounds(weights):
     state = process.initialize()
     for _ in range(2):
         state, metrics = process.next(state, reference.cohort(CLIENTS))
-    assert metrics["client_work"]["train"] == {"rounds": 2, "examples": 14, "seen": 1, "num_non_finite_clients": 0}
+    train = metrics["client_work"]["train"]
+    assert {name: train[name] for name in ("rounds", "examples", "seen")} == {"rounds": 2, "examples": 14, "seen": 1}
     process = fc.algorithms.fed_eval(MODEL, COUNTING)
     state = process.initialize()
     for _ in range(2):
@@ -174,7 +179,7 @@ def test_sum_then_finalize_in_training():
     for _ in range(3):
         state, metrics = process.next(state, reference.cohort(CLIENTS))
     train = metrics["client_work"]["train"]
-    counts = {"num_non_finite", "num_non_finite_clients"}
+    counts = {"num_non_finite", "num_non_finite_clients", "non_finite_clients"}
     assert set(train) == {"current_round_metrics", "total_rounds_metrics", *counts}
     assert train["current_round_metrics"]["num_examples"] == 14
     assert train["total_rounds_metrics"]["num_examples"] == 42
@@ -187,7 +192,8 @@ def test_training_reports_what_evaluation_does(given):
     train = process.next.type_signature.result["metrics"].member["client_work"]["train"]
     evaluation = fc.algorithms.federated_evaluation(MODEL, given).type_signature.result.member["eval"]
     fields = {name: str(type_) for name, type_ in zip(train.names, train.children)}
-    assert fields.pop("num_non_finite_clients") == "int32"
+    assert fields.pop("num_non_finite_clients") == "<metrics=int32,update=int32,weight=int32>"
+    assert fields.pop("non_finite_clients") == "<client=int32[20],reason=int32[20]>"
     assert fields == {name: str(type_) for name, type_ in zip(evaluation.names, evaluation.children)}
 
 

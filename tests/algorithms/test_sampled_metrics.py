@@ -101,7 +101,8 @@ def test_training_metrics():
     process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), metrics_aggregation=SAMPLED, key=KEY)
     plain = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), key=KEY)
     assert str(process.next.type_signature.result["metrics"].member["client_work"]) == (
-        f"<train=<current_round_metrics={ROWS},num_non_finite={COUNTS},num_non_finite_clients=int32,"
+        f"<train=<current_round_metrics={ROWS},non_finite_clients=<client=int32[20],reason=int32[20]>,"
+        f"num_non_finite={COUNTS},num_non_finite_clients=<metrics=int32,update=int32,weight=int32>,"
         f"total_rounds_metrics={ROWS}>>"
     )
     state, metrics = process.next(process.initialize(), reference.cohort(CLIENTS, ["a", "b"]))

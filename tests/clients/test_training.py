@@ -24,7 +24,8 @@ def _each(work: ClientWork):
     def answers(weights, data):
         keys = fc.federated_split_key(fc.federated_value(KEY, fc.SERVER))
         state = work.init(weights)
-        return work.next(state, fc.federated_broadcast(weights), data, keys).result
+        result, _ = work.run(state, fc.federated_broadcast(weights), data, keys)
+        return result
 
     return lambda weights, cohort: answers(weights, cohort)
 

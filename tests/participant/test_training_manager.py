@@ -179,6 +179,11 @@ def test_the_aggregator_prepares_what_is_shared():
     reference.assert_close(reply.updates["scaled"], jax.tree.map(lambda u: 6 * u, reference.as_float64(update)))
 
 
+def test_an_aggregator_without_a_prepare_gets_the_update_as_it_is():
+    reply = train(make(aggregator=fc.aggregators.median()), n_steps=2)
+    reference.assert_close(reply.updates, jax.tree.map(np.subtract, START, trained(EPOCH[:2])))
+
+
 def test_momentum_lives_on_from_round_to_round():
     manager = make(optax.sgd(RATE, momentum=0.8))
     train(manager)
@@ -447,7 +452,11 @@ def test_another_kind_of_message_is_answered_by_an_error(shared):
         ({"model": None}, TypeError, r"a model is a fc\.Model"),
         ({"model": None, "metrics": ["accuracy"]}, TypeError, r"a model is a fc\.Model"),
         ({"optimizer": 0.1}, TypeError, "optimizer is an optax.GradientTransformation, got 0.1"),
-        ({"aggregator": fc.aggregators.mean}, TypeError, r"has a `prepare\(update.* call it: mean\(\)"),
+        (
+            {"aggregator": fc.aggregators.mean},
+            TypeError,
+            r"is an Aggregator, or has a `prepare\(update.* call it: mean\(\)",
+        ),
         ({"aggregator": 3}, TypeError, r"got 3; use fc.aggregators.mean\(\)"),
         ({"data": {"x": DATA["x"]}}, TypeError, r"train_data=...\) holds"),
         ({"valid_data": {"x": DATA["x"]}}, TypeError, r"valid_data=...\) holds"),

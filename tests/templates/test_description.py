@@ -26,7 +26,15 @@ where
   W = <bias=float32[10],kernel=float32[784,10]>
   M = <
     aggregator=<mean_value=<norm=float32>,mean_weight=<num_zero=int32,total=float32>>,
-    client_work=<train=<loss=float32,num_examples=int32,num_non_finite=int32,num_non_finite_clients=int32>>,
+    client_work=<
+      train=<
+        loss=float32,
+        non_finite_clients=<client=int32[20],reason=int32[20]>,
+        num_examples=int32,
+        num_non_finite=int32,
+        num_non_finite_clients=<metrics=int32,update=int32,weight=int32>
+      >
+    >,
     distributor=<>,
     finalizer=<update_non_finite=int32>
   >"""

@@ -1,0 +1,99 @@
+"""What a round does with clients whose results are not finite, and with a round that does not count."""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core import trees
+from fedjax_core.aggregators import mean
+from fedjax_core.contracts import ClientResult
+from fedjax_core.language import Placed, federated_map, federated_value
+from fedjax_core.types import SERVER
+
+REASONS = ("update", "weight", "metrics")
+"""Why a client was left out of a round, by the number of the reason."""
+
+
+def guard(result: ClientResult) -> tuple[ClientResult, jax.Array, jax.Array]:
+    """What a round takes of a client.
+
+    Returns:
+      The result, zeros in every field if one is not finite; bool, whether the client is fit and contributes; and
+      int32, the number of the first of `REASONS` that makes it unfit, -1 if it is fit. `extra` and `running`
+      count as the update.
+    """
+    parts = ((result.update, result.extra, result.running), result.weight, result.metrics)
+    broken = jnp.stack([~trees.is_finite(part) for part in parts])
+    fit = ~broken.any()
+    result = trees.where(fit, result, trees.zeros_like(result))
+    reason = jnp.where(fit, -1, jnp.argmax(broken).astype(jnp.int32))
+    return result, trees.any_positive(result.weight), reason
+
+
+def guarded_mean(value: Placed, weight: Placed | None = None) -> tuple[Placed, Placed]:
+    r"""The weighted mean over the clients whose value and weight are finite, for what a client work aggregates itself.
+
+    A client that is left out here must be left out of the whole round: hand on what is returned besides, with
+    `leave_out`. Whoever becomes unfit later in the round has contributed a finite value, which stays.
+
+    Args:
+      value: a pytree of numbers at CLIENTS.
+      weight: float32 at CLIENTS, `[]` or what `aggregators.mean` takes; None weighs all clients alike.
+
+    Returns:
+      The mean at SERVER, zero where the total weight is zero, and bool at CLIENTS: whether the client is in it.
+
+    Raises:
+      TypeError: `value` or `weight` is not at CLIENTS, or is not of numbers.
+
+    Example: the mean gradient of a client work in two passes, as Mime has it.
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("float32"), fc.at_clients("float32"))
+    ... def mean_gradient(gradients, sizes):
+    ...     return guarded_mean(gradients, sizes)
+    >>> mean, fit = mean_gradient([1.0, float("nan"), 4.0], [1.0, 5.0, 2.0])
+    >>> print(mean, fit)
+    3.0 [ True False  True]
+    """
+    if weight is None:
+        weight = federated_map(lambda value: jnp.float32(1), value)
+    value, weight, fit = federated_map(_finite, value, weight)
+    return mean().next(federated_value((), SERVER), value, weight).result, fit
+
+
+def _finite(value, weight):
+    fit = trees.is_finite((value, weight))
+    value, weight = trees.where(fit, (value, weight), trees.zeros_like((value, weight)))
+    return value, weight, fit
+
+
+def leave_out(result: Placed, *, unless: Placed) -> Placed:
+    """Makes a client unfit that an earlier pass of its round has left out.
+
+    Args:
+      result: a `ClientResult` at CLIENTS.
+      unless: bool at CLIENTS, what `guarded_mean` returns besides the mean.
+
+    Returns:
+      The result, with NaN for its update and weight where `unless` is False: the round leaves the client out.
+
+    Raises:
+      TypeError: an argument is not at CLIENTS.
+
+    Example: inside `ClientWork.run`.
+
+    >>> def run(state, weights, data, key):
+    ...     gradient, number = federated_map(full_gradient, weights, data)
+    ...     mean, fit = guarded_mean(gradient, number)
+    ...     result = federated_map(local_steps, weights, data, federated_broadcast(mean), key)
+    ...     return leave_out(result, unless=fit), mean
+    """
+    return federated_map(_unless, result, unless)
+
+
+def _unless(result: ClientResult, fit) -> ClientResult:
+    def spoilt(leaf):
+        return jnp.where(fit, leaf, jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+
+    # The weight too: an update of integers alone cannot hold a NaN.
+    return result._replace(update=jax.tree.map(spoilt, result.update), weight=jax.tree.map(spoilt, result.weight))

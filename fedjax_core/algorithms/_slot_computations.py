@@ -1,0 +1,114 @@
+"""The slots of a round as computations, each typed by what its neighbours give."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fedjax_core import types
+from fedjax_core.algorithms._checks import check_running, first_state, run_client_work, run_slot
+from fedjax_core.clients import trainable_of, weights_type
+from fedjax_core.computations import Computation, federated_computation
+from fedjax_core.contracts import Aggregator, ClientWork, Distributor, Finalizer, Model
+from fedjax_core.types import CLIENTS, SERVER, FederatedType, Placement, Type
+
+
+class SlotComputations(NamedTuple):
+    """The four slots: of each the first state, and what it does in a round.
+
+    Attributes:
+      start_distributor: `weights -> state`.
+      send: `(state, weights) -> MeasuredProcessOutput`, the result at CLIENTS.
+      start_work: `weights -> state`.
+      work: `(state, weights at CLIENTS, data, key, round_num) -> (ClientResult at CLIENTS, shared at SERVER)`.
+      commit: `(state, result, included, shared) -> MeasuredProcessOutput`.
+      start_aggregator: `() -> state`.
+      add: `(state, update, weight) -> MeasuredProcessOutput`.
+      start_finalizer: `trainable weights -> state`.
+      move: `(state, trainable weights, update) -> MeasuredProcessOutput`.
+    """
+
+    start_distributor: Computation
+    send: Computation
+    start_work: Computation
+    work: Computation
+    commit: Computation
+    start_aggregator: Computation
+    add: Computation
+    start_finalizer: Computation
+    move: Computation
+
+    @property
+    def result_type(self) -> Type:
+        """The type of one client's `ClientResult`."""
+        return self.work.type_signature.result[0].member
+
+
+def slot_computations(
+    model: Model,
+    distributor: Distributor,
+    client_work: ClientWork,
+    aggregator: Aggregator,
+    finalizer: Finalizer,
+    key_type: Type,
+) -> SlotComputations:
+    """Types the slots in the order in which the data flows, each by what those before it give.
+
+    Only the end is pinned: the finalizer gives the trainable weights.
+
+    Args:
+      model: gives the types of weights and data.
+      distributor, client_work, aggregator, finalizer: the slots.
+      key_type: of a client's key.
+
+    Raises:
+      ProcessCompositionError: a slot does not fit its neighbours; the message names the first one.
+    """
+    whole = weights_type(model)
+    weights = types.at_server(whole)
+    trainable = types.at_server(types.type_of(trainable_of(types.tree_of_types(whole))))
+    data = types.at_clients(types.SequenceType(model.batch_type))
+
+    start_distributor = _start("distributor", distributor.init, weights)
+    send = _step("distributor", distributor.next, CLIENTS, _result(start_distributor), weights)
+
+    start_work = _start("client_work", client_work.init, weights)
+    given = (_result(send)["result"], data, types.at_clients(key_type), types.at_server("int32"))
+    work = _work(client_work, whole, _result(start_work), *given)
+    result, shared = _result(work)
+    included = types.at_clients("bool")
+    commit = _step("client_work", client_work.commit, SERVER, _result(start_work), result, included, shared)
+    check_running(result.member["running"], aggregator)
+
+    update, weight = (types.at_clients(result.member[name]) for name in ("update", "weight"))
+    start_aggregator = _start("aggregator", functools.partial(aggregator.init, update.member))
+    add = _step("aggregator", aggregator.next, SERVER, _result(start_aggregator), update, weight)
+
+    start_finalizer = _start("finalizer", finalizer.init, trainable)
+    given = (_result(start_finalizer), trainable, _result(add)["result"])
+    move = _step("finalizer", finalizer.next, SERVER, *given, result=trainable.member)
+    return SlotComputations(
+        start_distributor, send, start_work, work, commit, start_aggregator, add, start_finalizer, move
+    )
+
+
+def _result(computation: Computation) -> Type:
+    return computation.type_signature.result
+
+
+def _start(slot: str, init: Callable, *given: FederatedType) -> Computation:
+    return federated_computation(lambda *values: first_state(slot, init, *values), *given)
+
+
+def _step(
+    slot: str, next: Callable, placement: Placement, *given: FederatedType, result: Type | None = None
+) -> Computation:
+    return federated_computation(lambda *values: run_slot(slot, next, values, placement, result), *given)
+
+
+def _work(client_work: ClientWork, weights_type: Type, *given: FederatedType) -> Computation:
+    # `data` has the name that the round gives it: a dimension `?` is called by it, and a function that has been
+    # traced for dimensions of these names is not traced again.
+    def work(state, weights, data, key, round_num):
+        return run_client_work(client_work.run, (state, weights, data, key), round_num, weights_type)
+
+    return federated_computation(work, *given)

@@ -1,0 +1,75 @@
+"""Client works with a state, in the contract of `ClientWork`: what its users write."""
+
+import jax
+import jax.numpy as jnp
+
+import fedjax_core as fc
+from fedjax_core import trees
+from fedjax_core.contracts import ClientResult, ClientWork
+from fedjax_core.templates import MeasuredProcessOutput
+
+
+def scaffold(model, rate, population):
+    """SCAFFOLD with option 2 (Karimireddy et al. 2020): a table at the server has a control variate a client."""
+    gradient_of, measure = fc.clients.mean_gradient(model), fc.clients.local_evaluation(model)
+    metrics = fc.algorithms.metrics_process(model)
+
+    def init(weights):
+        def zeros(w):
+            return {"c": trees.zeros_like(w), "rows": jax.tree.map(lambda x: jnp.zeros((population, *x.shape)), w)}
+
+        return fc.federated_map(zeros, weights)
+
+    def train(weights, data, key, c, row):
+        def step(carry, batch, mask):
+            trained, steps = carry
+            slope = trees.add(gradient_of(trained, weights, batch, mask, key)[0], trees.subtract(c, row))
+            return trees.subtract(trained, trees.scale(slope, rate)), steps + 1
+
+        trained, steps = data.filled().reduce((weights, jnp.float32(0)), step)
+        update = trees.subtract(weights, trained)
+        change = trees.subtract(trees.divide(update, jnp.maximum(steps, 1) * rate), c)
+        extra = {"row": trees.add(row, change), "change": change}
+        return ClientResult(update, (steps > 0).astype("float32"), measure(weights, data), extra)
+
+    def run(state, weights, data, key):
+        row = fc.federated_select(fc.federated_client_index(), state["rows"])
+        return fc.federated_map(train, weights, data, key, fc.federated_broadcast(state["c"]), row), ()
+
+    def commit(state, result, included, shared):
+        index = fc.federated_client_index()
+        keys = fc.federated_map(lambda i, counts: jnp.where(counts, i, population), index, included)
+        changes = fc.federated_map(lambda d, i: trees.scale(d, i.astype("float32")), result.extra["change"], included)
+        c = fc.federated_map(
+            lambda c, d: trees.add(c, trees.divide(d, population)), state["c"], fc.federated_sum(changes)
+        )
+        state = {"c": c, "rows": fc.federated_scatter(state["rows"], keys, result.extra["row"])}
+        _, values, measurements = metrics.next(metrics.initialize(), result.metrics)
+        return MeasuredProcessOutput(fc.federated_zip(state), values, measurements)
+
+    return ClientWork(init, run, commit)
+
+
+def clustered(model, optimizer, num_clusters):
+    """Every client trains the one of several models whose loss on its data is the least (IFCA, Ghosh et al. 2020)."""
+    evaluate, metrics = fc.clients.local_evaluation(model), fc.algorithms.metrics_process(model)
+    training = fc.clients.local_training(model, optimizer, metrics)
+
+    def choose(weights, data):
+        statistics = jax.lax.map(lambda w: evaluate(w, data), weights)
+        nearest = jnp.argmin(statistics["loss"][0])
+        return nearest, jax.tree.map(lambda w: w[nearest], weights)
+
+    def place(nearest, result):
+        own = jnp.arange(num_clusters) == nearest
+        update = jax.tree.map(
+            lambda u: jnp.where(trees.expand(own, jnp.stack([u] * num_clusters)), u, 0), result.update
+        )
+        return result._replace(update=update, weight=own * result.weight)
+
+    def run(state, weights, data, key):
+        nearest, own = fc.federated_map(choose, weights, data)
+        result, shared = training.run(state, own, data, key)
+        return fc.federated_map(place, nearest, result), shared
+
+    return training._replace(run=run)
