@@ -37,6 +37,10 @@ __all__ = [
 signpost(__name__)
 
 
+MASKED = "fedjax_core.masked"
+"""The `jax.named_scope` of operations that combine the rows of a batch and leave padding out."""
+
+
 class ModelWeights(NamedTuple):
     """Weights of which only a part is trained.
 
@@ -207,9 +211,10 @@ def predicted(
     _check_running(weights, output.non_trainable)
     if mask is None:
         return output
-    # Statistics of no example are no statistics: the mean over them is 0 or NaN.
-    anyone = jnp.any(mask)
-    kept = jax.tree.map(lambda new, old: jnp.where(anyone, new, old), output.non_trainable, weights.non_trainable)
+    with jax.named_scope(MASKED):
+        # Statistics of no example are no statistics: the mean over them is 0 or NaN.
+        anyone = jnp.any(mask)
+        kept = jax.tree.map(lambda new, old: jnp.where(anyone, new, old), output.non_trainable, weights.non_trainable)
     return output._replace(non_trainable=kept)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from fedjax_core.clients._accumulator import accumulator
+from fedjax_core.clients._coupling import warn_of_coupled_rows
 from fedjax_core.contracts import Model, predicted
 
 
@@ -35,6 +36,7 @@ def local_evaluation(model: Model) -> Callable:
     1.3863
     """
     metrics = accumulator(model)
+    warn_of_coupled_rows(model, training=False)
 
     def evaluate(weights, data):
         def step(statistics, batch, mask):

@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from fedjax_core.clients._coupling import warn_of_coupled_rows
 from fedjax_core.clients._measuring import with_trainable
 from fedjax_core.contracts import Model, losses, predicted
 
 
 def summed_loss(model: Model) -> Callable:
     """The sum of the losses of a batch's examples, in training; as `training_loss`."""
+
+    warn_of_coupled_rows(model, training=True)
 
     def loss(trainable, weights, batch, mask, key):
         output = predicted(model, with_trainable(weights, trainable), batch, mask, key, training=True)

@@ -124,6 +124,6 @@ def _give_mask(method, args, kwargs, context):
     # One with an axis name takes the mean of means over that axis, where each counts alike whatever its mask.
     if isinstance(module, nn.BatchNorm) and context.method_name == "__call__" and module.axis_name is None:
         x = args[0] if args else kwargs["x"]
-        mask = _masking.row_mask(module.path, x, kwargs.get("mask"))
-        kwargs = kwargs if mask is None else {**kwargs, "mask": mask}
+        others = {name: value for name, value in kwargs.items() if name != "mask"}
+        return _masking.with_mask(method, module.path, x, kwargs.get("mask"), args, others)
     return method(*args, **kwargs)

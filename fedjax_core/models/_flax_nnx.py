@@ -162,7 +162,7 @@ def _masked_class(norm: type) -> type:
     """A class like that of a `BatchNorm`; it goes through `nnx.merge` and nnx's transforms with its instances."""
 
     def call(self, x, *args, mask=None, **kwargs):
-        mask = _masking.row_mask(self.path_in_module, x, mask)
-        return norm.__call__(self, x, *args, **kwargs, **({} if mask is None else {"mask": mask}))
+        method = functools.partial(norm.__call__, self)
+        return _masking.with_mask(method, self.path_in_module, x, mask, (x, *args), kwargs)
 
     return type(norm.__name__, (norm,), {"__call__": call, "__module__": norm.__module__})

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees, types
+from fedjax_core.contracts import MASKED
 
 
 class _Call(NamedTuple):
@@ -54,7 +55,7 @@ def masked(run: Callable, batch_type: types.Type) -> Callable:
     dimension has: in a module that maps over examples the first dimension may be one of an image.
 
     Args:
-      run: `(mask, weights, batch, key) -> anything`; in it each normalization asks for `row_mask`.
+      run: `(mask, weights, batch, key) -> anything`; in it each normalization is called by `with_mask`.
       batch_type: the type of a batch.
 
     Returns:
@@ -63,7 +64,8 @@ def masked(run: Callable, batch_type: types.Type) -> Callable:
     Example: the mean of a batch, as a module would compute it.
 
     >>> def run(mask, weights, batch, key):
-    ...     return jnp.mean(batch["x"], axis=0, where=row_mask("mean", batch["x"], None))
+    ...     x = batch["x"]
+    ...     return with_mask(lambda mask=None: jnp.mean(x, axis=0, where=mask), "mean", x, None, (), {})
     >>> batch = {"x": jnp.array([[1.0], [3.0], [9.0]])}
     >>> print(masked(run, types.to_type({"x": "float32[?,1]"}))(jnp.array([True, True, False]), (), batch, None))
     [2.]
@@ -104,43 +106,51 @@ def _abstract(batch_type: types.Type, size: int) -> Any:
     return jax.tree.map(sized, types.tree_of_types(batch_type))
 
 
-def row_mask(name: Hashable, x: jax.Array, given: jax.Array | None) -> jax.Array | None:
-    """The mask of `x`, the input of a normalization.
-
-    Where no row is an example all of them count, since the mean over nothing is NaN, also in the gradient of what
-    is selected from afterwards.
+def with_mask(method: Callable, name: Hashable, x: jax.Array, given: jax.Array | None, args, kwargs) -> Any:
+    """Calls a normalization, with the mask of its input's rows.
 
     Args:
+      method: takes `args`, `kwargs` and, unless there is none, `mask`: bool, of a shape that broadcasts to `x`.
       name: tells the normalization from the module's others.
-      x: its input, with the batch's rows along one axis.
-      given: the mask that the module gives itself, of a shape that broadcasts to `x`; or None.
+      x: its input.
+      given: the mask that the module gives itself, or None.
+      args, kwargs: its other arguments.
 
     Returns:
-      Bool, of a shape that broadcasts to `x`; `given` where there is no mask, or `x` has no axis of rows.
+      What the method gives.
 
     Example:
 
-    >>> print(row_mask("norm", jnp.ones((2, 3)), None))
-    None
+    >>> with_mask(lambda x, mask=None: mask, "norm", jnp.ones((2, 3)), None, (jnp.ones((2, 3)),), {}) is None
+    True
     """
+    axis = _axis_of(name, x)
+    if axis is None:
+        return method(*args, **kwargs, **({} if given is None else {"mask": given}))
+    with jax.named_scope(MASKED):
+        rows = _rows(_current.get().mask, x, axis)
+        mask = rows if given is None else rows & jnp.asarray(given, bool)
+        return method(*args, **kwargs, mask=mask)
+
+
+def _axis_of(name: Hashable, x: jax.Array) -> int | None:
+    """The axis of the batch's rows in the input of a normalization; notes it while the module is looked at."""
     call = _current.get()
     if call is None:
-        return given
-    if call.mask is None:
-        axis = _row_axis(x, call.size)
-        # Called twice with rows at different places, it is left alone.
-        call.axes[name, x.ndim] = axis if call.axes.get((name, x.ndim), axis) == axis else None
-        return given
-    axis = call.axes.get((name, x.ndim))
-    if axis is None:
-        return given
-    rows = call.mask | ~jnp.any(call.mask)
+        return None
+    if call.mask is not None:
+        return call.axes.get((name, x.ndim))
+    axes = [axis for axis, length in enumerate(x.shape) if length and length % call.size == 0]
+    axis = axes[0] if len(axes) == 1 else None
+    # Called twice with rows along different axes, it is left alone.
+    call.axes[name, x.ndim] = axis if call.axes.get((name, x.ndim), axis) == axis else None
+    return None
+
+
+def _rows(mask: jax.Array, x: jax.Array, axis: int) -> jax.Array:
+    # Where no row is an example all of them count: the mean over nothing is NaN, also in the gradient of what is
+    # selected from afterwards.
+    rows = mask | ~jnp.any(mask)
     if x.shape[axis] != rows.shape[0]:  # rows that were split, as `[B, T, C]` to `[B * T, C]`
         rows = jnp.repeat(rows, x.shape[axis] // rows.shape[0])
-    rows = jnp.expand_dims(rows, [i for i in range(x.ndim) if i != axis])
-    return rows if given is None else rows & jnp.asarray(given, bool)
-
-
-def _row_axis(x: jax.Array, size: int) -> int | None:
-    axes = [axis for axis, length in enumerate(x.shape) if length and length % size == 0]
-    return axes[0] if len(axes) == 1 else None
+    return jnp.expand_dims(rows, [i for i in range(x.ndim) if i != axis])

@@ -1,0 +1,224 @@
+"""Whether padding can reach what a model does with the other examples of a batch."""
+
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from fedjax_core import trees, types
+from fedjax_core.contracts import MASKED, Model, losses, predicted
+
+_MASK = (True, False, True, True, False)
+_OPAQUE = ("pallas_call", "ffi_call", "pure_callback", "io_callback")
+
+
+def warn_of_coupled_rows(model: Model, training: bool) -> None:
+    """Warns, once for a model, if padded rows of a batch change what the model gives for the other rows.
+
+    The model is traced first, which is enough to clear a model that never combines rows. Only where an
+    operation may combine them, the model is run on two small batches that differ in padded rows alone.
+
+    Args:
+      model: the model.
+      training: whether it is used in training, or in evaluation.
+
+    Example: a loss with in-batch negatives that does not take the mask.
+
+    >>> def contrastive(predictions, batch):
+    ...     return -jnp.diagonal(jax.nn.log_softmax(predictions @ predictions.T))
+    >>> model = Model(
+    ...     init=lambda key: jnp.ones((2, 2)),
+    ...     predict=lambda weights, batch, key=None, training=False: batch["x"] @ weights,
+    ...     loss=contrastive,
+    ...     metrics={},
+    ...     batch_type=types.parse_type("<x=float32[?,2]>"),
+    ... )
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     warn_of_coupled_rows(model, training=True)
+    ...     warn_of_coupled_rows(model, training=True)
+    >>> [str(warning.message).partition(";")[0] for warning in caught]
+    ['padding changes the loss `contrastive` of the other examples of a batch']
+    """
+    try:
+        _warn_once(model.init, model.predict, model.loss, model.batch_type, bool(training))
+    except TypeError:  # a callable that cannot be hashed is told of each time
+        _warn_once.__wrapped__(model.init, model.predict, model.loss, model.batch_type, bool(training))
+
+
+@functools.lru_cache(maxsize=16)
+def _warn_once(init, predict, loss, batch_type, training: bool) -> None:
+    model = Model(init, predict, loss, {}, batch_type)
+    try:
+        coupled = _may_couple(model, training) and _coupled(model, training)
+    except Exception:  # a model that does not run is refused elsewhere, where the message says why
+        return
+    if coupled:
+        warnings.warn(_message(model, coupled), UserWarning, stacklevel=2)
+
+
+_REPAIRED = {
+    "loss": (
+        "`def loss(predictions, batch, mask=None)`, and leave out there what the mask excludes, for example "
+        "`jnp.where(mask[None, :], scores, -jnp.inf)`"
+    ),
+    "predictions": (
+        "`def predict(weights, batch, key=None, training=False, mask=None)`, and leave out there what the mask "
+        "excludes, for example `jnp.mean(x, axis=0, where=mask[:, None])`; in a module use flax's own BatchNorm, "
+        "which is given the mask, a GroupNorm or LayerNorm, or name the parameter that takes the mask: "
+        '`fc.models.from_linen(module, ..., mask="mask")`'
+    ),
+}
+
+
+def _message(model: Model, coupled: str) -> str:
+    function = model.loss if coupled == "loss" else model.predict
+    name = getattr(function, "__qualname__", repr(function))
+    return (
+        f"padding changes the {coupled} `{name}` of the other examples of a batch; batches are padded to one size, so "
+        f"results depend on the batch size: write {_REPAIRED[coupled]}"
+    )
+
+
+def _may_couple(model: Model, training: bool) -> bool:
+    """Whether an operation may combine rows, by how it treats the dimension that holds them."""
+    weights, fixed = jax.eval_shape(model.init, _abstract_key()), _fixed_size(model)
+    others = (weights, _abstract_batch(model, 1))
+    num_rows = trees.distinct_size(others) if fixed is None else fixed
+    if any(size % num_rows == 0 for leaf in jax.tree.leaves(others) for size in leaf.shape):
+        return True
+    arguments = (weights, _abstract_batch(model, num_rows), jax.ShapeDtypeStruct((num_rows,), bool), _abstract_key())
+    return _combines(jax.make_jaxpr(functools.partial(_run, model, training))(*arguments).jaxpr, num_rows)
+
+
+def _fixed_size(model: Model) -> int | None:
+    return next((tensor.shape[0] for _, tensor in types.type_leaves(model.batch_type) if tensor.shape[0]), None)
+
+
+def _abstract_batch(model: Model, size: int) -> Any:
+    def sized(tensor):
+        return jax.ShapeDtypeStruct((size, *(3 if d is None else d for d in tensor.shape[1:])), tensor.dtype)
+
+    return jax.tree.map(sized, types.tree_of_types(model.batch_type))
+
+
+def _abstract_key():
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def _run(model: Model, training: bool, weights, batch, mask, key) -> tuple[Any, Any]:
+    output = predicted(model, weights, batch, mask, key if training else None, training)
+    return output, losses(model, output.predictions, batch, mask)
+
+
+def _combines(jaxpr, num_rows: int) -> bool:
+    """Whether an operation loses the dimension of rows, doubles it, or works along it."""
+    return any(_eqn_combines(eqn, num_rows) for eqn in jaxpr.eqns if MASKED not in str(eqn.source_info.name_stack))
+
+
+def _eqn_combines(eqn, num_rows: int) -> bool:
+    inputs = [_row_dims(variable, num_rows) for variable in eqn.invars]
+    if eqn.primitive.name == "scan" and eqn.params["num_carry"]:
+        scanned = inputs[eqn.params["num_consts"] + eqn.params["num_carry"] :]
+        if any(0 in dims for dims in scanned):
+            return True
+    inner = list(core.jaxprs_in_params(eqn.params))
+    if inner:
+        return any(_combines(jaxpr, num_rows) for jaxpr in inner)
+    most = max(map(len, inputs), default=0)
+    if not most:
+        return False
+    kept = [len(_row_dims(variable, num_rows)) for variable in eqn.outvars]
+    return (
+        eqn.primitive.name in _OPAQUE
+        or any(not number or number > most for number in kept)
+        or any(dim in dims for dims, worked in zip(inputs, _along(eqn)) for dim in worked)
+    )
+
+
+def _row_dims(variable, num_rows: int) -> list[int]:
+    """The dimensions of a value that hold the batch's rows, one twice that holds their square."""
+    dims = []
+    for dim, size in enumerate(getattr(variable.aval, "shape", ())):
+        while size and size % num_rows == 0:
+            dims.append(dim)
+            size //= num_rows
+    return dims
+
+
+def _along(eqn) -> list[tuple[int, ...]]:
+    """Along which dimensions of each input an operation works that keeps the shape."""
+    name, params = eqn.primitive.name, eqn.params
+    if name.startswith("cum"):
+        return [(params["axis"],)]
+    if name == "sort":
+        return [(params["dimension"],)] * len(eqn.invars)
+    if name == "rev":
+        return [params["dimensions"]]
+    if name.startswith("reduce_window"):
+        return [tuple(dim for dim, size in enumerate(params["window_dimensions"]) if size > 1)] * len(eqn.invars)
+    if name == "conv_general_dilated":
+        return [params["dimension_numbers"].lhs_spec[1:], params["dimension_numbers"].rhs_spec]
+    if name == "gather":
+        return [params["dimension_numbers"].start_index_map]
+    if name.startswith("scatter"):
+        return [params["dimension_numbers"].scatter_dims_to_operand_dims]
+    return []
+
+
+def _coupled(model: Model, training: bool) -> str:
+    """What other padding changes: "predictions", "loss", or "" for nothing."""
+    random = np.random.default_rng(0)
+    mask = np.resize(_MASK, _fixed_size(model) or len(_MASK))
+    batch = jax.tree.map(functools.partial(_random, random), _abstract_batch(model, len(mask)))
+    other = jax.tree.map(lambda x: np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, _changed(x)), batch)
+
+    @jax.jit
+    def run(key, batch, mask):
+        init_key, run_key = jax.random.split(key)
+        return _run(model, training, _moved(model.init(init_key)), batch, mask, run_key)
+
+    (outputs, loss), (other_outputs, other_loss) = (run(jax.random.key(0), b, mask) for b in (batch, other))
+    if _differ(outputs, other_outputs, mask):
+        return "predictions"
+    return "loss" if _differ(loss, other_loss, mask) else ""
+
+
+def _moved(weights):
+    """The weights off their initial values: a head of zeros would hide what is before it."""
+
+    def move(path, leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf + 0.1 * jax.random.uniform(jax.random.key(len(jax.tree_util.keystr(path))), leaf.shape, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(move, weights)
+
+
+def _random(random: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Normal floats; integers are 0 or 1, which any number of classes or words has."""
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        return random.normal(size=leaf.shape).astype(leaf.dtype)
+    return random.integers(0, 2, leaf.shape).astype(leaf.dtype)
+
+
+def _changed(x: np.ndarray) -> np.ndarray:
+    """Finite: a mask that multiplies is good enough for padding, which is filled with an example."""
+    return (3 * x + 2 if jnp.issubdtype(x.dtype, jnp.floating) else 1 - x).astype(x.dtype)
+
+
+def _differ(a, b, mask: np.ndarray) -> bool:
+    return any(_leaves_differ(*leaves, mask) for leaves in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def _leaves_differ(a, b, mask: np.ndarray) -> bool:
+    """Beyond what another order of the same sums would give; running state has no rows."""
+    a, b = (np.asarray(x).astype(np.float64) for x in (a, b))
+    if a.shape[:1] == mask.shape:
+        a, b = a[mask], b[mask]
+    scale = np.max(np.abs(a), initial=0, where=np.isfinite(a))
+    return not np.allclose(a, b, rtol=0, atol=1e-3 * scale + 1e-9, equal_nan=True)

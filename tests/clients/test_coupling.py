@@ -1,0 +1,144 @@
+import warnings
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from fedjax_core import algorithms, clients, models
+from fedjax_core.clients._coupling import warn_of_coupled_rows
+
+VECTORS = {"x": "float32[?,6]", "y": "int32[?]"}
+TOKENS = {"x": "int32[?,6]", "y": "int32[?,6]"}
+
+
+def predicting(function):
+    """A model of vectors whose predictions are a function of a batch's `x`."""
+
+    def predict(weights, batch, key=None, training=False):
+        return function(batch["x"])[:, :3] * weights["bias"][None]
+
+    return models.logistic_regression(6, 3)._replace(predict=predict)
+
+
+def in_batch_negatives(predictions, batch):
+    return -jnp.diagonal(jax.nn.log_softmax(predictions @ predictions.T))
+
+
+def masked_negatives(predictions, batch, mask):
+    scores = jnp.where(mask[None, :], predictions @ predictions.T, -jnp.inf)
+    return jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(predictions @ predictions.T)
+
+
+class Layers(nn.Module):
+    """Much of what people build models of."""
+
+    @nn.compact
+    def __call__(self, tokens, train):
+        x = nn.RNN(nn.OptimizedLSTMCell(4))(nn.Embed(7, 3)(tokens))
+        x = nn.SelfAttention(2, qkv_features=4, deterministic=not train, dropout_rate=0.1)(x)
+        x = nn.LayerNorm()(nn.GroupNorm(2)(x))
+        return nn.Dense(7)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+class ConvNet(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x)))
+        x = nn.avg_pool(nn.max_pool(x, (2, 2), (2, 2)), (2, 2), (2, 2))
+        return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+def linen(module, batch_type=VECTORS, loss=None, **options):
+    return models.from_linen(module, loss or models.cross_entropy(), batch_type, **options)
+
+
+INDEPENDENT = {
+    "logistic_regression": lambda: models.logistic_regression(6, 3),
+    "mlp": lambda: models.mlp(6, (4, 5), 3),
+    "emnist_cnn": models.emnist_cnn,
+    "character_model": models.character_model,
+    "layers": lambda: linen(Layers(), TOKENS, models.sequence_cross_entropy()),
+    "flax BatchNorm": lambda: linen(ConvNet(), {"x": "float32[?,8,8,1]", "y": "int32[?]"}),
+    "a map over examples": lambda: predicting(lambda x: jax.lax.map(jnp.tanh, x)),
+    "a loss that takes the mask": lambda: models.mlp(6, 4, 3)._replace(loss=masked_negatives),
+    "a mean that nothing reads": lambda: predicting(lambda x: x + 0 * jnp.mean(x)),
+    "one batch size": lambda: linen(nn.Dense(3), {"x": "float32[5,6]", "y": "int32[5]"}),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_there_is_no_false_alarm(name, training):
+    warn_of_coupled_rows(INDEPENDENT[name](), training)  # a warning is an error here
+
+
+class Centered(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(3)(x - x.mean(0)[None] if train else x)
+
+
+COUPLED = {
+    "mean": lambda x: x - x.mean(0)[None],
+    "softmax": lambda x: jax.nn.softmax(x, axis=0),
+    "reversed": lambda x: x[::-1],
+    "rolled": lambda x: jnp.roll(x, 1, axis=0),
+    "sorted": lambda x: jnp.sort(x, axis=0),
+    "running sum": lambda x: jnp.cumsum(x, axis=0),
+    "carried": lambda x: jax.lax.scan(lambda carry, row: (carry + row, carry), jnp.zeros(6), x)[1],
+    "indexed": lambda x: x[(jnp.arange(x.shape[0]) + 1) % x.shape[0]],
+    "window": lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (3, 1), (1, 1), "SAME"),
+    "convolved": lambda x: jax.vmap(lambda column: jnp.convolve(column, jnp.ones(3), "same"), 1, 1)(x),
+    "attention": lambda x: jax.nn.softmax(x @ x.T) @ x,
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_predictions_that_padding_changes_are_told_of(name):
+    with pytest.warns(UserWarning, match=r"predicting\.<locals>\.predict.*mask=None.*where=mask"):
+        warn_of_coupled_rows(predicting(COUPLED[name]), training=True)
+
+
+def test_a_module_is_told_of_by_its_name_and_only_where_it_couples():
+    model = linen(Centered())
+    warn_of_coupled_rows(model, training=False)
+    with pytest.warns(UserWarning, match=r'from_linen\(Centered\).*from_linen\(module, \.\.\., mask="mask"\)'):
+        warn_of_coupled_rows(model, training=True)
+
+
+def test_a_head_of_zeros_hides_nothing():
+    class Headed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3, kernel_init=nn.initializers.zeros)(x - x.mean(0)[None])
+
+    with pytest.warns(UserWarning, match="padding changes the predictions"):
+        warn_of_coupled_rows(linen(Headed()), training=True)
+
+
+def test_a_mask_that_is_not_used_is_told_of():
+    model = predicting(lambda x: x)
+
+    def predict(weights, batch, key=None, training=False, mask=None):
+        return model.predict(weights, {"x": batch["x"] - batch["x"].mean(0)[None]})
+
+    with pytest.warns(UserWarning, match="padding changes the predictions"):
+        warn_of_coupled_rows(model._replace(predict=predict), training=True)
+
+
+def test_a_loss_is_told_of_once_where_an_algorithm_is_built():
+    model = models.mlp(6, 4, 3)._replace(loss=in_batch_negatives)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(0))
+    assert [str(warning.message)[:52] for warning in caught] == ["padding changes the loss `in_batch_negatives` of the"]
+
+
+@pytest.mark.parametrize("build", [clients.local_evaluation, clients.training_loss])
+def test_all_who_train_or_evaluate_are_told(build):
+    model = models.mlp(6, 5, 3)._replace(loss=lambda *args: in_batch_negatives(*args))
+    with pytest.warns(UserWarning, match="jnp.where\\(mask"):
+        build(model)
