@@ -151,8 +151,9 @@ class StructType(Type):
     def unpack(self, value: Any) -> list[Any]:
         """The children of `value`, one for each element, whatever its container.
 
-        Names are compared as in assignability: position by position, a child of `value` has the
-        element's name or none.
+        A dict is matched by name, whatever its order. In any other container the children come in their own
+        order, and names are compared as in assignability: position by position, a child has the element's
+        name or none.
 
         Raises:
           TypeError: `value` is no struct of these names.
@@ -160,22 +161,29 @@ class StructType(Type):
         Example:
           >>> to_type({"a": "int32", "b": "int32"}).unpack((1, 2))
           [1, 2]
+          >>> parse_type("<b=int32,a=int32>").unpack({"a": 1, "b": 2})
+          [2, 1]
         """
         children, container = _type_containers.flatten_unnamed(value)
-        if container != self.container:
-            self._check_names_of(value)
-        return children
+        # A container is equal to another only if the names and their order are.
+        return children if container == self.container else self._unpack_other(value)
 
-    def _check_names_of(self, value: Any) -> None:
+    def _unpack_other(self, value: Any) -> list[Any]:
+        """The children of a value in another container than the type's."""
         names, children, container = _type_containers.flatten(value)
         if len(children) == 1 and children[0] is value:
             raise TypeError(f"a value of type {self} is a struct, got {value!r} of type {type(value).__name__}")
-        reason = _type_containers.names_reason(self.names, names)
+        if isinstance(value, Mapping):
+            names, children = _type_containers.in_order(self.names, names, children, value)
+            reason = _type_containers.dict_reason(self.names, names)
+        else:
+            reason = _type_containers.names_reason(self.names, names, "; a dict is matched by name, in any order")
         if reason:
             raise TypeError(
                 f"a value of type {self} has the elements {_type_containers.listed(self.names)}, got a "
                 f"{_type_containers.describe(container)} with {_type_containers.listed(names)}: {reason}"
             )
+        return children
 
     def _parts(self) -> tuple[Type, ...]:
         return self.children

@@ -3,7 +3,7 @@
 import collections
 import functools
 import keyword
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,8 @@ from jax import tree_util
 from fedjax_core import _type_notation
 
 Names = tuple[str | None, ...]
+
+_NUM_SHOWN = 8  # the names that an error message writes out
 
 
 def flatten(value: Any) -> tuple[Names, list[Any], Any]:
@@ -98,8 +100,47 @@ def listed(names: Iterable[str | None]) -> str:
     return "(" + ", ".join("_" if name is None else name for name in names) + ")"
 
 
-def names_reason(wanted: tuple[str | None, ...], found: tuple[str | None, ...]) -> str | None:
-    """Why a struct of the names `found` does not fit one of the names `wanted`, or None."""
+def in_order(wanted: Names, names: Names, children: list, value: Mapping) -> tuple[Names, list]:
+    """The names and the children of a mapping, in the order of `wanted` if it has just these names.
+
+    Args:
+      wanted: the names in the order that is required.
+      names: the mapping's names in the order in which JAX flattens it, as `flatten` gives them.
+      children: what `flatten` gives with them.
+      value: the mapping.
+    """
+    if None in names:  # a mapping that was registered without keys: JAX knows its children by position only
+        names, children = tuple(map(str, value)), list(value.values())
+    by_name = dict(zip(names, children, strict=True))
+    if len(by_name) == len(names) == len(wanted) and by_name.keys() == set(wanted):
+        return wanted, [by_name[name] for name in wanted]
+    return names, children
+
+
+def dict_reason(wanted: Names, found: Names) -> str | None:
+    """Why a dict of the names `found` does not fit a struct of the names `wanted`, or None."""
+    if wanted == found:
+        return None
+    if None in wanted:
+        return "its elements have positions and no names; give a tuple"
+    problems = {
+        "missing": [name for name in wanted if name not in found],
+        "not expected": [name for name in found if name not in wanted],
+        "given twice": sorted({name for name in found if found.count(name) > 1}),
+    }
+    named = "; ".join(f"{problem} {names}" for problem, names in problems.items() if names)
+    shown = ", ".join(f"{name!r}: ..." for name in wanted[:_NUM_SHOWN]) + (", ..." if len(wanted) > _NUM_SHOWN else "")
+    return f"{named}; give every name once, in any order: {{{shown}}}"
+
+
+def names_reason(wanted: Names, found: Names, repair: str | None = None) -> str | None:
+    """Why a struct of the names `found` does not fit one of the names `wanted`, or None.
+
+    Args:
+      wanted: the names of the target.
+      found: the names of the source.
+      repair: what follows where only the order differs; by default how to write a type of another order.
+    """
     if wanted == found:
         return None
     if len(wanted) != len(found):
@@ -111,10 +152,17 @@ def names_reason(wanted: tuple[str | None, ...], found: tuple[str | None, ...]) 
     for position, (name, other) in enumerate(zip(wanted, found, strict=True)):
         if other is not None and other != name:
             if None not in found and sorted(map(str, wanted)) == sorted(found):
-                return (
-                    "the same names in another order; a dict's fields come in sorted order, "
-                    "a collections.OrderedDict or a NamedTuple keeps any"
+                return "the same names in another order" + (
+                    "; a dict's fields come in sorted order, a collections.OrderedDict or a NamedTuple keeps any"
+                    if repair is None
+                    else repair
                 )
             expected = "not named" if name is None else f"named {name!r}"
             return f"element {position} is named {other!r}, but must be {expected}; a tuple has no names"
     return None
+
+
+def is_dict(container: Any) -> bool:
+    """Whether a container is a dict, or another mapping."""
+    data = container.node_data()
+    return data is not None and issubclass(data[0], Mapping)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_core import _type_classes, _type_containers, _type_dtypes
 from fedjax_core._type_base import Placement, Type
-from fedjax_core._type_classes import FederatedType, StructType, TensorType
+from fedjax_core._type_classes import FederatedType, SequenceType, StructType, TensorType
 
 
 def at_server(spec: Any) -> FederatedType:
@@ -152,7 +152,7 @@ def type_leaves(type_: Type) -> list[tuple[str, Type]]:
 
     Example:
       >>> from fedjax_core.types import parse_type
-      >>> leaves(parse_type("<a=int32,b=<float32@SERVER,bool>>"))
+      >>> type_leaves(parse_type("<a=int32,b=<float32@SERVER,bool>>"))
       [('a', parse_type('int32')), ('b[0]', parse_type('float32@SERVER')), ('b[1]', parse_type('bool'))]
     """
     return list(_leaves(type_, ""))
@@ -164,3 +164,66 @@ def _leaves(type_: Type, path: str):
         return
     for position, (name, child) in enumerate(type_.elements):
         yield from _leaves(child, _type_containers.join(path, name, position))
+
+
+def matched(type_: Type, value: Any) -> Any:
+    """The pytree `value` in the containers of `type_`, its dicts matched by name, whatever their order.
+
+    Args:
+      type_: the type; where it is no struct, the value is taken as it is.
+      value: a pytree.
+
+    Raises:
+      TypeError: a struct of other names.
+
+    Example:
+      >>> import optax
+      >>> state = optax.TraceState(trace=(0.0, 0.0))
+      >>> matched(type_of(state), {"trace": [1, 2]})
+      TraceState(trace=(1, 2))
+    """
+    if not isinstance(type_, StructType):
+        return value
+    return type_.pack([matched(child, part) for child, part in zip(type_.children, type_.unpack(value), strict=True)])
+
+
+def matched_type(target: Type, source: Type) -> Type:
+    """`source` with the fields of its dicts in the order of `target`, where they have the same names.
+
+    A type tells nothing of a value but the order of its fields, which a dict has from JAX. So a value whose type
+    is known, and which cannot be read yet, fits `target` if it is assignable from this type.
+
+    Args:
+      target: the type that is required.
+      source: the type of a value, its containers known.
+
+    Example:
+      >>> from fedjax_core.types import parse_type
+      >>> target = parse_type("{<y=float32,x=float32>}@CLIENTS")
+      >>> str(matched_type(target, at_clients({"x": "int32", "y": "float32"})))
+      '{<y=float32,x=int32>}@CLIENTS'
+    """
+    if target.kind != source.kind or target == source:
+        return source
+    match source:
+        case StructType():
+            return _matched_struct(target, source)
+        case SequenceType():
+            return SequenceType(matched_type(target.element, source.element))
+        case FederatedType():
+            member = matched_type(target.member, source.member)
+            return FederatedType(member, source.placement, source.all_equal)
+    return source
+
+
+def _matched_struct(target: StructType, source: StructType) -> StructType:
+    elements, container = dict(source.elements), source.container
+    if len(target) != len(source):
+        return source
+    if _type_containers.is_dict(container) and target.names != source.names and elements.keys() == set(target.names):
+        names, container = target.names, None
+        children = [elements[name] for name in names]
+    else:
+        names, children = source.names, source.children
+    pairs = zip(names, target.children, children, strict=True)
+    return StructType([(name, matched_type(wanted, found)) for name, wanted, found in pairs], container)

@@ -25,7 +25,7 @@ from fedjax_core._type_classes import (
     parse_type,
     to_type,
 )
-from fedjax_core._type_values import at_clients, at_server, tree_of_types, type_leaves, type_of
+from fedjax_core._type_values import at_clients, at_server, matched, matched_type, tree_of_types, type_leaves, type_of
 
 __all__ = [
     "CLIENTS",
@@ -40,6 +40,8 @@ __all__ = [
     "TypeNotAssignableError",
     "at_clients",
     "at_server",
+    "matched",
+    "matched_type",
     "parse_type",
     "to_type",
     "tree_of_types",

@@ -158,7 +158,7 @@ WRONG = {
     "none": ([BATCH, None], ["client 1"]),
     "number": ([1.0], ["client 0"]),
     "array": (np.ones((3, 2)), ["give a cohort"]),
-    "dict": (BATCH, ["give a cohort", "dict"]),
+    "dict": (BATCH, ["{id: client}", "fields ['x', 'y'] of a single client", "give [client]"]),
     "keys": ([{1: BATCH["x"], "y": BATCH["y"]}], ["keys are all strings"]),
 }
 

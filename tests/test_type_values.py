@@ -16,10 +16,13 @@ from flax import nnx
 from flax.core import FrozenDict
 
 from fedjax_core.types import (
+    SequenceType,
     StructType,
     TensorType,
     Type,
     at_server,
+    matched,
+    matched_type,
     parse_type,
     to_type,
     tree_of_types,
@@ -258,9 +261,10 @@ def test_unpack_takes_any_container_with_these_names(value):
     ("ab", "is a struct, got 'ab' of type str"),
     (None, r"got a NoneType with \(\): it has 0 elements, not 2"),
     ((1, 2, 3), r"got a tuple with \(_, _, _\): it has 3 elements, not 2"),
-    ({"x": 1}, r"has the elements \(x, y\), got a dict with \(x\): it has 1 elements, not 2; missing \['y'\]"),
-    ({"x": 1, "z": 2}, "element 1 is named 'z', but must be named 'y'"),
-    (Swapped(1, 2), "got a Swapped with .*: the same names in another order"),
+    ({"x": 1}, r"has the elements \(x, y\), got a dict with \(x\): missing \['y'\]; give every name once, in any"),
+    ({"x": 1, "z": 2}, r"got a dict with \(x, z\): missing \['y'\]; not expected \['z'\]; give every name once"),
+    (collections.OrderedDict({1: 1, "1": 2}), r"missing \['x', 'y'\]; not expected \['1', '1'\]; given twice \['1'\]"),
+    (Swapped(1, 2), "got a Swapped with .*: the same names in another order; a dict is matched by name, in any order"),
     ({"x": 1, 2: 2}, "cannot be flattened"),
 ])  # fmt: skip
 def test_unpack_refuses_another_structure(value, message):
@@ -269,8 +273,66 @@ def test_unpack_refuses_another_structure(value, message):
 
 
 def test_unpack_by_position_refuses_names():
-    with pytest.raises(TypeError, match="must be not named"):
+    with pytest.raises(TypeError, match="its elements have positions and no names; give a tuple"):
         to_type(("int32", "int32")).unpack({"a": 1, "b": 2})
+    with pytest.raises(TypeError, match="must be not named"):
+        to_type(("int32", "int32")).unpack(Pair(1, 2))
+
+
+def as_dicts(value, random):
+    """The value with a dict, its fields in any order, in place of every container that has names."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda node: node is not value)
+    if not paths or not paths[0][0]:
+        return value
+    names = [getattr(path[-1], "name", getattr(path[-1], "key", None)) for path, _ in paths]
+    children = [as_dicts(child, random) for _, child in paths]
+    if None in names:
+        return tuple(children)
+    pairs = list(zip(names, children, strict=True))
+    random.shuffle(pairs)
+    return random.choice([dict, FrozenDict, collections.OrderedDict])(pairs)
+
+
+@hypothesis.given(VALUES, st.randoms(use_true_random=False))
+def test_dicts_are_matched_by_name_whatever_their_order(value, random):
+    structure = jax.tree.structure(value)
+    value = structure.unflatten(range(structure.num_leaves))  # leaves that nobody can mistake for one another
+    found = matched(type_of(value), as_dicts(value, random))
+    assert jax.tree.structure(found) == structure
+    assert jax.tree.leaves(found) == list(range(structure.num_leaves))
+
+
+@jax.tree_util.register_pytree_node_class
+class Unkeyed(dict):
+    """A dict that was registered without keys, so that JAX knows its fields by position only."""
+
+    def tree_flatten(self):
+        return tuple(self.values()), tuple(self)
+
+    @classmethod
+    def tree_unflatten(cls, keys, children):
+        return cls(zip(keys, children, strict=True))
+
+
+@pytest.mark.parametrize("value", [
+    {"x": 1, "y": 2},
+    collections.OrderedDict(x=1, y=2),
+    collections.defaultdict(int, x=1, y=2),
+    FrozenDict(x=1, y=2),
+    Unkeyed(x=1, y=2),
+])  # fmt: skip
+def test_fields_are_never_swapped(value):
+    for type_ in (to_type(Swapped("int32", "int32")), parse_type("<y=int32,x=int32>")):
+        assert type_.unpack(value) == [2, 1]
+
+
+def test_matched_type_orders_dicts_only():
+    target = parse_type("<y=float32,x=<b=int32,a=int32>*>@SERVER")
+    source = at_server({"x": SequenceType({"a": "bool", "b": "int8"}), "y": "float32"})
+    assert str(matched_type(target, source)) == "<y=float32,x=<b=int8,a=bool>*>@SERVER"
+    for other in (Pair("float32", "int32"), {"y": "float32"}, {"y": "float32", "z": "bool"}, ("float32", "int32")):
+        assert matched_type(target, at_server(other)) == at_server(other)
+    assert matched_type(target, parse_type("int32")) == parse_type("int32")
 
 
 def test_pack_counts_its_children():

@@ -14,6 +14,7 @@ from fedjax_core.computations._federated_body import FederatedBody
 from fedjax_core.computations._plain_body import PlainBody
 from fedjax_core.engine import EngineConfig
 from fedjax_core.engine._cohort import Cohort
+from fedjax_core.engine._entries import read_streams
 from fedjax_core.engine._lists import member_type_of_list
 from fedjax_core.engine._type_layout import laid_out
 from fedjax_core.language._abstract import abstract_of, infer
@@ -41,13 +42,17 @@ class Computation:
         self.parameters = parameters
         self.type_signature = types.FunctionType(_parameter_type(parameters), result)
         self._body = body
+        # What may hold generators: not the state, whose many leaves would be looked at in every call.
+        self._streamed = {name for name, type_ in parameters if any(map(_holds_streams, types.type_leaves(type_)))}
         self.__name__ = name
 
     def __call__(self, *args, **kwargs):
         """Runs the computation.
 
         For `{D*}@CLIENTS` give a `Cohort`, or a list with one entry per client, each a list of batches
-        or one batch; for `{T}@CLIENTS` a list or stacked arrays; anything else as it is.
+        or one batch; for `{T}@CLIENTS` a list or stacked arrays; anything else as it is. A dict `{id: client}` stands
+        for a list too, and its clients draw what those of a cohort with these ids draw; a generator may stand for a
+        list of batches or of clients. A dict that is given for a struct is matched by name, whatever its order.
 
         Raises:
           TypeError: an argument of another type, or tracers for a computation with placements.
@@ -183,10 +188,18 @@ class Computation:
             problems = {"missing": missing, "unknown or given twice": unknown, "too many": surplus}
             found = "; ".join(f"{what}: {', '.join(which)}" for what, which in problems.items() if which)
             raise TypeError(f"{self.name} takes {len(names)} arguments ({', '.join(names)}), {found}")
-        return [values[name] for name in names]
+        return [
+            read_streams(values[name], f"argument {name!r}") if name in self._streamed else values[name]
+            for name in names
+        ]
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.type_signature}>"
+
+
+def _holds_streams(path_and_leaf: tuple[str, types.Type]) -> bool:
+    leaf = path_and_leaf[1]
+    return leaf.contains("sequence") or (isinstance(leaf, types.FederatedType) and leaf.placement is types.CLIENTS)
 
 
 def signature_text(name: str, computation: Computation, names: Mapping[types.Type, str]) -> str:
@@ -373,7 +386,8 @@ class PolymorphicComputation:
             bound = inspect.signature(self._fn).bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.__name__}{inspect.signature(self._fn)}: {error}") from None
-        return self.typed(*(self._argument_type(v) for v in bound.args))(*bound.args)
+        args = [read_streams(value, f"argument {i}") for i, value in enumerate(bound.args)]
+        return self.typed(*map(self._argument_type, args))(*args)
 
     def typed(self, *specs) -> Computation:
         """The computation for arguments of these types.

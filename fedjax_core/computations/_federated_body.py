@@ -224,9 +224,10 @@ def _bind_nodes(declared, value, type_: types.Type, what: str, nodes: dict):
         nodes[node] = Node(Map(lambda: member), (), node.abstract, None, True, user_location())
         return
     given = node_of(value) if is_placed(value) else placed_argument(value, what, repaired="fc.federated_zip(value)")
-    if not node.type.is_assignable_from(given.type):
+    found = given.type if node.type.is_assignable_from(given.type) else types.matched_type(node.type, given.type)
+    if not node.type.is_assignable_from(found):
         try:
-            node.type.check_assignable_from(given.type)
+            node.type.check_assignable_from(found)
         except TypeError as error:
             raise type(error)(f"{what} at {user_location()}: {error}") from None
     nodes[node] = _in_containers_of(node, given)

@@ -104,7 +104,7 @@ def check_same_rows(leaves: Sequence[np.ndarray], names: Sequence[str], owner: s
 
 
 def check_fields(examples: Any, expected: Any, owner: str, reference: str) -> list:
-    """The fields of `examples`, which must be structured like `expected`.
+    """The fields of `examples` in the order of `expected`, matched by name.
 
     Args:
       examples: fields of one client.
@@ -113,7 +113,7 @@ def check_fields(examples: Any, expected: Any, owner: str, reference: str) -> li
       reference: what an error calls the one it is compared with.
 
     Raises:
-      ValueError: a field is missing or in excess, or the containers differ.
+      ValueError: a field is missing or in excess.
     """
     leaves, treedef = flatten(examples)
     if treedef == jax.tree.structure(expected):
@@ -123,7 +123,10 @@ def check_fields(examples: Any, expected: Any, owner: str, reference: str) -> li
         raise ValueError(f"{owner} has no field {missing[0]!r}, which {reference} has; its fields are {names}")
     if excess := [n for n in names if n not in wanted]:
         raise ValueError(f"{owner} has a field {excess[0]!r}, which {reference} has not; its fields are {wanted}")
-    raise ValueError(f"{owner} has other containers than {reference}: {treedef}, {jax.tree.structure(expected)}")
+    by_name = dict(zip(names, leaves))
+    if len(by_name) < len(wanted):  # fields without names of their own, told apart by their containers only
+        raise ValueError(f"{owner} has other containers than {reference}: {treedef}, {jax.tree.structure(expected)}")
+    return [by_name[name] for name in wanted]
 
 
 def check_like(leaf: np.ndarray, expected: Any, where: str, reference: str) -> None:

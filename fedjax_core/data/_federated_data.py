@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_core import types
 from fedjax_core.data import _batching, _examples, _extra, _grouping, _hashing, _ids, _sources
-from fedjax_core.engine import _cohort
+from fedjax_core.engine import _cohort, _entries
 
 
 class FederatedData(Mapping):
@@ -44,13 +44,13 @@ class FederatedData(Mapping):
             raise ValueError(f"FederatedData needs one id a client, got {len(self._ids)} for {len(source.sizes)}")
 
     @classmethod
-    def from_clients(cls, clients: Mapping | Sequence) -> "FederatedData":
+    def from_clients(cls, clients: Mapping | Iterable) -> "FederatedData":
         """Builds the data from what each client holds.
 
         Args:
-          clients: a dict from client id to examples, or a list of examples, whose ids are then 0, 1, ...
-            Examples are a dict of arrays (or any pytree of arrays) that share their first dimension; a
-            client may have none (arrays of length 0).
+          clients: a dict from client id to examples, or a list or a generator of examples, whose ids are then
+            0, 1, ... Examples are a dict of arrays (or any pytree of arrays) that share their first dimension,
+            their fields in any order; a client may have none (arrays of length 0).
 
         Raises:
           ValueError: there is no client, or a client's fields disagree in length, or its fields or
@@ -64,6 +64,8 @@ class FederatedData(Mapping):
           Traceback (most recent call last):
           ValueError: client 'a': field 'y' has 2 rows and field 'x' has 1; every field needs one row an example
         """
+        if _entries.is_stream(clients):
+            clients = _entries.read_streams(clients, "from_clients(clients)")
         if isinstance(clients, Mapping):
             ids, examples = _ids.ClientIds(clients), list(clients.values())
         elif isinstance(clients, list | tuple):

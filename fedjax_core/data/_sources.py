@@ -95,11 +95,11 @@ class Mapped:
         owner = f"map: {self.owner(client)}"
         result = mapped_examples(self.fn, self.source.examples(client), int(self.sizes[client]), owner)
         reference = "the examples that fn returned at first"
-        _examples.check_fields(result, self.element, owner, reference)
+        leaves = _examples.check_fields(result, self.element, owner, reference)
         names = _examples.field_names(self.element)
-        for leaf, expected, name in zip(jax.tree.leaves(result), jax.tree.leaves(self.element), names):
+        for leaf, expected, name in zip(leaves, jax.tree.leaves(self.element), names):
             _examples.check_like(leaf, expected, f"{owner}: {_examples.field_of(name)}", reference)
-        return result
+        return jax.tree.unflatten(jax.tree.structure(self.element), leaves)
 
     def read(self, clients: np.ndarray, out: Any) -> None:
         _read_one_by_one(self, clients, out)

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.engine._cohort import ClientSequences, Cohort
-from fedjax_core.engine._lists import cohort_of_list, indexed_cohort
+from fedjax_core.engine._cohort import ClientSequences, Cohort, client_digests
+from fedjax_core.engine._entries import Clients, clients_of, in_one_order
+from fedjax_core.engine._lists import cohort_of_list
 from fedjax_core.engine._plan import Plan
 from fedjax_core.engine._values import as_member
 from fedjax_core.language._client_batches import batch_dimension
@@ -19,7 +20,7 @@ def bind_clients(plan: Plan, values: list) -> Cohort | None:
 
     Args:
       plan: the program.
-      values: per argument a `Cohort`, a list with one entry per client, or stacked arrays.
+      values: per argument a `Cohort`, a list with one entry per client, `{id: client}`, or stacked arrays.
 
     Raises:
       TypeError: a client's value, or one that comes in beside it, has another type than declared, or is missing.
@@ -28,7 +29,7 @@ def bind_clients(plan: Plan, values: list) -> Cohort | None:
     parameters = plan.client_parameters
     if not parameters:
         return None
-    cohorts = [as_cohort(p, v) for p, v in zip(parameters, values)]
+    cohorts = as_cohorts(parameters, values)
     named = [c for c, v in zip(cohorts, values) if isinstance(v, Cohort)] or cohorts
     _check_same_clients(parameters, cohorts, named)
     extra = bind_extra(plan, cohorts)
@@ -93,19 +94,26 @@ def _check_same_clients(parameters, cohorts, named):
         raise ValueError("all cohorts of a call have the same clients in the same order; draw the ids once")
 
 
-def as_cohort(parameter: Node, value: Any) -> Cohort:
-    """One argument at CLIENTS as a cohort, checked.
+def as_cohorts(parameters: tuple[Node, ...], values: list) -> list[Cohort]:
+    """The arguments at CLIENTS as cohorts, checked; those that are dicts by id have their clients in one order.
 
     Raises:
       TypeError: a client's value has another type than declared.
-      ValueError: stacked arrays with different numbers of rows.
+      ValueError: stacked arrays with different numbers of rows, or dicts of other ids than another argument's.
     """
-    name, member = f"argument {parameter.operation.name!r}", parameter.member_type
+    names = [f"argument {p.operation.name!r}" for p in parameters]
+    members = [p.member_type for p in parameters]
+    clients = [clients_of(*each) for each in zip(values, members, names)]
+    values = in_one_order(names, [value if found is None else found for value, found in zip(values, clients)])
+    return [_as_cohort(*each) for each in zip(values, members, names)]
+
+
+def _as_cohort(value: Any, member: types.Type, name: str) -> Cohort:
     if isinstance(value, Cohort):
         _check_cohort(value, member, name)
         return value
-    if isinstance(value, list):
-        return cohort_of_list(value, member, name)
+    if isinstance(value, Clients):
+        return cohort_of_list(value.entries, member, name, value.ids)
     return _stacked(value, member, name)
 
 
@@ -113,8 +121,12 @@ def _check_cohort(cohort: Cohort, member: types.Type, name: str):
     found = cohort.member_type
     if member.is_assignable_from(found) or member.is_assignable_from(_with_batch_sizes(cohort)):
         return
+    # The dicts among them are put in the order of the type where they are used (`conform`).
+    matched = [types.matched_type(member, type_) for type_ in (found, _with_batch_sizes(cohort))]
+    if any(map(member.is_assignable_from, matched)):
+        return
     try:
-        member.check_assignable_from(found)
+        member.check_assignable_from(matched[0])
     except TypeError as error:
         first = f" (its first client: {cohort.ids[0]!r})" if cohort.ids else ""
         raise TypeError(f"{name}: the cohort's clients{first} do not have the declared type. {error}") from None
@@ -140,8 +152,8 @@ def _stacked(value: Any, member: types.Type, name: str) -> Cohort:
     """Arrays with a leading dimension over the clients."""
     if any(not isinstance(leaf, types.TensorType) for _, leaf in types.type_leaves(member)):
         raise TypeError(
-            f"{name}: for {{{member}}}@CLIENTS give a cohort (`data.cohort(client_ids, batching, key=key)`) or a "
-            f"list with one entry per client, each a list of batches; got {type(value).__name__}"
+            f"{name}: for {{{member}}}@CLIENTS give a cohort (`data.cohort(client_ids, batching, key=key)`), "
+            f"{{id: client}}, or a list with one entry per client, each a list of batches; got {type(value).__name__}"
         )
     stacked = types.type_of(
         jax.tree.map(lambda t: types.TensorType(t.dtype, (None, *t.shape)), types.tree_of_types(member))
@@ -150,4 +162,5 @@ def _stacked(value: Any, member: types.Type, name: str) -> Cohort:
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(value)}
     if len(sizes) != 1:
         raise ValueError(f"{name}: stacked arrays have one row per client in every field, got {sorted(sizes)} rows")
-    return indexed_cohort(value, sizes.pop())
+    ids = tuple(range(sizes.pop()))
+    return Cohort(ids, value, np.arange(len(ids), dtype=np.int32), client_digests(ids))

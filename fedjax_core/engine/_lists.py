@@ -1,5 +1,6 @@
 """Plain Python lists as clients: one entry per client, each a list of batches or one batch."""
 
+import functools
 from typing import Any
 
 import jax
@@ -85,19 +86,21 @@ def _join(element, batches, fixed):
     return jax.tree.map(lambda *leaves: join(leaves), *batches)
 
 
-def cohort_of_list(value: list, member: types.Type, name: str) -> Cohort:
-    """A cohort of a plain list with one entry per client; a client's id is its index.
+def cohort_of_list(value: list, member: types.Type, name: str, ids: tuple | None = None) -> Cohort:
+    """A cohort of a plain list with one entry per client.
 
     Args:
       value: per client a value of type `member`; for a sequence in it a list of batches, or one batch.
       member: the declared type of a client's value.
       name: what the argument is called in error messages.
+      ids: the clients' ids; None for their places in the list.
 
     Raises:
       TypeError, ValueError: an entry of another type; the message names the client and the field.
     """
-    described = [f"{name}, client {i}" for i in range(len(value))]
-    return indexed_cohort(_columns(value, member, described), len(value))
+    ids = tuple(range(len(value))) if ids is None else ids
+    columns = _columns(value, member, [f"{name}, client {i!r}" for i in ids])
+    return Cohort(ids, columns, np.arange(len(ids), dtype=np.int32), client_digests(ids))
 
 
 def member_type_of_list(clients: list) -> types.Type:
@@ -115,12 +118,6 @@ def member_type_of_list(clients: list) -> types.Type:
         return types.SequenceType(element)
     batch = jax.tree.map(lambda t: types.TensorType(t.dtype, (None, *t.shape[1:])), types.tree_of_types(element))
     return types.SequenceType(types.type_of(batch))
-
-
-def indexed_cohort(value: Any, number: int) -> Cohort:
-    """A cohort of `number` clients whose ids are their indices."""
-    ids = tuple(range(number))
-    return Cohort(ids, value, np.arange(number, dtype=np.int32), client_digests(ids))
 
 
 def _columns(entries: list, member: types.Type, described: list[str]):
@@ -161,7 +158,8 @@ def _stack(arrays, member, described):
                 f"{what}: a dimension `?` of a client's tensor is the same for all clients of a cohort, got shape "
                 f"{array.shape} and for the first client {arrays[0].shape}; data of different sizes is a sequence"
             )
-    if jax.dtypes.issubdtype(member.dtype, jax.dtypes.prng_key):
+    is_traced = any(isinstance(array, jax.core.Tracer) for array in arrays)
+    if is_traced or jax.dtypes.issubdtype(member.dtype, jax.dtypes.prng_key):
         return jax.numpy.stack(arrays)
     return np.stack([np.asarray(array) for array in arrays])
 
@@ -173,12 +171,21 @@ def _batches(entry, element: types.Type, what: str) -> list:
     checked = []
     for i, batch in enumerate(batches):
         label = f"{what}, batch {i}"
-        batch = jax.tree.map(np.asarray, as_member(batch, element, label))
+        batch = jax.tree.map(functools.partial(_on_host, what=label), as_member(batch, element, label))
         if lead:
             _check_batch(batch, element, label)
         if _size(batch, lead):
             checked.append(batch)
     return checked
+
+
+def _on_host(array, what: str) -> np.ndarray:
+    if isinstance(array, jax.core.Tracer):
+        raise TypeError(
+            f"{what}: a batch under jit, grad, vmap or scan cannot be packed; pack the clients before, with "
+            "fc.pack_cohort(cohort)"
+        )
+    return np.asarray(array)
 
 
 def _check_batch(batch, element: types.Type, what: str):

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.engine._binding import as_cohort, bind_extra
+from fedjax_core.engine._binding import as_cohorts, bind_extra
 from fedjax_core.engine._cohort import ClientSequences, Cohort
+from fedjax_core.engine._entries import clients_of
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._execution import client_values
 from fedjax_core.engine._plan import Plan
@@ -223,24 +224,36 @@ def _cohort(plan: Plan, clients: list) -> PackedCohort | None:
     """One packed cohort whose value is the tuple of the arguments."""
     if not clients:
         return None
-    packed = [_packed(parameter, value) for parameter, value in zip(plan.client_parameters, clients)]
-    named = next((p for p, v in zip(packed, clients) if isinstance(v, PackedCohort)), packed[0])
+    packed = _packed(plan.client_parameters, clients)
+    named = [p for kind in (PackedCohort, Cohort) for p, v in zip(packed, clients) if isinstance(v, kind)] or packed
     sizes = [p.identity.shape[0] for p in packed]
     if len(set(sizes)) > 1:
         raise ValueError(f"all arguments at CLIENTS have the same clients, got {sizes} clients")
     extra = bind_extra(plan, packed)
-    return PackedCohort(tuple(p.value for p in packed), named.identity, named.client_index, extra)
+    return PackedCohort(tuple(p.value for p in packed), named[0].identity, named[0].client_index, extra)
 
 
-def _packed(parameter: Node, value) -> PackedCohort:
-    if isinstance(value, PackedCohort):
-        _check(parameter, value)
-        return value
-    if isinstance(value, list):
-        leaves = jax.tree.leaves(value)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            value = jax.tree.map(lambda *rows: jnp.stack([jnp.asarray(r) for r in rows]), *value)
-    return pack_cohort(as_cohort(parameter, value))
+def _packed(parameters: tuple[Node, ...], values: list) -> list[PackedCohort]:
+    packed = {p: v for p, v in zip(parameters, values) if isinstance(v, PackedCohort)}
+    others = {p: v for p, v in zip(parameters, values) if p not in packed}
+    for parameter, cohort in packed.items():
+        _check(parameter, cohort)
+    if packed:
+        _refuse_ids(others)
+    cohorts = as_cohorts(tuple(others), list(others.values()))
+    packed |= {parameter: pack_cohort(cohort) for parameter, cohort in zip(others, cohorts)}
+    return [packed[parameter] for parameter in parameters]
+
+
+def _refuse_ids(values: dict[Node, Any]):
+    """A `PackedCohort` has digests, which may be traced, in place of ids, so no client can be found in it by its id."""
+    for parameter, value in values.items():
+        name = f"argument {parameter.operation.name!r}"
+        if isinstance(value, dict) and clients_of(value, parameter.member_type, name):
+            raise ValueError(
+                f"{name} is {{id: client}} and another argument a PackedCohort, whose clients are matched by their "
+                "place; give a list in the order of the cohort"
+            )
 
 
 def _check(parameter: Node, cohort: PackedCohort):
@@ -250,7 +263,7 @@ def _check(parameter: Node, cohort: PackedCohort):
         return types.TensorType(x.dtype, x.shape[1:])
 
     found = types.type_of(jax.tree.map(leaf, cohort.value, is_leaf=lambda x: isinstance(x, StaticSequences)))
-    if not parameter.member_type.is_assignable_from(found):
+    if not parameter.member_type.is_assignable_from(types.matched_type(parameter.member_type, found)):
         raise TypeError(
             f"argument {parameter.operation.name!r}: expected clients of {parameter.member_type}, got {found}"
         )

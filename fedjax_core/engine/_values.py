@@ -43,10 +43,10 @@ def as_member(value: Any, type_: types.Type, what: str) -> Any:
 
 
 def conform(type_: types.Type, value: Any) -> Any:
-    """An assignable value, which may hold tracers and sequences, in the containers of `type_`."""
+    """An assignable value, which may hold tracers and sequences, in the containers of `type_`, dicts by name."""
     if isinstance(type_, types.StructType):
         return type_.pack([conform(t, v) for t, v in zip(type_.children, type_.unpack(value))])
-    if isinstance(type_, types.SequenceType) and not _same_containers(type_.element, value.element):
+    if isinstance(type_, types.SequenceType) and not _same_containers(type_.element, value.fedjax_type.element):
         return value.map(functools.partial(conform, type_.element))
     return value
 

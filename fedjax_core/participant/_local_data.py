@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fedjax_core.data import Batching, FederatedData
-from fedjax_core.types import Type
+from fedjax_core.types import Type, matched, matched_type
 
 
 class LocalData:
@@ -39,7 +39,8 @@ class LocalData:
                 f"TrainingManager({name}=...) is one client's data, got {len(self._data)} clients; use "
                 "data.subset([client_id]) or data[client_id]"
             )
-        if not batch_type.is_assignable_from(self._data.element_type):
+        self._batch_type = batch_type
+        if not batch_type.is_assignable_from(matched_type(batch_type, self._data.element_type)):
             raise TypeError(
                 f"TrainingManager({name}=...) holds {self._data.element_type} and the model takes {batch_type}; "
                 "convert the examples: {'x': ..., 'y': ...}"
@@ -80,7 +81,7 @@ class LocalData:
             stream = int(self._data.sizes[0]) * batching.num_epochs
             batching = dataclasses.replace(batching, batch_size=min(batching.batch_size, stream))
         cohort = self._data.cohort(self._data.client_ids, batching, key=key)
-        examples = self._data[self._data.client_ids[0]]
+        examples = matched(self._batch_type, self._data[self._data.client_ids[0]])
         for rows in cohort.value.batch_rows(np.zeros(1, np.int64)):
             mask = rows >= 0
             rows = np.where(mask, rows, rows[0])

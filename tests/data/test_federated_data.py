@@ -1,6 +1,8 @@
 """Populations: what goes in comes out, of the right type, or one error names the client and the field."""
 
 import concurrent.futures
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
@@ -58,6 +60,36 @@ def test_arrays_of_ids_are_like_lists_of_ids(owners):
 def test_a_list_numbers_the_clients():
     data = FederatedData.from_clients([examples(0, 2), examples(2, 1)])
     assert data.client_ids == (0, 1) and len(data) == 2
+
+
+class Example(NamedTuple):
+    y: Any
+    x: Any
+
+
+def test_fields_are_matched_by_name_whatever_their_order():
+    x, y = np.float32([1, 2]), np.float32([10, 20])
+    clients = [{"x": x, "y": y}, {"y": y, "x": x}, OrderedDict(y=y, x=x), Example(y=y, x=x)]
+    for first in range(4):
+        data = FederatedData.from_clients(client for client in [clients[first], *clients])
+        assert data.sizes.tolist() == [2] * 5
+        kind = type(clients[first])
+        for client in data.values():
+            fields = client._asdict() if isinstance(client, Example) else client
+            assert type(client) is kind and fields["x"].tolist() == [1, 2] and fields["y"].tolist() == [10, 20]
+
+
+def test_a_map_may_give_its_fields_in_any_order():
+    data = FederatedData.from_clients([{"n": np.float32([i])} for i in range(3)])
+    mapped = data.map(lambda e: OrderedDict(x=e["n"], y=-e["n"]) if e["n"][0] else OrderedDict(y=-e["n"], x=e["n"]))
+    assert [(client["x"].tolist(), client["y"].tolist()) for client in mapped.values()] == [
+        ([0.0], [-0.0]),
+        ([1.0], [-1.0]),
+        ([2.0], [-2.0]),
+    ]
+    out = OrderedDict(y=np.empty(3, np.float32), x=np.empty(3, np.float32))
+    mapped.cohort([0, 1, 2], Batching(1)).value.read(np.arange(3), out)
+    assert out["x"].tolist() == [0, 1, 2] and out["y"].tolist() == [0, -1, -2]
 
 
 def test_mapping_protocol():

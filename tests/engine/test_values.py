@@ -43,7 +43,7 @@ def test_values_take_the_declared_dtype(type_, value):
         ("float32[1]", ["a"], "got an array of <U1; convert it to numbers"),
         ("float32[1]", [None], "got an array of object"),
         ("key<fry>", np.zeros(2, np.uint32), "expected key<fry>, got uint32[2]; make a key with jax.random.key"),
-        ("<a=float32>", {"b": 1.0}, "is named 'b', but must be named 'a'"),
+        ("<a=float32>", {"b": 1.0}, "with (b): missing ['a']; not expected ['b']; give every name once"),
         ("<a=<b=int32>>", {"a": {"b": 1.5}}, "it, field 'a', field 'b': expected int32"),
         ("<float32,int32>", (1.0, 2.5), "it, field 1: expected int32"),
     ],

@@ -1,10 +1,12 @@
+from typing import Any, NamedTuple
+
 import jax
 import numpy as np
 import pytest
 
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.participant._local_data import LocalData
-from fedjax_core.types import parse_type
+from fedjax_core.types import parse_type, to_type, tree_of_types
 
 TYPE = parse_type("<x=float32[?,2],y=int32[?]>")
 EXAMPLES = {"x": np.arange(14.0).reshape(7, 2), "y": np.arange(7)}
@@ -55,6 +57,20 @@ def test_reads_a_mapped_client():
     data = FederatedData.from_clients([{"pixels": EXAMPLES["x"], "y": EXAMPLES["y"]}])
     mapped = data.map(lambda examples: {"x": examples["pixels"], "y": examples["y"]})
     assert rows(LocalData("train_data", mapped, TYPE), Batching(4)) == [[0, 1, 2, 3], [4, 5, 6]]
+
+
+class Swapped(NamedTuple):
+    y: Any
+    x: Any
+
+
+@pytest.mark.parametrize("make", [lambda type_: type_, lambda type_: to_type(Swapped(*type_))])
+def test_a_dict_of_examples_is_matched_to_the_models_batch_by_name(make):
+    type_ = make(parse_type("<y=float32[?],x=float32[?]>"))
+    data = LocalData("train_data", {"x": np.float32([1, 2]), "y": np.float32([10, 20])}, type_)
+    ((batch, _),) = data.batches(Batching(2), None)
+    assert [leaf.tolist() for leaf in type_.unpack(batch)] == [[10, 20], [1, 2]]
+    assert jax.tree.structure(batch) == jax.tree.structure(tree_of_types(type_))
 
 
 def test_no_batch_is_refused():
