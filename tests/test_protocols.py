@@ -53,7 +53,7 @@ STATES = {"algorithms.LearningState"}
 AS_THE_CONTRACT = {"contracts.predicted"}
 """Takes the arguments of `Model.predict` in their order."""
 
-IN_WORK = {"program.Experiment", "program.RunFolder", "program.train", "participant.TrainingManager"}
+IN_WORK = {"program.Experiment", "program.RunFolder", "program.train"}
 """Rewritten at this time."""
 OF_OTHERS = {"program.Experiment", "program.ExperimentConfig"}
 """Their names are those of the contract that they keep."""

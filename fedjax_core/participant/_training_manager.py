@@ -70,12 +70,15 @@ class TrainingManager:
         of that name.
       logger: a logger, or the name of one; None for the class's name.
       verbose: shows a progress bar of the round's steps, on standard error if that is a terminal.
+      on_step: `(weights, batch, mask) -> None`, called before every training step with the weights as they are, the
+        batch, a pytree of `[B, ...]`, and the mask, bool `[B]`, False on padding. It may raise `StopIteration` to end
+        the round with what is trained so far. None for nothing.
+      clock: seconds.
       key: a JAX key for what is drawn. Without one, the first request must bring weights, and neither the
         batching nor the model may draw.
-      clock: seconds.
 
     Attributes:
-      model, optimizer, aggregator, train_data, valid_data, verbose: as given.
+      model, optimizer, aggregator, train_data, valid_data, verbose, on_step: as given.
       metrics: all metrics by name, the loss first.
       logger: the logger.
 
@@ -109,11 +112,13 @@ class TrainingManager:
         logger: logging.Logger | str | None = None,
         verbose: bool = True,
         *,
-        key: jax.Array | None = None,
+        on_step: Callable[[Any, Any, Any], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        key: jax.Array | None = None,
     ):
         self.model, self.optimizer, self.aggregator = model, optimizer, aggregator
         self.train_data, self.valid_data, self.verbose = train_data, valid_data, verbose
+        self.on_step = on_step
         measured = with_metrics(model, metrics)
         self.metrics = model_metrics(measured)
         self.logger = _logger(type(self).__name__ if logger is None else logger)
@@ -128,6 +133,11 @@ class TrainingManager:
         if key is not None:
             check_key("TrainingManager", key)
         self._init_key, self._rounds_key = (None, None) if key is None else jax.random.split(key)
+        if on_step is not None and not callable(on_step):
+            raise TypeError(
+                f"TrainingManager(on_step=...) is a function of weights, batch and mask, got {on_step!r}; write "
+                "on_step=lambda weights, batch, mask: None, or leave it out"
+            )
         if not callable(clock):
             raise TypeError(f"TrainingManager(clock=...) is a function that gives seconds, got {clock!r}; leave it out")
         self._clock = clock
@@ -177,8 +187,8 @@ class TrainingManager:
         """Trains its weights until the first limit is reached.
 
         Steps and seconds are looked at after every step, so that at least one is done, epochs between epochs; an
-        epoch begun counts as one. A step that raises `StopIteration` is not counted and ends training with a
-        warning.
+        epoch begun counts as one. A step before which `on_step` raises `StopIteration` is neither taken nor counted,
+        and training ends with a warning.
 
         Args:
           batches: the arguments of `data.Batching`. An epoch is one pass over the batches, in which an
@@ -196,15 +206,6 @@ class TrainingManager:
         """
         meter = self._trained(batches, n_epoch, n_steps, timeout)
         return {"n_epoch": meter.n_epoch, "n_steps": meter.n_steps, "t_spent": meter.t_spent}
-
-    def run_train_step(self, batch: Any, mask: Any) -> None:
-        """Takes one step. To be replaced in a subclass that does more; it may raise `StopIteration` to end the round.
-
-        Args:
-          batch: a pytree of `[B, ...]`.
-          mask: bool `[B]`, False on padding.
-        """
-        self._state = self._step(self._current(), batch, mask)
 
     def evaluate_under_constraints(
         self, batches: Mapping[str, Any], n_steps: int | None = None, timeout: float | None = None
@@ -312,7 +313,7 @@ class TrainingManager:
         meter.count_epoch()
         for batch, mask in self._train_data.batches(batching, key):
             try:
-                self.run_train_step(batch, mask)
+                self._run_step(batch, mask)
             except StopIteration as error:
                 self.logger.warning("training ends early: %s", error)
                 return False
@@ -321,6 +322,12 @@ class TrainingManager:
             if meter.is_spent:
                 return False
         return True
+
+    def _run_step(self, batch: Any, mask: Any) -> None:
+        state = self._current()
+        if self.on_step is not None:
+            self.on_step(state.weights, batch, mask)
+        self._state = self._step(state, batch, mask)
 
     def _current(self) -> _State:
         if self._state is None:

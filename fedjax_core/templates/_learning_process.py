@@ -1,10 +1,12 @@
 """The learning process: a model in the server's state learns from the clients' data."""
 
+import functools
 from typing import Any, NamedTuple
 
 from fedjax_core.computations import Computation, computation
 from fedjax_core.engine import EngineConfig
 from fedjax_core.templates import _checks, errors
+from fedjax_core.templates._hyperparams import hyperparams, with_hyperparams
 from fedjax_core.templates._iterative_process import IterativeProcess
 from fedjax_core.types import SequenceType, Type, type_leaves
 
@@ -38,12 +40,18 @@ class LearningProcess(IterativeProcess):
     It can be rebuilt from its attributes, for example with another report:
     `LearningProcess(old.initialize, old.next, report, old.get_model_weights, old.set_model_weights)`.
 
+    Rates that live in the state change between rounds without another compilation: `get_hparams` reads and
+    `set_hparams` sets them. They are those of `hyperparams(state)`, which are where `optax.inject_hyperparams` keeps
+    them, and follow from the type of the state, so that no process needs to be told of them.
+
     Attributes:
       initialize: the Computation that was given as `initialize_fn`.
       next: the Computation that was given as `next_fn`.
       report: the Computation that was given as `report_fn`.
       get_model_weights: the Computation that was given, or else the identity.
       set_model_weights: the Computation that was given, or else one that replaces the whole state.
+      get_hparams: a Computation `(S -> H)`, the hyperparameters in an unplaced state; `{}` if it has none.
+      set_hparams: a Computation `(<S,H> -> S)`, the unplaced state with other hyperparameters.
       state_type: the type of the state as `next` takes it, placed at SERVER.
 
     Example: counts the examples it has seen.
@@ -157,6 +165,44 @@ class LearningProcess(IterativeProcess):
         """Gives the unplaced state with other model weights, `(<S,W> -> S)`."""
         return self._set_model_weights
 
+    @property
+    def get_hparams(self) -> Computation:
+        """Gives the hyperparameters in an unplaced state, `(S -> H)`: a dict by their place in the state.
+
+        Example: the clients' learning rate is halved after each round.
+
+          >>> import jax, numpy as np, optax, fedjax_core as fc
+          >>> sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
+          >>> process = fc.algorithms.fed_avg(fc.models.logistic_regression(2, 2), sgd, key=jax.random.key(0))
+          >>> clients = [{"x": np.eye(2, dtype=np.float32), "y": np.array([0, 1], np.int32)}]
+          >>> state = process.initialize()
+          >>> for _ in range(2):
+          ...     state, _ = process.next(state, clients)
+          ...     rate = process.get_hparams(state)["client_work"]["learning_rate"]
+          ...     state = process.set_hparams(state, {"client_work": {"learning_rate": rate / 2}})
+          >>> print(process.get_hparams(state)["client_work"]["learning_rate"])
+          0.125
+        """
+        return self._hparams[0]
+
+    @property
+    def set_hparams(self) -> Computation:
+        """Gives the unplaced state with other hyperparameters, `(<S,H> -> S)`; see `get_hparams`."""
+        return self._hparams[1]
+
+    @functools.cached_property
+    def _hparams(self) -> tuple[Computation, Computation]:
+        # Traced when they are first asked for: most states hold no hyperparameters, and large ones take time.
+        def get_hparams(state):
+            return hyperparams(state)
+
+        def set_hparams(state, hparams):
+            return with_hyperparams(state, hparams)
+
+        state_type = self.state_type.member
+        get = computation(get_hparams, state_type)
+        return get, computation(set_hparams, state_type, get.type_signature.result)
+
     def with_config(self, config: EngineConfig) -> "LearningProcess":
         """The same process with rounds on other lanes, devices or memory, as `Computation.with_config`.
 
@@ -180,11 +226,13 @@ class LearningProcess(IterativeProcess):
         )
 
     def _computations(self) -> dict[str, Computation]:
+        has_hparams = bool(type_leaves(self.get_hparams.type_signature.result))
         return {
             **super()._computations(),
             "report": self.report,
             "get_model_weights": self.get_model_weights,
             "set_model_weights": self.set_model_weights,
+            **({"get_hparams": self.get_hparams, "set_hparams": self.set_hparams} if has_hparams else {}),
         }
 
     def _letters(self) -> dict[str, Type]:

@@ -191,27 +191,40 @@ def test_momentum_lives_on_from_round_to_round():
     reference.assert_close(manager.weights, trained(EPOCH * 2, momentum=0.8))
 
 
-class Interrupted(TrainingManager):
-    """Raises `failure` in place of step number `at`, from 0."""
+class Interrupting:
+    """Raises `failure` before step number `at`, from 0."""
 
     at, failure = None, None
 
-    def run_train_step(self, batch, mask):
+    def __call__(self, weights, batch, mask):
         if self.at == 0:
             raise self.failure
         self.at -= 1
-        super().run_train_step(batch, mask)
 
 
 @pytest.fixture(scope="module")
 def interrupted():
-    return Interrupted(MODEL, optax.sgd(RATE, momentum=0.8), fc.aggregators.mean(), DATA, clock=Ticking())
+    return make(optax.sgd(RATE, momentum=0.8), on_step=Interrupting())
+
+
+def interrupt(manager, at, failure=None):
+    manager.on_step.at, manager.on_step.failure = at, failure
+
+
+def test_on_step_is_told_the_weights_before_each_step_the_batch_and_its_mask():
+    told = []
+    manager = make(on_step=lambda weights, batch, mask: told.append((weights, batch, mask)))
+    train(manager, n_steps=3)
+    for i, (weights, batch, mask) in enumerate(told):
+        reference.assert_close(weights, trained(EPOCH[:i]))
+        np.testing.assert_array_equal(batch["y"][np.asarray(mask)], EPOCH[i]["y"])
+    assert len(told) == 3 and [int(mask.sum()) for _, _, mask in told] == [3, 3, 1]
 
 
 @pytest.mark.parametrize("at, epochs", [(0, 1), (1, 1), (3, 2), (5, 2)])
 def test_stop_iteration_ends_a_round_normally(interrupted, at, epochs, caplog):
     interrupted._state = None
-    interrupted.at, interrupted.failure = at, StopIteration("budget is spent")
+    interrupt(interrupted, at, StopIteration("budget is spent"))
     reply = train(interrupted, n_epoch=2)
     assert (reply.n_epoch, reply.n_steps) == (epochs, at)
     assert_update(reply, trained((EPOCH * 2)[:at], momentum=0.8))
@@ -220,22 +233,22 @@ def test_stop_iteration_ends_a_round_normally(interrupted, at, epochs, caplog):
 
 def test_an_exception_is_answered_and_undone(interrupted, caplog):
     interrupted._state = None
-    interrupted.at = 100
+    interrupt(interrupted, 100)
     train(interrupted)
     before = jax.tree.map(np.asarray, interrupted._state)
-    interrupted.at, interrupted.failure = 2, RuntimeError("out of memory")
+    interrupt(interrupted, 2, RuntimeError("out of memory"))
     reply = interrupted.training_round(TrainRequest(2, OTHERS, {}, THREES, n_epoch=1))
     assert reply == ErrorReply("RuntimeError('out of memory')")
     reference.assert_same_bits(interrupted._state, before)
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "training round failed" in record.message and record.exc_info
-    interrupted.at = 100
+    interrupt(interrupted, 100)
     reply = train(interrupted, weights=None)
     assert reply.n_steps == 3
 
 
 def test_an_interrupt_of_the_keyboard_is_no_answer(interrupted):
-    interrupted.at, interrupted.failure = 1, KeyboardInterrupt()
+    interrupt(interrupted, 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         train(interrupted)
 
@@ -462,6 +475,7 @@ def test_another_kind_of_message_is_answered_by_an_error(shared):
         ({"valid_data": {"x": DATA["x"]}}, TypeError, r"valid_data=...\) holds"),
         ({"metrics": "accuracy"}, TypeError, r"write metrics=\[\"accuracy\"\]"),
         ({"logger": 3}, TypeError, "is a logger or the name of one, got 3"),
+        ({"on_step": 3}, TypeError, r"on_step=...\) is a function of weights, batch and mask, got 3; write"),
         ({"clock": 3.0}, TypeError, r"TrainingManager\(clock=...\) is a function that gives seconds, got 3.0"),
         ({"key": 0}, TypeError, r"TrainingManager\(key=...\) is one JAX key, got 0"),
     ],
