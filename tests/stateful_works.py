@@ -11,7 +11,8 @@ from fedjax_core.templates import MeasuredProcessOutput
 
 def scaffold(model, rate, population):
     """SCAFFOLD with option 2 (Karimireddy et al. 2020): a table at the server has a control variate a client."""
-    gradient_of, measure = fc.clients.mean_gradient(model), fc.clients.local_evaluation(model)
+    gradient_of = jax.grad(fc.clients.training_loss(model), has_aux=True)
+    measure = fc.clients.local_evaluation(model)
     metrics = fc.algorithms.metrics_process(model)
 
     def init(weights):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fedjax_core import trees
 from fedjax_core.clients._accumulator import accumulator
 from fedjax_core.clients._loss import summed_loss
-from fedjax_core.clients._measuring import has_running_state, running_of, trainable_of, with_running
+from fedjax_core.clients._measuring import has_running_state, running_of, running_result, trainable_of, with_running
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
 from fedjax_core.contracts import ClientResult, ClientWork, Model
@@ -84,6 +84,8 @@ def local_gradient(
         start = _Carry(trees.zeros_like(trainable), running_of(weights, moves), metrics.init(), *numbers)
         end = data.filled().reduce(start, step)
         weight = client_weight(weighting, metrics, end.statistics, end.num_examples)
-        return ClientResult(trees.divide(end.gradient, jnp.maximum(end.num_examples, 1)), weight, end.statistics)
+        mean = trees.divide(end.gradient, jnp.maximum(end.num_examples, 1))
+        running = running_result(model, end.running, end.num_examples)
+        return ClientResult(mean, weight, end.statistics, running=running)
 
     return client_work(work, metrics_process)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
-from fedjax_core.contracts import Metric, Model, ModelWeights, model_metrics, predicted
+from fedjax_core.contracts import Metric, Model, ModelWeights, Running, model_metrics, predicted
 
 
 def trainable_of(weights):
@@ -91,6 +91,12 @@ def with_running(weights, non_trainable):
 def running_of(weights, moves: bool):
     """What a client carries from step to step of the non-trainable weights: all of them, if training moves them."""
     return weights.non_trainable if moves else ()
+
+
+def running_result(model: Model, non_trainable, num_examples):
+    """What a client answers of the state that it carried: a `Running`, or `()` if there is none or it is kept."""
+    is_sent = model.running == "average" and jax.tree.leaves(non_trainable)
+    return Running(non_trainable, num_examples) if is_sent else ()
 
 
 def _abstract_batch(model: Model, size: int) -> tuple:

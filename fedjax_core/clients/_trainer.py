@@ -10,9 +10,16 @@ import optax
 from fedjax_core import trees
 from fedjax_core.clients._accumulator import accumulator
 from fedjax_core.clients._local_optimizer import LocalOptimizer, local_optimizer
-from fedjax_core.clients._measuring import has_running_state, running_of, trainable_of, with_running, with_trainable
+from fedjax_core.clients._measuring import (
+    has_running_state,
+    running_of,
+    running_result,
+    trainable_of,
+    with_running,
+    with_trainable,
+)
 from fedjax_core.clients._step import training_step
-from fedjax_core.contracts import Model, Running
+from fedjax_core.contracts import Model
 from fedjax_core.templates import with_hyperparams
 
 
@@ -120,7 +127,7 @@ def local_trainer(model: Model, optimizer: optax.GradientTransformation | LocalO
             num_examples=end.num_examples,
             statistics=end.statistics,
             aux_var=optimizer.collect(end.optimizer),
-            running=Running(end.running, end.num_examples) if moves and model.running == "average" else (),
+            running=running_result(model, end.running, end.num_examples),
         )
 
     return train

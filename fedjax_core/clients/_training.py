@@ -61,7 +61,7 @@ def local_training(
     def work(weights, data, key):
         trained = train(weights, data, key)
         weight = client_weight(weighting, metrics, trained.statistics, trained.num_examples)
-        return ClientResult(trained.update, weight, trained.statistics)
+        return ClientResult(trained.update, weight, trained.statistics, running=trained.running)
 
     return client_work(work, metrics_process)
 
