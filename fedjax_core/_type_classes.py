@@ -173,6 +173,8 @@ class StructType(Type):
         names, children, container = _type_containers.flatten(value)
         if len(children) == 1 and children[0] is value:
             raise TypeError(f"a value of type {self} is a struct, got {value!r} of type {type(value).__name__}")
+        if names == self.names:
+            return children
         if isinstance(value, Mapping):
             names, children = _type_containers.in_order(self.names, names, children, value)
             reason = _type_containers.dict_reason(self.names, names)

@@ -1,7 +1,7 @@
 """Sums of integers as a secure aggregation protocol forms them: exact, or refused."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +182,7 @@ def _bounded(name: str, value, bound, argument: str, limit_of: Callable) -> tupl
     """The argument's node and the largest entry of each of its leaves."""
     node = client_argument(value, name)
     check_leaves(name, node, "integers", lambda dtype: jnp.issubdtype(dtype, jnp.integer))
+    bound = _by_name(name, bound, argument, node.member_type)
     given, leaves = jax.tree.leaves(bound), jax.tree.leaves(node.abstract)
     if jax.tree.structure(bound) == jax.tree.structure(0):
         given *= len(leaves)
@@ -190,6 +191,16 @@ def _bounded(name: str, value, bound, argument: str, limit_of: Callable) -> tupl
             f"{name} takes one `{argument}`, or one per field of {node.member_type}, got {bound!r} at {user_location()}"
         )
     return node, [_limit(f"{name}({argument}=...)", g, leaf, limit_of) for g, leaf in zip(given, leaves)]
+
+
+def _by_name(name: str, bound, argument: str, member: types.Type):
+    """A dict of bounds in the containers of the value."""
+    if not isinstance(bound, Mapping):
+        return bound
+    try:
+        return types.matched(member, bound)
+    except TypeError as error:
+        raise TypeError(f"{name}({argument}=...) at {user_location()}: {error}") from None
 
 
 def _limit(what: str, given, leaf, limit_of: Callable) -> int:

@@ -125,15 +125,17 @@ def _check_rows(table: Node, keys: Node, rows: Node):
     )
     if any(leaf is None for leaf in jax.tree.leaves(expected, is_leaf=lambda x: x is None)):
         raise TypeError(f"federated_scatter takes a table of rows, got {table.type}: a scalar has no rows")
-    if not types.type_of(expected).is_assignable_from(rows.member_type):
+    expected = types.type_of(expected)
+    if not expected.is_assignable_from(types.matched_type(expected, rows.member_type)):
         raise TypeError(
-            f"federated_scatter writes rows of type {types.type_of(expected)} into {table.type}, got {rows.type} "
+            f"federated_scatter writes rows of type {expected} into {table.type}, got {rows.type} "
             f"at {user_location()}; convert them: fc.federated_scatter(table, keys, fc.federated_map(fn, rows))"
         )
 
 
 def _scatter(table, written):
     keys, rows = written
+    rows = types.matched(types.type_of(table), rows)
     lead, number = keys.ndim, math.prod(keys.shape)
     keys = keys.reshape(number)
 
@@ -147,4 +149,4 @@ def _scatter(table, written):
         chosen = row.at[jnp.maximum(last, 0)].get(mode="clip")
         return jnp.where(jnp.expand_dims(last >= 0, range(1, leaf.ndim)), chosen, leaf)
 
-    return jax.tree.map(write, table, jax.tree.unflatten(jax.tree.structure(table), jax.tree.leaves(rows)))
+    return jax.tree.map(write, table, rows)

@@ -1,10 +1,14 @@
 """Python values as the members that a type declares."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fedjax_core as fc
 from fedjax_core.engine._values import as_member, conform
@@ -66,3 +70,41 @@ def test_containers_become_the_declared_ones():
     type_ = fc.types.to_type({"a": "float32", "b": ["int32", "int32"]})
     assert as_member((1, (2, 3)), type_, "it") == {"a": 1.0, "b": [2, 3]}
     assert conform(type_, (1, (2, 3))) == {"a": 1, "b": [2, 3]}
+
+
+FIELDS = st.recursive(
+    st.none(),
+    lambda children: st.lists(st.tuples(st.sampled_from("abcdefgh"), children), max_size=5, unique_by=lambda f: f[0]),
+    max_leaves=12,
+)
+"""A struct as the list of its fields in declared order, None for a number."""
+
+
+def declared(fields) -> fc.types.Type:
+    if fields is None:
+        return fc.types.to_type("float32")
+    return fc.types.StructType([(name, declared(inner)) for name, inner in fields])
+
+
+def numbered(fields, numbers, order):
+    """A value whose every number is another one, its dicts filled in the order that `order` makes of their fields."""
+    if fields is None:
+        return float(next(numbers))
+    inner = {name: numbered(part, numbers, order) for name, part in fields}
+    return collections.OrderedDict((name, inner[name]) for name in order([name for name, _ in fields]))
+
+
+@given(FIELDS, st.randoms(use_true_random=False))
+def test_fields_arrive_by_name_whatever_the_order(fields, random):
+    shuffled = numbered(fields, iter(range(99)), lambda names: random.sample(names, len(names)))
+    expected = numbered(fields, iter(range(99)), lambda names: names)
+    for put in (lambda value: as_member(value, declared(fields), "it"), lambda value: conform(declared(fields), value)):
+        for value in (shuffled, plain(shuffled)):
+            found = put(value)
+            assert list(map(float, jax.tree.leaves(found))) == list(map(float, jax.tree.leaves(expected)))
+            assert jax.tree.structure(found) == jax.tree.structure(fc.types.tree_of_types(declared(fields)))
+
+
+def plain(value):
+    """The same in dicts, which JAX sorts."""
+    return {name: plain(part) for name, part in value.items()} if isinstance(value, dict) else value

@@ -148,3 +148,16 @@ def test_checks_survive_inlining_and_narrowing():
     with pytest.raises(ValueError, match=r"1 clients hold an entry outside 0..9"):
         outer([[1, 2]], [[3, 4, 10]])
     assert int(outer.as_function()(as_int32([[1, 20]], (2,)), as_int32([[3, 4, 10]], (3,))).num_refused) == 2
+
+
+def test_bounds_that_are_a_dict_are_those_of_the_fields_of_their_names():
+    def program(bounds):
+        return computation(lambda v: fc.federated_secure_sum(v, bounds), "<y=int32,x=int32>")
+
+    clients = [{"x": 3, "y": 90}, {"y": 10, "x": 4}]
+    summed = program({"x": 4, "y": 90})(clients)
+    assert int(summed["x"]) == 7 and int(summed["y"]) == 100
+    with pytest.raises(ValueError, match="1 clients hold an entry outside"):
+        program({"x": 3, "y": 90})(clients)
+    with pytest.raises(TypeError, match=r"federated_secure_sum\(.*=...\) at .* missing \['y'\]; not expected \['z'\]"):
+        program({"x": 4, "z": 90})

@@ -107,3 +107,16 @@ def test_what_is_refused():
         fc.federated_computation(fc.federated_select, keys, rows)
     with pytest.raises(TypeError, match=r"federated_select takes a value at CLIENTS, got int32@SERVER"):
         fc.federated_computation(fc.federated_select, fc.at_server("int32"), table)
+
+
+def test_rows_that_are_dicts_are_written_by_name():
+    table, keys = fc.at_server("<y=float32[3],x=float32[3]>"), fc.at_clients("int32")
+
+    @fc.federated_computation(table, keys, fc.at_clients("float32"))
+    def write(table, keys, values):
+        rows = fc.federated_map(lambda v: {"x": v, "y": 10 * v}, values)
+        return fc.federated_scatter(table, keys, rows)
+
+    written = write({"x": jnp.zeros(3), "y": jnp.ones(3)}, [2, 0], [5.0, 7.0])
+    assert list(written) == ["y", "x"]
+    assert written["x"].tolist() == [7, 0, 5] and written["y"].tolist() == [70, 1, 50]
