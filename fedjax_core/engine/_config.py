@@ -22,14 +22,15 @@ class EngineConfig:
         side by side buys nothing, 16 elsewhere. "auto": the fastest of 1, 2, 4, ... 64, measured at the first
         call on its own cohort, once per program and kind of device, and remembered in the user's cache folder;
         lanes decide the last bits of a result, so set a number where these must be the same on another machine.
-      devices: how many devices the clients are spread over, the first of `jax.devices()`. None: all.
+      devices: how many devices the clients are spread over, the first of `jax.devices()`; or a mesh with the one axis
+        `clients`, whose devices are taken in its order. None: all.
       memory_budget: bytes of one device that the clients' data may take, padding included; a larger cohort
         runs in waves, each read while the one before computes. None: a quarter of what the device has
         (on CPU of its share of the machine's memory).
 
     Raises:
-      TypeError: a field that is no integer (or, for lanes, "auto").
-      ValueError: a field that is not positive, or more devices than there are.
+      TypeError: a field that is neither an integer nor what else is listed above.
+      ValueError: a number that is not positive, more devices than there are, or a mesh with other axes.
 
     Example:
 
@@ -42,37 +43,59 @@ class EngineConfig:
     """
 
     lanes: int | Literal["auto"] | None = None
-    devices: int | None = None
+    devices: int | jax.sharding.Mesh | None = None
     memory_budget: int | None = None
 
     def __post_init__(self):
-        for name, value in dataclasses.asdict(self).items():
-            if value is None or (name, value) == ("lanes", "auto"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                also = ', "auto"' if name == "lanes" else ""
-                raise TypeError(f"EngineConfig({name}=...) is an integer{also} or None, got {value!r}")
-            if value <= 0:
-                raise ValueError(f"EngineConfig({name}=...) is positive, got {value}; leave it out for the default")
+        if isinstance(self.devices, jax.sharding.Mesh):
+            _check_axes(self.devices)
+        else:
+            _check_positive("devices", self.devices, "an integer, a jax.sharding.Mesh")
+        if not (isinstance(self.lanes, str) and self.lanes == "auto"):
+            _check_positive("lanes", self.lanes, 'an integer, "auto"')
+        _check_positive("memory_budget", self.memory_budget, "an integer")
 
     def resolve(self) -> "Layout":
         """The layout on the devices, with the usual number of lanes in the place of "auto"."""
-        devices = jax.devices()
-        number = len(devices) if self.devices is None else self.devices
-        if number > len(devices):
-            raise ValueError(
-                f"EngineConfig(devices={number}) where JAX shows {len(devices)}; on CPU call "
-                f"fc.use_all_cores({number}) before JAX is used"
-            )
-        devices = tuple(devices[:number])
+        devices = self._chosen_devices()
         if all(d.process_index != jax.process_index() for d in devices):
             raise ValueError(
-                f"EngineConfig(devices={number}): the first {number} of {len(jax.devices())} devices belong to other "
-                "processes; leave it out to use all"
+                f"EngineConfig(devices={self.devices}): these {len(devices)} of {len(jax.devices())} devices belong to "
+                "other processes; leave it out to use all"
             )
         lanes = self.lanes if isinstance(self.lanes, int) else (1 if devices[0].platform == "cpu" else 16)
         budget = self.memory_budget or int(_SHARE * device_memory(jax.local_devices()[0]))
-        return Layout(lanes, -(-VIRTUAL_SHARDS // number) * number, devices, budget)
+        return Layout(lanes, -(-VIRTUAL_SHARDS // len(devices)) * len(devices), devices, budget)
+
+    def _chosen_devices(self) -> tuple:
+        if isinstance(self.devices, jax.sharding.Mesh):
+            return tuple(self.devices.devices.flat)
+        there = jax.devices()
+        if self.devices is not None and self.devices > len(there):
+            raise ValueError(
+                f"EngineConfig(devices={self.devices}) where JAX shows {len(there)}; on CPU call "
+                f"fc.use_all_cores({self.devices}) before JAX is used"
+            )
+        return tuple(there[: self.devices])
+
+
+def _check_positive(name: str, value: int | None, allowed: str):
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"EngineConfig({name}=...) is {allowed} or None, got {value!r}")
+    if value <= 0:
+        raise ValueError(f"EngineConfig({name}=...) is positive, got {value}; leave it out for the default")
+
+
+def _check_axes(mesh: jax.sharding.Mesh):
+    """Refuses axes that the engine would have to ignore: clients are all that it spreads so far."""
+    if mesh.axis_names != ("clients",):
+        raise ValueError(
+            f"EngineConfig(devices=mesh) takes a mesh with the one axis 'clients', got the axes {mesh.axis_names}: the "
+            "clients are spread over devices, a model is not; to spread them over all of these devices write "
+            "fc.EngineConfig(devices=jax.sharding.Mesh(mesh.devices.flatten(), ('clients',)))"
+        )
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from fedjax_core import types
 from fedjax_core.engine import _transfer
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._config import Layout
@@ -49,7 +50,7 @@ class Program:
           ValueError: a check of the program counted something, or what is kept of every client exceeds
             the memory budget.
         """
-        known = dict(zip(server, _put(list(server.values()), self.layout.server)))
+        known = _put(server, self.layout.server)
         for k, stage in enumerate(self.plan.stages):
             if stage.outputs:
                 known.update(zip(stage.outputs, self._stages[k](tuple(known[n] for n in stage.inputs))))
@@ -64,7 +65,7 @@ class Program:
     def lowered(self, server: dict[Node, object], cohort: Cohort) -> jax.stages.Lowered:
         """The program of the first pass; its text is the same in every process and session."""
         stage, pass_ = self.plan.stages[0], self.plan.passes[0]
-        known = dict(zip(server, _put(list(server.values()), self.layout.server)))
+        known = _put(server, self.layout.server)
         known.update(zip(stage.outputs, self._stages[0](tuple(known[n] for n in stage.inputs))))
         inputs = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
         clients = self._clients(pack_wave(cohort, pack(cohort, self.layout), 0))
@@ -150,13 +151,30 @@ def _too_much(pass_: Pass, sizes: list[int], number: int, budget: int) -> str:
     )
 
 
-def _put(values: list, sharding: jax.sharding.Sharding) -> list:
-    """`jax.device_put`, which takes its time with every leaf, of the values that are not there yet."""
-    away = [i for i, value in enumerate(values) if not all(_is_at(leaf, sharding) for leaf in jax.tree.leaves(value))]
+def _put(server: dict[Node, object], sharding: jax.sharding.Sharding) -> dict[Node, object]:
+    """`jax.device_put`, which takes its time with every leaf, of the values that are not there yet.
+
+    Raises:
+      ValueError: an array that is split over several devices; it would leave on one of them without a word.
+    """
+    away = [n for n, value in server.items() if not all(_is_at(leaf, sharding) for leaf in jax.tree.leaves(value))]
     if not away:
-        return values
-    put = dict(zip(away, jax.device_put([values[i] for i in away], sharding)))
-    return [put.get(i, value) for i, value in enumerate(values)]
+        return dict(server)
+    for node in away:
+        _refuse_split(node, server[node])
+    return server | dict(zip(away, jax.device_put([server[node] for node in away], sharding)))
+
+
+def _refuse_split(node: Node, value):
+    for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+        if isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated:
+            raise ValueError(
+                f"argument {node.operation.name!r}{jax.tree_util.keystr(path)}: a value at SERVER is whole on one "
+                f"device, got {types.type_of(leaf)} split over {len(leaf.sharding.device_set)} devices "
+                f"({leaf.sharding}); the engine does not run a sharded model yet. Give it whole: jax.device_put(value, "
+                "jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())); or leave the shardings to JAX: "
+                "jax.jit(computation.as_function())"
+            )
 
 
 def _is_at(leaf, sharding: jax.sharding.Sharding) -> bool:

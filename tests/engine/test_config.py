@@ -1,6 +1,9 @@
 """Lanes, devices and virtual shards."""
 
+import re
+
 import jax
+import numpy as np
 import pytest
 
 import fedjax_core as fc
@@ -27,6 +30,42 @@ def test_more_devices_than_there_are():
     match = r"EngineConfig\(devices=99\) where JAX shows 8; on CPU call fc.use_all_cores\(99\)"
     with pytest.raises(ValueError, match=match):
         fc.EngineConfig(devices=99).resolve()
+
+
+def mesh(devices, axes=("clients",)):
+    return jax.sharding.Mesh(np.array(devices), axes)
+
+
+def test_a_mesh_of_clients_says_which_devices_and_in_which_order():
+    chosen = [jax.devices()[i] for i in (5, 2, 7)]
+    config = fc.EngineConfig(devices=mesh(chosen))
+    assert config.resolve().devices == tuple(chosen) and config.resolve().shards == 9
+    assert fc.EngineConfig(devices=jax.make_mesh((8,), ("clients",))).resolve() == fc.EngineConfig().resolve()
+    assert hash(config) == hash(fc.EngineConfig(devices=mesh(chosen))) and config == fc.EngineConfig(
+        devices=mesh(chosen)
+    )
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (6, 1, 3, 4)])
+def test_a_mesh_gives_the_bits_of_as_many_devices(order):
+    @fc.federated_computation(fc.at_server("float32"), fc.at_clients("float32"))
+    def run(by, values):
+        moved = fc.federated_map(lambda b, v: v / b, fc.federated_broadcast(by), values)
+        return fc.federated_mean(moved), moved
+
+    values = np.random.default_rng(0).normal(size=41).astype(np.float32)
+    on_mesh = fc.EngineConfig(devices=mesh([jax.devices()[i] for i in order]))
+    found, expected = (run.with_config(c)(3.0, values) for c in (on_mesh, fc.EngineConfig(devices=4)))
+    assert found[0].devices() == {jax.devices()[order[0]]}
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_other_axes_are_refused():
+    devices = jax.devices()
+    for axes, of in [(("clients", "model"), np.reshape(devices[:4], (2, 2))), (("data",), devices), ((), devices[0])]:
+        match = rf"a mesh with the one axis 'clients', got the axes {re.escape(str(axes))}: .*mesh.devices.flatten\(\)"
+        with pytest.raises(ValueError, match=match):
+            fc.EngineConfig(devices=mesh(of, axes))
 
 
 @pytest.mark.parametrize("devices", [3, 5])

@@ -39,3 +39,45 @@ def test_a_refused_call_says_how_many_clients_broke_the_rule_and_the_next_one_ru
     with pytest.raises(ValueError, match=r"2 clients hold an entry outside 0\.\.1"):
         votes([1, 2, 0, -1])
     assert int(votes([1, 1, 0])) == 2
+
+
+def split(value, *axes, axis_types=None):
+    mesh = jax.make_mesh((2, 2), ("clients", "model"), axis_types=axis_types)
+    return jax.device_put(value, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)))
+
+
+@fc.federated_computation(fc.at_server({"w": "float32[4,2]", "b": "float32"}), fc.at_clients("float32"))
+def scale(state, values):
+    products = fc.federated_map(lambda s, v: s["w"] * v + s["b"], fc.federated_broadcast(state), values)
+    return fc.federated_sum(products)
+
+
+AXIS_TYPES = [(jax.sharding.AxisType.Auto,) * 2, (jax.sharding.AxisType.Explicit,) * 2]
+
+
+@pytest.mark.parametrize("axis_types", AXIS_TYPES)
+@pytest.mark.parametrize("axes", [("model",), (None, "clients"), (("clients", "model"),)])
+def test_a_value_that_is_split_over_devices_is_refused(axes, axis_types):
+    state = {"w": split(jnp.ones((4, 2)), *axes, axis_types=axis_types), "b": jnp.float32(1)}
+    match = (
+        r"argument 'state'\['w'\]: a value at SERVER is whole on one device, got float32\[4,2\] split over 4 devices "
+        r"\(NamedSharding.*\).*jax.device_put\(value, .*PartitionSpec\(\)\)"
+    )
+    with pytest.raises(ValueError, match=match):
+        scale(state, [1.0, 2.0])
+    assert scale(split(state, axis_types=axis_types), [1.0, 2.0]).tolist() == [[5.0, 5.0]] * 4
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.parametrize("axis_types", AXIS_TYPES)
+def test_a_value_that_is_whole_on_several_devices_is_taken(axis_types, devices):
+    whole = split(jnp.ones((4, 2)), axis_types=axis_types)
+    state = {"w": whole, "b": jax.device_put(jnp.float32(1), jax.devices()[5])}
+    result = scale.with_config(fc.EngineConfig(devices=devices))(state, [1.0, 2.0])
+    assert result.tolist() == [[5.0, 5.0]] * 4 and result.devices() == {jax.devices()[0]}
+
+
+def test_a_function_keeps_the_sharding_of_its_arguments():
+    state = {"w": split(jnp.ones((4, 2)), "model"), "b": jnp.float32(1)}
+    result = jax.jit(scale.as_function())(state, jnp.array([1.0, 2.0]))
+    assert result.tolist() == [[5.0, 5.0]] * 4 and result.sharding.is_equivalent_to(state["w"].sharding, 2)
