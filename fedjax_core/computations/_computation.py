@@ -10,12 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
-from fedjax_core.computations._federated_body import FederatedBody
+from fedjax_core.computations._body import Body
+from fedjax_core.computations._federated_body import FederatedBody, Graph
 from fedjax_core.computations._plain_body import PlainBody
-from fedjax_core.engine import EngineConfig
-from fedjax_core.engine._cohort import Cohort
-from fedjax_core.engine._entries import read_streams
-from fedjax_core.engine._lists import member_type_of_list
+from fedjax_core.engine import Cohort, EngineConfig, member_type_of_list, read_streams
 from fedjax_core.engine._type_layout import laid_out
 from fedjax_core.language._abstract import abstract_of, infer
 from fedjax_core.language._graph import Node, Parameter, user_location
@@ -37,7 +35,7 @@ class Computation:
       name: the function's name.
     """
 
-    def __init__(self, name: str, parameters: tuple[tuple[str, types.Type], ...], result: types.Type, body):
+    def __init__(self, name: str, parameters: tuple[tuple[str, types.Type], ...], result: types.Type, body: Body):
         self.name = name
         self.parameters = parameters
         self.type_signature = types.FunctionType(_parameter_type(parameters), result)
@@ -61,17 +59,18 @@ class Computation:
         values = self._bind(args, kwargs)
         leaves = _leaves(values, self.name)
         if any(map(is_placed, leaves)) or (not values and _tracing.get()):
-            return self._body.inline(self, values)
+            return self._body.inline(values)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            return self._body.trace(self, values)
-        return self._body.run(self, values)
+            return self._body.trace(values)
+        return self._body.run(values)
 
     def as_function(self) -> Callable:
         """The computation as a pure JAX function, for `jit`, `grad`, `vmap` and `scan`.
 
         It takes a `PackedCohort` (from `pack_cohort`) or stacked arrays for an argument at CLIENTS, and
-        returns what the computation returns, `Rows` in place of an array that a call would trim, all of it
-        within `CheckedResult` if it has secure sums.
+        returns what the computation returns, `TrimmedRows` in place of an array that a call would trim, all of it
+        within `CheckedResult` if it has secure sums. Where its arguments are on the devices is JAX's matter: it may
+        run on weights that are sharded over a mesh, which a call refuses.
 
         Example:
 
@@ -85,24 +84,24 @@ class Computation:
 
         @functools.wraps(self.__call__)
         def function(*args, **kwargs):
-            return self._body.function(self, self._bind(args, kwargs))
+            return self._body.function(self._bind(args, kwargs))
 
         return function
 
     def prefetch(self, cohort: Cohort) -> None:
-        """Reads the examples of a cohort ahead of the call that takes it, while the devices compute something else.
+        """Reads the examples of a cohort before the call that takes it, while the devices compute something else.
 
-        A call returns before its result is there. Who draws and prefetches the next cohort then, and only after that
-        looks at the result, leaves the devices without a pause. It changes no bit; a call without it reads by itself.
-        Until the call the cohort keeps what was read, at most half the memory budget: of a cohort that takes several
-        waves only who runs when, and nothing while lanes="auto" is undecided.
+        A call returns before its result is there. Prefetch the next cohort after a call and before you read its
+        result, so that the devices never wait. Prefetching changes no bit; a call reads what was not prefetched.
+        The cohort keeps what was read until the call, at most half the memory budget. For a cohort that needs several
+        waves only the schedule is computed, and nothing while lanes="auto" is undecided.
 
         Args:
           cohort: the only argument at CLIENTS of calls to come.
 
         Raises:
-          TypeError: `cohort` is no `Cohort` or one of other clients than declared, or the computation has not just
-            one argument at CLIENTS.
+          TypeError: `cohort` is not a `Cohort` of the declared clients, or the computation does not have exactly one
+            argument at CLIENTS.
 
         Example:
 
@@ -119,7 +118,7 @@ class Computation:
         >>> losses[1] < losses[0]
         True
         """
-        self._body.prefetch(self, cohort)
+        self._body.prefetch(cohort)
 
     @property
     def config(self) -> EngineConfig:
@@ -318,8 +317,8 @@ def _federated(fn: Callable, parameters) -> Computation:
     with _trace(), explained():
         result = fn(*placed)
     result = jax.tree.map(_result_leaf, result)
-    body = FederatedBody(placed, result, EngineConfig())
-    return Computation(_name(fn), tuple(parameters), types.type_of(result), body)
+    graph = Graph(_name(fn), tuple(parameters), placed, result)
+    return Computation(graph.name, graph.parameters, types.type_of(result), FederatedBody(graph, EngineConfig()))
 
 
 def _result_leaf(leaf):
@@ -365,7 +364,7 @@ def _plain(fn: Callable, parameters) -> Computation:
             )
     abstracts = tuple(abstract_of(type_, f"{name}_") for name, type_ in parameters)
     result = types.type_of(infer(fn, abstracts, f"computation({_name(fn)})"))
-    return Computation(_name(fn), tuple(parameters), result, PlainBody(fn))
+    return Computation(_name(fn), tuple(parameters), result, PlainBody(_name(fn), tuple(parameters), fn))
 
 
 def _name(fn) -> str:

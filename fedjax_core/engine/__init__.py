@@ -5,24 +5,42 @@
 * `Cohort`, `ClientSequences`: what a data source gives the engine.
 * `PackedCohort`, `pack_cohort`, `stack_cohorts`: cohorts as arrays, for `as_function`.
 * `client_digests`, `identities`: where all randomness of a client comes from.
+* What computations are built on: `make_plan` and `Executable`, which takes and returns values by node; `as_member`,
+  `concrete_member`, `traced_member`, `conform`, `member_type_of_list` and `read_streams` for values without a plan.
+* What computations are built on: `plan_of` and `Executable`, which takes and returns values by node; `as_member`,
+  `concrete_member`, `traced_member`, `conform` and `member_type_of_list` for values without a plan.
 """
 
 from fedjax_core._signposts import signpost
 from fedjax_core.engine._cohort import ClientSequences, Cohort, client_digests, identities
 from fedjax_core.engine._compilation_cache import use_compilation_cache
 from fedjax_core.engine._config import EngineConfig
+from fedjax_core.engine._entries import read_streams
+from fedjax_core.engine._executable import Executable
+from fedjax_core.engine._lists import member_type_of_list
 from fedjax_core.engine._machine import use_all_cores
-from fedjax_core.engine._traced import PackedCohort, pack_cohort, stack_cohorts
+from fedjax_core.engine._members import concrete_member, traced_member
+from fedjax_core.engine._packed_cohort import PackedCohort, pack_cohort, stack_cohorts
+from fedjax_core.engine._plan import plan_of
+from fedjax_core.engine._values import as_member, conform
 
 __all__ = [
     "ClientSequences",
     "Cohort",
     "EngineConfig",
+    "Executable",
     "PackedCohort",
+    "as_member",
     "client_digests",
+    "concrete_member",
+    "conform",
     "identities",
+    "member_type_of_list",
     "pack_cohort",
+    "plan_of",
+    "read_streams",
     "stack_cohorts",
+    "traced_member",
     "use_all_cores",
     "use_compilation_cache",
 ]

@@ -9,6 +9,7 @@ stacked over the shards. The shards are merged, and all other work of the server
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,8 +147,8 @@ def _run_block(plan: Plan, pass_: Pass, lanes: int, server: tuple, clients: Pack
     block = _block(clients, k, lanes)
     run = functools.partial(client_values, plan, pass_, server)
     if lanes > 1:
-        return jax.vmap(run, in_axes=(_lane_axes(block),))(block)
-    return jax.tree.map(lambda x: x[None], run(_only_lane(block)))
+        return jax.vmap(run, in_axes=(lane_axes(block),))(block)
+    return jax.tree.map(lambda x: x[None], run(only_lane(block)))
 
 
 def client_values(plan: Plan, pass_: Pass, server: tuple, client: tuple) -> tuple[tuple, tuple]:
@@ -201,7 +202,7 @@ def _sequence(packed: PackedSequences, k, lanes: int) -> ClientBatches:
     )
 
 
-def _lane_axes(block: tuple) -> tuple:
+def lane_axes(block: Any) -> Any:
     """Where the lanes are, per leaf: the first axis, the second of an index, None in what a block shares."""
 
     def axes(x):
@@ -212,10 +213,10 @@ def _lane_axes(block: tuple) -> tuple:
     return jax.tree.map(axes, block, is_leaf=lambda x: isinstance(x, ClientBatches))
 
 
-def _only_lane(block: tuple) -> tuple:
+def only_lane(block: Any) -> Any:
     """The block of one lane as that lane, nothing batched."""
 
     def take(axis, x):
         return x if axis is None else lax.index_in_dim(x, 0, axis, keepdims=False)
 
-    return jax.tree.map(take, _lane_axes(block), block, is_leaf=lambda axis: axis is None)
+    return jax.tree.map(take, lane_axes(block), block, is_leaf=lambda axis: axis is None)

@@ -7,6 +7,7 @@ the devices of its own alone.
 
 import concurrent.futures
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -170,16 +171,31 @@ def _pack_sequences(
     first = (np.cumsum(bound, 1) - bound).astype(np.int32)
     index = np.zeros((devices, steps_class(num_steps), lanes, sequences.batch_size), np.int32)
     for d, clients in enumerate(blocks):
-        _fill_index(index[d], sequences, clients, first[d])
-    rows = size_class(1 + num_rows)
-    with concurrent.futures.ThreadPoolExecutor(max(1, devices)) as threads:  # NumPy copies without Python's lock
-        parts = list(threads.map(lambda clients: _read(sequences, clients[clients >= 0], rows), blocks))
-    examples = _transfer.join(parts, layout)
+        fill_index(index[d], sequences, clients, first[d])
+    examples = _transfer.join(_read_devices(sequences, blocks, size_class(1 + num_rows)), layout)
     return PackedSequences(examples, index, first, common, bound, steps, sequences.element_type)
 
 
-def _fill_index(index: np.ndarray, sequences: ClientSequences, table: np.ndarray, first: np.ndarray):
-    """Writes a device's `[T, L, B]` index of its `[blocks, L]` clients, in the order of the table."""
+def _read_devices(sequences: ClientSequences, blocks: list[np.ndarray], num_rows: int) -> list:
+    """The examples of each device's clients as `[1, R, ...]` arrays, read side by side."""
+
+    def read(clients: np.ndarray):
+        examples = read_examples(sequences, clients[clients >= 0], num_rows, _buffers.empty)
+        return jax.tree.map(lambda x: x[None], examples)
+
+    with concurrent.futures.ThreadPoolExecutor(max(1, len(blocks))) as threads:  # NumPy copies without Python's lock
+        return list(threads.map(read, blocks))
+
+
+def fill_index(index: np.ndarray, sequences: ClientSequences, table: np.ndarray, first: np.ndarray):
+    """Writes the index of some blocks of clients, in the order of the table.
+
+    Args:
+      index: int32 `[T, L, B]`, zeros; `B` is at least the sequences' batch size.
+      sequences: the clients' batches.
+      table: `[blocks, L]`, positions in the cohort, -1 for nobody.
+      first: `[blocks]`, each block's first step.
+    """
     block, lane = np.nonzero(table >= 0)
     clients = table[block, lane]
     steps, examples = sequences.num_steps[clients], sequences.num_examples[clients]
@@ -187,16 +203,26 @@ def _fill_index(index: np.ndarray, sequences: ClientSequences, table: np.ndarray
     rows = sequences.batch_rows(clients)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(steps) - steps, steps)
     rows = np.where(rows >= 0, rows + np.repeat(start, steps)[:, None], 0)
-    index[np.repeat(first[block], steps) + within, np.repeat(lane, steps)] = rows
+    index[np.repeat(first[block], steps) + within, np.repeat(lane, steps), : rows.shape[1]] = rows
 
 
-def _read(sequences: ClientSequences, clients: np.ndarray, num_rows: int):
-    """The examples of `clients`, one after another behind a row of zeros, as `[1, R, ...]` arrays."""
+def read_examples(sequences: ClientSequences, clients: np.ndarray, num_rows: int, allocate: Callable) -> Any:
+    """The examples of `clients`, one after another behind a row of zeros.
+
+    Args:
+      sequences: the clients' batches.
+      clients: positions in the cohort.
+      num_rows: `R`, at least one more than they have examples; no index points at the rows that are left over.
+      allocate: `(shape, dtype) -> array`, whose content is overwritten up to the last example.
+
+    Returns:
+      A pytree of arrays `[R, ...]` like the sequences' element.
+    """
     batch = types.tree_of_types(sequences.element_type)
     lead = int(is_batched(sequences.element_type))
     used = 1 + int(sequences.num_examples[clients].sum())
-    out = jax.tree.map(lambda leaf: _buffers.empty((1, num_rows, *leaf.shape[lead:]), leaf.dtype), batch)
+    out = jax.tree.map(lambda leaf: allocate((num_rows, *leaf.shape[lead:]), leaf.dtype), batch)
     for leaf in jax.tree.leaves(out):
-        leaf[0, 0] = 0
-    sequences.read(clients, jax.tree.map(lambda leaf: leaf[0, 1:used], out))
+        leaf[0] = 0
+    sequences.read(clients, jax.tree.map(lambda leaf: leaf[1:used], out))
     return out

@@ -78,7 +78,7 @@ class Plan:
         return tuple(dict.fromkeys(n.operation.name for n in self.client_values))
 
 
-def make_plan(parameters: tuple[Node, ...], outputs: tuple[Node, ...]) -> Plan:
+def plan_of(parameters: tuple[Node, ...], outputs: tuple[Node, ...]) -> Plan:
     """Cuts the graph of `outputs` into passes."""
     nodes = tuple(ancestors(outputs))
     checks = tuple(node.check for node in nodes if node.check is not None)

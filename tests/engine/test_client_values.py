@@ -180,11 +180,11 @@ def test_a_prefetch_checks_as_the_call_does():
         late_examples.prefetch(make_cohort(["client0"]))
 
 
-def test_plain_lists_have_none():
-    with pytest.raises(TypeError, match=r"'delay'.* as those of a plain list always do; write data.cohort"):
-        late_examples(2.0, [CLIENTS["client0"]])
-    with pytest.raises(TypeError, match=r"'delay'.* as those of a plain list always do; write data.cohort"):
-        late_examples.as_function()(2.0, [CLIENTS["client0"]])
+@pytest.mark.parametrize("clients", [[CLIENTS["client0"]], {"client0": CLIENTS["client0"]}])
+def test_lists_and_dicts_of_clients_have_none(clients):
+    for run in (late_examples, late_examples.as_function()):
+        with pytest.raises(TypeError, match=r"'delay'.* as those of a list or a dict always do; write data.cohort"):
+            run(2.0, clients)
 
 
 def test_descriptions_show_what_the_clients_bring():

@@ -39,7 +39,7 @@ def descend_three(weights, data):
 def lowered(lanes: int, sizes, computation=descend, weights=(2,)):
     """The first pass, before XLA's own optimizations."""
     layout = fc.EngineConfig(lanes=lanes, devices=1).resolve()
-    plan = computation._body._plan
+    plan = computation._body._executable.plan
     assert isinstance(plan.parameters[0].operation, Parameter) and len(plan.passes) == 1
     clients = pack(cohorts.make_cohort(cohorts.make_population(sizes)), layout).resident
     clients = type(clients)(**(vars(clients) | {"value": (clients.value,)}))

@@ -4,19 +4,19 @@ import jax.numpy as jnp
 import pytest
 
 import fedjax_core as fc
-from fedjax_core.engine._plan import make_plan
+from fedjax_core.engine._plan import plan_of
 from fedjax_core.language._placed import node_of
 
 FLOATS = fc.at_clients("float32")
 
 
-def plan_of(fn, *types):
+def planned(fn, *types):
     """The plan of a function of placed values that returns a tuple of them."""
     seen = {}
 
     def traced(*placed):
         outputs = fn(*placed)
-        seen["plan"] = make_plan(tuple(map(node_of, placed)), tuple(map(node_of, outputs)))
+        seen["plan"] = plan_of(tuple(map(node_of, placed)), tuple(map(node_of, outputs)))
         return outputs
 
     fc.federated_computation(traced, *types)
@@ -33,7 +33,7 @@ def test_a_round_with_many_aggregates_is_one_pass():
         return (new, fc.federated_max(update), fc.federated_collect(labels), update, *metrics)
 
     state = fc.at_server({"r": "int32", "w": "float32"})
-    plan = plan_of(round_, state, fc.at_clients(fc.types.parse_type("float32[?]*")), FLOATS)
+    plan = planned(round_, state, fc.at_clients(fc.types.parse_type("float32[?]*")), FLOATS)
     (only,) = plan.passes
     assert len(only.aggregates) == 11 and len(only.collected) == 1 and len(only.materialized) == 2
     assert len(only.server_inputs) == 1 and len(plan.client_parameters) == 2
@@ -48,8 +48,8 @@ def test_what_depends_on_an_aggregate_needs_another_pass():
             passes.append(center)
         return tuple(passes)
 
-    assert len(plan_of(levels, FLOATS).passes) == 4
-    assert len(plan_of(lambda v: (*levels(v), fc.federated_sum(v), fc.federated_max(v)), FLOATS).passes) == 4
+    assert len(planned(levels, FLOATS).passes) == 4
+    assert len(planned(lambda v: (*levels(v), fc.federated_sum(v), fc.federated_max(v)), FLOATS).passes) == 4
 
 
 def test_results_at_the_clients_wait_for_what_they_read():
@@ -57,14 +57,14 @@ def test_results_at_the_clients_wait_for_what_they_read():
         shifted = fc.federated_map(jnp.subtract, values, fc.federated_broadcast(fc.federated_mean(values)))
         return values, shifted
 
-    first, second = plan_of(both, FLOATS).passes
+    first, second = planned(both, FLOATS).passes
     assert len(first.materialized) == len(second.materialized) == 1 and second.aggregates == ()
 
 
 def test_server_programs_need_no_pass():
-    plan = plan_of(lambda s: (fc.federated_map(jnp.exp, s), fc.federated_broadcast(s)), fc.at_server("float32"))
+    plan = planned(lambda s: (fc.federated_map(jnp.exp, s), fc.federated_broadcast(s)), fc.at_server("float32"))
     assert plan.passes == () and len(plan.stages) == 1
-    assert plan_of(lambda s, v: (s,), fc.at_server("float32"), FLOATS).passes == ()
+    assert planned(lambda s, v: (s,), fc.at_server("float32"), FLOATS).passes == ()
 
 
 def test_checks_are_part_of_the_plan_only_where_the_sum_is_used():
@@ -72,7 +72,7 @@ def test_checks_are_part_of_the_plan_only_where_the_sum_is_used():
         fc.federated_secure_sum(values, 3)
         return (fc.federated_map(lambda t: t + 1, fc.federated_secure_sum(values, 5)),)
 
-    plan = plan_of(used, fc.at_clients("int32"))
+    plan = planned(used, fc.at_clients("int32"))
     assert len(plan.checks) == 2 and len(plan.passes) == 1 and len(plan.passes[0].aggregates) == 1
 
 

@@ -155,7 +155,7 @@ def test_stacked_cohorts_of_different_batch_sizes():
     clients = cohorts.make_population([5, 9])
     drawn = [cohorts.make_cohort(clients, batch_size=n) for n in (2, 4)]
     stacked = fc.stack_cohorts(drawn)
-    assert stacked.value.index.shape == (2, 2, 5, 4)
+    assert stacked.value.index.shape == (2, 5, 2, 4)
     for k, cohort in enumerate(drawn):
         found, _ = function(WEIGHTS, KEY, jax.tree.map(lambda x, k=k: x[k], stacked))
         np.testing.assert_allclose(found, next_round(WEIGHTS, KEY, cohort)[0], rtol=1e-5)
@@ -163,7 +163,7 @@ def test_stacked_cohorts_of_different_batch_sizes():
 
 def test_an_index_but_no_examples_of_every_step():
     packed = fc.pack_cohort(cohorts.make_cohort(cohorts.make_population([4] * 20 + [400])))
-    assert packed.value.examples["x"].shape == (1 + 480, 2) and packed.value.index.shape == (21, 100, 4)
+    assert packed.value.examples["x"].shape == (1 + 480, 2) and packed.value.index.shape == (100, 21, 4)
 
 
 def test_what_cannot_be_packed():

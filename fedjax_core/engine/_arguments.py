@@ -1,5 +1,6 @@
 """Arguments of a call as what the engine runs on: values at the server, and one cohort."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -30,12 +31,27 @@ def bind_clients(plan: Plan, values: list) -> Cohort | None:
     if not parameters:
         return None
     cohorts = as_cohorts(parameters, values)
-    named = [c for c, v in zip(cohorts, values) if isinstance(v, Cohort)] or cohorts
-    _check_same_clients(parameters, cohorts, named)
-    extra = bind_extra(plan, cohorts)
     if len(cohorts) == 1:
+        bind_extra(plan, cohorts)
         return cohorts[0]  # itself, since its packing is kept with it
-    return Cohort(named[0].ids, tuple(c.value for c in cohorts), named[0].client_index, named[0].digests, extra)
+    return joined(plan, cohorts, [isinstance(value, Cohort) for value in values])
+
+
+def joined(plan: Plan, cohorts: list, named: list[bool]):
+    """The arguments at CLIENTS, packed or not, as one cohort whose value is the tuple of them.
+
+    Args:
+      plan: the program.
+      cohorts: a `Cohort`, or a `PackedCohort`, for each argument.
+      named: which of them know their clients; the others (lists, arrays) are in the same order.
+
+    Raises:
+      TypeError, ValueError: as of `bind_clients`.
+    """
+    with_names = [cohort for cohort, is_named in zip(cohorts, named) if is_named] or cohorts
+    _check_same_clients(plan.client_parameters, cohorts, with_names)
+    value = tuple(cohort.value for cohort in cohorts)
+    return dataclasses.replace(with_names[0], value=value, extra=bind_extra(plan, cohorts))
 
 
 def bind_extra(plan: Plan, cohorts: list) -> dict[str, Any]:
@@ -71,26 +87,22 @@ def _names_of_extra(cohorts: list) -> str:
     names = ", ".join(sorted({repr(name) for cohort in cohorts for name in cohort.extra}))
     if names:
         return f"the clients come with {names}, and with no value of this name"
-    return "the clients come without values beside their data, as those of a plain list always do"
+    return "the clients come without values beside their data, as those of a list or a dict always do"
 
 
 def _are_equal(one, other) -> bool:
     """Whether two arrays agree, as far as one can know: not of tracers."""
-    if any(isinstance(x, jax.core.Tracer) for x in (one, other)):
+    if one is other or any(isinstance(x, jax.core.Tracer) for x in (one, other)):
         return True
-    if one is other:
-        return True
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    return bool((one == other).all())
+    return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
 
 
 def _check_same_clients(parameters, cohorts, named):
-    sizes = {p.operation.name: len(c) for p, c in zip(parameters, cohorts)}
+    sizes = {p.operation.name: len(c.identity) for p, c in zip(parameters, cohorts)}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
         raise ValueError(f"all arguments at CLIENTS have the same clients, got: {found}")
-    if any(not np.array_equal(c.identity, named[0].identity) for c in named[1:]):
+    if not all(_are_equal(c.identity, named[0].identity) for c in named[1:]):
         raise ValueError("all cohorts of a call have the same clients in the same order; draw the ids once")
 
 

@@ -1,0 +1,135 @@
+"""A plan and where it runs: all that a computation with placements needs of the engine."""
+
+import dataclasses
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from fedjax_core import types
+from fedjax_core.engine._arguments import bind_clients
+from fedjax_core.engine._as_function import packed_clients, run_traced
+from fedjax_core.engine._cohort import Cohort
+from fedjax_core.engine._config import EngineConfig
+from fedjax_core.engine._describe import describe
+from fedjax_core.engine._machine import warn_if_cores_idle
+from fedjax_core.engine._members import concrete_member, traced_member
+from fedjax_core.engine._packing import pack
+from fedjax_core.engine._plan import Plan
+from fedjax_core.engine._run import Program
+from fedjax_core.engine._tuning import tuned_lanes
+from fedjax_core.language._graph import Node, Trim, ancestors
+from fedjax_core.language._trim import first_rows
+
+
+class Executable:
+    """A plan on the devices of a configuration, compiled at its first run and kept.
+
+    Values come in and leave by node: `{parameter: value}` in, one value for each of `plan.outputs` out.
+
+    Attributes:
+      plan: the plan.
+    """
+
+    def __init__(self, plan: Plan, config: EngineConfig):
+        self.plan = plan
+        self._config = config
+        self._trims = any(isinstance(n.operation, Trim) for n in ancestors(plan.outputs))
+        self._program = None
+        self._unchanged = set()
+        self._lock = threading.Lock()
+
+    @property
+    def config(self) -> EngineConfig:
+        """How it runs; after the first run with the number of lanes that "auto" chose."""
+        return self._config
+
+    def run(self, values: Mapping[Node, Any]) -> list:
+        """Runs the plan on what a caller gives for each parameter.
+
+        Raises:
+          TypeError: a value of another type than declared, or one for `federated_client_value` that is missing.
+          ValueError: clients that disagree, a value split over devices, or one that a check of the program refuses.
+        """
+        server, cohort = self._enter(values)
+        return self._leave(self._compiled(server, cohort)(server, cohort))
+
+    def traced(self, values: Mapping[Node, Any]) -> tuple[list, jax.Array]:
+        """The same on tracers, with static trip counts.
+
+        Returns:
+          The outputs, not trimmed, and int32: how many clients the checks of the program refuse.
+        """
+        server = {n: traced_member(v, n.member_type, n.operation.name) for n, v in values.items() if not n.per_client}
+        clients = packed_clients(self.plan, [values[node] for node in self.plan.client_parameters])
+        return run_traced(self.plan, server, clients)
+
+    def prefetch(self, cohort: Cohort, name: str) -> None:
+        """Reads the examples of the cohort of a run to come.
+
+        Args:
+          cohort: the only argument at CLIENTS.
+          name: what the computation is called in error messages.
+
+        Raises:
+          TypeError: `cohort` is not a cohort of the declared clients, or it is not the only argument at CLIENTS.
+        """
+        number = len(self.plan.client_parameters)
+        if number != 1 or not isinstance(cohort, Cohort):
+            found = f"got {type(cohort).__name__}" if number == 1 else f"not {number}"
+            raise TypeError(
+                f"{name}.prefetch takes the cohort of a computation with one argument at CLIENTS, {found}; "
+                "a call reads its own arguments, leave prefetch out"
+            )
+        bind_clients(self.plan, [cohort])
+        if self.plan.passes and self._config.lanes != "auto":
+            pack(cohort, self._config.resolve())
+
+    def describe(self, names: Mapping[types.Type, str]) -> str:
+        """The plan in words, with `names` in place of some types."""
+        return describe(self.plan, names)
+
+    def _enter(self, values: Mapping[Node, Any]) -> tuple[dict[Node, Any], Cohort | None]:
+        """What the programs take: the values that exist once, as declared, and the clients.
+
+        Every value that comes in passes here, and every one that leaves passes `_leave`.
+        """
+        server = {node: self._server_member(node, value) for node, value in values.items() if not node.per_client}
+        return server, bind_clients(self.plan, [values[node] for node in self.plan.client_parameters])
+
+    def _leave(self, outputs: list) -> list:
+        """What the caller gets of the outputs of the programs."""
+        return first_rows(outputs) if self._trims else outputs
+
+    def _server_member(self, node: Node, value):
+        """The value as declared; a value of the same shapes as an earlier one needs no second check."""
+        leaves, structure = jax.tree.flatten(value)
+        arrays = all(isinstance(leaf, jax.Array) for leaf in leaves)
+        key = arrays and (node, structure, *((leaf.shape, leaf.dtype, _is_weak(leaf)) for leaf in leaves))
+        if key in self._unchanged:
+            return value
+        member = concrete_member(value, node.member_type, node.operation.name)
+        if arrays and jax.tree.structure(member) == structure and not any(map(_is_weak, leaves)):
+            self._unchanged.add(key)
+        return member
+
+    def _compiled(self, server: dict, cohort: Cohort | None) -> Program:
+        """The program for the devices, which do not change once JAX is in use."""
+        with self._lock:
+            if self._config.lanes == "auto":
+                lanes = tuned_lanes(self.plan, self._config, server, cohort)
+                tuned = dataclasses.replace(self._config, lanes=lanes)
+                if self.plan.passes and not len(cohort):
+                    return Program(self.plan, tuned.resolve())  # there was nobody to measure
+                self._config = tuned
+            if self._program is None:
+                layout = self._config.resolve()
+                if self._config.devices is None and self.plan.passes:
+                    warn_if_cores_idle(layout.devices)
+                self._program = Program(self.plan, layout)
+            return self._program
+
+
+def _is_weak(leaf: jax.Array) -> bool:
+    return getattr(leaf, "weak_type", False)  # arrays of keys have no such attribute

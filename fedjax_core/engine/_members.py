@@ -1,0 +1,48 @@
+"""Values that exist once, as the type of an argument declares them: what a call takes, and what a trace takes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core import types
+from fedjax_core.engine._lists import cohort_of_list
+from fedjax_core.engine._packed_cohort import one_sequence
+from fedjax_core.engine._values import as_member
+from fedjax_core.language._client_batches import ClientBatches
+
+
+def concrete_member(value: Any, type_: types.Type, name: str) -> Any:
+    """A concrete value in the declared containers and dtypes, with lists of batches as sequences.
+
+    Args:
+      value: a pytree of arrays, numbers and lists of batches.
+      type_: a type of tensors, structs and sequences.
+      name: the argument that it is given for.
+
+    Raises:
+      TypeError, ValueError: a value of another type.
+    """
+    match type_:
+        case types.SequenceType() if not isinstance(value, ClientBatches):
+            return one_sequence(cohort_of_list([value], type_, f"argument {name!r}"))
+        case types.StructType() if type_.contains("sequence"):
+            return type_.pack([concrete_member(v, t, name) for t, v in zip(type_.children, type_.unpack(value))])
+        case types.SequenceType():
+            return value
+    return as_member(value, type_, f"argument {name!r}")
+
+
+def traced_member(value: Any, type_: types.Type, name: str) -> Any:
+    """The same of a value that may hold tracers."""
+    if isinstance(type_, types.StructType) and not isinstance(value, ClientBatches):
+        children = zip(type_.children, type_.unpack(value))
+        return type_.pack([traced_member(child, t, name) for t, child in children])
+    if isinstance(type_, types.SequenceType) and not isinstance(value, ClientBatches):
+        return concrete_member(value, type_, name)
+    if not isinstance(value, ClientBatches | jax.core.Tracer):
+        value = jax.tree.map(jnp.asarray, concrete_member(value, type_, name))
+    found = types.type_of(value)
+    if not type_.is_assignable_from(found):
+        raise TypeError(f"argument {name!r}: expected {type_}, got {found}")
+    return value
