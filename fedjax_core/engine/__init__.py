@@ -5,10 +5,8 @@
 * `Cohort`, `ClientSequences`: what a data source gives the engine.
 * `PackedCohort`, `pack_cohort`, `stack_cohorts`: cohorts as arrays, for `as_function`.
 * `client_digests`, `identities`: where all randomness of a client comes from.
-* What computations are built on: `make_plan` and `Executable`, which takes and returns values by node; `as_member`,
-  `concrete_member`, `traced_member`, `conform`, `member_type_of_list` and `read_streams` for values without a plan.
 * What computations are built on: `plan_of` and `Executable`, which takes and returns values by node; `as_member`,
-  `concrete_member`, `traced_member`, `conform` and `member_type_of_list` for values without a plan.
+  `concrete_member`, `traced_member`, `conform`, `member_type_of_list` and `read_streams` for values without a plan.
 """
 
 from fedjax_core._signposts import signpost

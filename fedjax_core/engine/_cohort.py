@@ -125,6 +125,8 @@ class Cohort:
       client_index: int32 `[C]`, each client's row in the population.
       digests: uint64 `[C]`, `client_digests(ids)`.
       extra: what `federated_client_value` reads: arrays `[C, ...]` by name, one row a client.
+      packed: the engine's cache, which alone of a cohort changes: how it runs on each layout, and what was read of it
+        for that. It lives as long as the cohort, which so is read once for many calls.
     """
 
     ids: tuple
@@ -132,6 +134,7 @@ class Cohort:
     client_index: np.ndarray
     digests: np.ndarray
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    packed: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -150,11 +153,6 @@ class Cohort:
     def extra_type(self) -> types.Type:
         """The type of what comes in beside one client's value, by name."""
         return types.type_of({name: types.TensorType(x.dtype, x.shape[1:]) for name, x in self.extra.items()})
-
-    @functools.cached_property
-    def packed(self) -> dict:
-        """The packings made so far, by configuration; the engine's own cache."""
-        return {}
 
     def __repr__(self) -> str:
         return f"Cohort({len(self)} clients of {self.member_type})"

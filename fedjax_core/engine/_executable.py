@@ -37,8 +37,8 @@ class Executable:
         self._config = config
         self._trims = any(isinstance(n.operation, Trim) for n in ancestors(plan.outputs))
         self._program = None
-        self._unchanged = set()
-        self._lock = threading.Lock()
+        self._unchanged = set()  # to check all leaves of a state takes longer than a small round computes
+        self._lock = threading.Lock()  # threads may share a computation; one of them compiles
 
     @property
     def config(self) -> EngineConfig:

@@ -33,6 +33,8 @@ def stage_program(stage: Stage) -> Callable:
     An aggregate comes in as its accumulators, stacked over the shards `[V, ...]`.
     """
 
+    # A program of its own, on one device: inside the partitioned program XLA writes the server's arithmetic in another
+    # way for each number of devices (a division became a product with the reciprocal), and the bits would differ.
     @jax.jit
     def run(inputs: tuple) -> tuple:
         values = {n: _merged(n, x) if isinstance(n.operation, Aggregate) else x for n, x in zip(stage.inputs, inputs)}
@@ -46,6 +48,7 @@ def _merged(node: Node, stacked):
     aggregate = node.operation
     if not jax.tree.leaves(stacked):
         return aggregate.report(stacked)
+    # In a loop, whose body XLA compiles by itself: merges in a row are contracted with one another and with `report`.
     first = jax.tree.map(lambda x: x[0], stacked)
     rest = jax.tree.map(lambda x: x[1:], stacked)
     return aggregate.report(lax.scan(lambda a, b: (aggregate.merge(a, b), None), first, rest)[0])
@@ -58,6 +61,8 @@ def pass_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
     `kept` is `[D * K * L, ...]` per materialized value; `done` is there when the wave has been computed,
     and is None if there is no other.
     """
+    # The totals alone are given away: nobody else has them. The server's values may be the caller's own arrays, and the
+    # clients are kept with their cohort.
     return _on_devices(functools.partial(_run_device, plan, pass_, layout), layout, donate_argnums=1)
 
 
@@ -92,7 +97,7 @@ def _on_devices(per_device: Callable, layout: Layout, **options) -> Callable:
             mesh=layout.mesh,
             in_specs=(PartitionSpec(), *(clients for _ in sharded)),
             out_specs=clients,
-            check_vma=False,
+            check_vma=False,  # which refuses a loop whose carry starts equal on all devices, as every accumulator does
         )(server, *sharded)
 
     return run
@@ -134,6 +139,8 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
         total, kept = lax.fori_loop(first, first + count, block, (jax.tree.map(lambda t: t[s], totals), kept))
         return _write(totals, total, s), kept
 
+    # The number of shards is known here, and comes in as a value all the same: of a loop that runs once XLA would make
+    # none, and its body would have other bits than with more shards a device.
     totals, kept = lax.fori_loop(0, clients.shards[0], shard, (totals, kept))
     return totals, jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), kept), done
 
@@ -146,6 +153,7 @@ def _run_block(plan: Plan, pass_: Pass, lanes: int, server: tuple, clients: Pack
     """What the clients of block `k` contribute: `[L, ...]` per aggregate and per materialized value."""
     block = _block(clients, k, lanes)
     run = functools.partial(client_values, plan, pass_, server)
+    # One lane is not a vmap of one: its steps would be batched loops, with a select over the carry at every step.
     if lanes > 1:
         return jax.vmap(run, in_axes=(lane_axes(block),))(block)
     return jax.tree.map(lambda x: x[None], run(only_lane(block)))

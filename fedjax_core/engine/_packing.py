@@ -8,7 +8,7 @@ the devices of its own alone.
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,8 @@ from fedjax_core.engine._schedule import Schedule, make_schedule, of_clients, si
 from fedjax_core.language._client_batches import is_batched
 from fedjax_core.types import Type
 
+# One for the process: on CPU a device array may be the very memory that its examples were read into, so that memory is
+# used again only when the pool hears that the device array has gone, whichever cohort it belonged to.
 _buffers = BufferPool()
 
 
@@ -75,6 +77,14 @@ class PackedClients:
     shards: Any
 
 
+class _Capacity(NamedTuple):
+    """What a device has room for of one sequence argument: the same in all waves, so that one program runs them."""
+
+    num_blocks: int
+    num_steps: int
+    num_rows: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Packing:
     """How a cohort runs on a layout, and its arrays if they fit the memory budget at once.
@@ -123,16 +133,9 @@ def pack_wave(cohort: Cohort, packing: Packing, wave: int) -> PackedClients:
     table = np.full((len(blocks), packing.num_blocks, layout.lanes), -1, np.int64)
     for d, clients in enumerate(blocks):
         table[d, : len(clients)] = clients
-    sizes = iter(zip(schedule.max_steps_per_device, schedule.max_examples_per_device))
-
-    def leaf(x):
-        if isinstance(x, ClientSequences):
-            return _pack_sequences(x, blocks, packing.num_blocks, *next(sizes), layout)
-        return _rows(x, table)
-
     count = schedule.count[wave, list(layout.local)]
     arrays = PackedClients(
-        value=jax.tree.map(leaf, cohort.value),
+        value=_pack_value(cohort, packing, blocks, table),
         identity=_rows(cohort.identity.view(np.uint32).reshape(-1, 2), table),
         client_index=_rows(cohort.client_index, table),
         extra={name: _rows(array, table) for name, array in cohort.extra.items()},
@@ -144,8 +147,23 @@ def pack_wave(cohort: Cohort, packing: Packing, wave: int) -> PackedClients:
     return _transfer.shard(arrays, layout)
 
 
+def _pack_value(cohort: Cohort, packing: Packing, blocks: list[np.ndarray], table: np.ndarray) -> Any:
+    """The cohort's value with its sequences and arrays packed."""
+    schedule, packed = packing.schedule, []
+    sizes = iter(zip(schedule.max_steps_per_device, schedule.max_examples_per_device))
+    leaves, structure = jax.tree.flatten(cohort.value)
+    for leaf in leaves:  # the schedule counts the sequences in this order
+        if isinstance(leaf, ClientSequences):
+            steps, examples = next(sizes)
+            capacity = _Capacity(packing.num_blocks, steps_class(steps), size_class(1 + examples))
+            packed.append(_pack_sequences(leaf, blocks, capacity, packing.layout))
+        else:
+            packed.append(_rows(leaf, table))
+    return jax.tree.unflatten(structure, packed)
+
+
 def _rows(array, table: np.ndarray):
-    """The rows of the clients of a table; zeros (of a key, any) for nobody."""
+    """The rows of the clients of a table; zeros (of a key, any) for nobody, who is computed too."""
     if len(array) == 0:
         return trees.zeros_like(jax.ShapeDtypeStruct((*table.shape, *array.shape[1:]), array.dtype))
     here = np.maximum(table, 0)
@@ -156,23 +174,21 @@ def _rows(array, table: np.ndarray):
     return taken
 
 
-def _pack_sequences(
-    sequences: ClientSequences, blocks: list[np.ndarray], num_blocks: int, num_steps: int, num_rows: int, layout: Layout
-):
+def _pack_sequences(sequences: ClientSequences, blocks: list[np.ndarray], capacity: _Capacity, layout: Layout):
     """The sequences of the clients in `blocks`, per device `[blocks, L]`."""
     devices, lanes = len(blocks), layout.lanes
-    steps = np.zeros((devices, num_blocks, lanes), np.int32)
-    common, bound = np.zeros((2, devices, num_blocks), np.int32)
+    steps = np.zeros((devices, capacity.num_blocks, lanes), np.int32)
+    common, bound = np.zeros((2, devices, capacity.num_blocks), np.int32)
     for d, clients in enumerate(blocks):
         here, n = of_clients(sequences.num_steps, clients), len(clients)
         steps[d, :n] = here
         bound[d, :n] = here.max(1, initial=0)
         common[d, :n] = np.where(clients >= 0, here, np.iinfo(np.int32).max).min(1, initial=np.iinfo(np.int32).max)
     first = (np.cumsum(bound, 1) - bound).astype(np.int32)
-    index = np.zeros((devices, steps_class(num_steps), lanes, sequences.batch_size), np.int32)
+    index = np.zeros((devices, capacity.num_steps, lanes, sequences.batch_size), np.int32)
     for d, clients in enumerate(blocks):
         fill_index(index[d], sequences, clients, first[d])
-    examples = _transfer.join(_read_devices(sequences, blocks, size_class(1 + num_rows)), layout)
+    examples = _transfer.join(_read_devices(sequences, blocks, capacity.num_rows), layout)
     return PackedSequences(examples, index, first, common, bound, steps, sequences.element_type)
 
 

@@ -18,6 +18,7 @@ from fedjax_core.engine._packing import PackedClients, Packing, pack, pack_wave
 from fedjax_core.engine._plan import Pass, Plan
 from fedjax_core.language._graph import Node
 
+# JAX has no type or code of an error for a process that is lost: the names of what noticed it are all there is.
 _COLLECTIVES = ("Gloo", "NCCL", "coordination")
 
 
@@ -53,9 +54,9 @@ class Program:
         known = _put(server, self.layout.server)
         for k, stage in enumerate(self.plan.stages):
             if stage.outputs:
-                known.update(zip(stage.outputs, self._stages[k](tuple(known[n] for n in stage.inputs))))
+                known |= self._run_stage(k, known)
             if k < len(self.plan.passes):
-                self._run_pass(k, known, cohort)
+                known |= self._run_pass(k, known, cohort)
         for check in self.plan.checks:
             count = int(evaluate((check.count,), known)[0])
             if count:
@@ -64,23 +65,30 @@ class Program:
 
     def lowered(self, server: dict[Node, object], cohort: Cohort) -> jax.stages.Lowered:
         """The program of the first pass; its text is the same in every process and session."""
-        stage, pass_ = self.plan.stages[0], self.plan.passes[0]
+        pass_ = self.plan.passes[0]
         known = _put(server, self.layout.server)
-        known.update(zip(stage.outputs, self._stages[0](tuple(known[n] for n in stage.inputs))))
+        known |= self._run_stage(0, known)
         inputs = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
         clients = self._clients(pack_wave(cohort, pack(cohort, self.layout), 0))
         return self._passes[0].lower(inputs, None, clients)
 
-    def _run_pass(self, k: int, known: dict, cohort: Cohort):
+    def _run_stage(self, k: int, known: dict[Node, object]) -> dict[Node, object]:
+        """What the server computes between two passes, by node."""
+        stage = self.plan.stages[k]
+        return dict(zip(stage.outputs, self._stages[k](tuple(known[n] for n in stage.inputs))))
+
+    def _run_pass(self, k: int, known: dict[Node, object], cohort: Cohort) -> dict[Node, object]:
+        """What a pass leaves at the server and of each client, by node."""
         pass_ = self.plan.passes[k]
         packing = pack(cohort, self.layout)
         with _other_processes(self.layout):
             server = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
             totals, kept = self._waves(k, server, cohort, packing)
-            known.update(zip(pass_.aggregates, _transfer.to_server(totals, self.layout)))
-        rows = dict(zip(pass_.materialized, _in_cohort_order(kept, packing.position()) if pass_.materialized else ()))
-        known.update(rows)
-        known.update({n: rows[n.inputs[0]] for n in pass_.collected})
+            aggregated = dict(zip(pass_.aggregates, _transfer.to_server(totals, self.layout)))
+        if not pass_.materialized:
+            return aggregated
+        rows = dict(zip(pass_.materialized, _in_cohort_order(kept, packing.position())))
+        return aggregated | rows | {n: rows[n.inputs[0]] for n in pass_.collected}
 
     def _waves(self, k: int, server: tuple, cohort: Cohort, packing: Packing) -> tuple:
         """The accumulators after all waves, and per wave what is kept of its clients.
@@ -97,7 +105,7 @@ class Program:
             if self.plan.passes[k].materialized:
                 kept.append(_transfer.to_server(rows, self.layout))
             if running is not None:
-                jax.block_until_ready(running)
+                jax.block_until_ready(running)  # else a third wave would be read while two are in memory
             running = done
         return totals, kept
 

@@ -17,7 +17,7 @@ from fedjax_core.engine._flat import Flat, flatten, unflatten
 def shard(arrays: Any, layout: Layout) -> Any:
     """Arrays `[D, ...]` of the local devices, row by row on them; what is there already stays."""
     if layout.one_process:
-        return jax.device_put(arrays, layout.clients)
+        return jax.device_put(arrays, layout.clients)  # on CPU without a copy where a device's part is aligned
     return jax.tree.map(functools.partial(_shard_leaf, layout), arrays)
 
 
@@ -62,6 +62,7 @@ def to_server(values: Any, layout: Layout) -> Any:
         return values
     if not layout.one_process:
         return _unflatten(jax.tree.map(lambda x: x.addressable_data(0), _gathered(layout)(values)))
+    # Device by device: an array that JAX gathers by itself would be a program over all devices.
     leaves, structure = jax.tree.flatten(values)
     parts = [[leaf.addressable_data(d) for d in layout.local] for leaf in leaves]
     return _joined(structure, jax.device_put(parts, layout.server))
