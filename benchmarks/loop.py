@@ -85,19 +85,19 @@ class Loop:
             on_round(round)
 
         with _log_file(self._folder / "log") as log, contextlib.closing(_all_releases(self._folder, log)) as releases:
-            fc.program.train(
+            fc.program.Run(
                 self._process,
                 self._data,
-                cohort_size=self._cohort_size,
-                rounds=rounds,
+                sampler=self._cohort_size,
                 batching=self._batching,
-                key=self._key,
-                folder=fc.program.RunFolder(self._folder / "run"),
+                rounds=rounds,
+                folder=self._folder / "run",
                 checkpoints=checkpoints,
-                release_manager=releases,
+                releases=releases,
                 on_round=wait_and_tell,
                 progress=False,
-            )
+                key=self._key,
+            ).train()
 
     def bare(self, rounds: int):
         """So many calls of `next`, one after another."""

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from fedjax_core import program
 from fedjax_core.cli._config import RunConfig
 from fedjax_core.cli._folder import command
-from fedjax_core.cli._run import checkpoints_of, experiment_of, plain_words, run_of
+from fedjax_core.cli._run import checkpoints_of, plain_words, run_in, run_of
 from fedjax_core.cli._values import UsageError
-
-_READER = 1  # the number of a worker that only reads
 
 
 def evaluate(config: RunConfig, folder: pathlib.Path, as_json: bool) -> None:
@@ -26,7 +24,7 @@ def evaluate(config: RunConfig, folder: pathlib.Path, as_json: bool) -> None:
         run, told = run_of(config), []
         if not checkpoints_of(run, folder).rounds:
             raise UsageError(f"{folder} has no checkpoint yet to evaluate; wait for one: {command('watch', folder)}")
-        experiment_of(run, folder, worker=_READER, eval_hooks=[told.append]).evaluate()
+        run_in(run, folder, {"name": None, "hooks": [told.append]}).evaluate()
     number, metrics = told[0].round, program.flatten_metrics(told[0].metrics)
     metrics = {name.removeprefix("eval/"): value for name, value in metrics.items()}
     if as_json:
@@ -46,7 +44,7 @@ def watch(config: RunConfig, folder: pathlib.Path, throttle_secs: float) -> None
       UsageError: a checkpoint is of another model.
     """
 
-    def tell(told: program.Evaluation) -> None:
+    def tell(told: program.EvaluationResult) -> None:
         record = program.Record(told.round, 0.0, 0.0, 0, {}, program.flatten_metrics(told.metrics))
         print(f"round {told.round}/{config.rounds}: {record.summary()}", flush=True)
 
@@ -54,7 +52,7 @@ def watch(config: RunConfig, folder: pathlib.Path, throttle_secs: float) -> None
         run = run_of(config)
         if not checkpoints_of(run, folder).rounds:
             print(f"waiting for the first checkpoint in {folder}", flush=True)
-        experiment_of(run, folder, worker=_READER, eval_hooks=[tell], throttle_secs=throttle_secs).continuous_eval()
+        run_in(run, folder, {"name": None, "hooks": [tell]}).watch(throttle_secs)
 
 
 def describe(config: RunConfig) -> None:

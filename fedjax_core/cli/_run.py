@@ -1,4 +1,4 @@
-"""What settings stand for: data, model, process, evaluation, and the experiment of them."""
+"""What settings stand for: data, model, process, evaluation, and the run of them."""
 
 import contextlib
 import importlib.util
@@ -79,23 +79,21 @@ def _check_installed(option: str, chosen: tuple[str, ...], outlets: dict) -> Non
                 )
 
 
-def experiment_of(run: Run, folder: pathlib.Path, **more: Any) -> program.Experiment:
-    """The experiment in a folder; `more` are arguments of `Experiment`."""
+def run_in(run: Run, folder: pathlib.Path, evaluation: dict[str, Any] | None = None, **more: Any) -> program.Run:
+    """The run in a folder; `evaluation` are fields of its `Evaluation`, and `more` arguments of `program.Run`."""
     config = run.config
-    return program.Experiment(
+    every, batching = config.evaluate_every or None, Batching(batch_size=100)
+    held_out = program.Evaluation(run.test_data, run.evaluation, batching=batching, every=every)
+    return program.Run(
         run.process,
         run.train_data,
-        run.test_data,
-        cohort_size=None if config.dropout else config.cohort_size,
-        participants=_participants(run) if config.dropout else None,
+        sampler=_participants(run) if config.dropout else config.cohort_size,
         batching=Batching(config.batch_size, config.epochs or 1, shuffle=True),
-        eval_batching=Batching(batch_size=100),
-        key=run.key,
-        evaluation=run.evaluation,
-        train_rounds=config.rounds,
-        min_eval_frequency=config.evaluate_every,
+        rounds=config.rounds,
+        folder=folder,
+        evaluation=held_out._replace(**(evaluation or {})),
         checkpoints=checkpoints_of(run, folder),
-        run_dir=folder,
+        key=run.key,
         **more,
     )
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import pathlib
 import signal
 import threading
@@ -15,7 +16,7 @@ from fedjax_core import program
 from fedjax_core.cli._choices import EXPORTS, RELEASES
 from fedjax_core.cli._config import RunConfig
 from fedjax_core.cli._folder import command, new_folder
-from fedjax_core.cli._run import Run, checkpoints_of, experiment_of, plain_words, run_of
+from fedjax_core.cli._run import Run, checkpoints_of, plain_words, run_in, run_of
 from fedjax_core.cli._toml import FILE, config_text
 from fedjax_core.cli._values import UsageError
 from fedjax_core.engine import EngineConfig
@@ -112,31 +113,23 @@ def _train(run: Run, folder: pathlib.Path) -> None:
     rounds = run.config.rounds
     try:
         with plain_words(folder), _releases(run, folder) as releases, _interrupt() as interrupt:
-            metrics, _ = experiment_of(
-                run,
-                folder,
-                train_hooks=[lambda round: _follow(round, rounds, interrupt)],
-                release_manager=releases,
-                exports=[EXPORTS[name].make(run.model) for name in run.config.exports],
-            ).train_and_evaluate()
+            on_round = functools.partial(_follow, rounds=rounds, interrupt=interrupt)
+            exports = [EXPORTS[name].make(run.model) for name in run.config.exports]
+            result = run_in(run, folder, on_round=on_round, releases=releases, exports=exports).train()
     except KeyboardInterrupt:
         kept = len(_table(folder))
         raise KeyboardInterrupt(
             f"stopped by Ctrl-C after {kept} of {rounds} rounds; {folder} holds {'their' if kept else 'no'} results; "
             f"go on: {command('resume', folder)}"
         ) from None
-    _summarize(metrics, folder)
+    _summarize(result.held_out, folder)
 
 
 @contextlib.contextmanager
-def _releases(run: Run, folder: pathlib.Path) -> Iterator[program.ReleaseManager | None]:
+def _releases(run: Run, folder: pathlib.Path) -> Iterator[list[program.ReleaseManager]]:
     """Where the metrics of the rounds go, besides metrics.csv."""
-    if not run.config.releases:
-        yield None
-        return
-    managers = [RELEASES[name].make(folder) for name in run.config.releases]
-    with contextlib.closing(program.group_releases(*managers)) as manager:
-        yield manager
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(contextlib.closing(RELEASES[name].make(folder))) for name in run.config.releases]
 
 
 def _introduce(run: Run) -> None:

@@ -22,11 +22,10 @@ Plan a run, then train it: the epsilon of each round stands in the history and i
 ...     key=jax.random.key(2),
 ... )
 >>> spent = fc.privacy.accounting(noise_multiplier=4.0, delta=1e-3, sampling=drawn)
->>> state, history = fc.program.train(
-...     process, data, cohort_size=5, rounds=rounds, batching=fc.data.Batching(20), key=jax.random.key(3),
-...     accounting=spent,
+>>> result = fc.program.train(
+...     process, data, sampler=5, rounds=rounds, batching=fc.data.Batching(20), accounting=spent, key=jax.random.key(3)
 ... )
->>> print(" ".join(f"{epsilon:.2f}" for epsilon in history.column("privacy/epsilon")))
+>>> print(" ".join(f"{epsilon:.2f}" for epsilon in result.history.column("privacy/epsilon")))
 0.71 1.04 1.33 1.60 1.86
 """
 

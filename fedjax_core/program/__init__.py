@@ -1,9 +1,11 @@
 """Programs: a training loop, checkpoints, what is released after each round, and the files that a run leaves.
 
-train                        rounds of a learning process, with held-out evaluation
-Round, TrainResult, History  what it tells after a round, returns and records
-Experiment                   training, evaluation and export in one folder: resumed, and watched from other processes
-  ExperimentConfig, Cluster, Evaluation, Export, export_weights, export_predict
+Run                          rounds of a learning process in a folder: evaluated, resumed, watched from other processes
+  Evaluation, EvaluationResult, EarlyStopping
+  Export, export_weights, export_predict
+train                        a `Run` in one call
+Round, TrainResult, History  what a run gives after a round, returns and records
+Experiment, Job              a `Run` by the methods of tf.contrib.learn's Experiment
 RunFolder                    a folder per run: weights.npz, metrics.csv, curves.png
 Checkpoint, Checkpoints      what a run needs to go on, written while it goes on, verified when it is read
 ReleaseManager               takes the values of a round out of the program
@@ -18,16 +20,16 @@ flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its 
 from fedjax_core._signposts import signpost
 from fedjax_core.program._checkpoint_folder import CheckpointTypeError, DamagedCheckpointError
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
-from fedjax_core.program._cluster import Cluster
 from fedjax_core.program._csv import release_to_csv, save_csv
 from fedjax_core.program._curves import save_curves
-from fedjax_core.program._evaluating import Evaluation
+from fedjax_core.program._early_stopping import EarlyStopping
+from fedjax_core.program._evaluating import Evaluation, EvaluationResult
 from fedjax_core.program._experiment import Experiment
-from fedjax_core.program._experiment_config import ExperimentConfig
 from fedjax_core.program._exports import Export, export_predict, export_weights
 from fedjax_core.program._history import History, Record, find_metric, flatten_metrics
+from fedjax_core.program._job import Job
 from fedjax_core.program._json_lines import release_to_json_lines
-from fedjax_core.program._loop import Round, TrainResult
+from fedjax_core.program._outlets import Round
 from fedjax_core.program._releases import (
     ReleaseManager,
     filter_releases,
@@ -36,7 +38,9 @@ from fedjax_core.program._releases import (
     release_to_log,
     release_to_memory,
 )
+from fedjax_core.program._run import Run, TrainResult
 from fedjax_core.program._run_folder import RunFolder
+from fedjax_core.program._run_settings import RunSettings
 from fedjax_core.program._trackers import release_to_mlflow, release_to_tensorboard, release_to_wandb
 from fedjax_core.program._train import train
 from fedjax_core.program._weights import load_weights, save_weights
@@ -45,17 +49,20 @@ __all__ = [
     "Checkpoint",
     "CheckpointTypeError",
     "Checkpoints",
-    "Cluster",
     "DamagedCheckpointError",
+    "EarlyStopping",
     "Evaluation",
+    "EvaluationResult",
     "Experiment",
-    "ExperimentConfig",
     "Export",
     "History",
+    "Job",
     "Record",
     "ReleaseManager",
     "Round",
+    "Run",
     "RunFolder",
+    "RunSettings",
     "TrainResult",
     "export_predict",
     "export_weights",

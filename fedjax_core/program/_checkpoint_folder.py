@@ -14,7 +14,7 @@ import numpy as np
 from fedjax_core import types
 from fedjax_core.program._atomic import write_folder_atomically
 
-_FORMAT = 1
+_FORMAT = 2
 _ARRAYS, _HISTORY, _MANIFEST = "arrays", "history.jsonl", "manifest.json"
 
 
@@ -31,6 +31,12 @@ def host_arrays(state: Any) -> dict[str, np.ndarray]:
     paths = [path or "value" for path, _ in types.type_leaves(types.type_of(state))]
     arrays = jax.device_get([_data(leaf) for leaf in jax.tree.leaves(state)])
     return dict(zip(paths, map(np.array, arrays), strict=True))  # on CPU, `device_get` gives a view
+
+
+def state_digest(state: Any) -> str:
+    """A short text that is another one for another state."""
+    arrays = host_arrays(state)
+    return _digest(_canonical({name: _entry(array) for name, array in arrays.items()}))
 
 
 def _data(leaf: Any) -> jax.Array:
@@ -66,6 +72,9 @@ def write_checkpoint(
             "format": _FORMAT,
             "type": type_,
             "arrays": {name: _entry(array) for name, array in arrays.items()},
+            # Where the segments of client tables will be listed, by the paths of the tables in the state. They are
+            # files beside the checkpoints, since most of a table is the same after a round.
+            "tables": {},
             "files": _files(folder),
             "about": about,
         }
@@ -126,6 +135,11 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is of format {manifest['format']} and this version reads {_FORMAT}; read it with the version of "
             "fedjax-core that wrote it"
+        )
+    if manifest["tables"]:
+        raise ValueError(
+            f"{path} has client tables ({', '.join(manifest['tables'])}), which this version cannot read; read it with "
+            "the version of fedjax-core that wrote it"
         )
     return manifest
 

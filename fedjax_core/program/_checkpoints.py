@@ -6,7 +6,6 @@ import math
 import operator
 import os
 import pathlib
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from fedjax_core.program._checkpoint_folder import (
     write_checkpoint,
 )
 from fedjax_core.program._history import History, Record
+from fedjax_core.program._warn import warn
 
 
 class Checkpoint(NamedTuple):
@@ -183,7 +183,7 @@ class Checkpoints:
                 return self.load(number, like)
             except DamagedCheckpointError as error:
                 if (self.folder / str(number)).exists():  # else the run that writes them has just removed it
-                    warnings.warn(f"the checkpoint of round {number} is damaged and skipped: {error}", stacklevel=2)
+                    warn(f"the checkpoint of round {number} is damaged and skipped: {error}")
         return None
 
     def load(self, round_num: int, like: Any) -> Checkpoint:
@@ -209,10 +209,7 @@ class Checkpoints:
         self._best_is_checked = True
         row = records[-1].row()
         if self._best_metric not in row:
-            warnings.warn(
-                f"Checkpoints(best_metric={self._best_metric!r}) is not among what was measured: {', '.join(row)}",
-                stacklevel=3,
-            )
+            warn(f"Checkpoints(best_metric={self._best_metric!r}) is not among what was measured: {', '.join(row)}")
 
     def _write(self, type_: str, arrays: dict, about: dict, history: list[bytes]) -> None:
         if self._is_new:

@@ -1,4 +1,4 @@
-"""What `train` and `Experiment` check of their arguments before anything runs."""
+"""Checks that `Run` and the other entry points share."""
 
 import math
 import operator
@@ -8,8 +8,6 @@ import jax
 
 from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData
-from fedjax_core.program._checkpoints import Checkpoints
-from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.types import SequenceType, Type, type_leaves
 
 
@@ -57,17 +55,6 @@ def check_key(caller: str, key: Any) -> None:
         raise TypeError(f"{caller}(key=...) must be one typed key, got {key!r}; use jax.random.key(0)")
 
 
-def check_cohort_size(caller: str, cohort_size: int, train_data: FederatedData) -> None:
-    """Refuses more clients than there are, with a ValueError."""
-    if not len(train_data):
-        raise ValueError(f"{caller}(train_data=...) needs clients to draw from, got none")
-    if cohort_size > len(train_data):
-        raise ValueError(
-            f"{caller}(cohort_size={cohort_size}) draws without replacement, got {len(train_data)} clients; use "
-            f"cohort_size={len(train_data)} or less"
-        )
-
-
 def check_data(caller: str, name: str, data: Any, taker: str, computation: Computation) -> None:
     """Refuses clients that the second argument of `computation` does not take, with a TypeError."""
     if not isinstance(data, FederatedData):
@@ -97,26 +84,3 @@ def check_batching(caller: str, name: str, batching: Any) -> None:
     """Refuses what is no `Batching`, with a TypeError."""
     if not isinstance(batching, Batching):
         raise TypeError(f"{caller}({name}=...) must be a Batching, got {batching!r}; use Batching(batch_size=20)")
-
-
-def check_eval_batching(caller: str, eval_batching: Any) -> None:
-    """Refuses what is no `Batching`, with a TypeError, and one that shuffles, with a ValueError."""
-    check_batching(caller, "eval_batching", eval_batching)
-    if eval_batching.shuffle:
-        raise ValueError(
-            f"{caller}(eval_batching={eval_batching}) shuffles, which changes no metric; leave out `shuffle=True`"
-        )
-
-
-def check_outlets(caller: str, checkpoints: Any, release_manager: Any) -> None:
-    """Refuses what are no `Checkpoints` and no `ReleaseManager`, with a TypeError."""
-    if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
-        raise TypeError(
-            f"{caller}(checkpoints=...) must be Checkpoints, got {checkpoints!r}; use "
-            "fc.program.Checkpoints('runs/first/checkpoints')"
-        )
-    if release_manager is not None and not isinstance(release_manager, ReleaseManager):
-        raise TypeError(
-            f"{caller}(release_manager=...) must be a ReleaseManager, got {release_manager!r}; for example "
-            "fc.program.release_to_csv('metrics.csv'), and for several fc.program.group_releases(one, another)"
-        )

@@ -1,103 +1,148 @@
-"""Evaluations of the weights of a run, by a stateless computation or by a process that remembers."""
+"""Evaluations of a run on held-out clients, by a stateless computation or by a process that remembers."""
 
 import functools
 import pathlib
-import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from fedjax_core.computations import Computation
+from fedjax_core.contracts import Metric, Model
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.program._atomic import remove_folder, remove_leftovers
 from fedjax_core.program._checkpoint_folder import DamagedCheckpointError
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
-from fedjax_core.program._history import History
+from fedjax_core.program._history import History, on_host
 from fedjax_core.program._json_lines import release_to_json_lines
+from fedjax_core.program._warn import warn
 from fedjax_core.templates import LearningProcess
 
 
-class Evaluation(NamedTuple):
-    """What `eval_hooks` are told after each evaluation.
+class EvaluationResult(NamedTuple):
+    """What the hooks of an `Evaluation` are given after each evaluation.
 
     Attributes:
-      round: the number of the round whose weights were evaluated.
-      metrics: what the evaluation measured, as it returned it.
+      round: the number of the round whose state was evaluated.
+      metrics: what the evaluation measured, its arrays as NumPy arrays.
     """
 
     round: int
     metrics: Any
 
 
+class Evaluation(NamedTuple):
+    """On whom, by what and how often a `Run` is evaluated.
+
+    Attributes:
+      data: the held-out clients. Every evaluation goes over all of them.
+      by: what evaluates: a model; a computation of weights and client data such as `federated_evaluation(model)`; a
+        process such as `fed_eval(model)`, whose state after each evaluated round is kept in the folder of the run. A
+        computation whose first argument is of the type of the process's state gets that in place of the weights.
+      metrics: metrics by name in place of the model's own; only where `by` is a model. The loss is always among them.
+      batching: of `data`; None for batches of the size that the training has, in order.
+      steps: at most so many batches, of one client after another; None for all.
+      every: evaluates after each so many rounds, and always after the last one; None for that one alone.
+      hooks: called with an `EvaluationResult` after each evaluation.
+      name: of the folder, in the folder of the run, with `metrics.jsonl` and the states of a process; None leaves
+        nothing there.
+
+    Example: evaluated by a computation of the whole state, which tells the number of the round.
+      >>> import jax, optax, fedjax_core as fc
+      >>> data = fc.data.synthetic_iid(num_clients=20, key=jax.random.key(0))
+      >>> model = fc.models.logistic_regression(60, 10)
+      >>> process = fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(1))
+      >>> @fc.federated_computation(process.state_type, process.next.parameters[1][1])
+      ... def evaluate(state, data):
+      ...     return {"round_num": state.round_num, "clients": fc.federated_sum(fc.federated_map(lambda d: 1, data))}
+      >>> result = fc.program.train(
+      ...     process, data, sampler=5, rounds=2, batching=fc.data.Batching(20), key=jax.random.key(2),
+      ...     evaluation=Evaluation(data, evaluate),
+      ... )
+      >>> {name: int(value) for name, value in result.held_out.items()}
+      {'clients': 20, 'round_num': 2}
+    """
+
+    data: FederatedData
+    by: Model | Computation | LearningProcess
+    metrics: Mapping[str, Metric] | None = None
+    batching: Batching | None = None
+    steps: int | None = None
+    every: int | None = 10
+    hooks: Sequence[Callable[[EvaluationResult], Any]] = ()
+    name: str | None = "evaluation"
+
+
 class Evaluator:
-    """Evaluates the weights of rounds on the same clients, which are packed once.
+    """Evaluates the states of rounds on the same clients, which are packed once.
 
     Args:
-      evaluation: a computation of weights and client data, or a process such as `fed_eval(...)`.
-      data: whom to evaluate on.
-      batching: their batches.
-      steps: at most so many batches, of one client after another; None for all.
+      evaluation: with a computation or a process and all other fields but `steps`, as `checked_evaluation` gives it.
+      select: the part of a process's state that is evaluated, of that state.
       folder: where to leave `metrics.jsonl` and the states of a process; None for nowhere.
     """
 
-    def __init__(
-        self,
-        evaluation: Computation | LearningProcess,
-        data: FederatedData,
-        batching: Batching,
-        steps: int | None,
-        folder: pathlib.Path | None,
-    ):
+    def __init__(self, evaluation: Evaluation, select: Callable[[Any], Any], folder: pathlib.Path | None):
         self._evaluation = evaluation
-        self._data = data
-        self._batching = batching
-        self._steps = steps
+        self._select = select
         self._folder = folder
+        self._remembered = {}
 
-    def __call__(self, number: int, weights: Any) -> Any:
-        """The metrics of the weights of a round.
+    def __call__(self, number: int, state: Any) -> Any:
+        """The metrics of the state after a round, released and given to the hooks.
 
         A process goes on from its state after the rounds before, so that a round which is evaluated again,
         by a run that was resumed for example, counts once in the metrics of all rounds.
         """
-        if isinstance(self._evaluation, LearningProcess):
-            metrics = self._next(number, weights)
-        else:
-            metrics = self._evaluation(weights, self._cohort)
+        by = self._evaluation.by
+        measure = self._next if isinstance(by, LearningProcess) else self._measure
+        metrics = on_host(measure(number, self._select(state)))
         if self._outlet is not None:
             self._outlet.release(metrics, number)
+        for hook in self._evaluation.hooks:
+            hook(EvaluationResult(number, metrics))
         return metrics
 
+    def _measure(self, number: int, value: Any) -> Any:
+        return self._evaluation.by(value, self._cohort)
+
     def _next(self, number: int, weights: Any) -> Any:
-        process = self._evaluation
+        process = self._evaluation.by
         state = process.set_model_weights(self._state_before(number), weights)
         state, metrics = process.next(state, self._cohort)
-        if self._states is not None:
-            for later in [n for n in self._states.rounds if n > number]:  # of a run that went back
-                remove_folder(self._states.folder / str(later))
-            self._states.save(Checkpoint(number, state, History(), run_identity={}, environment={}))
-            self._states.wait()
+        if self._states is None:
+            before = max((n for n in self._remembered if n < number), default=None)
+            # Two states are enough: the round may be evaluated again, and then goes on from the one before.
+            self._remembered = {n: s for n, s in self._remembered.items() if n == before} | {number: state}
+            return metrics
+        for later in [n for n in self._states.rounds if n > number]:  # of a run that went back
+            remove_folder(self._states.folder / str(later))
+        self._states.save(Checkpoint(number, state, History(), run_identity={}, environment={}))
+        self._states.wait()
         return metrics
 
     def _state_before(self, number: int) -> Any:
-        initial = self._evaluation.initialize()
-        earlier = [] if self._states is None else [n for n in self._states.rounds if n < number]
-        for before in reversed(earlier):
+        if self._states is None:
+            earlier = [n for n in self._remembered if n < number]
+            return self._remembered[max(earlier)] if earlier else self._evaluation.by.initialize()
+        initial = self._evaluation.by.initialize()
+        for before in reversed([n for n in self._states.rounds if n < number]):
             try:
                 return self._states.load(before, initial).state
             except DamagedCheckpointError as error:
-                warnings.warn(f"the metrics up to round {before} are damaged and skipped: {error}", stacklevel=4)
+                warn(f"the metrics up to round {before} are damaged and skipped: {error}")
         return initial
 
     @functools.cached_property
     def _cohort(self) -> Any:
-        if self._steps is None:
-            return self._data.cohort(self._data.client_ids, self._batching)
-        steps = self._batching.num_steps(self._data.sizes)
-        limits = np.clip(self._steps - (np.cumsum(steps) - steps), 0, steps)
-        ids = [i for i, limit in zip(self._data.client_ids, limits.tolist()) if limit]
-        return self._data.cohort(ids, self._batching, max_steps=limits[limits > 0])
+        data, batching, most = self._evaluation.data, self._evaluation.batching, self._evaluation.steps
+        if most is None:
+            return data.cohort(data.client_ids, batching)
+        steps = batching.num_steps(data.sizes)
+        limits = np.clip(most - (np.cumsum(steps) - steps), 0, steps)
+        ids = [i for i, limit in zip(data.client_ids, limits.tolist()) if limit]
+        return data.cohort(ids, batching, max_steps=limits[limits > 0])
 
     @functools.cached_property
     def _states(self) -> Checkpoints | None:

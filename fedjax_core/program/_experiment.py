@@ -1,10 +1,8 @@
-"""An experiment: training, evaluation and export of one process in one folder."""
+"""An experiment: the methods of tf.contrib.learn's Experiment over a `Run`."""
 
-import functools
 import math
 import os
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,59 +10,45 @@ import jax
 
 from fedjax_core.computations import Computation
 from fedjax_core.contracts import Metric, Model
-from fedjax_core.data import Batching, FederatedData, Participation, Sampler, sample_clients
+from fedjax_core.data import Batching, FederatedData, Participation, Sampler
 from fedjax_core.program import _checks
-from fedjax_core.program import _experiment_arguments as _arguments
-from fedjax_core.program._atomic import remove_leftovers, write_folder_atomically
-from fedjax_core.program._checkpoints import Checkpoints
-from fedjax_core.program._cluster import Cluster, join_as_coordinator
-from fedjax_core.program._evaluating import Evaluation, Evaluator
-from fedjax_core.program._experiment_config import checked_config, save_config
+from fedjax_core.program import _run_arguments as _arguments
+from fedjax_core.program._evaluating import Evaluation, EvaluationResult
 from fedjax_core.program._exports import Export
-from fedjax_core.program._history import Record, flatten_metrics
-from fedjax_core.program._loop import (
-    Round,
-    Start,
-    TrainResult,
-    cohorts,
-    is_saved,
-    run_identity_of,
-    run_rounds,
-    start_of,
-    writing,
-)
-from fedjax_core.program._releases import ReleaseManager
-from fedjax_core.program._run_folder import RunFolder
-from fedjax_core.program._watching import Time, wait_for_round, watch
+from fedjax_core.program._job import Job, join_as_coordinator
+from fedjax_core.program._outlets import Round
+from fedjax_core.program._run import Run
+from fedjax_core.program._watching import Time, wait_for_round
 from fedjax_core.templates import LearningProcess
 
 _POLL_SECONDS = 1.0
 _ROUNDS_OF_DELAY = 8000.0
+_RUN_OPTIONS = ("checkpoints", "releases", "accounting", "initial_state", "progress")
+_NAMES = {
+    "sampler": "cohort_size",
+    "rounds": "train_rounds",
+    "folder": "run_dir",
+    "on_round": "train_hooks",
+    "by": "evaluation",
+    "data": "eval_data",
+    "metrics": "eval_metrics",
+    "steps": "eval_steps",
+    "hooks": "eval_hooks",
+    "every": "min_eval_frequency",
+}
+"""What an argument of `Run` or `Evaluation` is called here."""
 
 
 class Experiment:
-    """Training, evaluation and export of one process in one folder.
+    """Training, evaluation and export of one process in one folder, by the methods of tf.contrib.learn's Experiment.
 
-    The folder is what the methods share: `train` leaves checkpoints in it, in one process, and the others find
-    them there, in that process or another, now or after a crash. It holds
-
-    ```
-    experiment.json            the configuration, versions and devices
-    metrics.csv, weights.npz, curves.png   as of `RunFolder`
-    checkpoints/               of the training, from which it goes on
-    evaluation/                metrics.jsonl, a line a checkpoint; the states of a `fed_eval` process
-    evaluation_on_train_data/  the same of `continuous_eval_on_train_data`
-    exports/<name>/            what the exports write
-    ```
-
-    Of several processes of one `jax.distributed` job, which all call the same methods, the first one writes.
-    Beside a process that trains one may evaluate, and one may evaluate on the training data; a second one that
-    wants to train is refused.
+    An adapter for those who know that class: every method is one of a `Run`, which has all of its features. The folder
+    is what the methods share, see `Run`: `train` leaves checkpoints in it, in one process, and the others find them
+    there, in that process or another, now or after a crash.
 
     Attributes:
-      config: the plain values, an `ExperimentConfig`.
       train_hooks: functions of a `Round`, called after each round.
-      eval_hooks: functions of an `Evaluation`, called after each evaluation.
+      eval_hooks: functions of an `EvaluationResult`, called after each evaluation.
       exports: what `train_and_evaluate` exports.
 
     Example:
@@ -77,11 +61,11 @@ class Experiment:
       ...     test_data,
       ...     cohort_size=5,
       ...     batching=fc.data.Batching(batch_size=20),
+      ...     evaluation=model,
       ...     train_rounds=3,
-      ...     model=model,
-      ...     key=jax.random.key(2),
       ...     exports=fc.program.export_weights(),
       ...     run_dir=tempfile.mkdtemp(),
+      ...     key=jax.random.key(2),
       ... )
       >>> metrics, exported = experiment.train_and_evaluate()
       >>> sorted(metrics["eval"])[:2], [file.name for file in exported[0].iterdir()]
@@ -96,33 +80,25 @@ class Experiment:
         train_data: FederatedData,
         eval_data: FederatedData,
         *,
-        cohort_size: int | None = None,
+        cohort_size: int | Sampler | Callable[[int], Participation],
         batching: Batching,
-        key: jax.Array,
-        run_dir: str | os.PathLike,
-        model: Model | None = None,
-        evaluation: Computation | LearningProcess | None = None,
+        evaluation: Model | Computation | LearningProcess,
         eval_metrics: Mapping[str, Metric] | None = None,
-        eval_batching: Batching | None = None,
-        participants: Sampler | Callable[[int], Participation] | None = None,
         train_rounds: int | None = None,
         eval_steps: int | None = None,
         train_hooks: Sequence[Callable[[Round], Any]] = (),
-        eval_hooks: Sequence[Callable[[Evaluation], Any]] = (),
+        eval_hooks: Sequence[Callable[[EvaluationResult], Any]] = (),
         eval_delay_secs: float = 0,
         throttle_secs: float = 60,
         min_eval_frequency: int | None = 1,
         delay_by_round: bool = False,
-        delay_scale: float = 1.0,
-        worker: int = 0,
         exports: Export | Sequence[Export] | None = None,
         predicate: Callable[[Any], bool] | None = None,
-        checkpoints: Checkpoints | None = None,
-        cluster: Cluster | None = None,
-        release_manager: ReleaseManager | None = None,
-        progress: bool = True,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        run_dir: str | os.PathLike,
+        job: Job | None = None,
+        key: jax.Array,
+        _time: Time | None = None,
+        **run_options: Any,
     ):
         """Checks the arguments, and neither runs nor writes anything.
 
@@ -130,97 +106,59 @@ class Experiment:
           process: for example `fed_avg(model, optax.sgd(0.1), key=...)`.
           train_data: the population that cohorts are drawn from.
           eval_data: the held-out clients.
-          cohort_size: clients a round, drawn uniformly without replacement. Leave it out with `participants`.
+          cohort_size: clients a round, or a function that draws them; the `sampler` of `Run`.
           batching: how the examples of a client become batches.
-          key: draws cohorts and shuffling; its bits are `key_data` in the configuration. The process has a key
-            of its own.
-          run_dir: the folder.
-          model: what is evaluated; not needed with `evaluation`.
-          evaluation: None is `federated_evaluation(model)` with `eval_metrics`. Else such a computation, or a
-            process such as `fed_eval(model, ...)`, whose state after each checkpoint is kept in the folder.
+          evaluation: what evaluates: the model, a computation or a process; `by` of `Evaluation`.
           eval_metrics: metrics by name; None for the model's. Its loss is always among them.
-          eval_batching: of an evaluation; None for batches of the size of `batching`, in order.
-          participants: round number -> the ids of the clients that take part, such as `data.uniform_sampler(...)`;
-            or a `Participation`, as of `data.participation(...)`, whose skipped rounds leave the state as it is. A pure
-            function of the number: it is asked while the round before computes, and again by a run that goes on.
           train_rounds: the number of the last round; None for ever.
           eval_steps: batches of an evaluation, of one client after another; None for all.
           train_hooks: called with a `Round` after each round.
-          eval_hooks: called with an `Evaluation` after each evaluation.
+          eval_hooks: called with an `EvaluationResult` after each evaluation.
           eval_delay_secs: seconds to wait before an evaluation that a method begins with.
           throttle_secs: seconds from the start of one continuous evaluation to the next.
-          min_eval_frequency: for `train_and_evaluate`, the least number of rounds from one evaluation to the next;
-            None or 0 for only one at the end.
+          min_eval_frequency: `train_and_evaluate` evaluates after the first of each so many rounds that has a
+            checkpoint; None or 0 for only one evaluation at the end.
           delay_by_round: whether worker k begins to train when the job has reached the round
-            `int(8000 * log(k + 1) * delay_scale)`, or its last one. Not within one `jax.distributed` job,
+            `int(8000 * log(k + 1) * job.delay_scale)`, or its last one. Not within one `jax.distributed` job,
             whose processes compute each round together.
-          delay_scale: see there.
-          worker: k, the number of this worker, from 0. Only worker 0 writes.
           exports: what `train_and_evaluate` writes at its end: one `Export`, or several.
           predicate: for continuous evaluation: is given the last result, None at first, and ends it by a false value.
-          checkpoints: when there are some and which are kept; None is `Checkpoints(run_dir / "checkpoints")`.
-          cluster: the processes of the job, for `run_std_server`; not needed where `jax.distributed` is initialized.
-          release_manager: gets the metrics of each round, see `train`.
-          progress: whether to show a progress bar on standard error if that is a terminal.
-          clock: gives the time in seconds.
-          sleep: waits for some seconds.
+          run_dir: the folder.
+          job: the processes that share the experiment; None where this one is alone.
+          key: draws cohorts and shuffling. The process has a key of its own.
+          **run_options: `checkpoints`, `releases`, `accounting`, `initial_state` and `progress`, see `Run`.
 
         Raises:
-          ValueError: `process` has no `next` or no `get_model_weights`; an export is no `Export`, or two have one
-            name; a number is out of its range; not exactly one of `cohort_size` and `participants`, or neither
-            `model` nor `evaluation`, is given.
+          ValueError: `process` has no `next` or no `get_model_weights`; an export is not an `Export`, or two have one
+            name; a number is out of its range.
           TypeError: another argument is of another kind than described, or the data is not of the type that the
             process or the evaluation takes.
         """
-        _arguments.check_process(process)
-        _arguments.check_participants(cohort_size, participants)
-        _checks.check_data("Experiment", "train_data", train_data, "the process", process.next)
-        if cohort_size is not None:
-            cohort_size = _checks.checked_count("Experiment", "cohort_size", cohort_size)
-            _checks.check_cohort_size("Experiment", cohort_size, train_data)
-        _checks.check_key("Experiment", key)
-        _checks.check_outlets("Experiment", checkpoints, release_manager)
-        self.config = checked_config(
-            run_dir=run_dir,
-            key=key,
-            cohort_size=cohort_size,
-            batching=batching,
-            eval_batching=eval_batching,
-            train_rounds=train_rounds,
-            eval_steps=eval_steps,
-            eval_delay_secs=eval_delay_secs,
-            throttle_secs=throttle_secs,
-            min_eval_frequency=min_eval_frequency,
-            delay_by_round=delay_by_round,
-            delay_scale=delay_scale,
-            worker=worker,
-        )
-        self.train_hooks = _arguments.checked_functions("train_hooks", train_hooks)
-        self.eval_hooks = _arguments.checked_functions("eval_hooks", eval_hooks)
-        self.exports = _arguments.checked_exports(exports)
-        self._process = process
-        self._train_data, self._eval_data = train_data, eval_data
-        self._key, self._participants = key, participants
-        self._evaluation = _arguments.checked_evaluation(evaluation, model, eval_metrics)
-        _checks.check_data(
-            "Experiment", "eval_data", eval_data, "the evaluation", _arguments.round_of(self._evaluation)
-        )
-        _arguments.check_weights(process, self._evaluation)
-        self._predicate = _arguments.checked_predicate(predicate)
-        self._checkpoints = Checkpoints(self._path / "checkpoints") if checkpoints is None else checkpoints
-        self._cluster = _arguments.checked_cluster(cluster)
-        _checks.check_switch("Experiment", "progress", progress)
-        _arguments.check_time(clock=clock, sleep=sleep)
-        self._release_manager, self._progress = release_manager, progress
-        self._time = Time(clock, sleep)
+        _check_options(run_options)
+        self._time = Time() if _time is None else _time
+        self._job = _checked_job(job)
+        every = _checked_frequency(min_eval_frequency)
+        self._process, self._train_data = process, train_data
+        self.train_hooks, self.eval_hooks, self.exports = train_hooks, eval_hooks, exports
+        self._evaluation = Evaluation(eval_data, evaluation, eval_metrics, None, eval_steps, every)
+        self._arguments = {"sampler": cohort_size, "batching": batching, "rounds": train_rounds, "folder": run_dir}
+        self._arguments |= {"key": key, **run_options}
+        with _arguments.renamed("Experiment", _NAMES):
+            run = self._run()
+        self.train_hooks, self.eval_hooks, self.exports = run.on_round, run.evaluation.hooks, run.exports
+        self._evaluation = run.evaluation._replace(every=_on_checkpoints(every, run.checkpoints.every))
+        self._eval_delay_secs = _checks.checked_not_negative("Experiment", "eval_delay_secs", eval_delay_secs)
+        self._throttle_secs = _checks.checked_not_negative("Experiment", "throttle_secs", throttle_secs)
+        _checks.check_switch("Experiment", "delay_by_round", delay_by_round)
+        self._delay_by_round, self._until = delay_by_round, _until(predicate)
 
     def extend_train_hooks(self, hooks: Sequence[Callable[[Round], Any]]) -> None:
         """Appends to the `train_hooks`.
 
         Raises:
-          TypeError: one is no function.
+          TypeError: one is not a function.
         """
-        self.train_hooks += _arguments.checked_functions("train_hooks", hooks)
+        self.train_hooks += _arguments.checked_functions("Experiment", "train_hooks", hooks)
 
     def reset_export_strategies(self, new: Export | Sequence[Export] | None = None) -> tuple[Export, ...]:
         """Sets the `exports`.
@@ -232,9 +170,10 @@ class Experiment:
           Those before.
 
         Raises:
-          ValueError: one is no `Export`.
+          ValueError: one is not an `Export`.
         """
-        old, self.exports = self.exports, _arguments.checked_exports(new)
+        with _arguments.renamed("Experiment", _NAMES):
+            old, self.exports = self.exports, _arguments.checked_exports(new, pathlib.Path(self._arguments["folder"]))
         return old
 
     def train(self, delay_secs: float | None = None) -> Any:
@@ -253,7 +192,7 @@ class Experiment:
           BlockingIOError: another process is training in this folder.
         """
         self._wait_to_train(delay_secs)
-        return self._run(self._start(), lambda number, state: None).state
+        return self._run(evaluation=None, exports=()).train().state
 
     def evaluate(self, delay_secs: float | None = None) -> Any:
         """Evaluates the latest checkpoint on the held-out clients.
@@ -267,14 +206,11 @@ class Experiment:
         Raises:
           FileNotFoundError: there is no checkpoint.
         """
-        self._wait("evaluate", self.config.eval_delay_secs if delay_secs is None else delay_secs)
-        checkpoint = self._checkpoints.restore(self._process.initialize())
-        if checkpoint is None:
-            raise FileNotFoundError(f"there is no checkpoint to evaluate in {self._checkpoints.folder}; train() first")
-        return self._evaluated(self._held_out, checkpoint.round, checkpoint.state)
+        self._wait("evaluate", self._eval_delay_secs if delay_secs is None else delay_secs)
+        return self._run().evaluate()
 
     def train_and_evaluate(self) -> tuple[Any, list[pathlib.Path]]:
-        """Trains, and evaluates new checkpoints in between: `min_eval_frequency` rounds after the last time.
+        """Trains, evaluates new checkpoints in between, and exports at the end.
 
         The weights after the last round are evaluated always, and once. What was evaluated is in the history of
         the run too, under `held_out/`.
@@ -283,21 +219,8 @@ class Experiment:
           The metrics of the last evaluation, and the folders that the exports wrote, in their order.
         """
         self._wait_to_train(None)
-        start, metrics = self._start(), None
-        previous = max((record.round for record in start.history.records if record.held_out), default=0)
-
-        def evaluate(number: int, state: Any) -> Any:
-            nonlocal metrics, previous
-            if not self._is_due(number, previous):
-                return None
-            metrics, previous = self._evaluated(self._held_out, number, state), number
-            return metrics
-
-        result = self._run(start, evaluate)
-        if metrics is None:
-            metrics = self._evaluated(self._held_out, start.completed, result.state)
-        weights = self._process.get_model_weights(result.state)
-        return metrics, [self._exported(export, weights, metrics) for export in self.exports]
+        result = self._run().train()
+        return result.held_out, list(result.exports)
 
     def continuous_eval(
         self,
@@ -319,13 +242,15 @@ class Experiment:
         Returns:
           The metrics of the last evaluation, `{}` if there was none.
         """
-        return self._watch(self._held_out, delay_secs, throttle_delay_secs, evaluate_checkpoint_only_once)
+        return self._watch(self._run(), delay_secs, throttle_delay_secs, again=not evaluate_checkpoint_only_once)
 
     def continuous_eval_on_train_data(
         self, delay_secs: float | None = None, throttle_delay_secs: float | None = None
     ) -> Any:
         """`continuous_eval` on the training clients."""
-        return self._watch(self._on_train_data, delay_secs, throttle_delay_secs, only_once=True)
+        names = {"name": "evaluation_on_train_data", "hooks": self.eval_hooks}
+        run = self._run(evaluation=self._evaluation._replace(data=self._train_data, **names))
+        return self._watch(run, delay_secs, throttle_delay_secs, again=False)
 
     def run_std_server(self) -> None:
         """Is the coordinator of a `jax.distributed` job, until the job has reached round `train_rounds`.
@@ -334,12 +259,12 @@ class Experiment:
         taking its part, and writes the files, while the others call `train()`.
 
         JAX must be initialized as `process_id=0` before its first use, which is before there is an experiment; where
-        it is not, it is tried by `cluster`.
+        it is not, it is tried by `job`.
 
         Raises:
-          ValueError: a setting of the cluster is missing, or this process has joined as another one.
+          ValueError: a setting of the job is missing, or this process has joined as another one.
         """
-        join_as_coordinator(self._cluster)
+        join_as_coordinator(self._job)
         self.train()
 
     def test(self) -> Any:
@@ -350,106 +275,24 @@ class Experiment:
         Returns:
           What the evaluation measures.
         """
-        data, begin = self._train_data, self._time.clock()
-        clients = [i for i, size in zip(data.client_ids, data.sizes) if size][:1]
-        cohort = data.cohort(clients, self.config.batching, key=self._key, max_steps=1)
-        state, metrics = self._process.next(self._process.initialize(), cohort)
-        seconds = self._time.clock() - begin
-        self._tell(Round(1, state, metrics, None, Record(1, seconds, seconds, 1, flatten_metrics(metrics), {})))
-        return self._evaluated(self._evaluator(self._eval_data, None), 1, state)
+        return self._run().test()
 
-    @property
-    def _path(self) -> pathlib.Path:
-        return pathlib.Path(self.config.run_dir)
+    def _run(self, **changes: Any) -> Run:
+        """The run of a method: hooks and exports may have changed since the last one."""
+        changeable = {
+            "evaluation": self._evaluation._replace(hooks=self.eval_hooks),
+            "exports": () if self.exports is None else self.exports,
+            "on_round": self.train_hooks,
+        }
+        run = Run(self._process, self._train_data, **{**changeable, **self._arguments, **changes})
+        run._time, run._writes = self._time, self._job.worker == 0
+        return run
 
-    @property
-    def _writes(self) -> bool:
-        return jax.process_index() == 0 and self.config.worker == 0
-
-    @functools.cached_property
-    def _held_out(self) -> Evaluator:
-        return self._evaluator(self._eval_data, self._path / "evaluation")
-
-    @functools.cached_property
-    def _on_train_data(self) -> Evaluator:
-        return self._evaluator(self._train_data, self._path / "evaluation_on_train_data")
-
-    def _evaluator(self, data: FederatedData, folder: pathlib.Path | None) -> Evaluator:
-        folder = folder if self.config.worker == 0 else None
-        return Evaluator(self._evaluation, data, self.config.eval_batching, self.config.eval_steps, folder)
-
-    def _start(self) -> Start:
-        config = self.config
-        run_identity = run_identity_of(self._key, config.cohort_size, self._train_data, config.batching)
-        return start_of(self._process, self._checkpoints, run_identity)
-
-    def _run(self, start: Start, evaluate: Callable[[int, Any], Any]) -> TrainResult:
-        """The rounds that are left; with none left nothing is written."""
-        config, data = self.config, self._train_data
-        if config.train_rounds is not None and start.completed >= config.train_rounds:
-            return TrainResult(start.state, start.history)
-        ask = functools.partial(sample_clients, ids=data.client_ids, cohort_size=config.cohort_size, key=self._key)
-        checkpoints = self._checkpoints if config.worker == 0 else None
-        with writing(self._path if self._writes else None, checkpoints):
-            return run_rounds(
-                start,
-                config.train_rounds,
-                cohorts(self._participants or ask, data, config.batching, self._key),
-                get_weights=self._process.get_model_weights,
-                evaluate=evaluate,
-                on_round=self._tell,
-                folder=self._folder() if self._writes else None,
-                checkpoints=checkpoints,
-                release_manager=self._release_manager if self._writes else None,
-                progress=self._progress and self._writes,
-                clock=self._time.clock,
-            )
-
-    def _folder(self) -> RunFolder:
-        folder = RunFolder(self._path, resume=True)
-        save_config(folder, self.config, self._process.state_type.member)
-        return folder
-
-    def _tell(self, told: Round) -> None:
-        for hook in self.train_hooks:
-            hook(told)
-
-    def _is_due(self, number: int, previous: int) -> bool:
-        """Whether to evaluate after a round, the last evaluation being after an earlier one."""
-        last, every = self.config.train_rounds, self.config.min_eval_frequency
-        if number == last:
-            return True
-        return every > 0 and is_saved(self._checkpoints, number, last) and number - previous >= every
-
-    def _evaluated(self, evaluator: Evaluator, number: int, state: Any) -> Any:
-        metrics = evaluator(number, self._process.get_model_weights(state))
-        for hook in self.eval_hooks:
-            hook(Evaluation(number, metrics))
-        return metrics
-
-    def _exported(self, export: Export, weights: Any, metrics: Any) -> pathlib.Path:
-        path = self._path / "exports" / export.name
-        if self._writes:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(path.parent)
-            write_folder_atomically(path, lambda folder: export.write(folder, weights, metrics))
-        return path
-
-    def _watch(self, evaluator: Evaluator, delay_secs: float | None, throttle: float | None, only_once: bool) -> Any:
-        config = self.config
-        throttle = config.throttle_secs if throttle is None else throttle
+    def _watch(self, run: Run, delay_secs: float | None, throttle: float | None, again: bool) -> Any:
+        throttle = self._throttle_secs if throttle is None else throttle
         _checks.checked_not_negative("continuous_eval", "throttle_delay_secs", throttle)
-        self._wait("continuous_eval", config.eval_delay_secs if delay_secs is None else delay_secs)
-        return watch(
-            self._checkpoints,
-            self._process.initialize(),
-            lambda checkpoint: self._evaluated(evaluator, checkpoint.round, checkpoint.state),
-            time=self._time,
-            throttle_secs=throttle,
-            only_once=only_once,
-            last_round=config.train_rounds,
-            predicate=self._predicate,
-        )
+        self._wait("continuous_eval", self._eval_delay_secs if delay_secs is None else delay_secs)
+        return run.watch(throttle, self._until, again)
 
     def _wait(self, method: str, seconds: float) -> None:
         if _checks.checked_not_negative(method, "delay_secs", seconds) > 0:
@@ -457,14 +300,54 @@ class Experiment:
 
     def _wait_to_train(self, delay_secs: float | None) -> None:
         self._wait("train", 0 if delay_secs is None else delay_secs)
-        config = self.config
-        if not config.delay_by_round:
+        if not self._delay_by_round:
             return
         if jax.process_count() > 1:
             raise ValueError(
                 "Experiment(delay_by_round=True) lets a worker wait for the rounds of others, and the processes of a "
                 f"jax.distributed job, here {jax.process_count()}, compute each round together; leave it out"
             )
-        number = int(_ROUNDS_OF_DELAY * math.log(config.worker + 1) * config.delay_scale)
-        number = number if config.train_rounds is None else min(number, config.train_rounds)
-        wait_for_round(self._checkpoints, number, time=self._time, poll_secs=_POLL_SECONDS)
+        run = self._run()
+        number = int(_ROUNDS_OF_DELAY * math.log(self._job.worker + 1) * self._job.delay_scale)
+        number = number if run.last_round is None else min(number, run.last_round)
+        wait_for_round(run.checkpoints, number, time=self._time, poll_secs=_POLL_SECONDS)
+
+
+def _on_checkpoints(every: int | None, checkpoint_every: int) -> int | None:
+    """The fewest rounds that are at least `every` and end in a checkpoint."""
+    return None if every is None else -(-every // checkpoint_every) * checkpoint_every
+
+
+def _until(predicate: Any) -> Callable[[Any], bool] | None:
+    if predicate is not None and not callable(predicate):
+        raise TypeError(
+            f"Experiment(predicate=...) must be a function of the last result, got {predicate!r}; for example "
+            "lambda result: result is None or time.monotonic() < end"
+        )
+    return None if predicate is None else lambda result: not predicate(result)
+
+
+def _checked_frequency(value: Any) -> int | None:
+    """None for one evaluation at the end."""
+    if value is None:
+        return None
+    return _checks.checked_count("Experiment", "min_eval_frequency", value, least=0) or None
+
+
+def _checked_job(job: Any) -> Job:
+    if job is None:
+        return Job()
+    if not isinstance(job, Job):
+        raise TypeError(f"Experiment(job=...) must be a Job, got {job!r}; use fc.program.Job('host0:1234', 2)")
+    _checks.checked_count("Job", "worker", job.worker, least=0)
+    _checks.checked_not_negative("Job", "delay_scale", job.delay_scale)
+    return job
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    unknown = [name for name in options if name not in _RUN_OPTIONS]
+    if unknown:
+        raise TypeError(
+            f"Experiment takes {', '.join(_RUN_OPTIONS)} of the arguments of Run, got {', '.join(unknown)}; for the "
+            "others make a fc.program.Run"
+        )

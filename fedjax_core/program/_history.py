@@ -94,6 +94,8 @@ class Record(NamedTuple):
       num_clients: how many took part.
       metrics: what the process measured, flat; see `flatten_metrics`.
       held_out: what the evaluation measured after the round, flat; empty if there was none.
+      left_out: the clients that the round left out since something of theirs was not finite, up to 20 of them, each
+        with the reason: `(("ada", "update"), ...)`.
     """
 
     round: int
@@ -102,6 +104,7 @@ class Record(NamedTuple):
     num_clients: int
     metrics: dict[str, float | int]
     held_out: dict[str, float | int]
+    left_out: tuple[tuple[int | str, str], ...] = ()
 
     def row(self) -> dict[str, float | int]:
         """All of it under one name a number; those of the evaluation begin with `held_out/`"""
@@ -116,15 +119,34 @@ class Record(NamedTuple):
     def summary(self) -> str:
         """Loss, accuracy and privacy in words: `loss 0.412, accuracy 88.1 % · held-out loss 0.397 · epsilon 2.44`.
 
-        A round that was not run says so: `skipped, 2 of 13 clients reported`.
+        A round that was not run says so, `skipped, 2 of 13 clients reported`, and so does one that left out clients:
+        `left out all 10 clients (update 9, weight 1)`.
         """
         parts = [
             _skipped(self.metrics),
+            self._left_out_in_words(),
             _described(self.metrics),
             "held-out " + _described(self.held_out) if self.held_out else "",
         ]
         parts += [f"epsilon {self.metrics['privacy/epsilon']:.3g}"] if "privacy/epsilon" in self.metrics else []
         return " · ".join(filter(None, parts))
+
+    @property
+    def num_left_out(self) -> int:
+        """How many clients the round left out since something of theirs was not finite."""
+        return sum(_left_out_by_reason(self.metrics).values())
+
+    @property
+    def reasons_left_out(self) -> str:
+        """What was not finite, and for how many clients: `update 9, weight 1`; empty if there were none."""
+        return ", ".join(f"{reason} {number}" for reason, number in _left_out_by_reason(self.metrics).items() if number)
+
+    def _left_out_in_words(self) -> str:
+        left_out = self.num_left_out
+        if not left_out:
+            return ""
+        who = f"all {left_out}" if left_out == self.num_clients else f"{left_out} of {self.num_clients}"
+        return f"left out {who} clients ({self.reasons_left_out})"
 
 
 class History:
@@ -174,7 +196,8 @@ class History:
         history = cls()
         try:
             for line in lines:
-                history.append(Record(*json.loads(line)))
+                *fields, left_out = json.loads(line)
+                history.append(Record(*fields, tuple((client, reason) for client, reason in left_out)))
         except (TypeError, ValueError) as error:
             raise ValueError(f"no lines of a history: {error}") from None
         return history
@@ -206,6 +229,13 @@ def find_metric(metrics: dict[str, float | int], name: str) -> str | None:
     exact = [path for path in metrics if last[path] == name]
     similar = [path for path in metrics if last[path].endswith(f"_{name}")]
     return next(iter(exact + similar), None)
+
+
+_LEFT_OUT = "client_work/train/num_non_finite_clients/"
+
+
+def _left_out_by_reason(metrics: dict[str, float | int]) -> dict[str, int]:
+    return {name.removeprefix(_LEFT_OUT): value for name, value in metrics.items() if name.startswith(_LEFT_OUT)}
 
 
 def _skipped(metrics: dict[str, float | int]) -> str:

@@ -3,13 +3,13 @@
 import os
 import pathlib
 import time
-import warnings
 from typing import Any
 
 from fedjax_core.program._atomic import remove_leftovers, write_atomically
 from fedjax_core.program._csv import release_to_csv, save_csv
 from fedjax_core.program._curves import save_curves
 from fedjax_core.program._history import History
+from fedjax_core.program._warn import warn
 from fedjax_core.program._weights import save_weights
 
 
@@ -32,11 +32,11 @@ class RunFolder:
       FileExistsError: a run needs a folder of its own, got ...first, which is not empty; choose another...
     """
 
-    def __init__(self, path: str | os.PathLike, resume: bool = False):
+    def __init__(self, folder: str | os.PathLike, resume: bool = False):
         """Makes the folder and those above it.
 
         Args:
-          path: the folder.
+          folder: its path.
           resume: whether it may be that of a run, which is continued; else it must not exist, or be
             empty. Nobody else writes to it then: what a process that was killed left half written is removed.
 
@@ -44,11 +44,11 @@ class RunFolder:
           FileExistsError: it is not empty and `resume` is not set, or is a file.
           OSError: it cannot be made.
         """
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(folder)
         if not resume and self.path.is_dir() and any(self.path.iterdir()):
             raise FileExistsError(
                 f"a run needs a folder of its own, got {self.path}, which is not empty; choose another name, "
-                "RunFolder.dated('runs', 'name') for a new one each time, or RunFolder(path, resume=True) to go on"
+                "RunFolder.dated('runs', 'name') for a new one each time, or RunFolder(folder, resume=True) to go on"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path)
@@ -113,4 +113,4 @@ class RunFolder:
         try:
             save_curves(history, self.path / "curves.png", title=self.path.name)
         except (ImportError, ValueError) as error:
-            warnings.warn(str(error), stacklevel=2)
+            warn(str(error))

@@ -1,6 +1,7 @@
 """Watching the checkpoints that another process writes."""
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ class Time(NamedTuple):
       sleep: waits for some seconds.
     """
 
-    clock: Callable[[], float]
-    sleep: Callable[[float], None]
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
 
 def watch(
@@ -30,8 +31,8 @@ def watch(
     time: Time,
     throttle_secs: float,
     only_once: bool,
-    last_round: int | None,
-    predicate: Callable[[Any], bool] | None,
+    is_over: Callable[[Checkpoint], bool],
+    until: Callable[[Any], bool] | None,
 ) -> Any:
     """Evaluates the latest checkpoint, again and again.
 
@@ -42,16 +43,16 @@ def watch(
       time: the clock and the sleep.
       throttle_secs: from the start of an evaluation, or of a look in vain, to the next one.
       only_once: whether a checkpoint that was evaluated is not evaluated again.
-      last_round: ends after a checkpoint of this round or a later one; None goes on.
-      predicate: is given the last result, None at first and `{}` where there was no new checkpoint, and ends it
-        by a false value; None goes on.
+      is_over: whether a checkpoint is the last one, which ends the watch.
+      until: is given the last result, None at first and `{}` where there was no new checkpoint, and ends the watch
+        by a true value; None goes on.
 
     Returns:
       The metrics of the last evaluation, `{}` if there was none.
     """
     warned = -float("inf")
     evaluated, result, metrics = -1, None, {}
-    while predicate is None or predicate(result):
+    while until is None or not until(result):
         began = time.clock()
         checkpoint = _newer(checkpoints, like, evaluated if only_once else -1)
         if checkpoint is None:
@@ -62,7 +63,7 @@ def watch(
         else:
             evaluated = checkpoint.round
             result = metrics = evaluate(checkpoint)
-            if last_round is not None and evaluated >= last_round:
+            if is_over(checkpoint):
                 break
         left = throttle_secs - (time.clock() - began)
         if left > 0:

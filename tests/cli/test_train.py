@@ -24,7 +24,7 @@ from fedjax_core.cli._toml import read_config
 from fedjax_core.program._sole_writer import sole_writer
 from fedjax_core.templates import LearningProcess
 
-_FILES = {"checkpoints", "config.toml", "curves.png", "evaluation", "experiment.json", "metrics.csv", "weights.npz"}
+_FILES = {"checkpoints", "config.toml", "curves.png", "evaluation", "metrics.csv", "run.json", "weights.npz"}
 _SMALL = "--data synthetic --cohort-size 3 --rounds 5 --evaluate-every 2 --devices 2"
 
 

@@ -42,25 +42,22 @@ def run(folder: str, kill: dict | None) -> str:
     trigger = _trigger(kill)
     trigger(0)
     files = program.release_to_json_lines(path / "released.jsonl"), program.release_to_csv(path / "released.csv")
-    experiment = program.Experiment(
+    run = program.Run(
         process,
         trained,
-        held_out,
-        cohort_size=2,
+        sampler=2,
         batching=data.Batching(batch_size=10, shuffle=True),
-        key=jax.random.key(2),
-        evaluation=algorithms.fed_eval(model),
-        train_rounds=ROUNDS,
-        min_eval_frequency=3,
-        train_hooks=[lambda told: trigger(done.append(told.number) or len(done))],
-        exports=program.export_weights(),
-        run_dir=folder,
+        rounds=ROUNDS,
+        folder=folder,
+        evaluation=program.Evaluation(held_out, algorithms.fed_eval(model), every=3),
         checkpoints=program.Checkpoints(path / "checkpoints", every=1, keep_last=2),
-        release_manager=program.group_releases(*files),
+        releases=files,
+        exports=program.export_weights(),
+        on_round=lambda told: trigger(done.append(told.number) or len(done)),
         progress=False,
+        key=jax.random.key(2),
     )
-    metrics, _ = experiment.train_and_evaluate()
-    state = experiment.train()
+    state, _, metrics, _ = run.train()
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves((state._replace(key=jax.random.key_data(state.key)), metrics)):
         digest.update(np.asarray(leaf).tobytes())

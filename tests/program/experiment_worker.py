@@ -29,7 +29,7 @@ def experiment(folder: str, **more) -> program.Experiment:
         batching=data.Batching(batch_size=10, shuffle=True),
         train_rounds=ROUNDS,
         throttle_secs=0.05,
-        model=model,
+        evaluation=model,
         key=jax.random.key(2),
         checkpoints=program.Checkpoints(pathlib.Path(folder) / "checkpoints", every=1, keep_last=2),
         run_dir=folder,

@@ -27,20 +27,20 @@ def main(rank: int, processes: int, port: int, folder: str, *rounds: int) -> Non
     process = fc.algorithms.fed_avg(model, optax.sgd(0.05), server_optimizer=server_optimizer, key=jax.random.key(1))
     for last in rounds:
         multihost_utils.sync_global_devices(f"up to {last}")  # the first process has written what all will read
-        state, history = fc.program.train(
+        result = fc.program.train(
             process,
             data,
-            cohort_size=4,
+            sampler=4,
             rounds=last,
             batching=fc.data.Batching(10, shuffle=True),
             key=jax.random.key(2),
             checkpoints=fc.program.Checkpoints(f"{folder}/checkpoints", every=1),
             folder=fc.program.RunFolder(f"{folder}/run", resume=True),
-            release_manager=fc.program.release_to_json_lines(f"{folder}/released {rank}.jsonl"),
+            releases=fc.program.release_to_json_lines(f"{folder}/released {rank}.jsonl"),
         )
-    assert len(history) == last
+    assert len(result.history) == last
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(state._replace(key=jax.random.key_data(state.key))):
+    for leaf in jax.tree.leaves(result.state._replace(key=jax.random.key_data(result.state.key))):
         digest.update(np.asarray(leaf).tobytes())
     print(digest.hexdigest(), flush=True)
 

@@ -81,8 +81,8 @@ def _check_readable(folder: pathlib.Path) -> None:
     assert [row["round"] for row in _measured(folder)] == list(range(1, len(_measured(folder)) + 1))
     evaluated = [row["round"] for row in _evaluated(folder)]
     assert evaluated == sorted(set(evaluated))
-    if (folder / "experiment.json").exists():
-        assert json.loads((folder / "experiment.json").read_text())["config"]["train_rounds"] == ROUNDS
+    if (folder / "run.json").exists():
+        assert json.loads((folder / "run.json").read_text())["settings"]["rounds"] == ROUNDS
     if (folder / "weights.npz").exists():
         with np.load(folder / "weights.npz", allow_pickle=False) as weights:
             assert len(weights.files) == 2

@@ -13,7 +13,8 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core import data as fd
-from fedjax_core.program import Checkpoints, CheckpointTypeError, Cluster, Experiment, Export, export_weights, train
+from fedjax_core.program import Checkpoints, CheckpointTypeError, Experiment, Export, Job, export_weights, train
+from fedjax_core.program._watching import Time
 from tests import learning_references as reference
 
 KEY = jax.random.key(5)
@@ -74,15 +75,14 @@ def make(process, evaluation, data, clock, tmp_path):
 
     def experiment(**change):
         arguments = {
-            "cohort_size": None if "participants" in change else 3,
+            "cohort_size": 3,
             "batching": fd.Batching(batch_size=4, shuffle=True),
             "key": KEY,
-            "evaluation": None if "model" in change else evaluation,
+            "evaluation": evaluation,
             "train_rounds": 5,
             "run_dir": tmp_path / "run",
             "checkpoints": Checkpoints(tmp_path / "run" / "checkpoints", every=change.pop("every", 1)),
-            "clock": clock,
-            "sleep": clock.sleep,
+            "_time": Time(clock, clock.sleep),
         }
         given = {"process": process, "train_data": data[0], "eval_data": data[1]} | arguments | change
         return Experiment(given.pop("process"), given.pop("train_data"), given.pop("eval_data"), **given)
@@ -109,9 +109,7 @@ def _measured_on_held_out(evaluation, process, state, data, limit=None):
 
 def test_trains_to_an_absolute_round_with_the_bits_of_the_loop(make, process, data):
     state = make().train()
-    expected = train(
-        process, data[0], cohort_size=3, rounds=5, batching=fd.Batching(batch_size=4, shuffle=True), key=KEY
-    )
+    expected = train(process, data[0], sampler=3, rounds=5, batching=fd.Batching(batch_size=4, shuffle=True), key=KEY)
     assert int(state.round_num) == 5 and _bits(state) == _bits(expected.state)
 
 
@@ -154,15 +152,12 @@ def test_trains_for_ever_without_a_last_round(make):
     assert numbers == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_the_configuration_is_frozen_and_saved(make, tmp_path):
-    experiment = make()
-    with pytest.raises(AttributeError):
-        experiment.config.cohort_size = 4
-    experiment.train()
-    saved = json.loads((tmp_path / "run" / "experiment.json").read_text())
-    assert saved["config"]["cohort_size"] == 3 and saved["config"]["batching"]["batch_size"] == 4
-    assert saved["config"]["train_rounds"] == 5 and saved["config"]["run_dir"] == str(tmp_path / "run")
-    assert saved["config"]["key_data"] == jax.random.key_data(KEY).tolist()
+def test_the_settings_are_saved(make, tmp_path):
+    make().train()
+    saved = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert saved["settings"]["cohort_size"] == 3 and saved["settings"]["batching"]["batch_size"] == 4
+    assert saved["settings"]["rounds"] == 5 and saved["settings"]["checkpoint_every"] == 1
+    assert saved["settings"]["key_data"] == jax.random.key_data(KEY).tolist()
     assert saved["versions"]["jax"] == jax.__version__ and saved["versions"]["fedjax-core"] == fc.__version__
     assert sum(saved["devices"]["kinds"].values()) == len(jax.devices())
 
@@ -222,10 +217,10 @@ def test_participants_and_skipped_rounds(make, data):
     ask = fd.participation(fd.uniform_sampler(data[0].client_ids, 4, key=KEY), minimum, fd.minimum_reports(1))
     told, released = [], {}
     state = make(
-        participants=ask,
+        cohort_size=ask,
         train_rounds=3,
         train_hooks=[told.append],
-        release_manager=fc.program.release_to_memory(released),
+        releases=fc.program.release_to_memory(released),
     ).train()
     assert int(state.round_num) == 2
     assert [r.record.num_clients for r in told] == [3, 0, 3] and told[1].metrics is None
@@ -250,7 +245,7 @@ def test_a_resumed_run_with_failures_has_the_bits_of_an_uninterrupted_one(make, 
     def run(name, **more):
         folder = tmp_path / name
         checkpoints = Checkpoints(folder / "checkpoints", every=2)
-        return make(participants=ask(), run_dir=folder, checkpoints=checkpoints, train_rounds=8, **more).train()
+        return make(cohort_size=ask(), run_dir=folder, checkpoints=checkpoints, train_rounds=8, **more).train()
 
     whole, told, stops = [], [], set()
     expected = run("whole", train_hooks=[whole.append])
@@ -306,7 +301,7 @@ def test_eval_steps_are_batches_of_one_client_after_another(make, data):
 def test_eval_metrics_take_the_place_of_the_models(make, model):
     make(train_rounds=1).train()
     own = {"examples": fc.contracts.num_examples()}
-    measured = make(model=model, eval_metrics=own).evaluate()["eval"]
+    measured = make(evaluation=model, eval_metrics=own).evaluate()["eval"]
     assert "examples" in measured and "loss" in measured and "accuracy" not in measured
 
 
@@ -563,9 +558,9 @@ def test_a_watcher_remembers_what_it_sampled_over_a_restart(make, model, clock):
 # delay_by_round
 
 
-def test_a_worker_waits_for_a_round_of_the_job(make, clock):
+def test_a_worker_waits_for_a_round_of_the_job(make, clock, tmp_path):
     """Worker 1 begins at round int(8000 log 2 / 2000) = 2."""
-    worker = {"delay_by_round": True, "delay_scale": 1 / 2000, "worker": 1}
+    worker = {"delay_by_round": True, "job": Job(delay_scale=1 / 2000, worker=1)}
 
     def job():
         clock.on_sleep = lambda: None
@@ -578,7 +573,7 @@ def test_a_worker_waits_for_a_round_of_the_job(make, clock):
     told = []
     state = make(**worker, train_hooks=[told.append]).train()
     assert len(clock.slept) == 2 and [r.number for r in told] == [3, 4, 5] and int(state.round_num) == 5
-    assert make().evaluate() and Checkpoints(make().config.run_dir + "/checkpoints").rounds == (1, 2)
+    assert make().evaluate() and Checkpoints(tmp_path / "run" / "checkpoints").rounds == (1, 2)
 
 
 def test_processes_that_compute_a_round_together_do_not_wait_for_one_another(make, monkeypatch):
@@ -596,26 +591,26 @@ def test_the_first_worker_does_not_wait(make, clock):
 # run_std_server
 
 
-def test_the_coordinator_joins_and_takes_its_part(make):
+def test_the_coordinator_joins_and_takes_its_part(make, tmp_path):
     joined = []
-    cluster = Cluster("host0:1234", 2, initialize=lambda **settings: joined.append(settings))
-    make(train_rounds=1, cluster=cluster).run_std_server()
+    job = Job("host0:1234", 2, initialize=lambda **settings: joined.append(settings))
+    make(train_rounds=1, job=job).run_std_server()
     assert joined == [{"coordinator_address": "host0:1234", "num_processes": 2, "process_id": 0}]
-    assert Checkpoints(make().config.run_dir + "/checkpoints").rounds == (1,)
+    assert Checkpoints(tmp_path / "run" / "checkpoints").rounds == (1,)
 
 
 @pytest.mark.parametrize(
-    "cluster, missing",
+    "job, missing",
     [
         (None, "coordinator_address"),
-        (Cluster(initialize=pytest.fail), "coordinator_address"),
-        (Cluster("host0:1234", initialize=pytest.fail), "num_processes"),
-        (Cluster(num_processes=2, initialize=pytest.fail), "coordinator_address"),
+        (Job(initialize=pytest.fail), "coordinator_address"),
+        (Job("host0:1234", initialize=pytest.fail), "num_processes"),
+        (Job(num_processes=2, initialize=pytest.fail), "coordinator_address"),
     ],
 )
-def test_a_missing_setting_is_named(make, cluster, missing, tmp_path):
-    with pytest.raises(ValueError, match=rf"has not been told {missing}; begin the program with"):
-        make(cluster=cluster, train_hooks=[pytest.fail]).run_std_server()
+def test_a_missing_setting_is_named(make, job, missing, tmp_path):
+    with pytest.raises(ValueError, match=rf"needs the {missing} of the job, got None; begin the program with"):
+        make(job=job, train_hooks=[pytest.fail]).run_std_server()
     assert not (tmp_path / "run").exists()
 
 
@@ -645,39 +640,36 @@ def _weights_export():
         ({"process": Lacking("get_model_weights")}, ValueError, "needs `next`, which"),
         ({"process": Lacking("next")}, ValueError, "needs `get_model_weights`, which"),
         ({"process": Lacking("next", "get_model_weights")}, TypeError, "must be a LearningProcess"),
-        ({"exports": print}, ValueError, r"takes None, an Export or several, got <built-in"),
+        ({"exports": print}, ValueError, r"Experiment\(exports=...\) takes an Export or several, got <built-in"),
         ({"exports": [print]}, ValueError, "an Export or several"),
         ({"exports": [_weights_export(), _weights_export()]}, ValueError, "a name of its own, got same, same"),
-        ({"cohort_size": None}, ValueError, "either cohort_size=10, .* got neither"),
-        ({"participants": len, "cohort_size": 3}, ValueError, "got both"),
-        ({"participants": 3}, TypeError, "a function of the round number, got 3"),
+        ({"cohort_size": None}, TypeError, r"Experiment\(cohort_size=...\) must be an integer, .*cohort_size=10, or"),
+        ({"cohort_size": "all"}, TypeError, "or a function of the round number, got 'all'"),
+        ({"participants": len}, TypeError, r"takes checkpoints, .* of the arguments of Run, got participants; for"),
         ({"cohort_size": 9}, ValueError, "got 8 clients; use cohort_size=8 or less"),
         ({"cohort_size": 0}, ValueError, r"Experiment\(cohort_size=...\) must be at least 1"),
         ({"train_rounds": 0}, ValueError, r"Experiment\(train_rounds=...\) must be at least 1"),
         ({"eval_steps": 1.5}, TypeError, r"Experiment\(eval_steps=...\) must be an integer"),
         ({"min_eval_frequency": -1}, ValueError, r"Experiment\(min_eval_frequency=...\) must be at least 0, got -1"),
-        ({"worker": -1}, ValueError, r"Experiment\(worker=...\) must be at least 0, got -1"),
+        ({"job": Job(worker=-1)}, ValueError, r"Job\(worker=...\) must be at least 0, got -1"),
         ({"delay_by_round": "yes"}, TypeError, r"Experiment\(delay_by_round=...\) must be True or False, got 'yes'"),
         ({"progress": None}, TypeError, r"Experiment\(progress=...\) must be True or False, got None"),
-        ({"clock": 3.0}, TypeError, r"Experiment\(clock=...\) is a function, got 3.0"),
-        ({"sleep": None}, TypeError, r"Experiment\(sleep=...\) is a function, got None"),
         ({"throttle_secs": -1}, ValueError, "at least 0 and finite, got -1"),
         ({"eval_delay_secs": "soon"}, TypeError, "must be a number, got 'soon'"),
-        ({"delay_scale": float("nan")}, ValueError, "at least 0 and finite, got nan"),
+        ({"job": Job(delay_scale=float("nan"))}, ValueError, "at least 0 and finite, got nan"),
         ({"batching": 20}, TypeError, r"Experiment\(batching=...\) must be a Batching"),
-        ({"eval_batching": fd.Batching(4, shuffle=True)}, ValueError, "leave out `shuffle=True`"),
         ({"key": 0}, TypeError, r"Experiment\(key=...\) must be one typed key"),
-        ({"evaluation": None}, ValueError, "add model=model"),
-        ({"evaluation": len}, TypeError, "must be a computation of weights and client data, or a process"),
-        ({"eval_metrics": {}}, ValueError, "leave out one of them"),
+        ({"evaluation": None}, TypeError, r"Experiment\(evaluation=...\) must be a model, a computation .* got None"),
+        ({"evaluation": len}, TypeError, "a computation of weights and client data, or a process"),
+        ({"eval_metrics": {}}, ValueError, r"Experiment\(eval_metrics=...\) .* write evaluation=model, or leave out"),
         ({"train_data": []}, TypeError, r"Experiment\(train_data=...\) must be FederatedData, got list"),
         ({"eval_data": Anything()}, TypeError, r"Experiment\(eval_data=...\) must be FederatedData, got Anything"),
-        ({"train_hooks": [3]}, TypeError, r"Experiment\(train_hooks=...\) are functions, got \[3\]"),
-        ({"eval_hooks": print}, TypeError, r"Experiment\(eval_hooks=...\) are functions"),
-        ({"predicate": 3}, TypeError, r"Experiment\(predicate=...\) is a function of the last result, got 3"),
-        ({"cluster": "host0:1234"}, TypeError, r"Experiment\(cluster=...\) must be a Cluster, got 'host0:1234'"),
+        ({"train_hooks": [3]}, TypeError, r"Experiment\(train_hooks=...\) must be functions, got \[3\]"),
+        ({"eval_hooks": 3}, TypeError, r"Experiment\(eval_hooks=...\) must be functions"),
+        ({"predicate": 3}, TypeError, r"Experiment\(predicate=...\) must be a function of the last result, got 3"),
+        ({"job": "host0:1234"}, TypeError, r"Experiment\(job=...\) must be a Job, got 'host0:1234'"),
         ({"checkpoints": "here"}, TypeError, r"Experiment\(checkpoints=...\) must be Checkpoints"),
-        ({"release_manager": print}, TypeError, r"Experiment\(release_manager=...\) must be a ReleaseManager"),
+        ({"releases": print}, TypeError, r"Experiment\(releases=...\) must be a ReleaseManager"),
     ],
 )
 def test_refuses_before_anything_runs(change, error, message, make, tmp_path):
@@ -737,10 +729,9 @@ def test_nothing_of_the_user_runs_at_construction(make, data, tmp_path):
         train_hooks=[pytest.fail],
         eval_hooks=[pytest.fail],
         predicate=pytest.fail,
-        participants=pytest.fail,
+        cohort_size=pytest.fail,
         exports=Export("none", pytest.fail),
-        release_manager=fc.program.ReleaseManager(pytest.fail),
-        clock=pytest.fail,
-        sleep=pytest.fail,
+        releases=fc.program.ReleaseManager(pytest.fail),
+        _time=Time(pytest.fail, pytest.fail),
     )
     assert not (tmp_path / "run").exists()

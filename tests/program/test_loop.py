@@ -1,7 +1,5 @@
 """The loop of rounds: what it does while the devices compute, and in which order."""
 
-import functools
-
 import jax
 import numpy as np
 import optax
@@ -10,9 +8,7 @@ import pytest
 import fedjax_core as fc
 from fedjax_core.data import Batching, participation, sample_clients, synthetic_iid, uniform_sampler
 from fedjax_core.engine import _packing
-from fedjax_core.program import Checkpoints, release_to_memory
-from fedjax_core.program._history import History
-from fedjax_core.program._loop import Start, cohorts, run_rounds
+from fedjax_core.program import Checkpoints, Run, release_to_memory
 
 KEY = jax.random.key(7)
 
@@ -30,14 +26,11 @@ def data():
 
 @pytest.fixture
 def run(process, data):
-    """`run_rounds` from the first round on: `run(rounds, ask=..., ...)`."""
+    """Trains for some rounds: `run(rounds, sampler=..., ...)`."""
 
-    def run(rounds, *, ask=None, **others):
-        ask = functools.partial(sample_clients, KEY, ids=data.client_ids, num_clients=4) if ask is None else ask
-        arguments = {"evaluate": lambda number, state: None, "on_round": None, "progress": False, **others}
-        start = Start(process.initialize(), History(), 0, process.next, {})
-        draw = cohorts(ask, data, Batching(batch_size=20), KEY)
-        return run_rounds(start, rounds, draw, get_weights=process.get_model_weights, **arguments)
+    def run(rounds, *, sampler=4, **others):
+        batching = Batching(batch_size=20)
+        return Run(process, data, sampler=sampler, batching=batching, rounds=rounds, key=KEY, **others).train()
 
     return run
 
@@ -54,7 +47,7 @@ def test_the_next_round_is_read_before_the_last_one_is_told(run, data, monkeypat
         return read(*args)
 
     monkeypatch.setattr(_packing, "pack_wave", told_to_read)
-    run(3, ask=ask, on_round=lambda told: events.append(f"told {told.number}"))
+    run(3, sampler=ask, on_round=lambda told: events.append(f"told {told.number}"))
     first = ["ask 1", "read", "ask 2", "read", "told 1"]
     assert events == [*first, "ask 3", "read", "told 2", "told 3"]
 
@@ -80,9 +73,9 @@ def test_an_error_in_the_next_round_leaves_the_last_one_released(run, data, wher
     with pytest.raises(OSError, match="the disk is gone"):
         run(
             5,
-            ask=ask,
+            sampler=ask,
             on_round=lambda told: numbers.append(told.number),
-            release_manager=release_to_memory(released),
+            releases=release_to_memory(released),
             checkpoints=checkpoints,
         )
     assert numbers == list(released) == [1, 2]
@@ -98,7 +91,7 @@ def test_an_error_that_passes_costs_nothing(run, data):
             raise OSError("the disk is busy")
         return sample_clients(number, data.client_ids, 4, key=KEY)
 
-    weights = run(3, ask=ask).state.weights
+    weights = run(3, sampler=ask).state.weights
     jax.tree.map(np.testing.assert_array_equal, weights, run(3).state.weights)
     assert asked == [1, 2, 2, 3]
 
@@ -112,7 +105,7 @@ def test_ctrl_c_while_the_next_round_is_drawn_leaves_the_last_one_told(run, proc
         return sample_clients(number, data.client_ids, 4, key=KEY)
 
     with pytest.raises(KeyboardInterrupt):
-        run(10, ask=ask, on_round=lambda told: numbers.append(told.number), checkpoints=checkpoints)
+        run(10, sampler=ask, on_round=lambda told: numbers.append(told.number), checkpoints=checkpoints)
     assert numbers == [1, 2]
     checkpoint = checkpoints.restore(process.initialize())
     assert checkpoint.round == len(checkpoint.history) == 2  # round 3 was not told of, and runs again
@@ -127,6 +120,6 @@ def test_skipped_rounds_among_others(run, data):
         return participants(number)._replace(ids=(), skipped=True) if few else participants(number)
 
     told = []
-    run(4, ask=ask, on_round=told.append)
+    run(4, sampler=ask, on_round=told.append)
     assert [round.metrics is None for round in told] == [False, True, True, False]
     assert told[0].state is told[1].state is told[2].state

@@ -14,6 +14,7 @@ from fedjax_core.data import Batching, synthetic_iid
 from fedjax_core.program import (
     Checkpoints,
     CheckpointTypeError,
+    Evaluation,
     ReleaseManager,
     RunFolder,
     group_releases,
@@ -61,13 +62,11 @@ def arguments(process):
     return {
         "process": process,
         "train_data": data,
-        "cohort_size": 4,
+        "sampler": 4,
         "rounds": ROUNDS,
         "batching": Batching(batch_size=20, shuffle=True),
         "key": jax.random.key(7),
-        "evaluation": fc.algorithms.federated_evaluation(fc.models.logistic_regression(60, 10)),
-        "test_data": held_out,
-        "evaluate_every": 2,
+        "evaluation": Evaluation(held_out, fc.models.logistic_regression(60, 10), every=2),
     }
 
 
@@ -143,7 +142,7 @@ def test_files_hold_every_round_once(arguments, uninterrupted, tmp_path):
         csv_, lines = release_to_csv(tmp_path / "released.csv"), release_to_json_lines(tmp_path / "released.jsonl")
         folder = RunFolder(tmp_path / "run", resume=True)
         checkpoints = Checkpoints(folder.path / "checkpoints", every=3)
-        return {"folder": folder, "checkpoints": checkpoints, "release_manager": group_releases(csv_, lines)}
+        return {"folder": folder, "checkpoints": checkpoints, "releases": group_releases(csv_, lines)}
 
     for stop in (2, 4):
         _stopped(arguments, stop, **outlets())
@@ -182,7 +181,7 @@ def test_a_service_that_fails_costs_no_round(release_to, arguments, uninterrupte
         return {
             "folder": folder,
             "checkpoints": checkpoints,
-            "release_manager": group_releases(lines, release_to(service)),
+            "releases": group_releases(lines, release_to(service)),
         }
 
     first, second = Service(3), Service(None)
@@ -203,7 +202,7 @@ def test_a_round_has_a_checkpoint_only_when_it_is_released(failure, arguments, t
             raise failure
 
     with pytest.raises(failure):
-        train(**arguments, checkpoints=Checkpoints(tmp_path, every=1), release_manager=ReleaseManager(release))
+        train(**arguments, checkpoints=Checkpoints(tmp_path, every=1), releases=ReleaseManager(release))
     assert Checkpoints(tmp_path).rounds == (1, 2)
 
 
@@ -222,7 +221,7 @@ def test_of_another_algorithm_nothing_is_loaded_or_written(arguments, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"cohort_size": 5}, "the rounds after 2 are not those of an uninterrupted run: cohort_size was 4 and is 5"),
+        ({"sampler": 5}, "the rounds after 2 are not those of an uninterrupted run: cohort_size was 4 and is 5"),
         ({"key": jax.random.key(8)}, r"key was \[0, 7\] and is \[0, 8\]"),
         ({"batching": Batching(batch_size=10)}, "batching was .*20.* and is .*10"),
     ],
@@ -242,7 +241,7 @@ def _with_lanes(process, lanes):
 def test_lanes_belong_to_a_checkpoint(arguments, tmp_path):
     """Those that were left to the engine become the checkpoint's, others are told."""
     process = fc.algorithms.fed_avg(fc.models.logistic_regression(60, 10), optax.sgd(0.05), key=jax.random.key(1))
-    small = {**arguments, "process": process, "evaluation": None, "test_data": None, "rounds": 3}
+    small = {**arguments, "process": process, "evaluation": None, "rounds": 3}
     three = {**small, "process": _with_lanes(process, 3)}
     expected = train(**three)
     _stopped(three, 2, checkpoints=Checkpoints(tmp_path, every=1))
@@ -261,8 +260,8 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(arguments, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"checkpoints": "runs"}, r"train\(checkpoints=...\) must be Checkpoints, got 'runs'"),
-        ({"release_manager": print}, r"train\(release_manager=...\) must be a ReleaseManager, got <built-in"),
+        ({"checkpoints": "runs"}, r"Run\(checkpoints=...\) must be Checkpoints, got 'runs'"),
+        ({"releases": print}, r"Run\(releases=...\) must be a ReleaseManager or several, got <built-in"),
     ],
 )
 def test_refuses_before_anything_runs(change, message, arguments):

@@ -19,7 +19,7 @@ def arguments():
     return {
         "process": fc.algorithms.fed_avg(model, optax.sgd(0.05), aggregator=aggregator, key=KEY),
         "train_data": synthetic_iid(num_clients=12, key=jax.random.key(0)),
-        "cohort_size": 4,
+        "sampler": 4,
         "rounds": 3,
         "batching": Batching(batch_size=20),
         "key": KEY,
@@ -52,7 +52,7 @@ def test_summary_says_loss_and_epsilon():
     ("sampling", "message"),
     [
         (privacy.fixed_size(4, 100), r"got sampling=fixed_size\(4, 100\); use sampling=fc.privacy.fixed_size\(4, 12\)"),
-        (privacy.poisson(1 / 3), r"must be for the cohorts that train draws, got sampling=poisson\("),
+        (privacy.poisson(1 / 3), r"must be for the cohorts that the run draws, got sampling=poisson\("),
         (privacy.everyone(), r"got sampling=everyone\(\)"),
     ],
 )
@@ -63,10 +63,10 @@ def test_accounting_for_other_cohorts_is_refused(arguments, sampling, message):
 
 def test_cohorts_of_everyone_are_accounted_for_either_way(arguments):
     for sampling in (privacy.everyone(), privacy.fixed_size(12, 12)):
-        run = train(**arguments | {"cohort_size": 12, "rounds": 1}, accounting=_accounting(sampling))
+        run = train(**arguments | {"sampler": 12, "rounds": 1}, accounting=_accounting(sampling))
         assert run.history.column("privacy/epsilon")[0] > 0
 
 
 def test_what_is_no_accounting_is_refused(arguments):
-    with pytest.raises(TypeError, match=r"train\(accounting=...\) must be an Accounting, got 2.0; use fc.privacy.acc"):
+    with pytest.raises(TypeError, match=r"Run\(accounting=...\) must be an Accounting, got 2.0; use fc.privacy.acc"):
         train(**arguments, accounting=2.0)

@@ -1,0 +1,127 @@
+"""When a run is over: after its last round, or before, when a metric no longer improves."""
+
+import dataclasses
+import math
+from typing import Any
+
+from fedjax_core.program import _checks
+from fedjax_core.program._history import History
+
+_HELD_OUT = "held_out/"
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping:
+    """Ends a run after a metric has not improved for a while; the `rounds` of a `Run`.
+
+    The decision is a function of the history, which every checkpoint holds, so a resumed run ends after the same
+    round as one that was never interrupted. A run that ends early evaluates, writes a checkpoint and exports as after
+    its last round. `Checkpoints(best_metric=...)` keeps the best round, too.
+
+    Attributes:
+      metric: its name as in `History.columns`, for example `"held_out/eval/loss"` or `"client_work/train/loss"`.
+      patience: ends the run after so many measurements in a row that are no better than the best before them. A
+        metric of the evaluation is measured after each `Evaluation.every` rounds, another one after each round. NaN is
+        no better than anything.
+      mode: "min" or "max", which of the metric's values is best.
+      min_delta: how much better a value must be to count as better.
+      max_rounds: the number of the last round if the metric goes on improving; None for no end.
+
+    Raises:
+      TypeError: `metric` is not a text, or a number is of another kind.
+      ValueError: a number is out of its range, or `mode` is unknown.
+
+    Example:
+      >>> import jax, optax, fedjax_core as fc
+      >>> data, test_data = fc.data.synthetic_iid(num_clients=20, key=jax.random.key(0)).split_examples(0.8)
+      >>> model = fc.models.logistic_regression(60, 10)
+      >>> result = fc.program.train(
+      ...     fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(1)),
+      ...     data,
+      ...     sampler=5,
+      ...     rounds=EarlyStopping("held_out/eval/loss", patience=2, min_delta=0.5, max_rounds=50),
+      ...     batching=fc.data.Batching(batch_size=20),
+      ...     evaluation=fc.program.Evaluation(test_data, model, every=1),
+      ...     key=jax.random.key(2),
+      ... )
+      >>> len(result.history) < 50
+      True
+    """
+
+    metric: str
+    patience: int
+    mode: str = "min"
+    min_delta: float = 0.0
+    max_rounds: int | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.metric, str):
+            raise TypeError(
+                f"EarlyStopping(metric=...) must be the name of a metric, got {self.metric!r}; for example "
+                "'held_out/eval/loss'"
+            )
+        _checks.checked_count("EarlyStopping", "patience", self.patience)
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"EarlyStopping(mode=...) must be 'min' or 'max', got {self.mode!r}; use mode='min'")
+        _checks.checked_not_negative("EarlyStopping", "min_delta", self.min_delta)
+        if self.max_rounds is not None:
+            _checks.checked_count("EarlyStopping", "max_rounds", self.max_rounds)
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether the evaluation measures the metric."""
+        return self.metric.startswith(_HELD_OUT)
+
+
+class Ending:
+    """Decides after each round whether it was the last one.
+
+    Args:
+      rounds: of a `Run`.
+      evaluate_every: rounds from one evaluation to the next; None where there are none in between.
+
+    Attributes:
+      last_round: the number of the last round at most; None for no end.
+    """
+
+    def __init__(self, rounds: int | EarlyStopping | None, evaluate_every: int | None):
+        self._rule = rounds if isinstance(rounds, EarlyStopping) else None
+        self.last_round = rounds if self._rule is None else self._rule.max_rounds
+        self._every = evaluate_every
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the rounds so far."""
+        self._best = math.inf
+        self._waited = 0
+
+    def replay(self, history: History, completed: int) -> bool:
+        """Whether a run with this history is over; `measured` goes on from there."""
+        self.reset()
+        over = self._is_last(completed)
+        for record in history.records:
+            over |= self.measured(record.round, record.row())
+        return over
+
+    def measured(self, number: int, values: dict[str, Any]) -> bool:
+        """Whether a round is the last one, given what was measured after it.
+
+        Args:
+          number: of the round.
+          values: by their names in a history. A metric of the early stopping that is not among them decides nothing,
+            so that the numbers of a round and those of its evaluation can be given one after the other.
+        """
+        rule = self._rule
+        if rule is not None and rule.metric in values and self._counts(number):
+            value = values[rule.metric] if rule.mode == "min" else -values[rule.metric]
+            # The first value is better than none; a comparison with NaN is false, so NaN never is.
+            better = value < self._best - rule.min_delta
+            self._best, self._waited = (value, 0) if better else (self._best, self._waited + 1)
+        return self._is_last(number) or (rule is not None and self._waited >= rule.patience)
+
+    def _is_last(self, number: int) -> bool:
+        return self.last_round is not None and number >= self.last_round
+
+    def _counts(self, number: int) -> bool:
+        """The evaluation after the last round of a run that is extended later is not one of a longer run's."""
+        return not self._rule.is_held_out or (self._every is not None and number % self._every == 0)

@@ -1,0 +1,175 @@
+"""Outlets: where the rounds of a run go."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
+from fedjax_core.program._history import History, Record, named_values
+from fedjax_core.program._progress import ProgressBar
+from fedjax_core.program._releases import ReleaseManager
+from fedjax_core.program._run_folder import RunFolder
+from fedjax_core.program._warn import warn
+
+_LOGGER = logging.getLogger("fedjax_core")
+
+
+class Round(NamedTuple):
+    """What the `on_round` hooks of a run are given after each round.
+
+    Attributes:
+      number: of the round, from 1.
+      state: the process's state after it.
+      metrics: what the process measured, its arrays as NumPy arrays; None if the round was skipped.
+      held_out: what the evaluation measured after it, likewise; None if there was none.
+      record: the same in plain numbers.
+      is_last: whether the run ends with it.
+    """
+
+    number: int
+    state: Any
+    metrics: Any
+    held_out: Any
+    record: Record
+    is_last: bool
+
+
+def _nothing() -> None:
+    pass
+
+
+class Outlet(NamedTuple):
+    """Takes the rounds of a run, each after the outlets before it in the list have taken it.
+
+    Attributes:
+      take: `(round)`, after each round. An exception ends the run.
+      interrupt: `()`, where Ctrl-C ends the run, before `close`.
+      close: `()`, at the end of the run, however it ends.
+    """
+
+    take: Callable[[Round], Any]
+    interrupt: Callable[[], Any] = _nothing
+    close: Callable[[], Any] = _nothing
+
+
+def to_progress_bar(last_round: int | None, completed: int) -> Outlet:
+    """Shows a progress bar from now on."""
+    bar = ProgressBar(last_round, completed)
+    bar.__enter__()
+    return Outlet(lambda round_: bar.update(round_.record), close=lambda: bar.__exit__(None, None, None))
+
+
+def to_log() -> Outlet:
+    """Logs the clients that a round left out, by name, and warns of the first round that left out all of them."""
+    warned = False
+
+    def take(round_: Round) -> None:
+        nonlocal warned
+        record = round_.record
+        left_out = record.num_left_out
+        if left_out:
+            who = ", ".join(f"{client} ({reason})" for client, reason in record.left_out) or record.reasons_left_out
+            _LOGGER.info("round %d left out %d of %d clients: %s", record.round, left_out, record.num_clients, who)
+        if not warned and 0 < left_out == record.num_clients:
+            warned = True
+            warn(
+                f"round {record.round} left out all of its {left_out} clients, since something was not finite: "
+                f"{record.reasons_left_out}; lower the learning rates, or look for the first step that is not finite: "
+                "fc.testing.debug_client(process, state, client)"
+            )
+
+    return Outlet(take)
+
+
+def to_folder(folder: RunFolder, state: Any, history: History, get_weights: Callable[[Any], Any]) -> Outlet:
+    """Writes `metrics.csv` as the run goes on, and all of `RunFolder.finish` at its end.
+
+    Args:
+      folder: where to.
+      state: with which the run begins.
+      history: of the run, which grows.
+      get_weights: state -> the model's weights.
+    """
+    latest = state
+
+    def take(round_: Round) -> None:
+        nonlocal latest
+        latest = round_.state
+        folder.write_metrics(history)
+
+    def close() -> None:
+        if len(history):
+            folder.finish(get_weights(latest), history)
+
+    return Outlet(take, close=close)
+
+
+def to_releases(releases: Sequence[ReleaseManager]) -> Outlet:
+    """Releases the values of each round, by name, to one manager after the other."""
+
+    def take(round_: Round) -> None:
+        values = _released_values(round_)
+        for manager in releases:
+            manager.release(values, round_.number)
+
+    return Outlet(take)
+
+
+def to_checkpoints(
+    checkpoints: Checkpoints, history: History, run_identity: dict[str, Any], environment: Callable[[], dict[str, Any]]
+) -> Outlet:
+    """Writes a checkpoint when one is due, after the last round, and of the latest round where Ctrl-C ends the run.
+
+    It stands behind the outlets that release: a round has a checkpoint only when it is released, since a run that goes
+    on from there does not release it again.
+
+    Args:
+      checkpoints: where to.
+      history: of the run, which grows.
+      run_identity: see `Checkpoint`.
+      environment: gives that of a `Checkpoint`, which the first round may decide.
+    """
+    latest = saved = None
+
+    def save() -> None:
+        nonlocal saved
+        checkpoints.save(Checkpoint(latest.number, latest.state, history, run_identity, environment()))
+        saved = latest.number
+
+    def take(round_: Round) -> None:
+        nonlocal latest
+        latest = round_
+        if round_.number % checkpoints.every == 0 or round_.is_last:
+            save()
+
+    def interrupt() -> None:
+        # A round that is in the history and was not released must run again, so it gets no checkpoint.
+        if latest is not None and saved != latest.number == history.records[-1].round:
+            save()
+
+    return Outlet(take, interrupt, checkpoints.wait)
+
+
+def to_hooks(hooks: Sequence[Callable[[Round], Any]]) -> Outlet:
+    """Calls the hooks."""
+
+    def take(round_: Round) -> None:
+        for hook in hooks:
+            hook(round_)
+
+    return Outlet(take)
+
+
+def _released_values(round_: Round) -> dict[str, Any]:
+    """What is released after a round, by name."""
+    record = round_.record
+    # Numbers that the loop adds to those of the process, which the record has in their plain form alone.
+    added = {n: v for n, v in record.metrics.items() if n.startswith(("participation/", "privacy/"))}
+    return {
+        "seconds": record.seconds,
+        "round_seconds": record.round_seconds,
+        "num_clients": record.num_clients,
+        **added,
+        **named_values(round_.metrics),
+        **{f"held_out/{name}": value for name, value in named_values(round_.held_out).items()},
+    }

@@ -1,0 +1,462 @@
+"""A run: rounds of a learning process, with all that they leave."""
+
+import contextlib
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_core.algorithms import LearningState
+from fedjax_core.data import Batching, FederatedData, Participation, Sampler, sample_clients
+from fedjax_core.privacy import Accounting
+from fedjax_core.program import _checks, _outlets
+from fedjax_core.program import _run_arguments as _arguments
+from fedjax_core.program._atomic import remove_leftovers, write_folder_atomically
+from fedjax_core.program._checkpoint_folder import state_digest
+from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
+from fedjax_core.program._early_stopping import EarlyStopping, Ending
+from fedjax_core.program._evaluating import Evaluation, Evaluator
+from fedjax_core.program._exports import Export
+from fedjax_core.program._history import History
+from fedjax_core.program._loop import RoundCohort, RunStart, cohort_drawer, environment_of, run_rounds, with_lanes
+from fedjax_core.program._outlets import Outlet, Round
+from fedjax_core.program._releases import ReleaseManager
+from fedjax_core.program._run_folder import RunFolder
+from fedjax_core.program._run_settings import RunSettings, save_settings
+from fedjax_core.program._sole_writer import sole_writer
+from fedjax_core.program._warn import warn
+from fedjax_core.program._watching import Time, watch
+from fedjax_core.program._weights import load_weights
+from fedjax_core.templates import LearningProcess
+
+
+class TrainResult(NamedTuple):
+    """What training gives.
+
+    Attributes:
+      state: the process's state after the last round.
+      history: a `History` with one record a round.
+      held_out: what the last evaluation measured; None without an evaluation.
+      exports: the folders that the exports wrote, in their order.
+    """
+
+    state: Any
+    history: History
+    held_out: Any = None
+    exports: tuple[pathlib.Path, ...] = ()
+
+
+class Run:
+    """Rounds of a learning process, each with freshly drawn clients, and all that they leave.
+
+    A run is a function of its arguments. Round `r` (from 1) draws its clients by `sampler` and shuffles with
+    `fold_in(key, r)`. With a folder, or with checkpoints, it can be interrupted or killed at any time: `train()` goes
+    on after the latest checkpoint, and ends with the bits of a run that was never interrupted. The folder holds
+
+    ```
+    run.json                   the settings, versions and devices
+    metrics.csv                a line a round, as the run goes on
+    weights.npz, curves.png    at its end, also when an error or Ctrl-C ends it after some rounds
+    checkpoints/               from which it goes on
+    evaluation/                metrics.jsonl, a line an evaluation; the states of a `fed_eval` process
+    exports/<name>/            what the exports write
+    ```
+
+    Of several processes of one `jax.distributed` job, which all make the same run and call the same methods, the first
+    one writes, releases and shows progress. A second run that wants to write to a folder in which one is training
+    is refused; `evaluate` and `watch` may go on beside it, in any process.
+
+    The arguments are attributes, checked and complete: `folder` is a `pathlib.Path`, `checkpoints` those in the folder
+    where none are given, `evaluation.by` a computation or a process, `releases`, `exports` and `on_round` are tuples.
+
+    Attributes:
+      settings: the plain values among the arguments, a `RunSettings`.
+      last_round: the number of the last round, if it does not end earlier; None for no end.
+
+    Example:
+      >>> import jax, optax, tempfile, fedjax_core as fc
+      >>> data, test_data = fc.data.synthetic_iid(num_clients=20, key=jax.random.key(0)).split_examples(0.8)
+      >>> model = fc.models.logistic_regression(60, 10, metrics={"accuracy": fc.metrics.accuracy()})
+      >>> folder = tempfile.mkdtemp()
+      >>> def run(rounds):
+      ...     return Run(
+      ...         fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(1)),
+      ...         data,
+      ...         sampler=5,
+      ...         batching=fc.data.Batching(batch_size=20),
+      ...         rounds=rounds,
+      ...         folder=folder,
+      ...         evaluation=fc.program.Evaluation(test_data, model),
+      ...         exports=fc.program.export_weights(),
+      ...         key=jax.random.key(2),
+      ...     )
+      >>> result = run(rounds=2).train()
+      >>> result = run(rounds=4).train()  # goes on with round 3
+      >>> len(result.history), sorted(result.held_out["eval"])[:2], [path.name for path in result.exports]
+      (4, ['accuracy', 'loss'], ['weights'])
+    """
+
+    _time = Time()
+    _writes = True
+
+    def __init__(
+        self,
+        process: LearningProcess,
+        train_data: FederatedData,
+        *,
+        sampler: int | Sampler | Callable[[int], Participation],
+        batching: Batching,
+        rounds: int | EarlyStopping | None,
+        folder: str | os.PathLike | RunFolder | None = None,
+        evaluation: Evaluation | None = None,
+        checkpoints: Checkpoints | None = None,
+        releases: ReleaseManager | Sequence[ReleaseManager] = (),
+        exports: Export | Sequence[Export] = (),
+        accounting: Accounting | None = None,
+        initial_state: Any = None,
+        on_round: Callable[[Round], Any] | Sequence[Callable[[Round], Any]] = (),
+        progress: bool = True,
+        key: jax.Array,
+    ):
+        """Checks the arguments, and neither runs nor writes anything.
+
+        Args:
+          process: for example `fed_avg(model, optax.sgd(0.1), key=...)`.
+          train_data: the population that cohorts are drawn from.
+          sampler: the number of clients a round, which are drawn uniformly without replacement by
+            `sample_clients(r, ..., key=key)`; or a function from the round number to the ids of the clients, such as
+            `data.poisson_sampler(...)`, or to a `Participation`, as `data.participation(...)` gives it, whose skipped
+            rounds leave the state as it is. A function must be a pure one: it is called while the round before
+            computes, and again by a run that goes on.
+          batching: how the examples of a client become batches.
+          rounds: the number of the last round, those before the latest checkpoint included; an `EarlyStopping`, which
+            ends the run when a metric no longer improves; None for no end.
+          folder: where the run leaves its files; None for nowhere. One that is there is continued; a
+            `RunFolder(...)` decides that itself.
+          evaluation: of held-out clients, for example `Evaluation(test_data, model)`.
+          checkpoints: where checkpoints go, how often, and which are kept; None is `Checkpoints(folder /
+            "checkpoints")`, and none without a folder. Where the number of lanes is left to the engine, it is the
+            checkpoint's.
+          releases: get, after each round, `seconds`, `round_seconds`, `num_clients`, what the process measured and,
+            under `held_out/`, what the evaluation measured; one or several, the files before what may fail.
+          exports: written into the folder at the end of the run.
+          accounting: what the rounds cost in privacy, as `fc.privacy.accounting(...)` counts it for the process's
+            `private_mean`; each record then has the metric `privacy/epsilon`. Its sampling must be that of `sampler`,
+            which is checked for a number and for a sampler that says what it is; for another function you answer.
+          initial_state: with which the first round begins; None is `process.initialize()`. To fine-tune the weights of
+            another run give `process.set_model_weights(process.initialize(), weights)`, with
+            `load_weights(path, like=...)`. A run that has a checkpoint goes on from there, and warns if it began
+            with another state.
+          on_round: called with a `Round` after each; a function or several.
+          progress: whether to show a progress bar on standard error if that is a terminal.
+          key: draws cohorts and shuffling. The process has a key of its own.
+
+        Raises:
+          TypeError: an argument is of another kind than described, or the data is not of the type that the process or
+            the evaluation takes.
+          ValueError: a number is out of its range; `process` has no `next` or no `get_model_weights`; an export is
+            not an `Export`, or there are exports and no folder; `accounting` is for another sampling; nothing measures
+            the metric of an early stopping.
+        """
+        _arguments.check_process(process)
+        _checks.check_data("Run", "train_data", train_data, "the process", process.next)
+        sampler = _arguments.checked_sampler(sampler, train_data)
+        _checks.check_batching("Run", "batching", batching)
+        _checks.check_key("Run", key)
+        rounds = _arguments.checked_rounds(rounds)
+        evaluation = _arguments.checked_evaluation(evaluation, process, batching)
+        _arguments.check_accounting(accounting, sampler, len(train_data))
+        _arguments.check_early_stopping(rounds, process, evaluation, accounting)
+        _arguments.check_initial_state(initial_state, process)
+        _checks.check_switch("Run", "progress", progress)
+        self._folder = _arguments.checked_folder(folder)
+        self.folder = self._folder.path if isinstance(self._folder, RunFolder) else self._folder
+        self.checkpoints = _arguments.checked_checkpoints(checkpoints, self.folder)
+        self.releases = _arguments.checked_releases(releases)
+        self.exports = _arguments.checked_exports(exports, self.folder)
+        self.on_round = _arguments.checked_functions("Run", "on_round", on_round)
+        self.process, self.train_data, self.sampler, self._key = process, train_data, sampler, key
+        self.evaluation, self.accounting, self.initial_state = evaluation, accounting, initial_state
+        self._progress = progress
+        self.settings = RunSettings(
+            key_data=tuple(jax.random.key_data(key).tolist()),
+            cohort_size=sampler if isinstance(sampler, int) else None,
+            num_clients=len(train_data),
+            batching=batching,
+            rounds=rounds,
+            eval_batching=None if evaluation is None else evaluation.batching,
+            eval_steps=None if evaluation is None else evaluation.steps,
+            eval_every=None if evaluation is None else evaluation.every,
+            checkpoint_every=None if self.checkpoints is None else self.checkpoints.every,
+        )
+        self._trained = None
+
+    def train(self) -> TrainResult:
+        """Runs the rounds that are left, from the latest checkpoint where there is one, to the end of the run.
+
+        A run that is over runs no round. It makes up for what a process that was killed at the very end did not write,
+        and evaluates and exports again where it has an evaluation and exports.
+
+        Returns:
+          A `TrainResult(state, history, held_out, exports)`.
+
+        Warns:
+          UserWarning: the rounds that follow are not those of an uninterrupted run, since settings, versions or
+            devices are others than at the checkpoint, or the run began with another state; or a round left out all
+            of its clients.
+
+        Raises:
+          CheckpointTypeError: the latest checkpoint is of another model or algorithm.
+          BlockingIOError: another run is writing to the folder or to that of the checkpoints.
+          OSError: something cannot be written.
+        """
+        with self._writing():
+            start, ending = self._start(), self._ending()
+            folder = self._open_folder()
+            if ending.replay(start.history, start.completed):
+                return self._make_up(start, folder)
+            if folder is not None:
+                save_settings(folder, self.settings, self.process.state_type.member)
+            last = run_rounds(
+                start,
+                ending,
+                self._draw,
+                evaluate=self._evaluate_if_due,
+                added=self._spent,
+                outlets=self._outlets(start, ending, folder),
+                clock=self._time.clock,
+            )
+            self._trained = last.number, last.state
+            return TrainResult(last.state, start.history, last.held_out, self._export(last.state, last.held_out))
+
+    def evaluate(self) -> Any:
+        """Evaluates the latest checkpoint; without checkpoints, the state that `train` ended with.
+
+        Returns:
+          What the evaluation measures, for example `{"eval": {"loss": ..., "accuracy": ...}}`.
+
+        Raises:
+          ValueError: the run has no evaluation.
+          FileNotFoundError: there is no checkpoint, and nothing to evaluate.
+        """
+        evaluator, checkpoint = self._evaluator, self.restore()
+        if checkpoint is not None:
+            return evaluator(checkpoint.round, checkpoint.state)
+        if self._trained is None:
+            where = "" if self.checkpoints is None else f" in {self.checkpoints.folder}"
+            raise FileNotFoundError(f"there is no checkpoint to evaluate{where}; train() first")
+        return evaluator(*self._trained)
+
+    def watch(self, every_secs: float = 60.0, until: Callable[[Any], bool] | None = None, again: bool = False) -> Any:
+        """Evaluates each new checkpoint that another process leaves, until the run is over there.
+
+        Checkpoints that come faster than they can be evaluated are passed over. Where there is no new one the result
+        is `{}`, and a warning is logged at most once in ten minutes.
+
+        Args:
+          every_secs: seconds from the start of one evaluation, or of a look in vain, to the next.
+          until: is given the last result, None at first, and ends the watch by a true value.
+          again: whether to evaluate the latest checkpoint again if there is no new one.
+
+        Returns:
+          The metrics of the last evaluation, `{}` if there was none.
+
+        Raises:
+          ValueError: the run has no evaluation or no checkpoints, or `every_secs` is negative.
+        """
+        _checks.checked_not_negative("watch", "every_secs", every_secs)
+        if self.checkpoints is None:
+            raise ValueError("watch() waits for checkpoints, got a run without them; give it a folder=...")
+        evaluator = self._evaluator
+        return watch(
+            self.checkpoints,
+            self._first_state(),
+            lambda checkpoint: evaluator(checkpoint.round, checkpoint.state),
+            time=self._time,
+            throttle_secs=every_secs,
+            only_once=not again,
+            is_over=lambda checkpoint: self._ending().replay(checkpoint.history, checkpoint.round),
+            until=until,
+        )
+
+    def restore(self) -> Checkpoint | None:
+        """The latest checkpoint that is whole, None if there is none.
+
+        Raises:
+          CheckpointTypeError: it is of another model or algorithm.
+        """
+        return None if self.checkpoints is None else self.checkpoints.restore(self._first_state())
+
+    def test(self) -> Any:
+        """Tries everything: a round with one client and one batch, and an evaluation. Leaves nothing in the folder.
+
+        The hooks are called. Nothing is released or exported.
+
+        Returns:
+          What the evaluation measures; None without one.
+        """
+        data, batching = self.train_data, self.settings.batching
+        clients = [i for i, size in zip(data.client_ids, data.sizes) if size][:1]
+        cohort = data.cohort(clients, batching, max_steps=1, key=self._key)
+        state = self._try(lambda number: RoundCohort(cohort, len(clients), {}), [_outlets.to_hooks(self.on_round)])
+        if self.evaluation is None:
+            return None
+        return self._evaluator_in(None)(1, state)
+
+    @property
+    def last_round(self) -> int | None:
+        """The number of the last round, if the run does not end earlier; None for no end."""
+        return self._ending().last_round
+
+    @property
+    def _is_writer(self) -> bool:
+        return self._writes and jax.process_index() == 0
+
+    @functools.cached_property
+    def _draw(self) -> Callable:
+        ids, size = self.train_data.client_ids, self.sampler
+        sampler = (lambda number: sample_clients(number, ids, size, key=self._key)) if isinstance(size, int) else size
+        return cohort_drawer(sampler, self.train_data, self.settings.batching, key=self._key)
+
+    @functools.cached_property
+    def _evaluator(self) -> Evaluator:
+        if self.evaluation is None:
+            raise ValueError("the run has no evaluation; give it evaluation=fc.program.Evaluation(test_data, model)")
+        keeps = self.folder is not None and self.evaluation.name is not None and self._writes
+        return self._evaluator_in(self.folder / self.evaluation.name if keeps else None)
+
+    def _evaluator_in(self, folder: pathlib.Path | None) -> Evaluator:
+        return Evaluator(self.evaluation, _arguments.selection(self.process, self.evaluation.by), folder)
+
+    def _try(self, draw: Callable[[int], RoundCohort], outlets: Sequence[Outlet] = (), rounds: int = 1) -> Any:
+        """The state after the first rounds, of which nothing is left."""
+        start = RunStart(self._first_state(), History(), 0, self.process.next)
+        return run_rounds(start, Ending(rounds, None), draw, outlets=outlets, clock=self._time.clock).state
+
+    def _ending(self) -> Ending:
+        return Ending(self.settings.rounds, self.settings.eval_every)
+
+    def _first_state(self) -> Any:
+        own = self.process.initialize()
+        if self.initial_state is None:
+            return own
+        # On the devices and in the containers of the process's own state: else the first round is traced twice.
+        leaves = map(_placed, jax.tree.leaves(self.initial_state), jax.tree.leaves(own))
+        return jax.tree.unflatten(jax.tree.structure(own), list(leaves))
+
+    def _start(self) -> RunStart:
+        first = self._first_state()
+        checkpoint = None if self.checkpoints is None else self.checkpoints.restore(like=first)
+        if checkpoint is None:
+            return RunStart(first, History(), 0, self.process.next)
+        next_round = with_lanes(self.process.next, checkpoint.environment.get("lanes"))
+        _warn_if_different(checkpoint, {**self._identity(), **environment_of(next_round)})
+        _warn_of_another_key(checkpoint.state, first)
+        return RunStart(checkpoint.state, checkpoint.history, checkpoint.round, next_round)
+
+    def _identity(self) -> dict[str, Any]:
+        """See `Checkpoint.run_identity`."""
+        begun = {} if self.initial_state is None else {"initial_state": state_digest(self._first_state())}
+        return {**self.settings.identity(), **begun}
+
+    @contextlib.contextmanager
+    def _writing(self):
+        """The time in which the run writes: another one that wants to write there is refused."""
+        folders = [self.folder, None if self.checkpoints is None else self.checkpoints.folder]
+        with sole_writer(*(folder for folder in folders if folder is not None and self._is_writer)):
+            yield
+
+    def _open_folder(self) -> RunFolder | None:
+        if self._folder is None or not self._is_writer:
+            return None
+        return self._folder if isinstance(self._folder, RunFolder) else RunFolder(self._folder, resume=True)
+
+    def _outlets(self, start: RunStart, ending: Ending, folder: RunFolder | None) -> list[Outlet]:
+        """Where the rounds go: those behind the checkpoints may end the run and lose nothing."""
+        outlets = [_outlets.to_log()]
+        if folder is not None:
+            outlets.append(_outlets.to_folder(folder, start.state, start.history, self.process.get_model_weights))
+        if self.releases and self._is_writer:
+            outlets.append(_outlets.to_releases(self.releases))
+        if self.checkpoints is not None and self._writes:
+            environment = functools.partial(environment_of, start.next)
+            outlets.append(_outlets.to_checkpoints(self.checkpoints, start.history, self._identity(), environment))
+        outlets.append(_outlets.to_hooks(self.on_round))
+        if self._progress and self._is_writer:
+            outlets.insert(0, _outlets.to_progress_bar(ending.last_round, start.completed))
+        return outlets
+
+    def _evaluate_if_due(self, number: int, state: Any, is_last: bool) -> Any:
+        every = self.settings.eval_every
+        if self.evaluation is None or not (is_last or (every is not None and number % every == 0)):
+            return None
+        return self._evaluator(number, state)
+
+    def _spent(self, number: int) -> dict[str, float]:
+        return {} if self.accounting is None else {"privacy/epsilon": self.accounting.epsilon_so_far(number)}
+
+    def _export(self, state: Any, metrics: Any) -> tuple[pathlib.Path, ...]:
+        return tuple(self._write_export(export, state, metrics) for export in self.exports)
+
+    def _write_export(self, export: Export, state: Any, metrics: Any) -> pathlib.Path:
+        path = self.folder / "exports" / export.name
+        if self._is_writer:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent)
+            weights = self.process.get_model_weights(state)
+            write_folder_atomically(path, lambda folder: export.write(folder, weights, metrics))
+        return path
+
+    def _make_up(self, start: RunStart, folder: RunFolder | None) -> TrainResult:
+        """The end of a run that is over; the files are written if a process was killed before it wrote them."""
+        weights = self.process.get_model_weights(start.state)
+        if folder is not None and not _holds(folder.path / "weights.npz", weights):
+            folder.finish(weights, start.history)
+        held_out = None if self.evaluation is None else self._evaluator(start.completed, start.state)
+        self._trained = start.completed, start.state
+        return TrainResult(start.state, start.history, held_out, self._export(start.state, held_out))
+
+
+def _placed(leaf: Any, own: jax.Array) -> jax.Array:
+    is_key = jnp.issubdtype(own.dtype, jax.dtypes.prng_key)
+    return jax.device_put(leaf if is_key else jnp.asarray(leaf, own.dtype), own.sharding)
+
+
+def _holds(path: pathlib.Path, weights: Any) -> bool:
+    """Whether a file holds these weights."""
+    try:
+        saved = load_weights(path, like=weights)
+    except (OSError, ValueError):
+        return False
+    same = jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), saved, weights)
+    return all(jax.tree.leaves(same))
+
+
+def _warn_if_different(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
+    before = {**checkpoint.run_identity, **checkpoint.environment}
+    begun = now.pop("initial_state", None)
+    if begun is not None and before.get("initial_state") != begun:
+        warn(
+            f"the run goes on from its checkpoint of round {checkpoint.round}, which did not begin with this "
+            "initial_state; to begin with it give the run a folder of its own"
+        )
+    different = [f"{name} was {before.get(name)} and is {now[name]}" for name in now if before.get(name) != now[name]]
+    if different:
+        warn(f"the rounds after {checkpoint.round} are not those of an uninterrupted run: {'; '.join(different)}")
+
+
+def _warn_of_another_key(restored: Any, first: Any) -> None:
+    """A `LearningState` has a key that no round changes."""
+    if not isinstance(first, LearningState):
+        return
+    before, now = (jax.random.key_data(state.key).tolist() for state in (restored, first))
+    if before != now:
+        warn(
+            "the process was built with another key than that of the checkpoint, with which the run goes on; for "
+            "another key give the run a folder of its own"
+        )

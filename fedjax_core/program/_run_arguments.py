@@ -1,0 +1,310 @@
+"""What `Run` checks of its arguments before anything runs."""
+
+import contextlib
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_core import types
+from fedjax_core.algorithms import federated_evaluation
+from fedjax_core.computations import Computation
+from fedjax_core.contracts import Model
+from fedjax_core.data import Batching, FederatedData
+from fedjax_core.privacy import Accounting, everyone, fixed_size
+from fedjax_core.program import _checks
+from fedjax_core.program._checkpoints import Checkpoints
+from fedjax_core.program._early_stopping import EarlyStopping
+from fedjax_core.program._evaluating import Evaluation
+from fedjax_core.program._exports import Export
+from fedjax_core.program._history import flatten_metrics
+from fedjax_core.program._releases import ReleaseManager
+from fedjax_core.program._run_folder import RunFolder
+from fedjax_core.templates import LearningProcess
+
+_PROCESS = "fc.algorithms.fed_avg(model, optax.sgd(0.1), key=key)"
+
+
+@contextlib.contextmanager
+def renamed(caller: str, names: Mapping[str, str]) -> Iterator[None]:
+    """Errors about the arguments of `Run` in the words of an adapter, which calls them otherwise.
+
+    Args:
+      caller: the adapter's name.
+      names: what it calls an argument of `Run`.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        text = re.sub(r"(?<![.\w])(Run|Evaluation)\(", f"{caller}(", str(error))
+        text = re.sub(r"\b(\w+)=", lambda match: f"{names.get(match[1], match[1])}=", text)
+        raise type(error)(text) from None
+
+
+def check_process(process: Any) -> None:
+    """Raises ValueError unless it has `next` and `get_model_weights`, and TypeError unless it is a LearningProcess."""
+    for name in ("next", "get_model_weights"):
+        if not callable(getattr(process, name, None)):
+            raise ValueError(
+                f"Run(process=...) needs `{name}`, which a {type(process).__name__} lacks; give a LearningProcess, for "
+                f"example {_PROCESS}"
+            )
+    if not isinstance(process, LearningProcess):
+        raise TypeError(f"Run(process=...) must be a LearningProcess, got {process!r}; for example {_PROCESS}")
+
+
+def checked_sampler(sampler: Any, train_data: FederatedData) -> int | Callable[[int], Any]:
+    """The cohort size or the sampler.
+
+    Raises:
+      TypeError: it is neither an integer nor a function.
+      ValueError: a cohort of that size cannot be drawn.
+    """
+    if callable(sampler):
+        return sampler
+    if isinstance(sampler, bool) or not isinstance(sampler, int | np.integer):
+        raise TypeError(
+            f"Run(sampler=...) must be an integer, the clients a round, or a function of the round number, got "
+            f"{sampler!r}; for example sampler=10, or sampler=fc.data.poisson_sampler(data.client_ids, 0.1, key=key)"
+        )
+    size = _checks.checked_count("Run", "sampler", sampler)
+    if not len(train_data):
+        raise ValueError("Run(train_data=...) needs clients to draw from, got none")
+    if size > len(train_data):
+        raise ValueError(
+            f"Run(sampler={size}) draws without replacement, got {len(train_data)} clients; use "
+            f"sampler={len(train_data)} or less"
+        )
+    return size
+
+
+def checked_rounds(rounds: Any) -> int | EarlyStopping | None:
+    """The number of the last round, or what else ends a run."""
+    if rounds is None or isinstance(rounds, EarlyStopping):
+        return rounds
+    return _checks.checked_count("Run", "rounds", rounds)
+
+
+def checked_evaluation(evaluation: Any, process: LearningProcess, batching: Batching) -> Evaluation | None:
+    """The evaluation with a computation or a process in `by`, and with its batching.
+
+    Raises:
+      TypeError, ValueError: a field is of another kind than described, or does not suit the process.
+    """
+    if evaluation is None:
+        return None
+    if not isinstance(evaluation, Evaluation):
+        raise TypeError(
+            f"Run(evaluation=...) must be an Evaluation, got {evaluation!r}; write "
+            "evaluation=fc.program.Evaluation(test_data, model)"
+        )
+    own = Batching(batching.batch_size) if evaluation.batching is None else evaluation.batching
+    _check_eval_batching(own)
+    for name in ("steps", "every"):
+        if getattr(evaluation, name) is not None:
+            _checks.checked_count("Evaluation", name, getattr(evaluation, name))
+    by = _checked_by(evaluation)
+    computation = by.next if isinstance(by, LearningProcess) else by
+    _checks.check_data("Evaluation", "data", evaluation.data, "the evaluation", computation)
+    selection(process, by)
+    hooks = checked_functions("Evaluation", "hooks", evaluation.hooks)
+    if evaluation.name is not None and not isinstance(evaluation.name, str):
+        raise TypeError(f"Evaluation(name=...) must be a text, got {evaluation.name!r}; use name='evaluation'")
+    return evaluation._replace(by=by, metrics=None, batching=own, hooks=hooks)
+
+
+def _check_eval_batching(batching: Any) -> None:
+    _checks.check_batching("Evaluation", "batching", batching)
+    if batching.shuffle:
+        raise ValueError(f"Evaluation(batching={batching}) shuffles, which changes no metric; leave out `shuffle=True`")
+
+
+def _checked_by(evaluation: Evaluation) -> Computation | LearningProcess:
+    by, metrics = evaluation.by, evaluation.metrics
+    if isinstance(by, Model):
+        return federated_evaluation(by if metrics is None else by._replace(metrics=metrics))
+    computation = by.next if isinstance(by, LearningProcess) else by
+    if not isinstance(computation, Computation) or len(computation.parameters) != 2:
+        raise TypeError(
+            "Evaluation(by=...) must be a model, a computation of weights and client data, or a process, got "
+            f"{by!r}; use by=model, by=fc.algorithms.federated_evaluation(model) or by=fc.algorithms.fed_eval(model)"
+        )
+    if metrics is not None:
+        raise ValueError(
+            "Evaluation(metrics=...) are those of a model, got them with a computation or a process in `by`, which has "
+            "its own; write by=model, or leave out the metrics"
+        )
+    return by
+
+
+def selection(process: LearningProcess, by: Computation | LearningProcess) -> Callable[[Any], Any]:
+    """The function from a state of the process to what is evaluated of it: the weights, or the state itself.
+
+    Raises:
+      TypeError: the evaluation takes neither.
+    """
+    taken = by.set_model_weights.parameters[1][1] if isinstance(by, LearningProcess) else by.parameters[0][1]
+    taken = getattr(taken, "member", taken)
+    weights, state = process.get_model_weights.type_signature.result, process.state_type.member
+    if taken.is_assignable_from(weights):
+        return process.get_model_weights
+    if taken.is_assignable_from(state):
+        return lambda value: value
+    raise TypeError(
+        f"Evaluation(by=...) must take the weights of the process, {weights}, or its state, {state}, got an evaluation "
+        f"of {taken}; make the process and the evaluation of the same model"
+    )
+
+
+def checked_exports(exports: Any, folder: pathlib.Path | None) -> tuple[Export, ...]:
+    """The exports.
+
+    Raises:
+      ValueError: one is not an `Export`, two have one name, or there is no folder for them.
+    """
+    exports = () if exports is None else (exports,) if isinstance(exports, Export) else exports
+    if not isinstance(exports, Sequence) or not all(isinstance(export, Export) for export in exports):
+        raise ValueError(
+            f"Run(exports=...) takes an Export or several, got {exports!r}; for example fc.program.export_weights()"
+        )
+    names = [export.name for export in exports]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Run(exports=...): each Export needs a name of its own, got {', '.join(names)}")
+    if exports and folder is None:
+        raise ValueError("Run(exports=...) are written into the folder of the run, got none; add folder='runs/first'")
+    return tuple(exports)
+
+
+def checked_releases(releases: Any) -> tuple[ReleaseManager, ...]:
+    """The release managers.
+
+    Raises:
+      TypeError: one is not a `ReleaseManager`.
+    """
+    # A ReleaseManager is a tuple itself, so it is looked for first.
+    several = (releases,) if isinstance(releases, ReleaseManager) else releases
+    if not isinstance(several, Sequence) or not all(isinstance(manager, ReleaseManager) for manager in several):
+        raise TypeError(
+            f"Run(releases=...) must be a ReleaseManager or several, got {releases!r}; for example "
+            "fc.program.release_to_csv('metrics.csv')"
+        )
+    return tuple(several)
+
+
+def checked_functions(caller: str, name: str, hooks: Any) -> tuple[Callable, ...]:
+    """The hooks.
+
+    Raises:
+      TypeError: one is not a function.
+    """
+    hooks = (hooks,) if callable(hooks) else hooks
+    if not isinstance(hooks, Sequence) or not all(map(callable, hooks)):
+        raise TypeError(f"{caller}({name}=...) must be functions, got {hooks!r}; for example {name}=[print]")
+    return tuple(hooks)
+
+
+def check_accounting(accounting: Any, sampler: Any, population: int) -> None:
+    """Raises TypeError unless it is an `Accounting`, and ValueError if it is for other cohorts than are drawn."""
+    if accounting is None:
+        return
+    drawn = sampling_of(sampler, population)
+    if not isinstance(accounting, Accounting):
+        raise TypeError(
+            f"Run(accounting=...) must be an Accounting, got {accounting!r}; use fc.privacy.accounting("
+            f"noise_multiplier=1.0, delta=1e-6, sampling=fc.privacy.{drawn or 'poisson(0.01)'})"
+        )
+    fitting = (drawn, everyone()) if drawn == fixed_size(population, population) else (drawn,)
+    if drawn is not None and accounting.sampling not in fitting:
+        raise ValueError(
+            f"Run(accounting=...) must be for the cohorts that the run draws, got sampling={accounting.sampling}; use "
+            f"sampling=fc.privacy.{drawn}"
+        )
+
+
+def sampling_of(sampler: Any, population: int) -> Any:
+    """How an accounting sees the cohorts of a sampler; None for a function that does not say so."""
+    return fixed_size(sampler, population) if isinstance(sampler, int) else getattr(sampler, "sampling", None)
+
+
+def check_initial_state(state: Any, process: LearningProcess) -> None:
+    """Raises TypeError unless the state is one of the process."""
+    if state is None:
+        return
+    expected, weights = process.state_type.member, process.get_model_weights.type_signature.result
+    try:
+        given = types.type_of(state)
+    except TypeError as error:
+        raise TypeError(f"Run(initial_state=...) must be a state of the process, got {error}") from None
+    same = jax.tree.structure(state) == jax.tree.structure(types.tree_of_types(expected))
+    if same and expected.is_assignable_from(given):
+        return
+    raise TypeError(
+        f"Run(initial_state=...) must be a state of the process, {expected}, got "
+        + (
+            "the model's weights; write initial_state=process.set_model_weights(process.initialize(), weights)"
+            if weights.is_assignable_from(given)
+            else f"{given}; to begin with weights write process.set_model_weights(process.initialize(), weights)"
+        )
+    )
+
+
+def check_early_stopping(rounds: Any, process: LearningProcess, evaluation: Evaluation | None, accounting: Any) -> None:
+    """Raises ValueError if nothing measures the metric of an early stopping, which would then never end the run."""
+    if not isinstance(rounds, EarlyStopping) or rounds.metric.startswith("participation/"):
+        return
+    if not rounds.is_held_out:
+        known = _measured_by(process) + (["privacy/epsilon"] if accounting is not None else [])
+    elif evaluation is None or evaluation.every is None:
+        raise ValueError(
+            f"EarlyStopping(metric={rounds.metric!r}) needs evaluations while the run goes on; add "
+            "evaluation=fc.program.Evaluation(test_data, model, every=10)"
+        )
+    else:
+        known = [f"held_out/{name}" for name in _measured_by(evaluation.by)]
+    if rounds.metric not in known:
+        raise ValueError(
+            f"EarlyStopping(metric={rounds.metric!r}) is not among what is measured; use one of {', '.join(known)}"
+        )
+
+
+def _measured_by(measuring: Computation | LearningProcess) -> list[str]:
+    """The names of the numbers that a computation gives, or of the metrics of a process."""
+    is_process = isinstance(measuring, LearningProcess)
+    result = measuring.next.type_signature.result["metrics"] if is_process else measuring.type_signature.result
+    abstract = types.tree_of_types(getattr(result, "member", result))
+    return list(flatten_metrics(jax.tree.map(lambda leaf: np.zeros([d or 1 for d in leaf.shape]), abstract)))
+
+
+def checked_folder(folder: Any) -> RunFolder | pathlib.Path | None:
+    """The folder of the run.
+
+    Raises:
+      TypeError: it is neither a path nor a `RunFolder`.
+    """
+    if folder is None or isinstance(folder, RunFolder):
+        return folder
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(
+            f"Run(folder=...) must be a path or a RunFolder, got {folder!r}; for example folder='runs/first'"
+        )
+    return pathlib.Path(folder)
+
+
+def checked_checkpoints(checkpoints: Any, folder: pathlib.Path | None) -> Checkpoints | None:
+    """The checkpoints: by default those in the folder.
+
+    Raises:
+      TypeError: they are of another kind.
+    """
+    if checkpoints is None:
+        return None if folder is None else Checkpoints(folder / "checkpoints")
+    if not isinstance(checkpoints, Checkpoints):
+        raise TypeError(
+            f"Run(checkpoints=...) must be Checkpoints, got {checkpoints!r}; use "
+            "fc.program.Checkpoints('runs/first/checkpoints')"
+        )
+    return checkpoints
