@@ -181,7 +181,7 @@ def accounting(
     relation: str | None = None,
     sensitivity: float | None = None,
 ) -> Accounting:
-    """What a run has cost after each of its rounds, for `fc.program.train(..., accounting=...)` or a loop of one's own.
+    """What a run has cost after each of its rounds, for `fc.program.Run(..., accounting=...)` or a loop of one's own.
 
     Args:
       noise_multiplier: see `epsilon`, as the others.

@@ -55,7 +55,7 @@ def _lock(handle: int, folder: pathlib.Path) -> None:
     except BlockingIOError:
         raise BlockingIOError(
             f"another run is writing to {folder}; wait for its end, or give this run a folder of its own. "
-            "Experiment(...).continuous_eval() is what may go on beside it"
+            "Run.watch() and Run.evaluate() may go on beside it"
         ) from None
     except OSError:
         pass  # a file system without such locks

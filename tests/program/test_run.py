@@ -1,0 +1,359 @@
+"""`Run`: what it takes, evaluates, begins with and leaves. The bits of resumed runs are in `test_resuming.py`."""
+
+import json
+import shutil
+import warnings
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import fedjax_core as fc
+from fedjax_core import data as fd
+from fedjax_core.program import (
+    Checkpoints,
+    EarlyStopping,
+    Evaluation,
+    Export,
+    Run,
+    RunFolder,
+    export_weights,
+    load_weights,
+    release_to_memory,
+)
+from tests import learning_references as reference
+
+KEY = jax.random.key(5)
+BATCHING = fd.Batching(batch_size=4, shuffle=True)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return reference.linear_model()
+
+
+@pytest.fixture(scope="module")
+def process(model):
+    return fc.algorithms.fed_avg(model, optax.sgd(0.1), server_optimizer=optax.adam(0.05), key=KEY)
+
+
+@pytest.fixture(scope="module")
+def evaluation(model):
+    return fc.algorithms.federated_evaluation(model)
+
+
+@pytest.fixture(scope="module")
+def data():
+    clients = fd.FederatedData.from_clients(reference.make_clients([7, 3, 9, 4, 6, 5, 8, 2]))
+    return clients.split_examples(0.7)
+
+
+@pytest.fixture
+def make(process, evaluation, data):
+    """A run of four rounds that leaves nothing, but for what is said."""
+
+    def run(**change):
+        arguments = {"process": process, "train_data": data[0], "sampler": 3, "batching": BATCHING, "rounds": 4}
+        given = arguments | {"key": KEY} | change
+        return Run(given.pop("process"), given.pop("train_data"), **given)
+
+    return run
+
+
+def _bits(tree) -> list[bytes]:
+    keyless = [x for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    return [np.asarray(x).tobytes() for x in keyless]
+
+
+# who takes part
+
+
+def test_any_sampler_is_accounted_for_evaluated_and_exported(make, data, evaluation, tmp_path):
+    """Poisson sampling, failures, privacy, evaluation, releases and exports are all features of one run."""
+    drawn = fd.poisson_sampler(data[0].client_ids, 0.5, key=KEY)
+    spent = fc.privacy.accounting(noise_multiplier=1.0, delta=1e-3, sampling=fc.privacy.poisson(0.5))
+    released = {}
+    result = make(
+        sampler=fd.participation(drawn, fd.dropout(0.3, key=KEY), fd.minimum_reports(2)),
+        folder=tmp_path / "run",
+        accounting=spent,
+        evaluation=Evaluation(data[1], evaluation, every=2),
+        releases=[release_to_memory(released)],
+        exports=export_weights(),
+    ).train()
+    history = result.history
+    assert history.column("privacy/epsilon").tolist() == [spent.epsilon_so_far(number) for number in (1, 2, 3, 4)]
+    selected = [len(drawn(number)) for number in (1, 2, 3, 4)]
+    assert history.column("participation/selected").tolist() == selected
+    skipped = history.column("participation/skipped").astype(bool)
+    assert skipped.any() and not skipped.all()
+    assert np.isfinite(history.column("held_out/eval/loss")).tolist() == [False, True, False, True]
+    assert [released[number]["privacy/epsilon"] for number in (1, 4)] == [spent.epsilon_so_far(n) for n in (1, 4)]
+    assert [path.name for path in result.exports] == ["weights"]
+    assert result.exports[0].parent == tmp_path / "run" / "exports"
+
+
+def test_a_sampler_draws_what_a_number_of_clients_does(make, data):
+    drawn = fd.uniform_sampler(data[0].client_ids, 3, key=KEY)
+    assert _bits(make(sampler=drawn).train().state) == _bits(make().train().state)
+
+
+# evaluation
+
+
+def test_a_computation_of_the_state_is_known_by_its_type(make, process, data):
+    @fc.federated_computation(process.state_type, process.next.parameters[1][1])
+    def evaluate(state, data):
+        moments = fc.federated_map(lambda s: sum(abs(x).sum() for x in jax.tree.leaves(s)), state.finalizer)
+        clients = fc.federated_sum(fc.federated_map(lambda batches: 1, data))
+        return {"moments": moments, "rounds": state.round_num, "clients": clients}
+
+    evaluated = []
+    result = make(evaluation=Evaluation(data[1], evaluate, every=1, hooks=evaluated.append)).train()
+    assert [int(e.metrics["rounds"]) for e in evaluated] == [e.round for e in evaluated] == [1, 2, 3, 4]
+    assert int(result.held_out["clients"]) == 8 and float(result.held_out["moments"]) > 0
+    assert result.history.column("held_out/rounds").tolist() == [1, 2, 3, 4]
+
+
+def test_without_a_folder_a_process_of_evaluation_remembers_too(make, model, data):
+    run = make(evaluation=Evaluation(data[1], fc.algorithms.fed_eval(model), every=1))
+    metrics = run.train().held_out["client_work"]["eval"]
+    current, total = (int(metrics[f"{rounds}_metrics"]["num_examples"]) for rounds in ("current_round", "total_rounds"))
+    assert total == 4 * current
+    assert _bits(run.evaluate()["client_work"]["eval"]) == _bits(metrics)
+
+
+def test_only_at_the_end(make, data, evaluation):
+    evaluated = []
+    make(evaluation=Evaluation(data[1], evaluation, every=None, hooks=[evaluated.append])).train()
+    assert [e.round for e in evaluated] == [4]
+
+
+def test_evaluates_the_state_that_training_ended_with(make, process, data, evaluation):
+    run = make(evaluation=Evaluation(data[1], evaluation, batching=fd.Batching(3)))
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint to evaluate; train\(\) first"):
+        run.evaluate()
+    state = run.train().state
+    cohort = data[1].cohort(data[1].client_ids, fd.Batching(3))
+    assert _bits(run.evaluate()) == _bits(evaluation(process.get_model_weights(state), cohort))
+
+
+def test_an_evaluation_without_a_name_leaves_nothing(make, data, evaluation, tmp_path):
+    folder = tmp_path / "run"
+    make(folder=folder).train()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    make(folder=folder, evaluation=Evaluation(data[1], evaluation, name=None)).evaluate()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_watch_ends_when_it_is_told_to(make, data, evaluation, tmp_path):
+    make(folder=tmp_path, rounds=2).train()
+    evaluated, results = [], []
+    run = make(folder=tmp_path, evaluation=Evaluation(data[1], evaluation, hooks=[evaluated.append]))
+    metrics = run.watch(every_secs=0, until=lambda result: results.append(result) or len(results) == 3)
+    assert [e.round for e in evaluated] == [2] and metrics is evaluated[0].metrics
+    assert results == [None, metrics, {}]
+
+
+def test_what_there_is_not_is_said(make, data, evaluation):
+    with pytest.raises(ValueError, match=r"no evaluation; give it evaluation=fc.program.Evaluation\("):
+        make().evaluate()
+    with pytest.raises(ValueError, match=r"a run without them; give it a folder="):
+        make(evaluation=Evaluation(data[1], evaluation)).watch()
+
+
+# what it begins with
+
+
+def test_fine_tunes_the_weights_of_another_run(make, process, model, data, tmp_path):
+    make(folder=tmp_path / "first").train()
+    weights = load_weights(tmp_path / "first" / "weights.npz", like=model.init(KEY))
+    begun = process.set_model_weights(process.initialize(), jax.tree.map(np.asarray, weights))
+    state = begun
+    for number in (1, 2):
+        clients = fd.sample_clients(number, data[0].client_ids, 3, key=KEY)
+        cohort = data[0].cohort(clients, BATCHING, key=jax.random.fold_in(KEY, number))
+        state, _ = process.next(state, cohort)
+    result = make(initial_state=begun, rounds=2).train()
+    assert _bits(result.state) == _bits(state) and result.history.column("round").tolist() == [1, 2]
+
+
+def test_a_warm_run_is_resumed_and_another_beginning_is_told(make, process, tmp_path):
+    def begun(shift):
+        weights = jax.tree.map(lambda x: x + shift, _weights(process))
+        return process.set_model_weights(process.initialize(), weights)
+
+    first, second = begun(1), begun(2)
+    whole = make(initial_state=first).train().state
+    folder = tmp_path / "run"
+    make(initial_state=first, rounds=2, folder=folder).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(rounds=3, folder=folder).train()
+        assert _bits(make(initial_state=first, folder=folder).train().state) == _bits(whole)
+    with pytest.warns(UserWarning, match="checkpoint of round 4, which did not begin with this initial_state") as told:
+        assert _bits(make(initial_state=second, folder=folder).train().state) == _bits(whole)
+    assert told[0].filename == __file__  # and not a line of the package
+
+
+def _weights(process):
+    return process.get_model_weights(process.initialize())
+
+
+def test_the_first_state_is_not_traced_twice(model, data):
+    traces = []
+
+    def loss(predictions, batch):
+        traces.append(1)
+        return model.loss(predictions, batch)
+
+    process = fc.algorithms.fed_avg(model._replace(loss=loss), optax.sgd(0.1), key=KEY)
+    run = {"sampler": 3, "batching": BATCHING, "key": KEY}
+    state = Run(process, data[0], rounds=1, **run).train().state
+    before = len(traces)
+    Run(process, data[0], rounds=3, initial_state=jax.tree.map(_on_host, state), **run).train()
+    assert len(traces) == before
+
+
+def _on_host(leaf):
+    return leaf if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
+
+
+# what it leaves
+
+
+@pytest.mark.parametrize("lost", ["weights.npz", "exports"])
+def test_a_run_that_is_over_makes_up_for_what_was_not_written(lost, make, data, evaluation, tmp_path):
+    """A process may be killed between the last checkpoint and the end."""
+    arguments = {"folder": tmp_path / "run", "exports": export_weights(), "evaluation": Evaluation(data[1], evaluation)}
+    first = make(**arguments).train()
+    written = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.npz")}
+    if lost == "exports":
+        shutil.rmtree(tmp_path / "run" / "exports")
+    else:
+        (tmp_path / "run" / "weights.npz").write_bytes(b"of an earlier interruption")
+    again = make(**arguments, on_round=pytest.fail).train()
+    assert _bits(again.held_out) == _bits(first.held_out) and again.exports == first.exports
+    assert (tmp_path / "run" / "exports" / "weights" / "weights.safetensors").is_file()
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.npz")} == written
+
+
+def test_a_folder_may_have_to_be_new(make, tmp_path):
+    make(folder=RunFolder(tmp_path / "run"), rounds=1).train()
+    with pytest.raises(FileExistsError, match="not empty"):
+        RunFolder(tmp_path / "run")
+
+
+def test_tries_everything_and_leaves_nothing(make, data, evaluation, tmp_path):
+    rounds = []
+    arguments = {"folder": tmp_path / "run", "exports": Export("none", pytest.fail), "on_round": rounds.append}
+    metrics = make(**arguments, evaluation=Evaluation(data[1], evaluation)).test()
+    assert int(rounds[0].metrics["client_work"]["train"]["num_examples"]) == 4  # one batch of one client
+    assert len(rounds) == 1 and np.isfinite(metrics["eval"]["loss"])
+    assert make().test() is None
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_has_room_for_tables(make, tmp_path):
+    """A version that knows no client tables does not take a checkpoint that has some for one that has none."""
+    make(folder=tmp_path, rounds=1).train()
+    path = tmp_path / "checkpoints" / "1" / "manifest.json"
+    manifest = json.loads(path.read_text())["manifest"]
+    assert manifest["tables"] == {}
+    manifest["tables"] = {"client_work.controls": ["segment"]}
+    canonical = json.dumps(manifest, sort_keys=True).encode()
+    digest = fc.program._checkpoint_folder._digest(canonical)
+    path.write_text(json.dumps({"digest": digest, "manifest": manifest}))
+    with pytest.raises(ValueError, match=r"has client tables \(client_work.controls\), which this version cannot read"):
+        make(folder=tmp_path, rounds=2).train()
+
+
+# what is refused
+
+
+def _other_data():
+    return fd.FederatedData.from_clients([{"x": np.zeros((3, 5), np.float32), "y": np.zeros(3, np.int32)}] * 12)
+
+
+def _early(metric, **more):
+    return EarlyStopping(metric, patience=1, **more)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"rounds": 0}, ValueError, r"Run\(rounds=...\) must be at least 1, got 0; use rounds=10"),
+        ({"rounds": 2.5}, TypeError, r"Run\(rounds=...\) must be an integer, got 2.5"),
+        ({"rounds": True}, TypeError, r"Run\(rounds=...\) must be an integer, got True"),
+        ({"rounds": _early("loss")}, ValueError, "'loss'.* is not among what is measured; use one of .*train/loss"),
+        ({"rounds": _early("held_out/eval/loss")}, ValueError, "needs evaluations while the run goes on; add"),
+        ({"sampler": 0}, ValueError, r"Run\(sampler=...\) must be at least 1, got 0"),
+        ({"sampler": 9}, ValueError, "got 8 clients; use sampler=8 or less"),
+        ({"sampler": True}, TypeError, r"Run\(sampler=...\) must be an integer, the clients a round, or a function"),
+        ({"sampler": None}, TypeError, "got None; for example sampler=10"),
+        ({"batching": 20}, TypeError, r"Run\(batching=...\) must be a Batching, got 20"),
+        ({"key": 0}, TypeError, r"must be one typed key, got 0; use jax.random.key\(0\)"),
+        ({"key": jax.random.PRNGKey(0)}, TypeError, "must be one typed key"),
+        ({"process": None}, ValueError, "needs `next`, which a NoneType lacks"),
+        ({"train_data": [1]}, TypeError, r"Run\(train_data=...\) must be FederatedData, got list"),
+        ({"train_data": _other_data()}, TypeError, r"they differ in 'x', 'y'\); convert the examples"),
+        ({"folder": 3}, TypeError, r"Run\(folder=...\) must be a path or a RunFolder, got 3"),
+        ({"folder": None, "exports": export_weights()}, ValueError, "got none; add folder='runs/first'"),
+        ({"exports": [3]}, ValueError, r"Run\(exports=...\) takes an Export or several, got \[3\]"),
+        ({"releases": [print]}, TypeError, r"Run\(releases=...\) must be a ReleaseManager or several"),
+        ({"checkpoints": "here"}, TypeError, r"Run\(checkpoints=...\) must be Checkpoints, got 'here'"),
+        ({"on_round": [3]}, TypeError, r"Run\(on_round=...\) must be functions, got \[3\]"),
+        ({"progress": None}, TypeError, r"Run\(progress=...\) must be True or False, got None"),
+        ({"evaluation": len}, TypeError, r"Run\(evaluation=...\) must be an Evaluation, got <built-in"),
+        ({"initial_state": 3}, TypeError, r"Run\(initial_state=...\) must be a state of the process, .* got int32"),
+    ],
+)
+def test_refuses_before_anything_runs(change, error, message, make, tmp_path):
+    with pytest.raises(error, match=message):
+        make(**{"folder": tmp_path / "run", "on_round": pytest.fail, **change})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"data": None}, TypeError, r"Evaluation\(data=...\) must be FederatedData, got NoneType"),
+        ({"data": _other_data()}, TypeError, r"Evaluation\(data=...\): a client holds .* the evaluation takes"),
+        ({"by": len}, TypeError, "a model, a computation of weights and client data, or a process, got <built-in"),
+        ({"metrics": {}}, ValueError, "which has its own; write by=model, or leave out the metrics"),
+        ({"batching": 20}, TypeError, r"Evaluation\(batching=...\) must be a Batching"),
+        ({"batching": fd.Batching(10, shuffle=True)}, ValueError, "leave out `shuffle=True`"),
+        ({"every": 0}, ValueError, r"Evaluation\(every=...\) must be at least 1, got 0"),
+        ({"steps": 1.5}, TypeError, r"Evaluation\(steps=...\) must be an integer, got 1.5"),
+        ({"hooks": [3]}, TypeError, r"Evaluation\(hooks=...\) must be functions, got \[3\]"),
+        ({"name": 3}, TypeError, r"Evaluation\(name=...\) must be a text, got 3"),
+    ],
+)
+def test_refuses_an_evaluation(change, error, message, make, data, evaluation):
+    with pytest.raises(error, match=message):
+        make(evaluation=Evaluation(data[1], evaluation)._replace(**change))
+
+
+def test_weights_are_not_a_state(make, process):
+    with pytest.raises(TypeError, match=r"got the model's weights; write initial_state=process.set_model_weights\("):
+        make(initial_state=_weights(process))
+
+
+def test_refuses_an_early_stopping_on_what_is_measured_at_the_end_alone(make, data, evaluation):
+    with pytest.raises(ValueError, match="while the run goes on"):
+        make(rounds=_early("held_out/eval/loss"), evaluation=Evaluation(data[1], evaluation, every=None))
+    make(rounds=_early("held_out/eval/loss"), evaluation=Evaluation(data[1], evaluation))
+
+
+def test_reads_none_of_the_users_things_at_construction(make, data, evaluation, tmp_path):
+    make(
+        sampler=pytest.fail,
+        folder=tmp_path / "run",
+        evaluation=Evaluation(data[1], evaluation, hooks=[pytest.fail]),
+        checkpoints=Checkpoints(tmp_path / "checkpoints"),
+        releases=fc.program.ReleaseManager(pytest.fail),
+        exports=Export("none", pytest.fail),
+        on_round=pytest.fail,
+    )
+    assert not any(tmp_path.iterdir())
