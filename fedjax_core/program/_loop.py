@@ -24,12 +24,14 @@ class RunStart(NamedTuple):
       history: what was measured so far; the run adds to it.
       completed: the number of rounds behind it.
       next: the computation of a round, with the lanes of the checkpoint.
+      run_identity: see `Checkpoint.run_identity`.
     """
 
     state: Any
     history: History
     completed: int
     next: Computation
+    run_identity: dict[str, Any]
 
 
 class RoundCohort(NamedTuple):

@@ -335,7 +335,7 @@ class Run:
 
     def _try(self, draw: Callable[[int], RoundCohort], outlets: Sequence[Outlet] = (), rounds: int = 1) -> Any:
         """The state after the first rounds, of which nothing is left."""
-        start = RunStart(self._first_state(), History(), 0, self.process.next)
+        start = RunStart(self._first_state(), History(), 0, self.process.next, {})
         return run_rounds(start, Ending(rounds, None), draw, outlets=outlets, clock=self._time.clock).state
 
     def _ending(self) -> Ending:
@@ -350,19 +350,17 @@ class Run:
         return jax.tree.unflatten(jax.tree.structure(own), list(leaves))
 
     def _start(self) -> RunStart:
-        first = self._first_state()
+        first, identity = self._first_state(), self.settings.identity()
+        begun = {} if self.initial_state is None else {"initial_state": state_digest(first)}
         checkpoint = None if self.checkpoints is None else self.checkpoints.restore(like=first)
         if checkpoint is None:
-            return RunStart(first, History(), 0, self.process.next)
+            return RunStart(first, History(), 0, self.process.next, {**identity, **begun})
         next_round = with_lanes(self.process.next, checkpoint.environment.get("lanes"))
-        _warn_if_different(checkpoint, {**self._identity(), **environment_of(next_round)})
+        _warn_if_different(checkpoint, {**identity, **environment_of(next_round)})
+        _warn_of_another_beginning(checkpoint, begun)
         _warn_of_another_key(checkpoint.state, first)
-        return RunStart(checkpoint.state, checkpoint.history, checkpoint.round, next_round)
-
-    def _identity(self) -> dict[str, Any]:
-        """See `Checkpoint.run_identity`."""
-        begun = {} if self.initial_state is None else {"initial_state": state_digest(self._first_state())}
-        return {**self.settings.identity(), **begun}
+        began = {n: value for n, value in checkpoint.run_identity.items() if n == "initial_state"}
+        return RunStart(checkpoint.state, checkpoint.history, checkpoint.round, next_round, {**identity, **began})
 
     @contextlib.contextmanager
     def _writing(self):
@@ -385,7 +383,7 @@ class Run:
             outlets.append(_outlets.to_releases(self.releases))
         if self.checkpoints is not None and self._writes:
             environment = functools.partial(environment_of, start.next)
-            outlets.append(_outlets.to_checkpoints(self.checkpoints, start.history, self._identity(), environment))
+            outlets.append(_outlets.to_checkpoints(self.checkpoints, start.history, start.run_identity, environment))
         outlets.append(_outlets.to_hooks(self.on_round))
         if self._progress and self._is_writer:
             outlets.insert(0, _outlets.to_progress_bar(ending.last_round, start.completed))
@@ -439,15 +437,18 @@ def _holds(path: pathlib.Path, weights: Any) -> bool:
 
 def _warn_if_different(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
     before = {**checkpoint.run_identity, **checkpoint.environment}
-    begun = now.pop("initial_state", None)
-    if begun is not None and before.get("initial_state") != begun:
+    different = [f"{name} was {before.get(name)} and is {now[name]}" for name in now if before.get(name) != now[name]]
+    if different:
+        warn(f"the rounds after {checkpoint.round} are not those of an uninterrupted run: {'; '.join(different)}")
+
+
+def _warn_of_another_beginning(checkpoint: Checkpoint, begun: dict[str, str]) -> None:
+    """Without an initial state nothing is said: a run that has a checkpoint no longer needs one."""
+    if begun and checkpoint.run_identity.get("initial_state") != begun["initial_state"]:
         warn(
             f"the run goes on from its checkpoint of round {checkpoint.round}, which did not begin with this "
             "initial_state; to begin with it give the run a folder of its own"
         )
-    different = [f"{name} was {before.get(name)} and is {now[name]}" for name in now if before.get(name) != now[name]]
-    if different:
-        warn(f"the rounds after {checkpoint.round} are not those of an uninterrupted run: {'; '.join(different)}")
 
 
 def _warn_of_another_key(restored: Any, first: Any) -> None:
