@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import functools
 import pathlib
 import signal
 import threading
@@ -113,9 +112,9 @@ def _train(run: Run, folder: pathlib.Path) -> None:
     rounds = run.config.rounds
     try:
         with plain_words(folder), _releases(run, folder) as releases, _interrupt() as interrupt:
-            on_round = functools.partial(_follow, rounds=rounds, interrupt=interrupt)
             exports = [EXPORTS[name].make(run.model) for name in run.config.exports]
-            result = run_in(run, folder, on_round=on_round, releases=releases, exports=exports).train()
+            outlets = {"on_round": lambda round: _follow(round, rounds, interrupt), "releases": releases}
+            result = run_in(run, folder, exports=exports, **outlets).train()
     except KeyboardInterrupt:
         kept = len(_table(folder))
         raise KeyboardInterrupt(

@@ -96,8 +96,8 @@ class Experiment:
         predicate: Callable[[Any], bool] | None = None,
         run_dir: str | os.PathLike,
         job: Job | None = None,
-        key: jax.Array,
         _time: Time | None = None,
+        key: jax.Array,
         **run_options: Any,
     ):
         """Checks the arguments, and neither runs nor writes anything.

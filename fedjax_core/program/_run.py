@@ -186,7 +186,7 @@ class Run:
         self.settings = RunSettings(
             key_data=tuple(jax.random.key_data(key).tolist()),
             cohort_size=sampler if isinstance(sampler, int) else None,
-            num_clients=len(train_data),
+            population=len(train_data),
             batching=batching,
             rounds=rounds,
             eval_batching=None if evaluation is None else evaluation.batching,

@@ -23,7 +23,7 @@ class RunSettings:
     Attributes:
       key_data: the bits of the key.
       cohort_size: clients a round; None where a function draws them.
-      num_clients: of the population.
+      population: how many clients there are.
       batching: how a client's examples become batches.
       rounds: the number of the last round, what else ends the run, or None for neither.
       eval_batching: the batching of an evaluation; None without an evaluation, like what follows.
@@ -34,7 +34,7 @@ class RunSettings:
 
     key_data: tuple[int, ...]
     cohort_size: int | None
-    num_clients: int
+    population: int
     batching: Batching
     rounds: int | EarlyStopping | None
     eval_batching: Batching | None
@@ -47,7 +47,7 @@ class RunSettings:
         return {
             "key": list(self.key_data),
             "cohort_size": self.cohort_size,
-            "num_clients": self.num_clients,
+            "population": self.population,
             "batching": dataclasses.asdict(self.batching),
         }
 
