@@ -1,6 +1,6 @@
 """What clients do in a round.
 
-  local_training    optimizer steps on the client's batches (FedAvg)
+  local_training    optimizer steps on the client's batches (FedAvg); its state may be a `TrainingState`
   local_gradient    one gradient over all of them (FedSGD)
   local_evaluation  metrics of the server's weights
   client_work       work of your own, from a function of one client
@@ -35,13 +35,14 @@ from fedjax_core.clients._proximal import proximal
 from fedjax_core.clients._scaffold import scaffold_optimizer
 from fedjax_core.clients._step import training_step
 from fedjax_core.clients._trainer import Trained, local_trainer
-from fedjax_core.clients._training import local_training
+from fedjax_core.clients._training import TrainingState, local_training
 from fedjax_core.clients._work import client_work
 
 __all__ = [
     "Accumulator",
     "LocalOptimizer",
     "Trained",
+    "TrainingState",
     "abstract_statistics",
     "accumulator",
     "check_optimizer",

@@ -1,21 +1,41 @@
 """Local training as the work of a round."""
 
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 import optax
 
 from fedjax_core.clients._accumulator import accumulator
 from fedjax_core.clients._local_optimizer import LocalOptimizer, local_optimizer
 from fedjax_core.clients._measuring import trainable_of
-from fedjax_core.clients._trainer import local_trainer
+from fedjax_core.clients._trainer import Trained, local_trainer
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
 from fedjax_core.contracts import ClientResult, ClientWork, Model
-from fedjax_core.templates import AggregationProcess
+from fedjax_core.language import federated_broadcast, federated_map, federated_zip
+from fedjax_core.templates import AggregationProcess, hyperparams
+
+ClientOptimizer = optax.GradientTransformation | LocalOptimizer | Callable[[jax.Array], Any]
+"""An optimizer, or a function of the round number that gives one."""
+
+
+class TrainingState(NamedTuple):
+    """What the server keeps for local training if the client optimizer has hyperparameters in its state.
+
+    Attributes:
+      metrics: the state of the metrics' aggregation.
+      hyperparams: what every client's optimizer begins with, by name; see `templates.hyperparams`.
+    """
+
+    metrics: Any
+    hyperparams: dict[str, Any]
 
 
 def local_training(
     model: Model,
-    optimizer: optax.GradientTransformation | LocalOptimizer,
+    optimizer: ClientOptimizer,
     metrics_process: AggregationProcess,
     *,
     weighting: Weighting = "examples",
@@ -23,22 +43,30 @@ def local_training(
     """A client trains on its batches, one optimizer step each, and answers initial minus trained weights.
 
     The gradient is that of the mean loss over a batch's examples. Metrics are those of the training
-    predictions, each batch measured before its step.
+    predictions, each batch measured before its step. Every client starts with a fresh optimizer, and so do the
+    schedules inside of it. Rates that change from round to round are given in one of two ways:
+
+    * `optimizer=lambda round_num: optax.sgd(0.1 * 0.99**round_num)`, by a function whose parameter is named
+      `round_num`, int32 `[]`, the number of rounds before this one;
+    * `optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)`, by the state, in which the learning process
+      reads and sets them: `get_hparams`, `set_hparams`.
 
     Args:
       model: the model.
-      optimizer: any optax transformation, or a `LocalOptimizer` without auxiliary variables; every client starts with
-        a fresh state. Optax's extended transformations get `value`, `grad` and `value_fn` of the batch's mean loss.
+      optimizer: any optax transformation, or a `LocalOptimizer` without auxiliary variables, or a function of the
+        round number that gives one. Optax's extended transformations get `value`, `grad` and `value_fn` of the
+        batch's mean loss.
       metrics_process: combines the clients' statistics.
       weighting: "examples" (the number processed: 4 examples for 3 epochs weigh 12), "uniform", or
         a function of the client's finalized metrics, a dict by name, that gives a scalar. A client
         without examples weighs zero.
 
     Returns:
-      A `ClientWork`.
+      A `ClientWork`. Its state is that of `metrics_process`, or a `TrainingState` with it if the optimizer has
+      hyperparameters in its state.
 
     Raises:
-      TypeError: the optimizer is neither, or `weighting` is of a wrong kind.
+      TypeError: the optimizer is of a wrong kind, or `weighting` is.
       ValueError: the optimizer exchanges auxiliary variables, or `weighting` is another string.
 
     Example:
@@ -53,29 +81,83 @@ def local_training(
       McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data,
       algorithm 1 (ClientUpdate).
     """
-    optimizer = local_optimizer(optimizer, "client_optimizer")
     check_weighting(weighting)
-    _check_exchanges_nothing(optimizer, model)
-    train, metrics = local_trainer(model, optimizer), accumulator(model)
+    metrics = accumulator(model)
 
-    def work(weights, data, key):
-        trained = train(weights, data, key)
+    def answer(trained: Trained) -> ClientResult:
         weight = client_weight(weighting, metrics, trained.statistics, trained.num_examples)
         return ClientResult(trained.update, weight, trained.statistics, running=trained.running)
 
-    return client_work(work, metrics_process)
+    if _is_function_of_the_round(optimizer):
+
+        def work(weights, data, key, round_num):
+            train = local_trainer(model, _checked(optimizer(round_num), model))
+            return answer(train(weights, data, key))
+
+        return client_work(work, metrics_process)
+
+    optimizer = _checked(optimizer, model)
+    train = local_trainer(model, optimizer)
+    if not hyperparams(_abstract_state(optimizer, model)):
+        return client_work(lambda weights, data, key: answer(train(weights, data, key)), metrics_process)
+    return _with_hyperparams(
+        lambda weights, data, key, values: answer(train(weights, data, key, hyperparams=values)),
+        lambda weights: hyperparams(optimizer.init(trainable_of(weights))),
+        metrics_process,
+    )
 
 
-def _check_exchanges_nothing(optimizer: LocalOptimizer, model: Model):
-    """A client of a round has no place for the auxiliary variables of the next one."""
+def _with_hyperparams(work: Callable, first: Callable, metrics_process: AggregationProcess) -> ClientWork:
+    """Client work that is given hyperparameters from its state.
 
-    def collected(key):
-        return optimizer.collect(optimizer.init(trainable_of(model.init(key))))
+    Args:
+      work: `(weights, data, key, hyperparams) -> ClientResult`.
+      first: `weights -> hyperparams`.
+      metrics_process: combines the clients' statistics.
+    """
 
-    names = sorted(jax.eval_shape(collected, jax.eval_shape(lambda: jax.random.key(0))))
+    def init(weights):
+        return federated_zip(TrainingState(metrics_process.initialize(), federated_map(first, weights)))
+
+    def run(state, weights, data, key):
+        return federated_map(work, weights, data, key, federated_broadcast(state.hyperparams)), ()
+
+    def commit(state, result, included, shared):
+        output = metrics_process.next(state.metrics, result.metrics)
+        return output._replace(state=federated_zip(TrainingState(output.state, state.hyperparams)))
+
+    return ClientWork(init, run, commit)
+
+
+def _is_function_of_the_round(optimizer: Any) -> bool:
+    if isinstance(optimizer, LocalOptimizer) or hasattr(optimizer, "update") or not callable(optimizer):
+        return False
+    # By the name of its parameter: `optax.sgd` without arguments would take the number of the round for its rate.
+    if list(inspect.signature(optimizer).parameters) != ["round_num"]:
+        name = getattr(optimizer, "__name__", repr(optimizer))
+        raise TypeError(
+            f"client_optimizer is an optax.GradientTransformation or a function of `round_num` that gives one, got the "
+            f"function {name}{inspect.signature(optimizer)}; call it, as in optax.sgd(0.02), or write lambda "
+            "round_num: optax.sgd(0.02 * 0.99**round_num)"
+        )
+    return True
+
+
+def _checked(optimizer: optax.GradientTransformation | LocalOptimizer, model: Model) -> LocalOptimizer:
+    """The optimizer, unless it exchanges variables with a server that keeps none of a client for the next round."""
+    optimizer = local_optimizer(optimizer, "client_optimizer")
+    names = sorted(jax.eval_shape(optimizer.collect, _abstract_state(optimizer, model)))
     if names:
         raise ValueError(
             f"local_training takes an optimizer without auxiliary variables, got one that exchanges {names} with the "
             "server, which keeps no variables of a client here; write a ClientWork whose `run` keeps them and gives "
             "each client its own: fc.clients.local_trainer(model, optimizer)(weights, data, key, aux_var)"
         )
+    return optimizer
+
+
+def _abstract_state(optimizer: LocalOptimizer, model: Model) -> Any:
+    def state(key):
+        return optimizer.init(trainable_of(model.init(key)))
+
+    return jax.eval_shape(state, jax.eval_shape(lambda: jax.random.key(0)))

@@ -1,9 +1,10 @@
 """Client work from a function of one client."""
 
+import inspect
 from collections.abc import Callable
 
 from fedjax_core.contracts import ClientWork
-from fedjax_core.language import federated_map
+from fedjax_core.language import federated_broadcast, federated_map
 from fedjax_core.templates import AggregationProcess
 
 
@@ -12,7 +13,8 @@ def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWo
 
     Args:
       work: `(weights, data, key) -> ClientResult`, a pure JAX function of one client: `data` is a
-        `ClientBatches`, `key` a key of its own.
+        `ClientBatches`, `key` a key of its own. A further parameter of the name `round_num`, int32 `[]`, is given
+        the number of rounds before this one.
       metrics_process: combines the clients' statistics.
 
     Returns:
@@ -54,7 +56,11 @@ def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWo
     def run(state, weights, data, key):
         return federated_map(work, weights, data, key), ()
 
+    def run_by_round(state, weights, data, key, round_num):
+        return federated_map(work, weights, data, key, federated_broadcast(round_num)), ()
+
     def commit(state, result, included, shared):
         return metrics_process.next(state, result.metrics)
 
-    return ClientWork(init, run, commit)
+    takes_round = "round_num" in inspect.signature(work).parameters
+    return ClientWork(init, run_by_round if takes_round else run, commit)
