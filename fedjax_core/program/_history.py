@@ -141,6 +141,12 @@ class Record(NamedTuple):
         """What was not finite, and for how many clients: `update 9, weight 1`; empty if there were none."""
         return ", ".join(f"{reason} {number}" for reason, number in _left_out_by_reason(self.metrics).items() if number)
 
+    @property
+    def names_left_out(self) -> str:
+        """The clients that are known by name: `ada (update), bob (weight)`; of more than 20 the first ones."""
+        more = ", ..." if self.num_left_out > len(self.left_out) else ""
+        return ", ".join(f"{client} ({reason})" for client, reason in self.left_out) + more
+
     def _left_out_in_words(self) -> str:
         left_out = self.num_left_out
         if not left_out:

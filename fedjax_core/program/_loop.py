@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
+from fedjax_core.algorithms import left_out_clients
 from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData, Participation
+from fedjax_core.engine import Cohort
 from fedjax_core.program._early_stopping import Ending
 from fedjax_core.program._history import History, Record, flatten_metrics, on_host
 from fedjax_core.program._outlets import Outlet, Round
@@ -41,11 +44,15 @@ class RoundCohort(NamedTuple):
       cohort: what `process.next` takes; None if the round is skipped.
       size: how many clients there are.
       metrics: who took part, where the sampler gives a `Participation`.
+      ids: of the clients; the cohort is let go before somebody may ask for them.
+      client_index: their numbers in the population, by which a process tells of them.
     """
 
     cohort: Any
     size: int
     metrics: dict[str, int]
+    ids: Sequence = ()
+    client_index: Sequence = ()
 
 
 def cohort_drawer(
@@ -63,14 +70,17 @@ def cohort_drawer(
     def draw(number: int) -> RoundCohort:
         drawn, round_key = sampler(number), jax.random.fold_in(key, number)
         if not isinstance(drawn, Participation):
-            return RoundCohort(data.cohort(drawn, batching, key=round_key), len(drawn), {})
+            return _round_cohort(data.cohort(drawn, batching, key=round_key), {})
         metrics = {f"participation/{name}": value for name, value in drawn.metrics().items()}
         if drawn.skipped:
             return RoundCohort(None, 0, metrics)
-        cohort = data.cohort(drawn.ids, batching, max_steps=drawn.max_steps, key=round_key)
-        return RoundCohort(cohort, len(drawn.ids), metrics)
+        return _round_cohort(data.cohort(drawn.ids, batching, max_steps=drawn.max_steps, key=round_key), metrics)
 
     return draw
+
+
+def _round_cohort(cohort: Cohort, metrics: dict[str, int]) -> RoundCohort:
+    return RoundCohort(cohort, len(cohort), metrics, cohort.ids, cohort.client_index)
 
 
 def run_rounds(
@@ -80,7 +90,6 @@ def run_rounds(
     *,
     evaluate: Callable[[int, Any, bool], Any] = lambda number, state, is_last: None,
     added: Callable[[int], dict[str, Any]] = lambda number: {},
-    left_out: Callable[[Any], dict] = lambda metrics: {},
     outlets: Sequence[Outlet] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Round:
@@ -92,7 +101,6 @@ def run_rounds(
       draw: from `cohort_drawer`; called for a round while the devices compute the one before.
       evaluate: `(number, state, is_last)` -> what is measured on held-out data after a round, or None.
       added: round number -> what the record of the round has besides the metrics of the process.
-      left_out: metrics of a round -> the reason for each client that it left out.
       outlets: take each round, in their order.
       clock: gives the time in seconds.
 
@@ -116,8 +124,8 @@ def run_rounds(
             held_out = evaluate(number, after, is_last)
             flat_held_out = flatten_metrics(held_out)
             is_last = ending.measured(number, {f"held_out/{n}": v for n, v in flat_held_out.items()}) or is_last
-            clients = tuple(left_out(metrics).items())
-            record = Record(number, clock() - epoch, round_seconds, drawn.size, flat, flat_held_out, clients)
+            record = Record(number, clock() - epoch, round_seconds, drawn.size, flat, flat_held_out)
+            record = _with_names(record, metrics, drawn)
             history.append(record)
             state = after
             round_ = Round(number, state, metrics, held_out, record, is_last)
@@ -152,6 +160,22 @@ def _drawn_ahead(draw: Callable[[int], RoundCohort], next_round: Computation, nu
             next_round.prefetch(drawn.cohort)
         return drawn
     return None
+
+
+def _with_names(record: Record, metrics: Any, drawn: RoundCohort) -> Record:
+    """The record with the clients that the round left out, by their ids."""
+    if not record.num_left_out or not _are_listed(metrics):
+        return record
+    # By number, as the process knows them: the data may be a part of a population, which keeps its numbers.
+    ids = dict(zip(np.asarray(drawn.client_index).tolist(), drawn.ids))
+    left_out = left_out_clients(metrics, ids).items()
+    plain = ((i.item() if isinstance(i, np.generic) else i, reason) for i, reason in left_out)  # what JSON can hold
+    return record._replace(left_out=tuple(plain))
+
+
+def _are_listed(metrics: Any) -> bool:
+    """Whether a round lists the clients that it left out; a process that is not of `compose` may only count them."""
+    return "non_finite_clients" in metrics["client_work"]["train"]
 
 
 def with_lanes(next_round: Computation, lanes: int | None) -> Computation:

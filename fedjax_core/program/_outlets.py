@@ -12,6 +12,7 @@ from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._warn import warn
 
 _LOGGER = logging.getLogger("fedjax_core")
+_LEFT_OUT_NUMBERS = "client_work/train/non_finite_clients/"  # released by name instead
 
 
 class Round(NamedTuple):
@@ -68,7 +69,7 @@ def to_log() -> Outlet:
         record = round_.record
         left_out = record.num_left_out
         if left_out:
-            who = ", ".join(f"{client} ({reason})" for client, reason in record.left_out) or record.reasons_left_out
+            who = record.names_left_out if record.left_out else record.reasons_left_out
             _LOGGER.info("round %d left out %d of %d clients: %s", record.round, left_out, record.num_clients, who)
         if not warned and 0 < left_out == record.num_clients:
             warned = True
@@ -163,6 +164,8 @@ def to_hooks(hooks: Sequence[Callable[[Round], Any]]) -> Outlet:
 def _released_values(round_: Round) -> dict[str, Any]:
     """What is released after a round, by name."""
     record = round_.record
+    names = {"left_out_clients": record.names_left_out} if record.left_out else {}
+    measured = {n: v for n, v in named_values(round_.metrics).items() if not n.startswith(_LEFT_OUT_NUMBERS)}
     # Numbers that the loop adds to those of the process, which the record has in their plain form alone.
     added = {n: v for n, v in record.metrics.items() if n.startswith(("participation/", "privacy/"))}
     return {
@@ -170,6 +173,7 @@ def _released_values(round_: Round) -> dict[str, Any]:
         "round_seconds": record.round_seconds,
         "num_clients": record.num_clients,
         **added,
-        **named_values(round_.metrics),
+        **measured,
+        **names,
         **{f"held_out/{name}": value for name, value in named_values(round_.held_out).items()},
     }

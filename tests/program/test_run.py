@@ -273,6 +273,47 @@ def test_a_checkpoint_has_room_for_tables(make, tmp_path):
         make(folder=tmp_path, rounds=2).train()
 
 
+# who was left out
+
+
+@pytest.fixture(scope="module")
+def with_nan():
+    """Clients "a" to "d", of which "b" and "d" hold a NaN."""
+    clients = dict(zip("abcd", reference.make_clients([7, 3, 9, 4]).values()))
+    for name in "bd":
+        clients[name] = {**clients[name], "x": np.full_like(clients[name]["x"], np.nan)}
+    return fd.FederatedData.from_clients(clients)
+
+
+def test_clients_that_are_left_out_are_named(make, with_nan, tmp_path, caplog):
+    """In the history, also that of a checkpoint, in the releases, in the progress line and in the log."""
+    released, cohorts = {}, fd.fixed_cohorts([["a", "c"], ["d", "a", "b"]])
+    arguments = {"train_data": with_nan, "sampler": cohorts, "rounds": 2, "folder": tmp_path}
+    with caplog.at_level("INFO", "fedjax_core"):
+        history = make(**arguments, releases=release_to_memory(released)).train().history
+    named = [(), (("b", "update"), ("d", "update"))]
+    assert [record.left_out for record in history.records] == named
+    assert [record.left_out for record in make(**arguments).restore().history.records] == named
+    assert "left_out_clients" not in released[1]
+    assert released[2]["left_out_clients"] == "b (update), d (update)"
+    assert not any("non_finite_clients/client" in name for name in released[2])
+    assert history.records[1].summary().startswith("left out 2 of 3 clients (update 2) · loss")
+    assert caplog.messages == ["round 2 left out 2 of 3 clients: b (update), d (update)"]
+
+
+def test_a_part_of_a_population_keeps_the_names(make, with_nan):
+    history = make(train_data=with_nan.subset(["c", "d"]), sampler=2, rounds=1).train().history
+    assert history.records[0].left_out == (("d", "update"),)
+
+
+def test_a_round_that_leaves_out_everybody_warns_once(make, with_nan):
+    cohorts = fd.fixed_cohorts([["b", "d"], ["d"], ["a", "b"]])
+    with pytest.warns(UserWarning, match=r"round 1 left out all of its 2 clients, .*: update 2; lower") as told:
+        result = make(train_data=with_nan, sampler=cohorts, rounds=3).train()
+    assert [str(w.message)[:7] for w in told] == ["round 1"] and told[0].filename == __file__
+    assert result.history.records[0].summary().startswith("left out all 2 clients (update 2)")
+
+
 # what is refused
 
 
