@@ -61,8 +61,8 @@ def finalize_then_sample(sample_size: int = 100, *, key: jax.Array) -> MetricsAg
         finalize = computation(finalizer_of(metric_finalizers, unfinalized_type), unfinalized_type)
         first = None
         if initial_unfinalized_metrics is not None:
-            _check_initial(initial_unfinalized_metrics, unfinalized_type)
-            first = draw_tag(jax.random.fold_in(key, _BEFORE_ALL_ROUNDS)), finalize(initial_unfinalized_metrics)
+            initial = _checked_initial(initial_unfinalized_metrics, unfinalized_type)
+            first = draw_tag(jax.random.fold_in(key, _BEFORE_ALL_ROUNDS)), finalize(initial)
 
         @federated_computation()
         def initialize():
@@ -78,13 +78,15 @@ def finalize_then_sample(sample_size: int = 100, *, key: jax.Array) -> MetricsAg
     return MetricsAggregation(create)
 
 
-def _check_initial(initial, unfinalized_type: types.Type):
+def _checked_initial(initial, unfinalized_type: types.Type):
+    """The initial metrics in the containers of a client's."""
     found = types.type_of(initial)
-    if not unfinalized_type.is_equivalent_to(found):
+    if not unfinalized_type.is_equivalent_to(types.matched_type(unfinalized_type, found)):
         raise TypeError(
             f"the initial metrics have the type of a client's, {unfinalized_type}, got {found}; convert them with "
             "jnp.asarray(value, dtype)"
         )
+    return types.matched(unfinalized_type, initial)
 
 
 def _with_first(state: dict, tag, metrics) -> dict:

@@ -114,6 +114,17 @@ def test_a_dict_is_matched_by_name_inside_another_computation(make):
     assert [float(x) for x in program(1.0, [batch(DICTS[0])])] == [EXPECTED, EXPECTED, EXPECTED, 2 * EXPECTED]
 
 
+def test_a_struct_of_placed_values_is_matched_by_name():
+    @fc.federated_computation("<y=float32@SERVER,x={float32}@CLIENTS>")
+    def program(pair):
+        return fc.federated_map(lambda x, y: x - 10 * y, fc.federated_sum(pair["x"]), pair["y"])
+
+    assert float(program({"x": [1.0, 3.0], "y": 2.0})) == float(program({"y": 2.0, "x": {"a": 1.0, "b": 3.0}})) == -16
+    assert float(program({"x": (x for x in [1.0, 3.0]), "y": 2.0})) == -16
+    with pytest.raises(TypeError, match=r"argument 'pair': .* missing \['y'\]; not expected \['z'\]"):
+        program({"x": [1.0], "z": 2.0})
+
+
 def test_states_and_weights_may_be_dicts_of_dicts():
     """Also those of optax, which are NamedTuples and tuples, as they come from a file or a message."""
     model = fc.models.logistic_regression(2, 2)
