@@ -8,7 +8,7 @@ import jax
 
 from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData
-from fedjax_core.types import SequenceType, Type, type_leaves
+from fedjax_core.types import SequenceType, Type, matched_type, type_leaves
 
 
 def checked_count(caller: str, name: str, value: Any, least: int = 1) -> int:
@@ -63,7 +63,7 @@ def check_data(caller: str, name: str, data: Any, taker: str, computation: Compu
             "FederatedData.from_clients(...)"
         )
     taken: Type = computation.parameters[1][1].member
-    given = SequenceType(data.element_type)
+    given = matched_type(taken, SequenceType(data.element_type))
     if not taken.is_assignable_from(given):
         raise TypeError(
             f"{caller}({name}=...): a client holds {given} and {taker} takes {taken}{_difference(taken, given)}; "

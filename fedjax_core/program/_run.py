@@ -172,7 +172,7 @@ class Run:
         evaluation = _arguments.checked_evaluation(evaluation, process, batching)
         _arguments.check_accounting(accounting, sampler, len(train_data))
         _arguments.check_early_stopping(rounds, process, evaluation, accounting)
-        _arguments.check_initial_state(initial_state, process)
+        initial_state = _arguments.checked_initial_state(initial_state, process)
         _checks.check_switch("Run", "progress", progress)
         self._folder = _arguments.checked_folder(folder)
         self.folder = self._folder.path if isinstance(self._folder, RunFolder) else self._folder
@@ -345,7 +345,7 @@ class Run:
         own = self.process.initialize()
         if self.initial_state is None:
             return own
-        # On the devices and in the containers of the process's own state: else the first round is traced twice.
+        # On the devices of the process's own state: else the first round is traced twice.
         leaves = map(_placed, jax.tree.leaves(self.initial_state), jax.tree.leaves(own))
         return jax.tree.unflatten(jax.tree.structure(own), list(leaves))
 

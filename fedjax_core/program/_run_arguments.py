@@ -230,18 +230,21 @@ def sampling_of(sampler: Any, population: int) -> Any:
     return fixed_size(sampler, population) if isinstance(sampler, int) else getattr(sampler, "sampling", None)
 
 
-def check_initial_state(state: Any, process: LearningProcess) -> None:
-    """Raises TypeError unless the state is one of the process."""
+def checked_initial_state(state: Any, process: LearningProcess) -> Any:
+    """The state in the containers of the process's own, its dicts matched by name.
+
+    Raises:
+      TypeError: it is not a state of the process.
+    """
     if state is None:
-        return
+        return None
     expected, weights = process.state_type.member, process.get_model_weights.type_signature.result
     try:
         given = types.type_of(state)
     except TypeError as error:
         raise TypeError(f"Run(initial_state=...) must be a state of the process, got {error}") from None
-    same = jax.tree.structure(state) == jax.tree.structure(types.tree_of_types(expected))
-    if same and expected.is_assignable_from(given):
-        return
+    if expected.is_assignable_from(types.matched_type(expected, given)):
+        return types.matched(expected, state)
     raise TypeError(
         f"Run(initial_state=...) must be a state of the process, {expected}, got "
         + (

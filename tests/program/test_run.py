@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -181,6 +182,47 @@ def test_fine_tunes_the_weights_of_another_run(make, process, model, data, tmp_p
         state, _ = process.next(state, cohort)
     result = make(initial_state=begun, rounds=2).train()
     assert _bits(result.state) == _bits(state) and result.history.column("round").tolist() == [1, 2]
+
+
+def _as_dicts(value):
+    """A state as it comes from a file or a message: dicts in place of all that has names."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: _as_dicts(value[name]) for name in reversed(value)}
+    return tuple(map(_as_dicts, value)) if isinstance(value, tuple) else value
+
+
+def test_the_state_that_a_run_begins_with_may_be_of_dicts(make, process):
+    state = make(rounds=1).train().state
+    given = _as_dicts(state)
+    assert type(given["finalizer"][0]) is dict  # what Adam keeps
+    assert _bits(make(initial_state=given).train().state) == _bits(make(initial_state=state).train().state)
+    with pytest.raises(TypeError, match=r"Run\(initial_state=...\) must be a state of the process"):
+        make(initial_state={**given, "more": 1})
+
+
+class Swapped(NamedTuple):
+    """A batch whose fields stand in another order than those of a dict."""
+
+    y: Any
+    x: Any
+
+
+def test_clients_of_dicts_train_a_model_of_other_batches(make, model, data):
+    batches = fc.types.to_type(Swapped(*(model.batch_type[name] for name in Swapped._fields)))
+    swapped = model._replace(
+        batch_type=batches,
+        predict=lambda weights, batch, key=None, training=False: model.predict(weights, batch._asdict()),
+        loss=lambda predictions, batch: model.loss(predictions, batch._asdict()),
+        metrics={"num": fc.Metric(lambda predictions, batch, mask: mask.sum() + 0 * batch.y[0], lambda total: total)},
+    )
+
+    def trained(model):
+        process = fc.algorithms.fed_avg(model, optax.sgd(0.1), server_optimizer=optax.adam(0.05), key=KEY)
+        return make(process=process, evaluation=Evaluation(data[1], model, every=2)).train()
+
+    assert _bits(trained(swapped).state.weights) == _bits(trained(model).state.weights)
 
 
 def test_a_warm_run_is_resumed_and_another_beginning_is_told(make, process, tmp_path):
