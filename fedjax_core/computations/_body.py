@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from fedjax_core import types
-from fedjax_core.engine import Cohort, EngineConfig
+from fedjax_core.engine import CallEstimate, Cohort, EngineConfig
 
 
 class Body(Protocol):
@@ -37,6 +37,10 @@ class Body(Protocol):
 
     def prefetch(self, cohort: Cohort) -> None:
         """Reads ahead what a later run takes."""
+        ...
+
+    def estimate(self, cohort: Cohort) -> CallEstimate:
+        """What a run on a cohort takes."""
         ...
 
     def describe(self, names: Mapping[types.Type, str]) -> str:

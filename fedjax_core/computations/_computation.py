@@ -13,7 +13,7 @@ from fedjax_core import types
 from fedjax_core.computations._body import Body
 from fedjax_core.computations._federated_body import FederatedBody, Graph
 from fedjax_core.computations._plain_body import PlainBody
-from fedjax_core.engine import Cohort, EngineConfig, member_type_of_list, read_streams
+from fedjax_core.engine import CallEstimate, Cohort, EngineConfig, member_type_of_list, read_streams
 from fedjax_core.engine._type_layout import laid_out
 from fedjax_core.language._abstract import abstract_of, infer
 from fedjax_core.language._graph import Node, Parameter, user_location
@@ -123,6 +123,28 @@ class Computation:
         True
         """
         self._body.prefetch(cohort)
+
+    def estimate(self, cohort: Cohort) -> CallEstimate:
+        """Estimates what a call on a cohort takes: bytes, waves and programs. Reads no example and compiles nothing.
+
+        Args:
+          cohort: the only argument at CLIENTS.
+
+        Raises:
+          TypeError: `cohort` is not a `Cohort` of the declared clients, or the computation does not have exactly one
+            argument at CLIENTS.
+
+        Example:
+
+        >>> import jax, optax, fedjax_core as fc
+        >>> data = fc.data.synthetic_iid(num_clients=20, key=jax.random.key(0))
+        >>> model = fc.models.logistic_regression(60, 10)
+        >>> process = fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(1))
+        >>> estimate = process.next.estimate(data.cohort(data.client_ids, fc.data.Batching(20)))
+        >>> estimate.received_bytes, estimate.num_waves
+        (2448, 1)
+        """
+        return self._body.estimate(cohort)
 
     @property
     def config(self) -> EngineConfig:

@@ -105,6 +105,9 @@ class FederatedBody:
     def prefetch(self, cohort):
         self._executable.prefetch(cohort, self._graph.name)
 
+    def estimate(self, cohort) -> engine.CallEstimate:
+        return self._executable.estimate(cohort, self._graph.name)
+
     def describe(self, names: Mapping[types.Type, str]) -> str:
         return self._executable.describe(names)
 

@@ -61,5 +61,8 @@ class PlainBody:
     def prefetch(self, cohort):
         raise TypeError(f"{self._name} has no placements and no clients to read the examples of; leave prefetch out")
 
+    def estimate(self, cohort):
+        raise TypeError(f"{self._name} has no placements and no clients to estimate a call for; leave estimate out")
+
     def describe(self, names: Mapping[types.Type, str]) -> str:
         return "one function, without placements"

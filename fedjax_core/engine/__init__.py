@@ -2,6 +2,7 @@
 
 * `EngineConfig`: lanes and devices of a computation (`computation.with_config`).
 * `use_all_cores`: one CPU device per core. `use_compilation_cache`: what is compiled is kept for the next process.
+* `CallEstimate`: what a call takes, by `computation.estimate(cohort)`.
 * `Cohort`, `ClientSequences`: what a data source gives the engine.
 * `PackedCohort`, `pack_cohort`, `stack_cohorts`: cohorts as arrays, for `as_function`.
 * `client_digests`, `identities`: where all randomness of a client comes from.
@@ -14,6 +15,7 @@ from fedjax_core.engine._cohort import ClientSequences, Cohort, client_digests, 
 from fedjax_core.engine._compilation_cache import use_compilation_cache
 from fedjax_core.engine._config import EngineConfig
 from fedjax_core.engine._entries import read_streams
+from fedjax_core.engine._estimate import CallEstimate
 from fedjax_core.engine._executable import Executable
 from fedjax_core.engine._lists import member_type_of_list
 from fedjax_core.engine._machine import use_all_cores
@@ -23,6 +25,7 @@ from fedjax_core.engine._plan import plan_of
 from fedjax_core.engine._values import as_member, conform
 
 __all__ = [
+    "CallEstimate",
     "ClientSequences",
     "Cohort",
     "EngineConfig",

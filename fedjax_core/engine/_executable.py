@@ -13,6 +13,7 @@ from fedjax_core.engine._as_function import packed_clients, run_traced
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._config import EngineConfig
 from fedjax_core.engine._describe import describe
+from fedjax_core.engine._estimate import CallEstimate, estimate
 from fedjax_core.engine._machine import warn_if_cores_idle
 from fedjax_core.engine._members import concrete_member, traced_member
 from fedjax_core.engine._packing import pack
@@ -75,20 +76,28 @@ class Executable:
         Raises:
           TypeError: `cohort` is not a cohort of the declared clients, or it is not the only argument at CLIENTS.
         """
-        number = len(self.plan.client_parameters)
-        if number != 1 or not isinstance(cohort, Cohort):
-            found = f"got {type(cohort).__name__}" if number == 1 else f"not {number}"
-            raise TypeError(
-                f"{name}.prefetch takes the cohort of a computation with one argument at CLIENTS, {found}; "
-                "a call reads its own arguments, leave prefetch out"
-            )
-        bind_clients(self.plan, [cohort])
+        self._check_cohort(cohort, f"{name}.prefetch")
         if self.plan.passes and self._config.lanes != "auto":
             pack(cohort, self._config.resolve())
+
+    def estimate(self, cohort: Cohort, name: str) -> CallEstimate:
+        """What a run on a cohort takes; arguments and errors are those of `prefetch`."""
+        self._check_cohort(cohort, f"{name}.estimate")
+        return estimate(self.plan, self._config.resolve(), cohort)
 
     def describe(self, names: Mapping[types.Type, str]) -> str:
         """The plan in words, with `names` in place of some types."""
         return describe(self.plan, names)
+
+    def _check_cohort(self, cohort: Cohort, caller: str) -> None:
+        number = len(self.plan.client_parameters)
+        if number != 1 or not isinstance(cohort, Cohort):
+            found = f"got {type(cohort).__name__}" if number == 1 else f"not {number}"
+            raise TypeError(
+                f"{caller} takes the cohort of a computation with one argument at CLIENTS, {found}; "
+                "a call reads its own arguments, leave it out"
+            )
+        bind_clients(self.plan, [cohort])
 
     def _enter(self, values: Mapping[Node, Any]) -> tuple[dict[Node, Any], Cohort | None]:
         """What the programs take: the values that exist once, as declared, and the clients.

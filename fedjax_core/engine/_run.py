@@ -101,6 +101,9 @@ class Program:
             if wave == 0:
                 self._check_kept(k, server, clients, len(cohort))
                 totals = self._empty[k](server, clients)[0] if packing.schedule.num_waves > 1 else None
+                # On one device nothing ties them to it, and the pass would be compiled again for the totals that it
+                # gives itself, which are.
+                totals = jax.device_put(totals, self.layout.clients) if len(self.layout.devices) == 1 else totals
             totals, rows, done = self._passes[k](server, totals, clients)
             if self.plan.passes[k].materialized:
                 kept.append(_transfer.to_server(rows, self.layout))

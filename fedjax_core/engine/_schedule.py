@@ -169,6 +169,15 @@ def _bytes_each(cohort: Cohort, lanes: int) -> np.ndarray:
     return np.array(sizes, np.int64)
 
 
+def wave_bytes(cohort: Cohort, schedule: Schedule, lanes: int) -> int:
+    """The bytes of the clients' data on one device, padding included; with several waves those of two."""
+    block, *each = _bytes_each(cohort, lanes).tolist()
+    total = size_class(schedule.max_blocks_per_device) * block
+    sizes = zip(schedule.max_steps_per_device, schedule.max_examples_per_device, each[::2], each[1::2])
+    total += sum(steps_class(s) * step + size_class(1 + e) * example for s, e, step, example in sizes)
+    return total * (_IN_FLIGHT if schedule.num_waves > 1 else 1)
+
+
 def example_bytes(sequences: ClientSequences) -> int:
     """The bytes of one example."""
     lead = int(is_batched(sequences.element_type))

@@ -1,7 +1,7 @@
 """Programs: a training loop, checkpoints, what is released after each round, and the files that a run leaves.
 
 Run                          rounds of a learning process in a folder: evaluated, resumed, watched from other processes
-  Evaluation, EvaluationResult, EarlyStopping
+  Evaluation, EvaluationResult, EarlyStopping, Estimate
   Export, export_weights, export_predict
 train                        a `Run` in one call
 Round, TrainResult, History  what a run gives after a round, returns and records
@@ -23,6 +23,7 @@ from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._csv import release_to_csv, save_csv
 from fedjax_core.program._curves import save_curves
 from fedjax_core.program._early_stopping import EarlyStopping
+from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, EvaluationResult
 from fedjax_core.program._experiment import Experiment
 from fedjax_core.program._exports import Export, export_predict, export_weights
@@ -51,6 +52,7 @@ __all__ = [
     "Checkpoints",
     "DamagedCheckpointError",
     "EarlyStopping",
+    "Estimate",
     "Evaluation",
     "EvaluationResult",
     "Experiment",

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from fedjax_core.program._atomic import remove_leftovers, write_folder_atomicall
 from fedjax_core.program._checkpoint_folder import state_digest
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._early_stopping import EarlyStopping, Ending
+from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, Evaluator
 from fedjax_core.program._exports import Export
 from fedjax_core.program._history import History
@@ -292,6 +294,34 @@ class Run:
         """
         return None if self.checkpoints is None else self.checkpoints.restore(self._first_state())
 
+    def estimate(self, rounds: int = 0) -> Estimate:
+        """Tells what the run takes before it is long: bytes, waves, programs, and the seconds of the rounds left.
+
+        Nothing is left of it, and nothing is written. The seconds are those of the rounds of the latest checkpoint, or
+        of rounds that are tried here.
+
+        Args:
+          rounds: how many rounds to try, from the first state, after one more that compiles and is not timed; 0 for
+            none.
+
+        Returns:
+          An `Estimate`, which `print` shows in words.
+
+        Raises:
+          ValueError: `rounds` is negative, or each of the next 100 rounds is skipped.
+        """
+        rounds = _checks.checked_count("estimate", "rounds", rounds, least=0)
+        checkpoint = self.restore()
+        completed, records = (0, []) if checkpoint is None else (checkpoint.round, checkpoint.history.records[1:])
+        if rounds:
+            tried = []
+            self._try(self._draw, [Outlet(lambda round_: tried.append(round_.record))], rounds + 1)
+            records = tried[1:]
+        drawn = self._next_cohort(completed + 1)
+        left = None if self.last_round is None else max(0, self.last_round - completed)
+        seconds = statistics.median(record.round_seconds for record in records) if records else None
+        return Estimate(drawn.size, self.process.next.estimate(drawn.cohort), left, seconds)
+
     def test(self) -> Any:
         """Tries everything: a round with one client and one batch, and an evaluation. Leaves nothing in the folder.
 
@@ -337,6 +367,13 @@ class Run:
         """The state after the first rounds, of which nothing is left."""
         start = RunStart(self._first_state(), History(), 0, self.process.next, {})
         return run_rounds(start, Ending(rounds, None), draw, outlets=outlets, clock=self._time.clock).state
+
+    def _next_cohort(self, number: int) -> RoundCohort:
+        for later in range(number, number + 100):
+            drawn = self._draw(later)
+            if drawn.cohort is not None:
+                return drawn
+        raise ValueError(f"the rounds {number} to {number + 99} are all skipped; let more clients report")
 
     def _ending(self) -> Ending:
         return Ending(self.settings.rounds, self.settings.eval_every)

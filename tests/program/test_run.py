@@ -356,6 +356,48 @@ def test_a_round_that_leaves_out_everybody_warns_once(make, with_nan):
     assert result.history.records[0].summary().startswith("left out all 2 clients (update 2)")
 
 
+# what it takes
+
+
+def test_estimates_before_it_runs(make, process, data, tmp_path):
+    run = make(folder=tmp_path / "run", rounds=1500, on_round=pytest.fail)
+    estimate = run.estimate()
+    clients = fd.sample_clients(1, data[0].client_ids, 3, key=KEY)
+    assert estimate.call == process.next.estimate(data[0].cohort(clients, BATCHING, key=KEY))
+    assert (estimate.num_clients, estimate.rounds_left, estimate.seconds) == (3, 1500, None)
+    assert str(estimate).endswith("1,500 rounds left; how long they take is known after some: estimate(rounds=2)")
+    assert f"each of 3 clients receives {estimate.call.received_bytes} B and sends" in str(estimate)
+    assert not (tmp_path / "run").exists()
+
+
+def test_estimates_the_seconds_of_rounds_that_it_tries(make, tmp_path):
+    ticks = iter(range(1000))
+    run = make(folder=tmp_path / "run", rounds=100, on_round=pytest.fail)
+    run._time = run._time._replace(clock=lambda: float(next(ticks)))
+    estimate = run.estimate(rounds=2)
+    assert estimate.round_seconds == 1.0 and estimate.seconds == 100.0
+    assert "100 rounds left, 1 s each, 0:01:40 in all without evaluation" in str(estimate)
+    assert not (tmp_path / "run").exists()
+
+
+def test_estimates_what_is_left_of_a_run(make, tmp_path):
+    history = make(folder=tmp_path, rounds=3).train().history
+    estimate = make(folder=tmp_path, rounds=10).estimate()
+    assert estimate.rounds_left == 7
+    assert estimate.round_seconds == np.median([record.round_seconds for record in history.records[1:]])
+    assert make(folder=tmp_path, rounds=None).estimate().seconds is None
+
+
+def test_a_round_that_is_skipped_is_not_estimated(make, data):
+    def few(round_num, participation):
+        return participation.keep(np.full(len(participation.ids), round_num > 2), "late")
+
+    drawn = fd.uniform_sampler(data[0].client_ids, 4, key=KEY)
+    assert make(sampler=fd.participation(drawn, few, fd.minimum_reports(1))).estimate().num_clients == 4
+    with pytest.raises(ValueError, match="the rounds 1 to 100 are all skipped"):
+        make(sampler=fd.participation(drawn, few, fd.minimum_reports(5))).estimate()
+
+
 # what is refused
 
 
