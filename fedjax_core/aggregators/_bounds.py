@@ -61,7 +61,7 @@ def _constant(value: np.float32) -> EstimationProcess:
     )
 
 
-def hold(
+def bounded(
     inner: Aggregator, bound: EstimationProcess, names: tuple[str, str], size: Callable, limit: Callable
 ) -> Aggregator:
     """An aggregator that gives `inner` the clients' values within a bound.
@@ -84,16 +84,18 @@ def hold(
     Example:
       >>> from fedjax_core.aggregators import as_process, mean
       >>> bound = as_bound("cut(limit=...)", 2.0, "write 1.0")
-      >>> cut = hold(mean(), bound, ("limit", "num_cut"), jnp.abs, lambda value, size, limit: jnp.minimum(value, limit))
+      >>> def cut_off(value, size, limit):
+      ...     return jnp.minimum(value, limit)
+      >>> cut = bounded(mean(), bound, ("limit", "num_cut"), jnp.abs, cut_off)
       >>> process = as_process(cut, "float32")
       >>> output = process.next(process.initialize(), [1.0, 3.0, float("nan")], [1.0, 1.0, 1.0])
       >>> print(output.result, output.measurements["num_cut"], output.measurements["num_non_finite"])
       1.5 1 1
     """
-    (name, number), sheltered_size = names, sheltered(size)
+    (name, number), safe_size = names, finite_slope(size)
 
     def check(value, weight, bound):
-        found = sheltered_size(value)
+        found = safe_size(value)
         finite = jnp.isfinite(found) & jnp.isfinite(weight)
         value, found, weight = trees.where(finite, (value, found, weight), trees.zeros_like((value, found, weight)))
         counts = weight > 0
@@ -125,11 +127,11 @@ def hold(
     return inner._replace(init=init, next=next)
 
 
-def sheltered(size: Callable) -> Callable:
-    """`size`, with a derivative of zero where it is not finite; one look at the value tells both.
+def finite_slope(size: Callable) -> Callable:
+    """`size` with a derivative of zero where it is not finite, computed from one pass over the value.
 
     Example:
-      >>> norm = sheltered(trees.norm)
+      >>> norm = finite_slope(trees.norm)
       >>> print(jax.grad(norm)(jnp.array([3.0, 4.0])), jax.grad(norm)(jnp.array([3.0, jnp.nan])))
       [0.6 0.8] [0. 0.]
     """

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from fedjax_core import trees
 from fedjax_core.aggregators._arguments import check_entries, inner_or_mean
-from fedjax_core.aggregators._bounds import as_bound, hold
+from fedjax_core.aggregators._bounds import as_bound, bounded
 from fedjax_core.contracts import Aggregator
 from fedjax_core.templates import EstimationProcess
 
@@ -50,7 +50,7 @@ def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None =
     inner = inner_or_mean("clip_by_norm", inner)
     repair = "to disable clipping leave it out: fed_avg(..., aggregator=fc.aggregators.mean())"
     bound = as_bound("clip_by_norm(max_norm=...)", max_norm, repair)
-    clipped = hold(inner, bound, ("max_norm", "num_clipped"), trees.norm, scale_to)
+    clipped = bounded(inner, bound, ("max_norm", "num_clipped"), trees.norm, scale_to)
 
     def init(value_type):
         check_entries("clip_by_norm", value_type, "floating point values", (jnp.inexact,))

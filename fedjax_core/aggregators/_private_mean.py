@@ -10,7 +10,7 @@ import numpy as np
 
 from fedjax_core import trees, types
 from fedjax_core.aggregators._arguments import check_entries, check_key, check_number
-from fedjax_core.aggregators._bounds import sheltered
+from fedjax_core.aggregators._bounds import finite_slope
 from fedjax_core.aggregators._clipping import scale_to
 from fedjax_core.aggregators._quantile import quantile_estimate
 from fedjax_core.contracts import Aggregator
@@ -136,7 +136,7 @@ def _dtypes(value):
 def _clip(value, weight, max_norm):
     """What a client adds to the sum, in float32 at least, and its norm before clipping: NaN if it adds nothing."""
     wide = jax.tree.map(lambda v: v.astype(jnp.promote_types(v.dtype, jnp.float32)), value)
-    norm = sheltered(trees.norm)(wide)
+    norm = finite_slope(trees.norm)(wide)
     # A finite norm says it of every entry; one that is not may have overflowed.
     finite = jax.lax.cond(jnp.isfinite(norm), lambda: jnp.array(True), lambda: trees.is_finite(value))
     counts = (weight > 0) & finite

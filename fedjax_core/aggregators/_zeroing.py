@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fedjax_core import trees
 from fedjax_core.aggregators._arguments import inner_or_mean
-from fedjax_core.aggregators._bounds import as_bound, hold
+from fedjax_core.aggregators._bounds import as_bound, bounded
 from fedjax_core.aggregators._entries import largest_entry
 from fedjax_core.contracts import Aggregator
 from fedjax_core.templates import EstimationProcess
@@ -54,7 +54,7 @@ def zero_large(
     repair = "to disable zeroing leave it out: fed_avg(..., aggregator=fc.aggregators.mean())"
     bound = as_bound("zero_large(threshold=...)", threshold, repair)
     size = functools.partial(_norm_if_finite, norm) if norm else largest_entry
-    return hold(inner, bound, ("threshold", "num_zeroed"), size, _zero_over)
+    return bounded(inner, bound, ("threshold", "num_zeroed"), size, _zero_over)
 
 
 def _norm_if_finite(norm: Callable, value):
