@@ -84,10 +84,10 @@ def join(path: str, name: str | None, position: int) -> str:
 
 
 def check_names(names: list[str | None]) -> None:
-    """Refuses names that occur twice.
+    """Checks that names differ.
 
     Raises:
-      ValueError: with the names.
+      ValueError: a name occurs twice.
     """
     named = [name for name in names if name is not None]
     if len(set(named)) < len(named):

@@ -87,10 +87,10 @@ def reservoir_sample(sample_size: int, *, key: jax.Array) -> Aggregator:
 
 
 def check_sampling(function: str, sample_size, key) -> None:
-    """Refuses what is no size of a sample, and what is no key.
+    """Checks the size of a sample, and the key that it is drawn with.
 
     Raises:
-      TypeError: `sample_size` is no integer, or `key` no key.
+      TypeError: `sample_size` is not an integer, or `key` is not a key.
       ValueError: `sample_size` is not positive.
     """
     message = f"{function}(sample_size=...) must be a positive integer, got {sample_size!r}; write sample_size=100"

@@ -33,11 +33,11 @@ def client_weight(weighting: Weighting, metrics: Accumulator, statistics: dict, 
 
 
 def check_weighting(weighting: Weighting):
-    """Refuses what is no weighting.
+    """Checks a weighting.
 
     Raises:
-      ValueError: another string.
-      TypeError: neither a string nor a function.
+      ValueError: it is a string other than "examples" and "uniform".
+      TypeError: it is neither a string nor a function.
     """
     if isinstance(weighting, str):
         if weighting not in ("examples", "uniform"):

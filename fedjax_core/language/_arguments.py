@@ -18,7 +18,7 @@ def client_argument(value, operator: str) -> Node:
 
 
 def check_leaves(operator: str, node: Node, allowed: str, accept: Callable):
-    """Refuses a value of which not every leaf is a tensor of an accepted dtype."""
+    """Raises TypeError unless every leaf of a value is a tensor of an accepted dtype."""
     for path, leaf in types.type_leaves(node.member_type):
         if not (isinstance(leaf, types.TensorType) and accept(leaf.dtype)):
             where = f"its field {path} is {leaf}" if path else f"it is {leaf}"
@@ -29,7 +29,7 @@ def check_leaves(operator: str, node: Node, allowed: str, accept: Callable):
 
 
 def check_one_placement(operator: str, nodes):
-    """Refuses arguments at different placements, with the repaired call."""
+    """Raises TypeError, with the repaired call, unless all arguments are at one placement."""
     if len({node.placement for node in nodes}) > 1:
         found = ", ".join(str(node.type) for node in nodes)
         raise TypeError(
@@ -40,13 +40,13 @@ def check_one_placement(operator: str, nodes):
 
 
 def check_placement(operator: str, placement):
-    """Refuses what is no placement."""
+    """Raises TypeError unless `placement` is a placement."""
     if not isinstance(placement, Placement):
         raise TypeError(f"{operator} takes fc.SERVER or fc.CLIENTS as placement, got {placement!r}")
 
 
 def check_function(operator: str, fn, repaired: str):
-    """Refuses what is no function, and computations with placements (recognized by their signature)."""
+    """Raises TypeError unless `fn` is a function without placements, which a computation's signature shows."""
     if isinstance(fn, Placed) or not callable(fn):
         raise TypeError(f"{operator} takes a function first, got {name_of(fn)} at {user_location()}; write {repaired}")
     signature = getattr(fn, "type_signature", None)

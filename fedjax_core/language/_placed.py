@@ -229,10 +229,10 @@ def infer_map(operation: Map, inputs: tuple[Node, ...], described: str):
 
 
 def refuse_trimmed(described: str, nodes: tuple[Node, ...]):
-    """Refuses to compute with trimmed rows, of which nobody knows how many there are before the program has run.
+    """Checks that no value is of trimmed rows, whose number is known only after the program has run.
 
     Raises:
-      TypeError: with the operator and the repaired call.
+      TypeError: a value is; the message has the operator and the repaired call.
     """
     for node in nodes:
         if is_trimmed(node.abstract):

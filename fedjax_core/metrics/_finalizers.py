@@ -1,4 +1,4 @@
-"""The functions that finalize metrics, and what is asked of them."""
+"""The functions that finalize metrics, and the checks of them."""
 
 from collections.abc import Callable, Mapping
 
@@ -39,10 +39,10 @@ def finalizer_of(finalizers, unfinalized: types.Type) -> Callable:
 
 
 def _check_unfinalized(unfinalized: types.Type):
-    """Refuses what is no type of a client's statistics by the names of metrics.
+    """Checks the type of a client's statistics, a struct with a field for each metric.
 
     Raises:
-      TypeError: not a named struct whose leaves are tensors.
+      TypeError: it is not a struct whose fields all have names and whose leaves are tensors.
     """
     named = isinstance(unfinalized, types.StructType) and None not in unfinalized.names
     if not named or not all(isinstance(leaf, types.TensorType) for _, leaf in types.type_leaves(unfinalized)):
@@ -53,14 +53,14 @@ def _check_unfinalized(unfinalized: types.Type):
 
 
 def _check_finalizers(finalizers, unfinalized: types.StructType):
-    """Refuses what does not finalize metrics of this type.
+    """Checks that functions finalize metrics of this type.
 
     Args:
       finalizers: a function of all metrics, or one per metric in a dict.
       unfinalized: what passes `_check_unfinalized`.
 
     Raises:
-      TypeError: neither of both.
+      TypeError: they are neither a function nor a dict of functions.
       MetricFinalizersMismatchError: the names differ.
     """
     if callable(finalizers):

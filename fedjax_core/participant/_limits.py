@@ -79,7 +79,7 @@ class EffortMeter:
 
 
 def check_some_limit(**limits: float | None) -> None:
-    """Refuses to train for ever.
+    """Checks that training ends.
 
     Raises:
       ValueError: all limits are None.

@@ -34,10 +34,10 @@ def _relation(sampling: Sampling, relation: str | None) -> str:
 
 
 def check_match(sampling: Sampling, accountant: str, relation: str | None) -> None:
-    """Refuses what dp-accounting has no bound for.
+    """Checks that dp-accounting has a bound for this sampling.
 
     Raises:
-      ValueError: with what does not match, and what to write instead.
+      ValueError: it has none; the message says what does not match, and what to write instead.
     """
     relation = _relation(sampling, relation)
     if sampling.probability == 1:

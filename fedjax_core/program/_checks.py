@@ -30,7 +30,7 @@ def checked_count(caller: str, name: str, value: Any, least: int = 1) -> int:
 
 
 def check_switch(caller: str, name: str, value: Any) -> None:
-    """Refuses what is not True or False, with a TypeError."""
+    """Raises TypeError unless the value is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{caller}({name}=...) must be True or False, got {value!r}; use {name}=True")
 
@@ -50,13 +50,13 @@ def checked_not_negative(caller: str, name: str, value: Any) -> float:
 
 
 def check_key(caller: str, key: Any) -> None:
-    """Refuses what is not one typed key, with a TypeError."""
+    """Raises TypeError unless the key is a single typed key."""
     if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
         raise TypeError(f"{caller}(key=...) must be one typed key, got {key!r}; use jax.random.key(0)")
 
 
 def check_data(caller: str, name: str, data: Any, taker: str, computation: Computation) -> None:
-    """Refuses clients that the second argument of `computation` does not take, with a TypeError."""
+    """Raises TypeError unless the second argument of `computation` takes the clients of the data."""
     if not isinstance(data, FederatedData):
         raise TypeError(
             f"{caller}({name}=...) must be FederatedData, got {type(data).__name__}; use "
@@ -81,6 +81,6 @@ def _difference(taken: Type, given: Type) -> str:
 
 
 def check_batching(caller: str, name: str, batching: Any) -> None:
-    """Refuses what is no `Batching`, with a TypeError."""
+    """Raises TypeError unless the value is a `Batching`."""
     if not isinstance(batching, Batching):
         raise TypeError(f"{caller}({name}=...) must be a Batching, got {batching!r}; use Batching(batch_size=20)")
