@@ -512,7 +512,9 @@ class Finalizer(NamedTuple):
     Attributes:
       init: `(trainable weights at SERVER) -> state at SERVER`.
       next: `(state, trainable weights, update) -> MeasuredProcessOutput(state, new weights,
-        measurements)`, all at SERVER.
+        measurements)`, all at SERVER. A further parameter of the name `value` is given a function without
+        arguments: it gives the training loss of the round, float32 at SERVER, or raises a `TypeError` with
+        the reason why there is none.
     """
 
     init: Callable

@@ -2,6 +2,7 @@
 
 fed_avg               local training, then an optimizer step of the server; FedAdam, FedYogi,
                       FedAdagrad and FedAvgM are arguments
+fed_prox              fed_avg whose clients are pulled back to where the round began
 fed_sgd               one gradient a client
 federated_evaluation  metrics on clients, a computation without state
 fed_eval              the same as a process, with the metrics of all rounds
@@ -15,6 +16,7 @@ from fedjax_core._signposts import signpost
 from fedjax_core.algorithms._compose import LearningState, compose
 from fedjax_core.algorithms._evaluation import EvaluationState, fed_eval, federated_evaluation
 from fedjax_core.algorithms._fed_avg import fed_avg, fed_sgd
+from fedjax_core.algorithms._fed_prox import fed_prox
 from fedjax_core.algorithms._guard import guarded_mean, leave_out
 from fedjax_core.algorithms._left_out import left_out_clients
 from fedjax_core.algorithms._metrics import metrics_process
@@ -28,6 +30,7 @@ __all__ = [
     "compose",
     "fed_avg",
     "fed_eval",
+    "fed_prox",
     "fed_sgd",
     "federated_evaluation",
     "guarded_mean",

@@ -60,7 +60,7 @@ def first_state(slot: str, init: Callable, *args: Any) -> Placed:
 
 
 def run_slot(
-    slot: str, next: Callable, args: tuple, placement: Placement, result: types.Type | None = None
+    slot: str, next: Callable, args: tuple, placement: Placement, result: types.Type | None = None, **named: Any
 ) -> MeasuredProcessOutput:
     """What a slot gives, its state and its result one value each.
 
@@ -70,12 +70,13 @@ def run_slot(
       args: the function's arguments, first the slot's state.
       placement: of the result.
       result: the type of the result; None for any.
+      **named: arguments that are given by their names.
 
     Raises:
       ProcessCompositionError: `next` fails, gives no `MeasuredProcessOutput`, or another state or
         result; the message names the slot.
     """
-    output = _called(slot, next, args)
+    output = _called(slot, next, args, **named)
     if not isinstance(output, MeasuredProcessOutput):
         raise ProcessCompositionError(
             f"the {slot} returns a MeasuredProcessOutput, got {_described(output)}; write `return "

@@ -15,6 +15,7 @@ from fedjax_core.algorithms._metrics import by_name, report
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.algorithms._running import averaged_running
 from fedjax_core.algorithms._slot_computations import slot_computations
+from fedjax_core.algorithms._training_loss import training_loss
 from fedjax_core.clients import trainable_of, weights_type, with_trainable
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator, ClientWork, Distributor, Finalizer, Model
@@ -151,7 +152,8 @@ def compose(
         result, included, reason = federated_map(guard, answer)
         committed = slots.commit(state.client_work, result, included, shared)
         summed = slots.add(state.aggregator, result.update, result.weight)
-        moved = slots.move(state.finalizer, _trainable(state.weights), summed.result)
+        loss = (training_loss(model, result.metrics),) if slots.moves_by_loss else ()
+        moved = slots.move(state.finalizer, _trainable(state.weights), summed.result, *loss)
         weights = averaged_running(state.weights, result.running) if has_running else state.weights
         proposed = {
             "weights": federated_map(with_trainable, weights, moved.result),

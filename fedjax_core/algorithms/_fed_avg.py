@@ -10,14 +10,14 @@ from fedjax_core.algorithms._checks import check_key
 from fedjax_core.algorithms._compose import compose
 from fedjax_core.algorithms._metrics import metrics_process
 from fedjax_core.algorithms._slots import apply_optimizer, broadcast
-from fedjax_core.clients import local_gradient, local_training
+from fedjax_core.clients import ClientOptimizer, local_gradient, local_training
 from fedjax_core.contracts import Aggregator, Model
 from fedjax_core.templates import LearningProcess
 
 
 def fed_avg(
     model: Model,
-    client_optimizer: optax.GradientTransformation,
+    client_optimizer: ClientOptimizer,
     *,
     server_optimizer: optax.GradientTransformation | None = None,
     aggregator: Aggregator | None = None,
@@ -39,8 +39,10 @@ def fed_avg(
 
     Args:
       model: the model.
-      client_optimizer: any optax transformation, fresh for every client and round.
-      server_optimizer: any optax transformation; None is `optax.sgd(1.0)`.
+      client_optimizer: any optax transformation, fresh for every client and round, or a `clients.LocalOptimizer`
+        without auxiliary variables; or a function of `round_num` that gives one. See `clients.local_training` for
+        rates that change from round to round.
+      server_optimizer: an optax transformation, see `apply_optimizer`; None is `optax.sgd(1.0)`.
       aggregator: how the updates are combined; None is `aggregators.mean()`.
       weighting: "examples" (examples processed), "uniform", or a function of the client's finalized
         metrics that gives a scalar. A client without examples weighs zero.
@@ -94,7 +96,8 @@ def fed_sgd(
 
     Args:
       model: the model.
-      server_optimizer: any optax transformation.
+      server_optimizer: an optax transformation, see `apply_optimizer`. Clients take no step, so that there is no
+        client optimizer.
       aggregator: as in `fed_avg`.
       weighting: as in `fed_avg`.
       metrics_aggregation: as in `fed_avg`.

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fedjax_core import types
-from fedjax_core.algorithms._checks import check_running, first_state, run_client_work, run_slot
+from fedjax_core.algorithms._checks import check_running, first_state, run_client_work, run_slot, takes_argument
+from fedjax_core.algorithms._training_loss import why_no_training_loss
 from fedjax_core.clients import trainable_of, weights_type
 from fedjax_core.computations import Computation, federated_computation
 from fedjax_core.contracts import Aggregator, ClientWork, Distributor, Finalizer, Model
@@ -24,7 +25,8 @@ class SlotComputations(NamedTuple):
       start_aggregator: `() -> state`.
       add: `(state, update, weight) -> MeasuredProcessOutput`.
       start_finalizer: `trainable weights -> state`.
-      move: `(state, trainable weights, update) -> MeasuredProcessOutput`.
+      move: `(state, trainable weights, update) -> MeasuredProcessOutput`, with the training loss after them if
+        `moves_by_loss`.
     """
 
     start_distributor: Computation
@@ -41,6 +43,11 @@ class SlotComputations(NamedTuple):
     def result_type(self) -> Type:
         """The type of one client's `ClientResult`."""
         return self.work.type_signature.result[0].member
+
+    @property
+    def moves_by_loss(self) -> bool:
+        """Whether the finalizer may ask for the training loss."""
+        return len(self.move.parameters) > 3
 
 
 def slot_computations(
@@ -85,7 +92,8 @@ def slot_computations(
 
     start_finalizer = _start("finalizer", finalizer.init, trainable)
     given = (_result(start_finalizer), trainable, _result(add)["result"])
-    move = _step("finalizer", finalizer.next, SERVER, *given, result=trainable.member)
+    no_loss = why_no_training_loss(model, result.member["metrics"], aggregator)
+    move = _move(finalizer, no_loss, *given, result=trainable.member)
     return SlotComputations(
         start_distributor, send, start_work, work, commit, start_aggregator, add, start_finalizer, move
     )
@@ -103,6 +111,21 @@ def _step(
     slot: str, next: Callable, placement: Placement, *given: FederatedType, result: Type | None = None
 ) -> Computation:
     return federated_computation(lambda *values: run_slot(slot, next, values, placement, result), *given)
+
+
+def _move(finalizer: Finalizer, no_loss: str | None, *given: FederatedType, result: Type) -> Computation:
+    if not takes_argument(finalizer.next, "value"):
+        return _step("finalizer", finalizer.next, SERVER, *given, result=result)
+
+    def move(state, weights, update, *loss):
+        def value():
+            if no_loss is not None:
+                raise TypeError(no_loss)
+            return loss[0]
+
+        return run_slot("finalizer", finalizer.next, (state, weights, update), SERVER, result, value=value)
+
+    return federated_computation(move, *given, *(() if no_loss else (types.at_server("float32"),)))
 
 
 def _work(client_work: ClientWork, weights_type: Type, *given: FederatedType) -> Computation:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_core import trees, types
-from fedjax_core.algorithms._checks import check_kinds
-from fedjax_core.clients import check_optimizer
+from fedjax_core.algorithms._checks import check_kinds, takes_argument
+from fedjax_core.algorithms._extended import asks_for
+from fedjax_core.clients import LocalOptimizer, check_optimizer
 from fedjax_core.contracts import Distributor, Finalizer
 from fedjax_core.language import Placed, federated_broadcast, federated_map, federated_value
 from fedjax_core.templates import MeasuredProcessOutput
@@ -37,16 +38,20 @@ def broadcast() -> Distributor:
 def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
     """The server takes the aggregated update as a gradient and makes one optimizer step.
 
+    An extended transformation that asks for `value`, such as `optax.contrib.reduce_on_plateau`, is given the mean
+    training loss of the round. One that asks for `value_fn`, such as a line search, is refused: the server holds no
+    examples on which it could evaluate other weights.
+
     Args:
-      optimizer: any optax transformation.
+      optimizer: any optax transformation but those.
 
     Returns:
       A `Finalizer` whose state is the optimizer's. Measurement: `update_non_finite`, int32, one if the
       update holds a NaN or infinity.
 
     Raises:
-      TypeError: the optimizer is no optax transformation; when built for an update of another type than the
-        weights.
+      TypeError: the optimizer is no optax transformation; when built, for an update of another type than the
+        weights, an optimizer that asks for `value_fn`, or one that asks for `value` where the round has none.
 
     Example: FedAvgM.
 
@@ -56,21 +61,44 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
     References:
       Reddi et al. 2021, Adaptive Federated Optimization, algorithm 1 (ServerOpt).
     """
+    if isinstance(optimizer, LocalOptimizer):
+        raise TypeError(
+            "server_optimizer is an optax.GradientTransformation, got a LocalOptimizer, which trains clients; write "
+            "optax.sgd(1.0), or give it as client_optimizer"
+        )
     check_optimizer(optimizer, "server_optimizer", "optax.sgd(1.0)")
+    extended = optax.with_extra_args_support(optimizer)
 
     def init(weights):
         return federated_map(optimizer.init, weights)
 
-    def step(state, weights, update):
-        updates, state = optimizer.update(update, state, weights)
+    def step(state, weights, update, **extra):
+        updates, state = extended.update(update, state, weights, **extra)
         non_finite = (~trees.is_finite(update)).astype(jnp.int32)
         return state, optax.apply_updates(weights, updates), {"update_non_finite": non_finite}
 
-    def next(state, weights, update):
+    def step_by_loss(state, weights, update, value):
+        return step(state, weights, update, value=value, grad=update, value_fn=_no_value_fn)
+
+    def next(state, weights, update, value=None):
         _check_update(weights, update)
-        return MeasuredProcessOutput(*federated_map(step, state, weights, update))
+        if not asks_for(optimizer, weights.fedjax_type.member, "value", "value_fn"):
+            return MeasuredProcessOutput(*federated_map(step, state, weights, update))
+        if value is None:
+            raise TypeError(
+                "server_optimizer asks for `value`, the training loss of the round, which its finalizer is not given; "
+                "hand it on: inner.next(state, weights, update, value)"
+            )
+        return MeasuredProcessOutput(*federated_map(step_by_loss, state, weights, update, value()))
 
     return Finalizer(init, next)
+
+
+def _no_value_fn(weights):
+    raise TypeError(
+        "server_optimizer asks for `value_fn`, the loss as a function of the weights, but the server holds no "
+        "examples; give it to the clients, client_optimizer=optax.lbfgs(), or write server_optimizer=optax.sgd(1.0)"
+    )
 
 
 def _check_update(weights: Placed, update: Placed) -> None:
@@ -124,10 +152,11 @@ def on_part(predicate: Callable[[str], bool], finalizer: Finalizer) -> Finalizer
             raise TypeError(f"on_part(predicate=...) chooses some of the paths {paths}, got none of them")
         return finalizer.init(federated_map(chosen, weights))
 
-    def next(state, weights, update):
+    def next(state, weights, update, value=None):
         part = federated_map(chosen, weights)
         update = federated_map(lambda update, part: trees.match(update, like=part), update, part)
-        output = finalizer.next(state, part, update)
+        named = {"value": value} if takes_argument(finalizer.next, "value") else {}
+        output = finalizer.next(state, part, update, **named)
         return output._replace(result=federated_map(trees.with_part, weights, output.result))
 
     return Finalizer(init, next)

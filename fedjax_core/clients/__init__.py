@@ -11,6 +11,7 @@ the optimizers of a client, simulated or real (a `participant.TrainingManager`),
   scaffold_optimizer  SCAFFOLD's control variates, exchanged with the server as auxiliary variables
   LocalOptimizer      the contract of optimizers that exchange such variables
   local_optimizer     an optax transformation as one of them
+  ClientOptimizer     what `local_training` takes: any of these, or a function of the round number; `map_optimizer`
 
 what client work of your own is made of:
 
@@ -35,11 +36,12 @@ from fedjax_core.clients._proximal import proximal
 from fedjax_core.clients._scaffold import scaffold_optimizer
 from fedjax_core.clients._step import training_step
 from fedjax_core.clients._trainer import Trained, local_trainer
-from fedjax_core.clients._training import TrainingState, local_training
+from fedjax_core.clients._training import ClientOptimizer, TrainingState, local_training, map_optimizer
 from fedjax_core.clients._work import client_work
 
 __all__ = [
     "Accumulator",
+    "ClientOptimizer",
     "LocalOptimizer",
     "Trained",
     "TrainingState",
@@ -52,6 +54,7 @@ __all__ = [
     "local_optimizer",
     "local_trainer",
     "local_training",
+    "map_optimizer",
     "proximal",
     "scaffold_optimizer",
     "trainable_of",

@@ -107,6 +107,24 @@ def local_training(
     )
 
 
+def map_optimizer(transform: Callable, optimizer: ClientOptimizer) -> ClientOptimizer:
+    """What `transform` makes of an optimizer; of a function of the round number, in every round.
+
+    Raises:
+      TypeError: `optimizer` is a function of something else.
+
+    Example:
+
+    >>> import optax
+    >>> clipped = map_optimizer(lambda o: optax.chain(optax.clip(1.0), o), lambda round_num: optax.sgd(0.5**round_num))
+    >>> type(clipped(3)).__name__
+    'GradientTransformationExtraArgs'
+    """
+    if _is_function_of_the_round(optimizer):
+        return lambda round_num: transform(optimizer(round_num))
+    return transform(optimizer)
+
+
 def _with_hyperparams(work: Callable, first: Callable, metrics_process: AggregationProcess) -> ClientWork:
     """Client work that is given hyperparameters from its state.
 

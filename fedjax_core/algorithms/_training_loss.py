@@ -1,0 +1,34 @@
+"""The training loss of a round, for a finalizer that asks for it."""
+
+from fedjax_core import types
+from fedjax_core.clients import abstract_statistics
+from fedjax_core.contracts import Aggregator, Model, model_metrics
+from fedjax_core.language import Placed, federated_zip
+from fedjax_core.metrics import finalize_sum
+
+
+def training_loss(model: Model, metrics: Placed) -> Placed:
+    """The mean loss of all examples that the clients trained on, float32 at SERVER.
+
+    Args:
+      model: the model.
+      metrics: the clients' statistics by name, guarded.
+    """
+    finalizers = {"loss": model_metrics(model)["loss"].finalize}
+    return finalize_sum(finalizers, federated_zip({"loss": metrics["loss"]}))[0]["loss"]
+
+
+def why_no_training_loss(model: Model, metrics: types.Type, aggregator: Aggregator) -> str | None:
+    """Why a round has no training loss that its finalizer may see; None if it has."""
+    if aggregator.always_releases:
+        return (
+            "it asks for `value`, the training loss of the round, which would leave the clients without the noise that "
+            "the aggregator adds; write a server_optimizer that needs none, for example optax.sgd(1.0)"
+        )
+    expected = types.type_of(abstract_statistics(model)["loss"])
+    if "loss" not in getattr(metrics, "names", ()) or not metrics["loss"].is_equivalent_to(expected):
+        return (
+            f"it asks for `value`, the training loss of the round, but the clients measure {metrics}; let the "
+            "client_work answer the statistics of fc.clients.accumulator(model)"
+        )
+    return None
