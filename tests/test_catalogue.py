@@ -23,6 +23,10 @@ def without(laws: dict, *names: str) -> dict:
 AGGREGATOR_CASES = {
     "mean": lambda: (aggregators.mean(), {"neutral": aggregators.mean()}),
     "sum": lambda: (aggregators.sum(), {}),
+    "each": lambda: (
+        aggregators.each(b=aggregators.mean(), w=aggregators.clip_by_norm(1.0)),
+        {"neutral": aggregators.each(b=aggregators.mean(), w=aggregators.mean())},
+    ),
     "clip_by_norm": lambda: (
         aggregators.clip_by_norm(1.0),
         {"neutral": aggregators.clip_by_norm(math.inf), "finite": True},

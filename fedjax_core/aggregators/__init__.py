@@ -1,6 +1,7 @@
 """Aggregators: how the clients' updates become one.
 
   mean, sum                   the weighted mean; the sum
+  each                        one aggregator for each field of the updates
   clip_by_norm                scales down what is longer than a bound, fixed or estimated
   zero_large                  leaves out what is far too large
   quantile_estimate           estimates a bound from round to round
@@ -31,6 +32,7 @@ one wraps another by calling it. This one takes the sign of every entry before `
 
 from fedjax_core._signposts import signpost
 from fedjax_core.aggregators._clipping import clip_by_norm
+from fedjax_core.aggregators._each import each
 from fedjax_core.aggregators._mean import mean
 from fedjax_core.aggregators._measure import measure
 from fedjax_core.aggregators._median import median, trimmed_mean
@@ -48,6 +50,7 @@ __all__ = [
     "as_process",
     "clip_by_norm",
     "compress",
+    "each",
     "mean",
     "measure",
     "median",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from fedjax_core import types
 from fedjax_core.aggregators._mean import mean
 from fedjax_core.contracts import Aggregator
+from fedjax_core.language import Placed
 
 
 def check_number(call: str, value, rule: str, holds: Callable[[float], bool], repair: str) -> None:
@@ -66,6 +67,27 @@ def inner_or_mean(function: str, inner) -> Aggregator:
     if not isinstance(inner, Aggregator):
         raise TypeError(f"{function}(inner=...) is an Aggregator, got {inner!r}; write inner=fc.aggregators.mean()")
     return inner
+
+
+def check_one_weight(function: str, weight: Placed) -> None:
+    """Raises a TypeError unless a client has one weight, and not one for each row or field.
+
+    Args:
+      function: the name to show.
+      weight: at CLIENTS.
+
+    Example:
+      >>> import fedjax_core as fc
+      >>> fc.aggregators.as_process(fc.aggregators.median(), "float32[2]", "float32[2]")
+      Traceback (most recent call last):
+      TypeError: median takes one weight for each client, got {float32[2]}@CLIENTS; only mean, each and sum take several
+    """
+    member = weight.fedjax_type.member
+    if not (isinstance(member, types.TensorType) and member.shape == ()):
+        raise TypeError(
+            f"{function} takes one weight for each client, got {weight.fedjax_type}; only mean, each and sum take "
+            "several"
+        )
 
 
 def check_entries(function: str, value_type: types.Type, rule: str, allowed) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import trees, types
-from fedjax_core.aggregators._arguments import check_number
+from fedjax_core.aggregators._arguments import check_number, check_one_weight
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import federated_broadcast, federated_map, federated_sum, federated_value, federated_zip
@@ -111,6 +111,7 @@ def bounded(
         return federated_zip({name: bound.initialize(), "inner": inner.init(value_type)})
 
     def next(state, value, weight):
+        check_one_weight("an aggregator with a bound (clip_by_norm, zero_large)", weight)
         reported = bound.report(state[name])
         checked = federated_map(check, value, weight, federated_broadcast(reported))
         output = inner.next(state["inner"], checked["value"], checked["weight"])

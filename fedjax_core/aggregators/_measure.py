@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees
-from fedjax_core.aggregators._arguments import inner_or_mean
+from fedjax_core.aggregators._arguments import check_one_weight, inner_or_mean
 from fedjax_core.aggregators._entries import largest_entry, smallest_entry
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import federated_aggregate, federated_map, federated_zip
@@ -59,6 +59,7 @@ def measure(inner: Aggregator | None = None) -> Aggregator:
     inner = inner_or_mean("measure", inner)
 
     def next(state, value, weight):
+        check_one_weight("measure", weight)
         output = inner.next(state, value, weight)
         norms = federated_map(_of_client, value, weight)
         measurements = {

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees, types
-from fedjax_core.aggregators._arguments import check_entries, check_number
+from fedjax_core.aggregators._arguments import check_entries, check_number, check_one_weight
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import federated_collect, federated_map, federated_value, federated_zip
 from fedjax_core.templates import MeasuredProcessOutput
@@ -100,6 +100,7 @@ def _middle_mean(name: str, num_left_out: Callable) -> Aggregator:
         return federated_value((), SERVER)
 
     def next(state, value, weight):
+        check_one_weight(name, weight)
         dtypes = jax.tree.map(_mean_dtype, types.tree_of_types(value.fedjax_type.member))
         clients = federated_collect(federated_map(_client, value, weight))
         result, counts = federated_map(functools.partial(_middle, num_left_out, dtypes), clients)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import trees, types
-from fedjax_core.aggregators._arguments import check_entries, check_key, check_number
+from fedjax_core.aggregators._arguments import check_entries, check_key, check_number, check_one_weight
 from fedjax_core.aggregators._bounds import finite_slope
 from fedjax_core.aggregators._clipping import scale_to
 from fedjax_core.aggregators._quantile import quantile_estimate
@@ -117,6 +117,7 @@ def private_mean(
         return federated_zip(state | ({"estimate": estimate.initialize()} if estimate else {}))
 
     def next(state, value, weight):
+        check_one_weight("private_mean", weight)
         bound = estimate.report(state["estimate"]) if estimate else federated_value(np.float32(max_norm), SERVER)
         clipped, norms = federated_map(_clip, value, weight, federated_broadcast(bound))
         release = functools.partial(_release, _dtypes(value), sum_multiplier, cohort_size)

@@ -1,0 +1,77 @@
+"""One aggregator for each field of a value."""
+
+from fedjax_core import types
+from fedjax_core.contracts import Aggregator
+from fedjax_core.language import Placed, federated_zip
+from fedjax_core.templates import MeasuredProcessOutput
+
+
+def each(**aggregators: Aggregator) -> Aggregator:
+    """Combines every field of a value in a way of its own.
+
+    For an update that is more than a change of the weights: a count to be added, a norm, a numerator and a
+    denominator.
+
+    Args:
+      **aggregators: one aggregator for each field of the value, by the field's name.
+
+    Returns:
+      An `Aggregator` of structs with these fields, in any order; the result is in the value's container. A
+      weight with the same fields has one weight for each of them; any other is given to all. State and
+      measurements are dicts by field. It always releases if one of the aggregators does.
+
+    Raises:
+      TypeError: no aggregator, or an argument that is none; when built for a value, one that has other fields.
+
+    Example: the mean of the deltas, and the number of steps in all.
+
+    >>> import fedjax_core as fc
+    >>> aggregator = each(delta=fc.aggregators.mean(), steps=fc.aggregators.sum())
+    >>> process = fc.aggregators.as_process(aggregator, {"delta": "float32", "steps": "int32"})
+    >>> clients = [{"delta": 1.0, "steps": 3}, {"delta": 4.0, "steps": 1}]
+    >>> result = process.next(process.initialize(), clients, [1.0, 2.0]).result
+    >>> print(result["delta"], result["steps"])
+    3.0 4
+    """
+    if not aggregators:
+        raise TypeError(
+            "each(...) takes an aggregator for each field, got none; write each(delta=fc.aggregators.mean())"
+        )
+    for name, aggregator in aggregators.items():
+        if not isinstance(aggregator, Aggregator):
+            raise TypeError(
+                f"each({name}=...) is an Aggregator, got {aggregator!r}; write {name}=fc.aggregators.mean()"
+            )
+
+    def init(value_type):
+        _check_fields(aggregators, value_type)
+        return federated_zip({name: inner.init(value_type[name]) for name, inner in aggregators.items()})
+
+    def next(state, value, weight):
+        member = value.fedjax_type.member
+        _check_fields(aggregators, member)
+        weights = _weights(aggregators, weight)
+        outputs = {name: inner.next(state[name], value[name], weights[name]) for name, inner in aggregators.items()}
+        results = member.pack([outputs[name].result for name in member.names])
+        return MeasuredProcessOutput(
+            federated_zip({name: output.state for name, output in outputs.items()}),
+            federated_zip(results),
+            federated_zip({name: output.measurements for name, output in outputs.items()}),
+        )
+
+    return Aggregator(init, next, any(inner.always_releases for inner in aggregators.values()))
+
+
+def _weights(aggregators: dict[str, Aggregator], weight: Placed) -> dict[str, Placed]:
+    has_fields = set(getattr(weight.fedjax_type.member, "names", ())) == set(aggregators)
+    return {name: weight[name] if has_fields else weight for name in aggregators}
+
+
+def _check_fields(aggregators: dict[str, Aggregator], value_type: types.Type) -> None:
+    found = getattr(value_type, "names", ())
+    if set(found) != set(aggregators):
+        written = ", ".join(f"{name}=..." for name in aggregators)
+        raise TypeError(
+            f"each({written}) takes a value with the fields {sorted(aggregators)}, got {value_type}; name an "
+            "aggregator for each of its fields"
+        )
