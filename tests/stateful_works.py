@@ -1,7 +1,8 @@
-"""Client works with a state, in the contract of `ClientWork`: what its users write."""
+"""Client works in the contract of `ClientWork` that more than one test looks at: what its users write."""
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import fedjax_core as fc
 from fedjax_core import trees
@@ -10,9 +11,8 @@ from fedjax_core.templates import MeasuredProcessOutput
 
 
 def scaffold(model, rate, population):
-    """SCAFFOLD with option 2 (Karimireddy et al. 2020): a table at the server has a control variate a client."""
-    gradient_of = jax.grad(fc.clients.training_loss(model), has_aux=True)
-    measure = fc.clients.local_evaluation(model)
+    """SCAFFOLD with option II (Karimireddy et al. 2020): a table at the server has a control variate a client."""
+    train = fc.clients.local_trainer(model, fc.clients.scaffold_optimizer(optax.sgd(rate)))
     metrics = fc.algorithms.metrics_process(model)
 
     def init(weights):
@@ -21,21 +21,15 @@ def scaffold(model, rate, population):
 
         return fc.federated_map(zeros, weights)
 
-    def train(weights, data, key, c, row):
-        def step(carry, batch, mask):
-            trained, steps = carry
-            slope = trees.add(gradient_of(trained, weights, batch, mask, key)[0], trees.subtract(c, row))
-            return trees.subtract(trained, trees.scale(slope, rate)), steps + 1
-
-        trained, steps = data.filled().reduce((weights, jnp.float32(0)), step)
-        update = trees.subtract(weights, trained)
-        change = trees.subtract(trees.divide(update, jnp.maximum(steps, 1) * rate), c)
-        extra = {"row": trees.add(row, change), "change": change}
-        return ClientResult(update, (steps > 0).astype("float32"), measure(weights, data), extra)
+    def answer(weights, data, key, c, row):
+        trained = train(weights, data, key, {"scaffold": {"correction": trees.subtract(c, row)}})
+        control = trained.aux_var["scaffold"]["control"]
+        extra = {"row": control, "change": trees.subtract(control, row)}
+        return ClientResult(trained.update, jnp.sign(trained.num_examples), trained.statistics, extra)
 
     def run(state, weights, data, key):
         row = fc.federated_select(fc.federated_client_index(), state["rows"])
-        return fc.federated_map(train, weights, data, key, fc.federated_broadcast(state["c"]), row), ()
+        return fc.federated_map(answer, weights, data, key, fc.federated_broadcast(state["c"]), row), ()
 
     def commit(state, result, included, shared):
         index = fc.federated_client_index()
@@ -62,10 +56,8 @@ def clustered(model, optimizer, num_clusters):
         return nearest, jax.tree.map(lambda w: w[nearest], weights)
 
     def place(nearest, result):
-        own = jnp.arange(num_clusters) == nearest
-        update = jax.tree.map(
-            lambda u: jnp.where(trees.expand(own, jnp.stack([u] * num_clusters)), u, 0), result.update
-        )
+        own = jax.nn.one_hot(nearest, num_clusters)
+        update = jax.tree.map(lambda u: jnp.tensordot(own, u, 0), result.update)
         return result._replace(update=update, weight=own * result.weight)
 
     def run(state, weights, data, key):

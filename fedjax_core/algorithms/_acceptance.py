@@ -38,7 +38,7 @@ def _abstract(type_: types.Type) -> Any:
     return jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape, t.dtype), types.tree_of_types(type_))
 
 
-def accept(always_releases: bool, by_rows: bool, state: Any, proposed: dict, totals: tuple, aggregate: Any) -> Any:
+def accept(always_releases: bool, by_rows: bool, state: Any, proposed: dict, totals: dict, aggregate: Any) -> Any:
     """The next state: what the slots propose, as far as the round counts.
 
     Args:
@@ -46,7 +46,8 @@ def accept(always_releases: bool, by_rows: bool, state: Any, proposed: dict, tot
       by_rows: whether the clients' weights tell apart rows of the trainable weights, see `weights_by_rows`.
       state: the state before the round, a `LearningState`.
       proposed: `weights` and the states of the slots after it.
-      totals: two pytrees like a client's weight, over the clients: int32, how many have a positive one, and their sum.
+      totals: over the clients, each like a client's weight: `contributing`, int32, how many have a positive one, and
+        `weight`, their sum.
       aggregate: what the round aggregated; a NaN or infinity in it refuses the round.
 
     Returns:
@@ -57,7 +58,7 @@ def accept(always_releases: bool, by_rows: bool, state: Any, proposed: dict, tot
     def counts(number, total):
         return finite & (always_releases | (number > 0) & (total != 0))
 
-    rows = jax.tree.map(counts, *totals)
+    rows = jax.tree.map(counts, totals["contributing"], totals["weight"])
     accepted = trees.any_positive(rows)
     new = {name: trees.where(accepted, part, getattr(state, name)) for name, part in proposed.items()}
     if by_rows:

@@ -108,8 +108,8 @@ def run_client_work(run: Callable, args: tuple, round_num: Placed, weights: type
     output = _called("client_work", run, args, **named)
     if type(output) is not tuple or len(output) != 2:
         raise ProcessCompositionError(
-            f"the client_work's `run` returns a pair, the ClientResult at CLIENTS and what it shares with `commit` at "
-            f"SERVER, got {_described(output)}; write `return result, ()`"
+            "the client_work returns a pair from `run`, the ClientResult at CLIENTS and what it shares with `commit` "
+            f"at SERVER, got {_described(output)}; write `return result, ()`"
         )
     result = _one_value("client_work", "result", output[0], CLIENTS, None)
     _check_client_result(result, weights)

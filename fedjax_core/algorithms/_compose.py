@@ -10,7 +10,7 @@ from fedjax_core import types
 from fedjax_core.algorithms._acceptance import accept, weights_by_rows
 from fedjax_core.algorithms._checks import check_key, check_kinds
 from fedjax_core.algorithms._guard import guard
-from fedjax_core.algorithms._left_out import left_out
+from fedjax_core.algorithms._left_out import by_reason, listed_clients
 from fedjax_core.algorithms._metrics import by_name, report
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.algorithms._running import averaged_running
@@ -90,7 +90,8 @@ def compose(
       A `LearningProcess` over `LearningState`. Metrics: `distributor`, `client_work.train` (the metrics, what
       their aggregation measures besides, and who was left out: `num_non_finite_clients`, int32 by reason, and
       `non_finite_clients`, see `left_out_clients`), `aggregator`, `finalizer`. `report` gives `round_num` and
-      `weights_norm`, the L2 norm of the trainable weights.
+      `weights_norm`, the L2 norm of the trainable weights. `client_results` gives the `ClientResult` of each
+      client, as it is before the guard.
 
     Raises:
       ProcessCompositionError: a slot does not fit; the message names the first one, in the order above.
@@ -144,11 +145,21 @@ def compose(
         )
         return federated_zip(state)
 
-    @federated_computation(initialize.type_signature.result, types.at_clients(types.SequenceType(model.batch_type)))
-    def next(state, data):
+    round_types = initialize.type_signature.result, types.at_clients(types.SequenceType(model.batch_type))
+
+    def clients_part(state, data):
         keys = federated_split_key(federated_map(jax.random.fold_in, state.key, state.round_num))
         sent = slots.send(state.distributor, state.weights)
-        answer, shared = slots.work(state.client_work, sent.result, data, keys, state.round_num)
+        return sent, *slots.work(state.client_work, sent.result, data, keys, state.round_num)
+
+    @federated_computation(*round_types)
+    def client_results(state, data):
+        _, answer, _ = clients_part(state, data)
+        return answer
+
+    @federated_computation(*round_types)
+    def next(state, data):
+        sent, answer, shared = clients_part(state, data)
         result, included, reason = federated_map(guard, answer)
         committed = slots.commit(state.client_work, result, included, shared)
         summed = slots.add(state.aggregator, result.update, result.weight)
@@ -162,23 +173,28 @@ def compose(
             "aggregator": summed.state,
             "finalizer": moved.state,
         }
-        totals = federated_sum(federated_map(_contribution, result.weight))
+        totals = federated_sum(federated_map(_counted, result.weight, reason))
         new = federated_map(accepted, state, federated_zip(proposed), totals, federated_zip((summed.result, shared)))
+        left_out = {
+            "num_non_finite_clients": totals["num_non_finite"],
+            "non_finite_clients": listed_clients(reason),
+        }
         metrics = {
             "distributor": sent.measurements,
-            "client_work": {"train": report(by_name, committed.result, committed.measurements, **left_out(reason))},
+            "client_work": {"train": report(by_name, committed.result, committed.measurements, **left_out)},
             "aggregator": summed.measurements,
             "finalizer": moved.measurements,
         }
         return LearningProcessOutput(new, federated_zip(metrics))
 
-    return learning_process(initialize, next, whole)
+    return learning_process(initialize, next, whole, client_results)
 
 
 def _trainable(weights):
     return federated_map(trainable_of, weights)
 
 
-def _contribution(weight) -> tuple:
-    """Of each of a client's weights, whether it is positive, as a number, and the weight."""
-    return jax.tree.map(lambda w: (w > 0).astype(jnp.int32), weight), weight
+def _counted(weight, reason) -> dict:
+    """What the round sums of a client besides: whether it contributes, its weight, why it was left out."""
+    contributing = jax.tree.map(lambda w: (w > 0).astype(jnp.int32), weight)
+    return {"contributing": contributing, "weight": weight, "num_non_finite": by_reason(reason)}

@@ -1,84 +1,62 @@
 """Who was left out of a round, and why."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_core.algorithms._guard import REASONS
-from fedjax_core.language import Placed, federated_aggregate, federated_client_index, federated_map, federated_sum
+from fedjax_core.language import Placed, federated_aggregate, federated_client_index
 
 _LISTED = 20
-_NOBODY = jnp.iinfo(jnp.int32).max  # behind all rows of a population
+_NOBODY = np.uint32(2**32 - 1)  # behind everybody
 
 
-class _Listed(NamedTuple):
-    """The clients of the smallest rows in the population that were left out, in their order.
-
-    Attributes:
-      client: int32 `[20]`, rows.
-      reason: int32 `[20]`, numbers of reasons.
-    """
-
-    client: jax.Array
-    reason: jax.Array
+def by_reason(reason: jax.Array) -> dict[str, jax.Array]:
+    """One for the reason that a client was left out for, int32, zero for the others."""
+    return {name: (reason == i).astype(jnp.int32) for i, name in enumerate(REASONS)}
 
 
-def left_out(reason: Placed) -> dict[str, Placed]:
-    """The metrics of a round about the clients that it left out.
+def listed_clients(reason: Placed) -> Placed:
+    """The clients of the smallest rows in the population that a round has left out, up to 20.
+
+    Neither the order of the cohort nor the number of devices matters. A client drawn twice is in it twice.
 
     Args:
       reason: int32 at CLIENTS, the number of a reason, -1 for a client that was not left out.
 
     Returns:
-      At SERVER, `num_non_finite_clients`: int32 by reason; and `non_finite_clients`: `client` and `reason`, both
-      int32 `[20]`, of the clients of the smallest rows in the population, so that neither the order of the cohort
-      nor the number of devices matters; -1 where there are fewer.
+      At SERVER, `client`, int32 `[20]`, rows, and `reason`, int32 `[20]`; -1 where there are fewer.
     """
-    numbers = federated_sum(federated_map(_by_reason, reason))
-    rows = federated_client_index()
-    return {
-        "num_non_finite_clients": numbers,
-        "non_finite_clients": federated_aggregate((rows, reason), _nobody, _add, _merge, _report),
-    }
+    return federated_aggregate((federated_client_index(), reason), _nobody, _add, _merge, _report)
 
 
-def _by_reason(reason):
-    return {name: (reason == i).astype(jnp.int32) for i, name in enumerate(REASONS)}
+def _nobody() -> jax.Array:
+    """The empty list: in the order of their rows, uint32 `[20]`, four times the row and the reason."""
+    return jnp.full(_LISTED, _NOBODY)
 
 
-def _nobody() -> _Listed:
-    return _Listed(jnp.full(_LISTED, _NOBODY, jnp.int32), jnp.full(_LISTED, -1, jnp.int32))
-
-
-def _add(listed: _Listed, client: tuple) -> _Listed:
+def _add(listed: jax.Array, client: tuple) -> jax.Array:
     row, reason = client
-    # Hardly a client is left out, and the list would be moved for each of them.
-    return jax.lax.cond(reason >= 0, lambda: _insert(listed, row, reason), lambda: listed)
+    return _insert(listed, jnp.where(reason < 0, _NOBODY, 4 * row.astype(jnp.uint32) + reason.astype(jnp.uint32)))
 
 
-def _insert(listed: _Listed, row, reason) -> _Listed:
-    """The list with a client in its place; the last one drops out. A client drawn twice is in it twice."""
-    before = (listed.client < row) | ((listed.client == row) & (listed.reason <= reason))
-    place, position = jnp.sum(before), jnp.arange(_LISTED)
-
-    def put(entries, entry):
-        moved = jnp.where(position == place, entry, jnp.roll(entries, 1))
-        return jnp.where(position < place, entries, moved)
-
-    return _Listed(put(listed.client, row), put(listed.reason, reason))
+def _insert(listed: jax.Array, entry: jax.Array) -> jax.Array:
+    """The list with an entry in its place: those before it stay, those behind it move up by one."""
+    before = jnp.concatenate([jnp.zeros(1, listed.dtype), listed[:-1]])
+    return jnp.minimum(listed, jnp.maximum(entry, before))
 
 
-def _merge(a: _Listed, b: _Listed) -> _Listed:
-    def both():
-        return jax.lax.scan(lambda listed, client: (_insert(listed, *client), None), a, b)[0]
-
-    return jax.lax.cond(b.reason[0] >= 0, both, lambda: a)
+def _merge(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jax.lax.scan(lambda listed, entry: (_insert(listed, entry), None), a, b)[0]
 
 
-def _report(listed: _Listed) -> dict:
-    return {"client": jnp.where(listed.client == _NOBODY, -1, listed.client), "reason": listed.reason}
+def _report(listed: jax.Array) -> dict[str, jax.Array]:
+    empty = listed == _NOBODY
+    parts = {"client": listed // 4, "reason": listed % 4}
+    return {name: jnp.where(empty, -1, part.astype(jnp.int32)) for name, part in parts.items()}
 
 
 def left_out_clients(metrics: Any, client_ids: Sequence) -> dict:

@@ -6,13 +6,16 @@ from fedjax_core.computations import Computation, computation
 from fedjax_core.templates import LearningProcess
 
 
-def learning_process(initialize: Computation, next: Computation, weights_type: types.Type) -> LearningProcess:
+def learning_process(
+    initialize: Computation, next: Computation, weights_type: types.Type, client_results: Computation | None = None
+) -> LearningProcess:
     """The process over a state with the fields `weights` and `round_num`.
 
     Args:
       initialize: gives the first state.
       next: the round.
       weights_type: the type of the state's weights.
+      client_results: what each client answers.
 
     Returns:
       A `LearningProcess` that reports `round_num` and `weights_norm`, the L2 norm of the trainable weights.
@@ -24,6 +27,7 @@ def learning_process(initialize: Computation, next: Computation, weights_type: t
         computation(_report, state_type),
         computation(lambda state: state.weights, state_type),
         computation(lambda state, weights: state._replace(weights=weights), state_type, weights_type),
+        client_results,
     )
 
 

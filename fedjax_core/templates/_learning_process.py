@@ -38,7 +38,8 @@ class LearningProcess(IterativeProcess):
     client is a sequence `D*` or a struct of sequences.
 
     It can be rebuilt from its attributes, for example with another report:
-    `LearningProcess(old.initialize, old.next, report, old.get_model_weights, old.set_model_weights)`.
+    `LearningProcess(old.initialize, old.next, report, old.get_model_weights, old.set_model_weights,
+    old.client_results)`.
 
     Rates that live in the state change between rounds without another compilation: `get_hparams` reads and
     `set_hparams` sets them. They are those of `hyperparams(state)`, which are where `optax.inject_hyperparams` keeps
@@ -52,6 +53,7 @@ class LearningProcess(IterativeProcess):
       set_model_weights: the Computation that was given, or else one that replaces the whole state.
       get_hparams: a Computation `(S -> H)`, the hyperparameters in an unplaced state; `{}` if it has none.
       set_hparams: a Computation `(<S,H> -> S)`, the unplaced state with other hyperparameters.
+      client_results: the Computation that was given, or else None.
       state_type: the type of the state as `next` takes it, placed at SERVER.
 
     Example: counts the examples it has seen.
@@ -96,6 +98,7 @@ class LearningProcess(IterativeProcess):
         report_fn: Computation,
         get_model_weights: Computation | None = None,
         set_model_weights: Computation | None = None,
+        client_results: Computation | None = None,
     ):
         """Checks that all of them fit together.
 
@@ -108,6 +111,8 @@ class LearningProcess(IterativeProcess):
             None for the state itself.
           set_model_weights: a Computation of the unplaced state and model weights that returns
             the state with these weights; None if the weights are the whole new state.
+          client_results: a Computation of what `next_fn` takes that returns what each client of the round
+            answers, at CLIENTS, for people to look at; None if it is not told.
 
         Raises:
           TypeError: if `initialize_fn` is not a Computation.
@@ -132,6 +137,7 @@ class LearningProcess(IterativeProcess):
           TypeError: if `set_model_weights` is not a Computation.
           SetModelWeightsTypeSignatureError: if it does not take exactly the unplaced state and
             what `get_model_weights` returns, or does not return a state.
+          TypeError: if `client_results` is not None and not a Computation.
         """
         super().__init__(initialize_fn, next_fn)
         _check_state_and_output(initialize_fn, next_fn)
@@ -146,7 +152,10 @@ class LearningProcess(IterativeProcess):
         if set_model_weights is None:
             set_model_weights = _replaced_state(state_type, weights_type)
         _check_set_model_weights(set_model_weights, state_type, weights_type)
+        if client_results is not None:
+            _checks.check_is_computation("client_results", client_results)
         self._report = report_fn
+        self._client_results = client_results
         self._get_model_weights = get_model_weights
         self._set_model_weights = set_model_weights
 
@@ -203,6 +212,11 @@ class LearningProcess(IterativeProcess):
         get = computation(get_hparams, state_type)
         return get, computation(set_hparams, state_type, get.type_signature.result)
 
+    @property
+    def client_results(self) -> Computation | None:
+        """What each client of a round answers, `(<S@SERVER,{D*}@CLIENTS> -> {A}@CLIENTS)`, or None."""
+        return self._client_results
+
     def with_config(self, config: EngineConfig) -> "LearningProcess":
         """The same process with rounds on other lanes, devices or memory, as `Computation.with_config`.
 
@@ -223,6 +237,7 @@ class LearningProcess(IterativeProcess):
             self.report,
             self.get_model_weights,
             self.set_model_weights,
+            None if self.client_results is None else self.client_results.with_config(config),
         )
 
     def _computations(self) -> dict[str, Computation]:
