@@ -11,9 +11,9 @@ from fedjax_core.cli._folder import options_of, resumed_options
 from fedjax_core.cli._inspect import describe, evaluate, watch
 from fedjax_core.cli._toml import read_config
 from fedjax_core.cli._train import resume, train
-from fedjax_core.cli._values import UsageError, option, path, real
+from fedjax_core.cli._values import UsageError, number, option, path
 
-_SECONDS = real("S", 10.0, "at least 0 and finite", lambda value: value >= 0)
+_SECONDS = number(float, 10.0, "at least 0 and finite", lambda value: value >= 0, "S")
 _CONFIG = path("FILE", "config.toml", "the name of a TOML file")
 _OUT = path("FOLDER", "runs/first", "the name of a folder")
 _RUN = path("FOLDER", "runs/first", "the folder of a run")
@@ -49,8 +49,8 @@ class Resume:
     """Goes on with a run after Ctrl-C or a crash, with the same bits, or with more rounds.
 
     It goes on from the latest checkpoint. An option that is not given is that of the run,
-    whatever the defaults below. Given anew can be --rounds, --evaluate-every, --checkpoint-every, --releases,
-    --exports, --devices and --compilation-cache; another value of another option is refused.
+    whatever the defaults below. Given anew can be --rounds, --evaluate-every, --checkpoint-every, --patience,
+    --releases, --exports, --devices and --compilation-cache; another value of another option is refused.
     """
 
     folder: _Folder = None
@@ -86,7 +86,7 @@ class Watch:
     folder: _Folder = None
     """The folder of the run."""
 
-    throttle_secs: Annotated[float, *option("throttle-secs", _SECONDS, "5.0")] = 5.0
+    throttle_secs: Annotated[float, *option("throttle_secs", _SECONDS, "5.0")] = 5.0
     """Seconds from the start of an evaluation, or of a look in vain, to the next one."""
 
     def run(self) -> None:

@@ -8,13 +8,18 @@ from typing import Annotated, Any, NamedTuple
 import jax
 
 from fedjax_core.cli._choices import ALGORITHMS, EXPORTS, RELEASES, SERVER_OPTIMIZERS, TASKS
-from fedjax_core.cli._values import Kind, UsageError, choice, integer, option, real, several, text, word
+from fedjax_core.cli._values import Kind, UsageError, choice, flag, number, option, several, text, word
 from fedjax_core.engine import EngineConfig, use_all_cores, use_compilation_cache
 
 _MOST_ROUNDS_LOST = 10
-_RATE = real("RATE", 0.1, "positive and finite", lambda value: value > 0)
-_PROBABILITY = real("P", 0.1, "at least 0 and less than 1", lambda value: 0 <= value < 1)
-_ON_OFF_FOLDER = text("{on,off,FOLDER}", "on", "on, off or the name of a folder")
+_RATE = number(float, 0.1, "positive and finite", lambda value: value > 0, "RATE")
+_FRACTION = number(float, 0.1, "at least 0 and less than 1", lambda value: 0 <= value < 1, "P")
+_DELTA = number(float, 1e-6, "positive and less than 1", lambda value: 0 < value < 1, "P")
+_NOISE = number(float, 1.0, "at least 0 and finite", lambda value: value >= 0, "Z")
+_COUNT = number(int, 10, "at least 1", lambda value: value >= 1)
+_COUNT_OR_0 = number(int, 5, "at least 0", lambda value: value >= 0)
+_SEED = number(int, 0, f"from 0 to {2**32 - 1}", lambda value: 0 <= value < 2**32)
+_CACHE = text("{on,off,FOLDER}", "on", "on, off or the name of a folder")
 
 
 class Setting(NamedTuple):
@@ -43,8 +48,14 @@ class Setting(NamedTuple):
         return self.depends or ", ".join(f"{task.settings[name]} for {of}" for of, task in TASKS.items())
 
 
-def _setting(kind: Kind, help: str, *default: Any, **more: Any) -> Any:
+def _fixed(kind: Kind, help: str, *default: Any, **more: Any) -> Any:
+    """A setting that decides the bits of a run, and stays as it is when the run is resumed."""
     return dataclasses.field(metadata={"setting": Setting(kind, help, *default, **more)})
+
+
+def _free(kind: Kind, help: str, *default: Any, **more: Any) -> Any:
+    """A setting with which a run may be resumed anew."""
+    return _fixed(kind, help, *default, may_change=True, **more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,85 +66,57 @@ class RunConfig:
     their checks and their defaults, but for those that a task carries.
     """
 
-    data: str = _setting(
-        choice(*TASKS),
-        "Handwritten digits of 100 clients, Shakespeare's 1,373 roles, or synthetic clients as in the FedProx paper.",
-        "digits",
+    data: str = _fixed(
+        choice(*TASKS), "Handwritten digits of 100 clients, Shakespeare's roles, or the FedProx paper's data.", "digits"
     )
-    algorithm: str = _setting(
-        choice(*ALGORITHMS),
-        "fed-avg: clients train locally and the server averages what they learned. fed-sgd: clients send one gradient.",
-        "fed-avg",
+    algorithm: str = _fixed(
+        choice(*ALGORITHMS), "Clients train locally (fed-avg), or send one gradient (fed-sgd).", "fed-avg"
     )
-    rounds: int = _setting(
-        integer(50),
-        "How many rounds to train; fed-sgd takes about three times as many by default.",
-        may_change=True,
+    rounds: int = _free(_COUNT, "How many rounds to train; by default fed-sgd takes about three times as many.")
+    cohort_size: int = _fixed(_COUNT, "How many clients take part in a round, drawn anew every time.")
+    dropout: float = _fixed(_FRACTION, "The probability that such a client fails before it reports.", 0.0)
+    client_lr: float | None = _fixed(_RATE, "Learning rate of the clients' SGD; fed-avg only.", algorithm="fed-avg")
+    server_optimizer: str = _fixed(
+        choice(*SERVER_OPTIMIZERS), "FedAvg, or FedAvgM, FedAdam, FedYogi, FedAdagrad: how the server learns.", "sgd"
     )
-    cohort_size: int = _setting(integer(10), "How many clients take part in a round, drawn anew every time.")
-    dropout: float = _setting(
-        _PROBABILITY,
-        "The probability that such a client fails before it reports. A round that nobody reports in is skipped.",
-        0.0,
-    )
-    client_lr: float | None = _setting(
-        _RATE, "Learning rate of the SGD that clients train with; fed-avg only.", algorithm="fed-avg"
-    )
-    server_optimizer: str = _setting(
-        choice(*SERVER_OPTIMIZERS),
-        "How the server applies what the clients send: FedAvg, or FedAvgM, FedAdam, FedYogi, FedAdagrad.",
-        "sgd",
-    )
-    server_lr: float = _setting(
+    server_lr: float = _fixed(
         _RATE,
         "Learning rate of the server optimizer; for fed-sgd with sgd the default suits the data.",
         depends=", ".join(f"{optimizer.rate} for {name}" for name, optimizer in SERVER_OPTIMIZERS.items()),
     )
-    batch_size: int = _setting(integer(20), "Examples in a batch of a client.")
-    epochs: int | None = _setting(
-        integer(1), "How often a client goes through its examples in a round; fed-avg only.", algorithm="fed-avg"
+    batch_size: int = _fixed(_COUNT, "Examples in a batch of a client.")
+    epochs: int | None = _fixed(
+        _COUNT, "How often a client goes through its examples in a round; fed-avg only.", algorithm="fed-avg"
     )
-    evaluate_every: int = _setting(
-        integer(5, least=0),
+    noise_multiplier: float = _fixed(
+        _NOISE, "Hides every client by this noise on the clipped updates (differential privacy); 0: no noise.", 0.0
+    )
+    max_norm: float = _fixed(_RATE, "The norm that updates are clipped to; with noise only.", 1.0)
+    delta: float = _fixed(_DELTA, "The delta at which epsilon is reported; with noise only.", 1e-5)
+    evaluate_every: int = _free(
+        _COUNT_OR_0,
         "Evaluates on held-out data after every so many rounds, and after the last one; 0: only after that.",
         depends="a tenth of the rounds",
-        may_change=True,
     )
-    checkpoint_every: int = _setting(
-        integer(5),
+    checkpoint_every: int = _free(
+        _COUNT,
         "Leaves a checkpoint, from which the run can go on, after every so many rounds, the last one and Ctrl-C.",
         depends=f"what divides evaluate-every, {_MOST_ROUNDS_LOST} at most",
-        may_change=True,
     )
-    releases: tuple[str, ...] = _setting(
-        several(*RELEASES),
-        "Where else than in metrics.csv is what every round measured: rounds.jsonl, tensorboard/; several with commas.",
-        (),
-        may_change=True,
+    patience: int = _free(
+        _COUNT_OR_0, "Ends the run after so many evaluations in a row without a lower held-out loss; 0: never.", 0
     )
-    exports: tuple[str, ...] = _setting(
-        several(*EXPORTS),
-        "What else is left at the end: the weights as safetensors, the predictions by jax.export; several with commas.",
-        (),
-        may_change=True,
+    releases: tuple[str, ...] = _free(
+        several(*RELEASES), "Where else than in metrics.csv the metrics go; several with commas.", ()
     )
-    seed: int = _setting(
-        integer(0, least=0, most=2**32 - 1), "All randomness comes from it: the same seed gives the same run.", 0
+    exports: tuple[str, ...] = _free(
+        several(*EXPORTS), "Left at the end: weights as safetensors, predict by jax.export; several with commas.", ()
     )
-    devices: int = _setting(
-        integer(2),
-        "How many devices the clients are spread over.",
-        depends="all; on a CPU one per core",
-        may_change=True,
-    )
-    lanes: int = _setting(
-        integer(8), "How many clients run side by side on a device.", depends="1 on a CPU, 16 elsewhere"
-    )
-    compilation_cache: str = _setting(
-        _ON_OFF_FOLDER,
-        "Keeps what is compiled for the next run: on in the user's cache folder, or in a folder of your choice.",
-        "off",
-        may_change=True,
+    seed: int = _fixed(_SEED, "All randomness comes from it: the same seed gives the same run.", 0)
+    devices: int = _free(_COUNT, "How many devices the clients are spread over.", depends="all; on a CPU one per core")
+    lanes: int = _fixed(_COUNT, "How many clients run side by side on a device.", depends="1 on a CPU, 16 elsewhere")
+    compilation_cache: str = _free(
+        _CACHE, "Keeps what is compiled for the next run: in the user's cache folder, or in yours.", "off"
     )
 
     def options(self) -> dict[str, Any]:
@@ -149,9 +132,7 @@ else:
     RunOptions = typing.TypedDict(
         "RunOptions",
         {
-            name: Annotated[
-                Any, *option(name.replace("_", "-"), setting.kind, setting.shown_default(name), setting.help)
-            ]
+            name: Annotated[Any, *option(name, setting.kind, setting.shown_default(name), setting.help)]
             for name, setting in SETTINGS.items()
         },
         total=False,
@@ -170,7 +151,7 @@ def with_defaults(given: RunOptions) -> RunOptions:
     for name, setting in SETTINGS.items():
         if name in given and setting.algorithm not in (None, algorithm):
             raise UsageError(
-                f"--{name.replace('_', '-')} is for local training, which {algorithm} has none of; leave it out, or "
+                f"{flag(name)} is for local training, which {algorithm} has none of; leave it out, or "
                 f"use --algorithm {setting.algorithm}"
             )
     suited = task.settings | (task.fed_sgd if algorithm == "fed-sgd" else {})
@@ -180,7 +161,7 @@ def with_defaults(given: RunOptions) -> RunOptions:
     options = suited | options
     options.setdefault("evaluate_every", max(1, options["rounds"] // 10))
     options.setdefault("checkpoint_every", _dividing(options["evaluate_every"]))
-    _check_checkpoints(options["evaluate_every"], options["checkpoint_every"])
+    _check_evaluations(options["evaluate_every"], options["checkpoint_every"], options["patience"])
     return {name: options[name] for name in SETTINGS if name in options}
 
 
@@ -189,7 +170,11 @@ def _dividing(evaluate_every: int) -> int:
     return max(n for n in range(1, _MOST_ROUNDS_LOST + 1) if evaluate_every % n == 0)
 
 
-def _check_checkpoints(evaluate: int, save: int) -> None:
+def _check_evaluations(evaluate: int, save: int, patience: int) -> None:
+    if patience and not evaluate:
+        raise UsageError(
+            f"--patience {patience} needs evaluations while it trains, got --evaluate-every 0; leave it out"
+        )
     if evaluate % save:
         raise UsageError(
             f"--evaluate-every {evaluate} must be a multiple of --checkpoint-every {save}, because checkpoints are "

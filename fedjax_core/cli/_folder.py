@@ -6,7 +6,7 @@ import shlex
 
 from fedjax_core.cli._config import SETTINGS, RunConfig, RunOptions, with_defaults
 from fedjax_core.cli._toml import FILE, config_text, read_config
-from fedjax_core.cli._values import UsageError, word
+from fedjax_core.cli._values import UsageError, flag, word
 from fedjax_core.program import RunFolder
 
 
@@ -23,8 +23,13 @@ def new_folder(out: pathlib.Path | None, config: RunConfig) -> RunFolder:
         raise UsageError(f"--out {out} exists and is never overwritten; choose a new folder{advice}") from None
     except OSError as error:
         raise UsageError(f"the folder for the results cannot be made: {error}; choose another by --out") from None
-    folder.write_text(FILE, config_text(config.options()))
+    save_options(folder, config)
     return folder
+
+
+def save_options(folder: RunFolder, config: RunConfig) -> None:
+    """Writes the settings, whole or not at all."""
+    folder.write_text(FILE, config_text(config.options()))
 
 
 def options_of(verb: str, folder: pathlib.Path | None) -> RunOptions:
@@ -59,10 +64,10 @@ def resumed_options(folder: pathlib.Path | None, given: RunOptions) -> RunOption
         if SETTINGS[name].may_change or value == options.get(name):
             continue
         own = word(options[name]) if name in options else "not set"
-        option = f"--{name.replace('_', '-')}"
+        start = command("train", "--config", folder / FILE, flag(name), word(value))
         raise UsageError(
-            f"{option} of the run in {folder} is {own} and cannot become {word(value)}, which makes it another run; "
-            f"leave it out, or start one: {command('train', '--config', folder / FILE, option, word(value))}"
+            f"{flag(name)} of the run in {folder} is {own} and cannot become {word(value)}, which makes it another "
+            f"run; leave it out, or start one: {start}"
         )
     return with_defaults(options | given)
 

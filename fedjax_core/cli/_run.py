@@ -1,4 +1,4 @@
-"""What settings stand for: data, model, process, evaluation, and the run of them."""
+"""The `program.Run` that settings stand for."""
 
 import contextlib
 import importlib.util
@@ -6,53 +6,26 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from fedjax_core import data, program
+from fedjax_core import aggregators, data, privacy, program
 from fedjax_core.algorithms import federated_evaluation
 from fedjax_core.cli._choices import ALGORITHMS, EXPORTS, RELEASES, SERVER_OPTIMIZERS, TASKS
 from fedjax_core.cli._config import RunConfig
 from fedjax_core.cli._toml import FILE
 from fedjax_core.cli._values import UsageError
-from fedjax_core.computations import Computation
-from fedjax_core.contracts import Model
-from fedjax_core.data import Batching, FederatedData
 from fedjax_core.engine import EngineConfig
-from fedjax_core.templates import LearningProcess
 
 
-class Run(NamedTuple):
-    """All that a run is made of.
-
-    Attributes:
-      config: its settings.
-      train_data: the population.
-      test_data: what is held out.
-      model: to train.
-      process: trains it.
-      evaluation: measures its weights.
-      key: draws cohorts and shuffling.
-    """
-
-    config: RunConfig
-    train_data: FederatedData
-    test_data: FederatedData
-    model: Model
-    process: LearningProcess
-    evaluation: Computation
-    key: jax.Array
-
-
-def run_of(config: RunConfig) -> Run:
-    """What settings stand for.
+def arguments_of(config: RunConfig) -> dict[str, Any]:
+    """The arguments of `program.Run`, but for those that need its folder.
 
     Raises:
       UsageError: a setting does not suit the data, or needs a package that is not installed.
     """
-    _check_installed("releases", config.releases, RELEASES)
-    _check_installed("exports", config.exports, EXPORTS)
+    _check_installed(config)
     data_key, process_key, key = jax.random.split(jax.random.key(config.seed), 3)
     task = TASKS[config.data]
     train_data, test_data = task.data(data_key)
@@ -61,52 +34,73 @@ def run_of(config: RunConfig) -> Run:
             f"--cohort-size {config.cohort_size} is more than the {len(train_data)} clients of {config.data}; use "
             f"--cohort-size {len(train_data)} or less"
         )
-    model = task.model()
-    engine = EngineConfig(lanes=config.lanes, devices=config.devices)
+    model, engine = task.model(), EngineConfig(lanes=config.lanes, devices=config.devices)
     server_optimizer = SERVER_OPTIMIZERS[config.server_optimizer].make(config.server_lr)
-    process = ALGORITHMS[config.algorithm](model, config, server_optimizer=server_optimizer, key=process_key)
+    process = ALGORITHMS[config.algorithm](
+        model, config, server_optimizer=server_optimizer, aggregator=_aggregator(config, process_key), key=process_key
+    )
     evaluation = federated_evaluation(model).with_config(engine)
-    return Run(config, train_data, test_data, model, process.with_config(engine), evaluation, key)
+    every, batches_of_100 = config.evaluate_every or None, data.Batching(batch_size=100)
+    return {
+        "process": process.with_config(engine),
+        "train_data": train_data,
+        "sampler": _sampler(config, train_data, key),
+        "batching": data.Batching(config.batch_size, config.epochs or 1, shuffle=True),
+        "rounds": _rounds(config),
+        "evaluation": program.Evaluation(test_data, evaluation, batching=batches_of_100, every=every),
+        "accounting": _accounting(config, len(train_data)),
+        "exports": [EXPORTS[name].make(model) for name in config.exports],
+        "key": key,
+    }
 
 
-def _check_installed(option: str, chosen: tuple[str, ...], outlets: dict) -> None:
-    for name in chosen:
-        for package in outlets[name].packages:
+def run_in(folder: pathlib.Path, config: RunConfig, arguments: dict[str, Any]) -> program.Run:
+    """The run in a folder."""
+    checkpoints = program.Checkpoints(folder / "checkpoints", every=config.checkpoint_every)
+    return program.Run(**arguments, folder=folder, checkpoints=checkpoints)
+
+
+def _aggregator(config: RunConfig, key: jax.Array) -> Any:
+    if not config.noise_multiplier:
+        return aggregators.mean()
+    key = jax.random.fold_in(key, 1)  # the process has the key itself
+    return aggregators.private_mean(config.max_norm, config.noise_multiplier, config.cohort_size, key=key)
+
+
+def _accounting(config: RunConfig, population: int) -> privacy.Accounting | None:
+    """What the rounds cost; a client that fails after it was drawn costs no less."""
+    if not config.noise_multiplier:
+        return None
+    sampling = privacy.fixed_size(config.cohort_size, population)
+    return privacy.accounting(noise_multiplier=config.noise_multiplier, delta=config.delta, sampling=sampling)
+
+
+def _sampler(config: RunConfig, train_data: data.FederatedData, key: jax.Array) -> Any:
+    """The clients of a round, without those that fail."""
+    if not config.dropout:
+        return config.cohort_size
+    drawn = data.uniform_sampler(train_data.client_ids, config.cohort_size, key=key)
+    return data.participation(drawn, data.dropout(config.dropout, key=key), data.minimum_reports(1))
+
+
+def _rounds(config: RunConfig) -> int | program.EarlyStopping:
+    if not config.patience:
+        return config.rounds
+    return program.EarlyStopping("held_out/eval/loss", config.patience, max_rounds=config.rounds)
+
+
+def _check_installed(config: RunConfig) -> None:
+    outlets = {f"--releases {name}": RELEASES[name] for name in config.releases}
+    outlets |= {f"--exports {name}": EXPORTS[name] for name in config.exports}
+    needed = {option: (outlet.packages, outlet.extra) for option, outlet in outlets.items()}
+    if config.noise_multiplier:
+        needed[f"--noise-multiplier {config.noise_multiplier:g}"] = (("dp_accounting",), "privacy")
+    for option, (packages, extra) in needed.items():
+        for package in packages:
             if importlib.util.find_spec(package) is None:
                 raise UsageError(
-                    f"--{option} {name} needs {package}, which is not installed; run: "
-                    f"pip install 'fedjax-core[{outlets[name].extra}]'"
+                    f"{option} needs {package}, which is not installed; run: pip install 'fedjax-core[{extra}]'"
                 )
-
-
-def run_in(run: Run, folder: pathlib.Path, evaluation: dict[str, Any] | None = None, **more: Any) -> program.Run:
-    """The run in a folder; `evaluation` are fields of its `Evaluation`, and `more` arguments of `program.Run`."""
-    config = run.config
-    every, batching = config.evaluate_every or None, Batching(batch_size=100)
-    held_out = program.Evaluation(run.test_data, run.evaluation, batching=batching, every=every)
-    return program.Run(
-        run.process,
-        run.train_data,
-        sampler=_participants(run) if config.dropout else config.cohort_size,
-        batching=Batching(config.batch_size, config.epochs or 1, shuffle=True),
-        rounds=config.rounds,
-        folder=folder,
-        evaluation=held_out._replace(**(evaluation or {})),
-        checkpoints=checkpoints_of(run, folder),
-        key=run.key,
-        **more,
-    )
-
-
-def checkpoints_of(run: Run, folder: pathlib.Path) -> program.Checkpoints:
-    """The checkpoints in the folder of a run."""
-    return program.Checkpoints(folder / "checkpoints", every=run.config.checkpoint_every)
-
-
-def _participants(run: Run) -> Any:
-    """The clients that are drawn where none fails, without those that do."""
-    drawn = data.uniform_sampler(run.train_data.client_ids, run.config.cohort_size, key=run.key)
-    return data.participation(drawn, data.dropout(run.config.dropout, key=run.key), data.minimum_reports(1))
 
 
 @contextlib.contextmanager

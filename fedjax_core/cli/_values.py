@@ -29,7 +29,8 @@ class Kind(NamedTuple):
 
 
 def option(name: str, kind: Kind, default: str = "", help: str | None = None) -> tuple[Any, ...]:
-    """The annotations with which tyro reads a field as `--name`; the help shows `default` behind `help`."""
+    """The annotations with which tyro reads a field of this name; the help shows `default` behind `help`."""
+    typed = flag(name)
 
     def from_texts(texts: list[str]) -> Any:
         if not texts:  # of a positional argument that was not given
@@ -37,7 +38,7 @@ def option(name: str, kind: Kind, default: str = "", help: str | None = None) ->
         try:
             return kind.check(kind.read(texts[0]))
         except ValueError as error:
-            raise UsageError(f"--{name} {error}; for example --{name} {word(kind.example)}") from None
+            raise UsageError(f"{typed} {error}; for example {typed} {word(kind.example)}") from None
 
     constructor = tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
@@ -49,51 +50,39 @@ def option(name: str, kind: Kind, default: str = "", help: str | None = None) ->
     return constructor, tyro.conf.arg(help=help, help_behavior_hint=default and f"(default: {default})")
 
 
+def flag(name: str) -> str:
+    """The option of a name, as it is typed on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
 def word(value: Any) -> str:
     """A value as it is typed on the command line."""
     return ",".join(value) or "none" if isinstance(value, list | tuple) else str(value)
 
 
-def integer(example: int, least: int = 1, most: float = math.inf) -> Kind:
-    """An integer from `least` to `most`."""
+def number(
+    of: type[int] | type[float], example: float, rule: str, fits: Callable[[Any], bool], metavar: str = "N"
+) -> Kind:
+    """An integer, or a finite number, that `fits`, which is what the rule says."""
 
-    def check(value: Any) -> int:
-        if type(value) is not int:  # isinstance takes a bool for an int
-            raise ValueError(f"must be an integer, got {value!r}")
-        if not least <= value <= most:
-            raise ValueError(f"must be at {f'least {least}' if value < least else f'most {most}'}, got {value}")
-        return value
-
-    return Kind("N", check, example, _number(int))
-
-
-def real(metavar: str, example: float, rule: str, fits: Callable[[float], bool]) -> Kind:
-    """A finite number that `fits`, which is what the rule says."""
-
-    def check(value: Any) -> float:
-        if type(value) not in (int, float):
-            raise ValueError(f"must be a number, got {value!r}")
+    def check(value: Any) -> Any:
+        if type(value) not in (int, of):  # isinstance takes a bool for an int
+            raise ValueError(f"must be {'an integer' if of is int else 'a number'}, got {value!r}")
         try:
-            value = float(value)
+            value = of(value)
         except OverflowError:  # an integer beyond the floats
             value = math.inf
         if not (math.isfinite(value) and fits(value)):
             raise ValueError(f"must be {rule}, got {value}")
         return value
 
-    return Kind(metavar, check, example, _number(float))
-
-
-def _number(convert: type) -> Callable[[str], Any]:
-    """Reads a number; any other text stays a text, which the kind's `check` refuses."""
-
     def read(text: str) -> Any:
         try:
-            return convert(text)
+            return of(text)
         except ValueError:
-            return text
+            return text  # which check refuses
 
-    return read
+    return Kind(metavar, check, example, read)
 
 
 def choice(*choices: str) -> Kind:

@@ -12,6 +12,7 @@ ReleaseManager               takes the values of a round out of the program
   release_to_csv, release_to_json_lines, release_to_memory, release_to_log
   release_to_tensorboard, release_to_wandb, release_to_mlflow
   group_releases, filter_releases, periodic_releases
+sole_writer                  the time in which nobody else writes to a folder
 save_weights, load_weights   a pytree of arrays as a file of plain arrays, no pickle
 save_csv, save_curves        a `History` as a table and as a picture
 flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its name
@@ -42,6 +43,7 @@ from fedjax_core.program._releases import (
 from fedjax_core.program._run import Run, TrainResult
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._run_settings import RunSettings
+from fedjax_core.program._sole_writer import sole_writer
 from fedjax_core.program._trackers import release_to_mlflow, release_to_tensorboard, release_to_wandb
 from fedjax_core.program._train import train
 from fedjax_core.program._weights import load_weights, save_weights
@@ -84,6 +86,7 @@ __all__ = [
     "save_csv",
     "save_curves",
     "save_weights",
+    "sole_writer",
     "train",
 ]
 

@@ -76,7 +76,7 @@ def test_a_file_gives_the_configuration_back(cache, rate, rounds, exports, tmp_p
         ("cohort-size = 3", "there is no option 'cohort-size'; did you mean cohort_size?"),
         ("[train]\nrounds = 3", "there is no option 'train'; `fedjax-core train --help` lists all"),
         ('out = "run"', "there is no option 'out'; leave it out and give --out on the command line"),
-        ('rounds = "3"', "rounds must be an integer, got '3'; for example rounds = 50"),
+        ('rounds = "3"', "rounds must be an integer, got '3'; for example rounds = 10"),
         ("rounds = 3.0", "rounds must be an integer, got 3.0"),
         ("rounds = true", "rounds must be an integer, got True"),
         ("rounds = 0", "rounds must be at least 1, got 0"),

@@ -15,13 +15,12 @@ import time
 import numpy as np
 import pytest
 
-from fedjax_core import program
+from fedjax_core import privacy, program
 from fedjax_core.cli import _train, main
 from fedjax_core.cli._choices import SERVER_OPTIMIZERS, TASKS
 from fedjax_core.cli._config import on_this_machine
-from fedjax_core.cli._run import run_of
+from fedjax_core.cli._run import arguments_of
 from fedjax_core.cli._toml import read_config
-from fedjax_core.program._sole_writer import sole_writer
 from fedjax_core.templates import LearningProcess
 
 _FILES = {"checkpoints", "config.toml", "curves.png", "evaluation", "metrics.csv", "run.json", "weights.npz"}
@@ -147,7 +146,12 @@ def test_everything_that_can_be_left(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "option, package", [("exports weights", "safetensors"), ("releases tensorboard", "tensorboardX")]
+    "option, package",
+    [
+        ("exports weights", "safetensors"),
+        ("releases tensorboard", "tensorboardX"),
+        ("noise-multiplier 1", "dp_accounting"),
+    ],
 )
 def test_what_an_option_needs_is_looked_for_first(option, package, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)
@@ -158,7 +162,7 @@ def test_what_an_option_needs_is_looked_for_first(option, package, tmp_path, mon
 
 def test_only_one_process_trains_in_a_folder(tmp_path, capsys):
     (tmp_path / "config.toml").write_text('data = "synthetic"')
-    with sole_writer(tmp_path):
+    with program.sole_writer(tmp_path):
         assert _main(f"resume {tmp_path}") == 2
     told = f"another process is training in {tmp_path}; see how it goes: `fedjax-core watch {tmp_path}`"
     assert told in capsys.readouterr().err
@@ -168,12 +172,34 @@ def test_only_one_process_trains_in_a_folder(tmp_path, capsys):
 @pytest.mark.parametrize("optimizer", SERVER_OPTIMIZERS)
 def test_every_optimizer_suits_every_algorithm(optimizer, algorithm):
     config = on_this_machine({"data": "synthetic", "algorithm": algorithm, "server_optimizer": optimizer})
-    assert isinstance(run_of(config).process, LearningProcess)
+    assert isinstance(arguments_of(config)["process"], LearningProcess)
 
 
 def test_updates_that_are_not_finite_are_told(tmp_path, capsys):
     assert _main(f"train {_SMALL} --data digits --rounds 2 --client-lr 1e30 --out {tmp_path / 'run'}") == 0
     assert "updates of clients were not finite and left out; lower the learning rates" in capsys.readouterr().out
+
+
+def test_ends_early_without_improvement(tmp_path, capsys):
+    """With a step too small to change anything; the rounds behind it are not run again."""
+    run = tmp_path / "run"
+    line = f"train {_SMALL} --rounds 9 --evaluate-every 1 --client-lr 1e-30 --patience 2"
+    assert _main(f"{line} --out {run}") == 0
+    assert "after 3 rounds" in (shown := capsys.readouterr().out)
+    assert "ended before round 9, as the held-out loss improved no more (--patience)" in shown
+    assert _main(f"resume {run}") == 0
+    assert "after 3 rounds" in capsys.readouterr().out and len(_rows(run)) == 3
+    assert _main(f"resume {run} --patience 0 --rounds 4") == 0
+    assert len(_rows(run)) == 4
+
+
+def test_private_training_tells_what_it_costs(tmp_path, capsys):
+    line = f"train {_SMALL} --rounds 2 --noise-multiplier 1 --max-norm 0.5 --delta 0.001"
+    assert _main(f"{line} --out {tmp_path / 'run'}") == 0
+    spent = privacy.epsilon(noise_multiplier=1.0, delta=0.001, sampling=privacy.fixed_size(3, 30), rounds=2)
+    assert f"privacy: epsilon {spent:.2f} at delta 0.001" in capsys.readouterr().out
+    assert [float(row["privacy/epsilon"]) > 0 for row in _rows(tmp_path / "run")] == [True, True]
+    assert float(_rows(tmp_path / "run")[0]["aggregator/max_norm"]) == 0.5
 
 
 def test_without_matplotlib_the_run_finishes(tmp_path, monkeypatch, capsys):
