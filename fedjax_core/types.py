@@ -25,6 +25,7 @@ from fedjax_core._type_classes import (
     parse_type,
     to_type,
 )
+from fedjax_core._type_layout import laid_out, shortened
 from fedjax_core._type_values import at_clients, at_server, matched, matched_type, tree_of_types, type_leaves, type_of
 
 __all__ = [
@@ -40,9 +41,11 @@ __all__ = [
     "TypeNotAssignableError",
     "at_clients",
     "at_server",
+    "laid_out",
     "matched",
     "matched_type",
     "parse_type",
+    "shortened",
     "to_type",
     "tree_of_types",
     "type_leaves",

@@ -14,10 +14,8 @@ from fedjax_core.computations._body import Body
 from fedjax_core.computations._federated_body import FederatedBody, Graph
 from fedjax_core.computations._plain_body import PlainBody
 from fedjax_core.engine import CallEstimate, Cohort, EngineConfig, member_type_of_list, read_streams
-from fedjax_core.engine._type_layout import laid_out
-from fedjax_core.language._abstract import abstract_of, infer
-from fedjax_core.language._graph import Node, Parameter, user_location
-from fedjax_core.language._placed import Placed, explained, is_placed
+from fedjax_core.language.graph import Node, Parameter, Placed, abstract_of, explained, infer, is_placed, user_location
+from fedjax_core.types import laid_out
 
 _tracing = contextvars.ContextVar("tracing", default=False)
 

@@ -7,9 +7,19 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_core import engine, types
-from fedjax_core.language._graph import Map, Node, Parameter, ancestors, user_location
-from fedjax_core.language._inlining import replaced
-from fedjax_core.language._placed import Placed, derive, is_placed, node_of, placed_argument
+from fedjax_core.language.graph import (
+    Map,
+    Node,
+    Parameter,
+    Placed,
+    ancestors,
+    derive,
+    is_placed,
+    node_of,
+    placed_argument,
+    replaced,
+    user_location,
+)
 
 
 class CheckedResult(NamedTuple):

@@ -6,8 +6,7 @@ import jax
 
 from fedjax_core import types
 from fedjax_core.engine import EngineConfig, concrete_member, traced_member
-from fedjax_core.language._graph import user_location
-from fedjax_core.language._placed import Placed, is_placed, map_nodes, node_of
+from fedjax_core.language.graph import Placed, is_placed, map_nodes, node_of, user_location
 
 
 class PlainBody:

@@ -12,8 +12,7 @@ from fedjax_core.engine._entries import Clients, clients_of, in_one_order
 from fedjax_core.engine._lists import cohort_of_list
 from fedjax_core.engine._plan import Plan
 from fedjax_core.engine._values import as_member
-from fedjax_core.language._client_batches import batch_dimension
-from fedjax_core.language._graph import Node
+from fedjax_core.language.graph import Node, batch_dimension
 
 
 def bind_clients(plan: Plan, values: list) -> Cohort | None:

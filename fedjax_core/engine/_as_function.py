@@ -18,8 +18,8 @@ from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._execution import client_values, lane_axes
 from fedjax_core.engine._packed_cohort import PackedCohort, pack_cohort
 from fedjax_core.engine._plan import Pass, Plan
-from fedjax_core.language._client_batches import ClientBatches
-from fedjax_core.language._graph import Aggregate, Node
+from fedjax_core.language import ClientBatches
+from fedjax_core.language.graph import Aggregate, Node
 
 
 def packed_clients(plan: Plan, values: list) -> PackedCohort | None:

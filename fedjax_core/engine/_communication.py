@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_core.engine._plan import Pass, Plan, is_structural
-from fedjax_core.language._graph import Broadcast, Map, Node, ancestors
+from fedjax_core.language.graph import Broadcast, Map, Node, ancestors
 from fedjax_core.types import CLIENTS
 
 

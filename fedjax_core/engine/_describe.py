@@ -20,9 +20,8 @@ from fedjax_core.engine._communication import (
     values_at_clients,
 )
 from fedjax_core.engine._plan import Pass, Plan, Stage, is_pass_result, is_structural
-from fedjax_core.engine._type_layout import shortened
-from fedjax_core.language._graph import Aggregate, ClientIndex, ClientValue, Collect, Map, Node, Parameter
-from fedjax_core.types import CLIENTS
+from fedjax_core.language.graph import Aggregate, ClientIndex, ClientValue, Collect, Map, Node, Parameter
+from fedjax_core.types import CLIENTS, shortened
 
 _Names = Mapping[types.Type, str]
 

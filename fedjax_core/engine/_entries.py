@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_core import types
 from fedjax_core.engine._cohort import Cohort
-from fedjax_core.language._placed import is_placed
+from fedjax_core.language.graph import is_placed
 
 
 class Clients(NamedTuple):

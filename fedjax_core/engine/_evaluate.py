@@ -2,9 +2,8 @@
 
 import jax
 
-from fedjax_core.language._abstract import strong
-from fedjax_core.language._graph import Map, Node, Trim
-from fedjax_core.language._trim import TrimmedRows
+from fedjax_core.language import TrimmedRows
+from fedjax_core.language.graph import Map, Node, Trim, strong
 
 
 def evaluate(roots: tuple[Node, ...], known: dict[Node, object]) -> list:

@@ -20,8 +20,7 @@ from fedjax_core.engine._packing import pack
 from fedjax_core.engine._plan import Plan
 from fedjax_core.engine._run import Program
 from fedjax_core.engine._tuning import tuned_lanes
-from fedjax_core.language._graph import Node, Trim, ancestors
-from fedjax_core.language._trim import first_rows
+from fedjax_core.language.graph import Node, Trim, ancestors, first_rows
 
 
 class Executable:

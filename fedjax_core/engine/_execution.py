@@ -23,8 +23,8 @@ from fedjax_core.engine._flat import Flat, flatten, unflatten
 from fedjax_core.engine._packing import PackedClients, PackedSequences
 from fedjax_core.engine._plan import Pass, Plan, Stage
 from fedjax_core.engine._values import conform
-from fedjax_core.language._client_batches import ClientBatches
-from fedjax_core.language._graph import Aggregate, ClientIdentity, ClientIndex, ClientValue, Node, ancestors
+from fedjax_core.language import ClientBatches
+from fedjax_core.language.graph import Aggregate, ClientIdentity, ClientIndex, ClientValue, Node, ancestors
 
 
 def stage_program(stage: Stage) -> Callable:

@@ -9,7 +9,7 @@ import numpy as np
 from fedjax_core import trees, types
 from fedjax_core.engine._cohort import Cohort, client_digests
 from fedjax_core.engine._values import as_member
-from fedjax_core.language._client_batches import batch_dimension
+from fedjax_core.language.graph import batch_dimension
 
 
 class ListSequences:

@@ -9,7 +9,7 @@ from fedjax_core import types
 from fedjax_core.engine._lists import cohort_of_list
 from fedjax_core.engine._packed_cohort import one_sequence
 from fedjax_core.engine._values import as_member
-from fedjax_core.language._client_batches import ClientBatches
+from fedjax_core.language import ClientBatches
 
 
 def concrete_member(value: Any, type_: types.Type, name: str) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._execution import only_lane
 from fedjax_core.engine._packing import fill_index, read_examples
-from fedjax_core.language._client_batches import ClientBatches
+from fedjax_core.language import ClientBatches
 
 
 @jax.tree_util.register_dataclass

@@ -19,7 +19,7 @@ from fedjax_core.engine._buffers import BufferPool
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._schedule import Schedule, make_schedule, of_clients, size_class, steps_class
-from fedjax_core.language._client_batches import is_batched
+from fedjax_core.language.graph import is_batched
 from fedjax_core.types import Type
 
 # One for the process: on CPU a device array may be the very memory that its examples were read into, so that memory is

@@ -9,7 +9,7 @@ that a pass needs is computed again there, since functions are pure.
 import dataclasses
 import functools
 
-from fedjax_core.language._graph import Aggregate, Check, ClientValue, Collect, Map, Node, Parameter, ancestors
+from fedjax_core.language.graph import Aggregate, Check, ClientValue, Collect, Map, Node, Parameter, ancestors
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from fedjax_core.engine._execution import empty_program, pass_program, stage_pro
 from fedjax_core.engine._flat import Flat, unflatten
 from fedjax_core.engine._packing import PackedClients, Packing, pack, pack_wave
 from fedjax_core.engine._plan import Pass, Plan
-from fedjax_core.language._graph import Node
+from fedjax_core.language.graph import Node
 
 # JAX has no type or code of an error for a process that is lost: the names of what noticed it are all there is.
 _COLLECTIVES = ("Gloo", "NCCL", "coordination")

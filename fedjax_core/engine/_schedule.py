@@ -19,7 +19,7 @@ import numpy as np
 from fedjax_core import types
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
-from fedjax_core.language._client_batches import is_batched
+from fedjax_core.language.graph import is_batched
 
 _GRID = 1.5
 _GRID_OF_STEPS = 4.0  # a step is a few integers

@@ -20,7 +20,7 @@ from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import EngineConfig
 from fedjax_core.engine._plan import Plan
 from fedjax_core.engine._run import Program
-from fedjax_core.language._graph import Node
+from fedjax_core.language.graph import Node
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 _SAMPLE = 1024  # clients that are measured at most: enough for 64 lanes on 16 shards

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.language._abstract import strong
+from fedjax_core.language.graph import strong
 
 
 def as_member(value: Any, type_: types.Type, what: str) -> Any:

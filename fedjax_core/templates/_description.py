@@ -1,8 +1,7 @@
 """A process in words."""
 
 from fedjax_core.computations import Computation, plan_text, signature_text
-from fedjax_core.engine._type_layout import laid_out
-from fedjax_core.types import FederatedType, Type
+from fedjax_core.types import FederatedType, Type, laid_out
 
 
 def description(computations: dict[str, Computation], letters: dict[str, Type]) -> str:

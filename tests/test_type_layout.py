@@ -3,7 +3,7 @@
 import pytest
 
 import fedjax_core as fc
-from fedjax_core.engine._type_layout import laid_out, shortened
+from fedjax_core.types import laid_out, shortened
 
 LAYER = {"bias": "float32[128]", "kernel": "float32[9216,128]"}
 MODEL = fc.types.to_type({f"layer{i}": LAYER for i in range(5)})

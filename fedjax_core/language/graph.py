@@ -1,0 +1,70 @@
+"""The graph of a federated program: what the engine and computations, and nobody else, read of the language.
+
+* Nodes and the operations that make them: `Node`, `Parameter`, `Map`, `Broadcast`, `Aggregate`, `Collect`, `Trim`,
+  `ClientIdentity`, `ClientIndex`, `ClientValue`, `Check`; `ancestors`; `user_location`.
+* Placed values and the nodes behind them: `Placed`, `is_placed`, `node_of`, `derive`, `map_nodes`, `placed_argument`,
+  `explained`; `replaced`, for nodes over other inputs.
+* Values without content: `abstract_of`, `infer`; and with it: `strong`, `first_rows`, `batch_dimension`, `is_batched`.
+"""
+
+from fedjax_core._signposts import signpost
+from fedjax_core.language._abstract import abstract_of, infer, strong
+from fedjax_core.language._client_batches import batch_dimension, is_batched
+from fedjax_core.language._graph import (
+    Aggregate,
+    Broadcast,
+    Check,
+    ClientIdentity,
+    ClientIndex,
+    ClientValue,
+    Collect,
+    Map,
+    Node,
+    Parameter,
+    Trim,
+    ancestors,
+    user_location,
+)
+from fedjax_core.language._inlining import replaced
+from fedjax_core.language._placed import (
+    Placed,
+    derive,
+    explained,
+    is_placed,
+    map_nodes,
+    node_of,
+    placed_argument,
+)
+from fedjax_core.language._trim import first_rows
+
+__all__ = [
+    "Aggregate",
+    "Broadcast",
+    "Check",
+    "ClientIdentity",
+    "ClientIndex",
+    "ClientValue",
+    "Collect",
+    "Map",
+    "Node",
+    "Parameter",
+    "Placed",
+    "Trim",
+    "abstract_of",
+    "ancestors",
+    "batch_dimension",
+    "derive",
+    "explained",
+    "first_rows",
+    "infer",
+    "is_batched",
+    "is_placed",
+    "map_nodes",
+    "node_of",
+    "placed_argument",
+    "replaced",
+    "strong",
+    "user_location",
+]
+
+signpost(__name__)
