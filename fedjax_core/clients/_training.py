@@ -90,21 +90,21 @@ def local_training(
 
     if _is_function_of_the_round(optimizer):
 
-        def work(weights, data, key, round_num):
-            train = local_trainer(model, _checked(optimizer(round_num), model))
-            return answer(train(weights, data, key))
+        def train(weights, data, key, round_num):
+            trainer = local_trainer(model, _checked(optimizer(round_num), model))
+            return answer(trainer(weights, data, key))
 
-        return client_work(work, metrics_process)
+        return client_work(train, metrics_process)
 
     optimizer = _checked(optimizer, model)
-    train = local_trainer(model, optimizer)
+    trainer = local_trainer(model, optimizer)
+
+    def train(weights, data, key, values=None):  # with a name, since `describe` shows it
+        return answer(trainer(weights, data, key, hyperparams=values or {}))
+
     if not hyperparams(_abstract_state(optimizer, model)):
-        return client_work(lambda weights, data, key: answer(train(weights, data, key)), metrics_process)
-    return _with_hyperparams(
-        lambda weights, data, key, values: answer(train(weights, data, key, hyperparams=values)),
-        lambda weights: hyperparams(optimizer.init(trainable_of(weights))),
-        metrics_process,
-    )
+        return client_work(train, metrics_process)
+    return _with_hyperparams(train, lambda weights: hyperparams(optimizer.init(trainable_of(weights))), metrics_process)
 
 
 def map_optimizer(transform: Callable, optimizer: ClientOptimizer) -> ClientOptimizer:

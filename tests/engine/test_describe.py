@@ -162,10 +162,10 @@ def test_what_an_earlier_pass_has_sent_is_not_sent_again():
     assert ", again" in next(line for line in second.splitlines() if "computes train" in line)
     assert [line for line in second.splitlines() if "receives" in line][:-1] == [
         "  receives 4 B: float32 (divide)",
-        "  pass 1: receives 4,048 B, sends 36 B",
+        "  pass 1: receives 4,048 B, sends 56 B",
         "  pass 2: receives 4 B, sends 4,040 B",
     ]
-    assert totals(process.next) == "in all: receives 4,052 B, sends 4,076 B"
+    assert totals(process.next) == "in all: receives 4,052 B, sends 4,096 B"
 
 
 def test_what_every_client_computes_alike_is_no_work_of_the_server():
@@ -372,8 +372,10 @@ def test_federated_averaging_by_hand():
     process = fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(0))
     weights, key, weight = 4 * (784 * 10 + 10), 8, 4
     metrics = 8 + 4  # the sum of the losses and its number of examples, num_examples
-    counts = 3 * 4  # contributing, non-finite updates, non-finite metrics
-    received, sent = weights + key, weights + weight + metrics + counts
+    counts = 3 * 4  # non-finite updates, weights and metrics
+    left_out = 4 + 4  # the client and the reason
+    guard = 4 + 4 + 4  # contributing and its weight, non-finite metrics
+    received, sent = weights + key, weights + weight + metrics + counts + left_out + guard
     assert totals(process.next) == f"per client: receives 31.4 kB ({received:,} B), sends 31.4 kB ({sent:,} B)"
 
 
