@@ -243,7 +243,8 @@ def _parameter_type(parameters) -> types.Type | None:
 
 def _leaves(values: list, name: str) -> list:
     try:
-        return jax.tree.leaves(values)
+        # A dict by id may have strings and integers for keys, as data may, and JAX could not sort them.
+        return jax.tree.leaves([list(v.values()) if type(v) is dict else v for v in values])
     except ValueError as error:
         raise TypeError(
             f"{name}: an argument cannot be flattened ({str(error).splitlines()[0]}); a dict's keys are all "

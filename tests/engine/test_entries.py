@@ -223,7 +223,7 @@ def test_a_struct_of_arrays_and_clients_whose_ids_are_its_names():
     # Rows that are lists or tuples are those of a field, never a client by position.
     assert jax.tree.map(list, dict(program({"x": (1.0, 2.0), "y": (3.0, 4.0)}))) == {"y": [3, 4], "x": [1, 2]}
     assert jax.tree.map(list, dict(program({"ada": (3.0, 1.0), "bob": (4.0, 2.0)}))) == {"y": [3, 4], "x": [1, 2]}
-    assert collect("float32")({3: 1.0, np.int64(5): 2.0}).tolist() == [1.0, 2.0]
+    assert collect("float32")({3: 1.0, np.int64(5): 2.0, "ada": 3.0}).tolist() == [1.0, 2.0, 3.0]
     assert collect("float32")({}).shape == (0,)
 
 
