@@ -150,3 +150,20 @@ def assert_same_bits(actual, expected):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, e = jax.random.key_data(a), jax.random.key_data(e)
         assert np.asarray(a).tobytes() == np.asarray(e).tobytes()
+
+
+def quadratic_model() -> Model:
+    """`a/2 (x - b)^2`, from x = 0."""
+    return Model(
+        init=lambda key: jnp.zeros(()),
+        predict=lambda weights, batch, key=None, training=False: batch["a"] / 2 * (weights - batch["b"]) ** 2,
+        loss=lambda predictions, batch: predictions,
+        metrics={},
+        batch_type=fc.types.parse_type("<a=float32[?],b=float32[?]>"),
+    )
+
+
+def quadratic_cohort(ids):
+    """Ten full steps for each of these clients; of client 0 a = 1, b = 10, of client 1 a = 4, b = -1."""
+    data = fc.data.from_clients([{"a": np.float32([a]), "b": np.float32([b])} for a, b in ((1, 10), (4, -1))])
+    return data.cohort(ids, fc.data.Batching(1, 10))

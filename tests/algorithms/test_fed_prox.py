@@ -1,7 +1,6 @@
 """FedProx against NumPy float64 and the fixed points of two quadratics."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -15,25 +14,13 @@ MODEL = reference.linear_model()
 CLIENTS = reference.make_clients((7, 0, 4))
 
 
-def quadratic() -> fc.Model:
-    """`a/2 (x - b)^2`, from x = 0."""
-    return fc.Model(
-        init=lambda key: jnp.zeros(()),
-        predict=lambda weights, batch, key=None, training=False: batch["a"] / 2 * (weights - batch["b"]) ** 2,
-        loss=lambda predictions, batch: predictions,
-        metrics={},
-        batch_type=fc.types.parse_type("<a=float32[?],b=float32[?]>"),
-    )
-
-
 @pytest.mark.parametrize(
     ("strength", "fixed_point", "rounds"), [(0.0, 2.4113390587, 60), (1.0, 2.3150430636, 60), (10.0, 1.6544983783, 250)]
 )
 def test_it_ends_where_the_pull_and_the_clients_agree(strength, fixed_point, rounds):
     """Ten full steps of rate .05 on a = (1, 4), b = (10, -1)."""
-    process = fed_prox(quadratic(), optax.sgd(0.05), strength=strength, key=KEY)
-    data = fc.data.from_clients([{"a": np.float32([a]), "b": np.float32([b])} for a, b in ((1, 10), (4, -1))])
-    cohort, state = data.cohort(data.client_ids, fc.data.Batching(1, 10)), process.initialize()
+    process = fed_prox(reference.quadratic_model(), optax.sgd(0.05), strength=strength, key=KEY)
+    cohort, state = reference.quadratic_cohort([0, 1]), process.initialize()
     for _ in range(rounds):
         state, _ = process.next(state, cohort)
     np.testing.assert_allclose(state.weights, fixed_point, rtol=2e-5)
