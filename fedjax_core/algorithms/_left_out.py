@@ -64,8 +64,8 @@ def left_out_clients(metrics: Any, client_ids: Sequence) -> dict:
 
     Args:
       metrics: what a round of `compose` measured, as `process.next` returns it.
-      client_ids: those of the data that the cohort came from, `data.client_ids`; for a plain list of clients
-        `range(len(clients))`.
+      client_ids: those of the data that the cohort came from, `data.client_ids` (of a subset or a split, or of the
+        whole: their rows are the same); for a plain list of clients `range(len(clients))`.
 
     Returns:
       A dict from id to "update", "weight" or "metrics", the first of the three that was not finite. How many
@@ -94,8 +94,8 @@ def left_out_clients(metrics: Any, client_ids: Sequence) -> dict:
             f"client_work.train.non_finite_clients, got {metrics!r}; write state, metrics = process.next(state, cohort)"
         ) from None
     pairs = zip(listed["client"].tolist(), listed["reason"].tolist())
-    named = {}
+    named, population = {}, getattr(client_ids, "population", client_ids)
     for row, reason in pairs:
         if row >= 0:
-            named.setdefault(client_ids[row], REASONS[reason])
+            named.setdefault(population[row], REASONS[reason])
     return named

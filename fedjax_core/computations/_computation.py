@@ -46,13 +46,9 @@ class Computation:
         """Runs the computation.
 
         For `{D*}@CLIENTS` give a `Cohort`, or a list with one entry per client, each a list of batches
-        or one batch; for `{T}@CLIENTS` a list or stacked arrays; anything else as it is.
-
-        * In place of a list of clients a dict `{id: client}` is taken. Its clients draw what those of a cohort with
-          these ids draw, and results come in the order of the dict (`jit` sorts dicts, so `as_function` within it
-          gives them in the order of the ids).
-        * In place of a list of clients or of batches a generator is taken. It is read to its end before anything runs.
-        * A dict that is given for a struct is matched by name, whatever its order.
+        or one batch; for `{T}@CLIENTS` a list or stacked arrays; anything else as it is. A dict `{id: client}` stands
+        for a list too, and its clients draw what those of a cohort with these ids draw; a generator may stand for a
+        list of batches or of clients. A dict that is given for a struct is matched by name, whatever its order.
 
         Raises:
           TypeError: an argument of another type, or tracers for a computation with placements.
@@ -211,10 +207,10 @@ class Computation:
             problems = {"missing": missing, "unknown or given twice": unknown, "too many": surplus}
             found = "; ".join(f"{what}: {', '.join(which)}" for what, which in problems.items() if which)
             raise TypeError(f"{self.name} takes {len(names)} arguments ({', '.join(names)}), {found}")
-        for name in self._streamed:
-            if not isinstance(values[name], Cohort):
-                values[name] = read_streams(values[name], f"argument {name!r}")
-        return [values[name] for name in names]
+        return [
+            read_streams(values[name], f"argument {name!r}") if name in self._streamed else values[name]
+            for name in names
+        ]
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.type_signature}>"

@@ -1,6 +1,7 @@
 """Client data: populations of clients, how they are batched and sampled, and data sets that are shipped.
 
   FederatedData             the examples of many clients, a mapping from client id to arrays
+  ClientIds                 the ids of a population, or of some of its clients, without an object for each
   from_clients, from_arrays make it: of what each client holds, or of rows labelled with their client
   partition                 deals rows to clients by a partitioner: iid, dirichlet, shards, by_column
   Batching                  repeat, shuffle, cut into batches
@@ -26,7 +27,7 @@ from fedjax_core.data._batching import Batching
 from fedjax_core.data._digits import digits, digits_arrays
 from fedjax_core.data._effort import Effort
 from fedjax_core.data._federated_data import FederatedData
-from fedjax_core.data._ids import UnknownClientError
+from fedjax_core.data._ids import ClientIds, UnknownClientError
 from fedjax_core.data._participation import Participation, participation
 from fedjax_core.data._partitioners import Partitioner, by_column, dirichlet, iid, partition, shards
 from fedjax_core.data._samplers import (
@@ -49,6 +50,7 @@ from_clients = FederatedData.from_clients
 __all__ = [
     "Batching",
     "CharacterVocabulary",
+    "ClientIds",
     "Effort",
     "ExampleSource",
     "FederatedData",

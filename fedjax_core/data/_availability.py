@@ -1,5 +1,7 @@
 """Clients that cannot be reached, and clients that fail."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 
@@ -111,7 +113,7 @@ def diurnal(low: float, high: float, *, rounds_per_day: float, key: jax.Array | 
         )
     seed = None if key is None else _hashing.seed(key, "diurnal")
 
-    def probability(round_num: int, ids: tuple) -> np.ndarray:
+    def probability(round_num: int, ids: Sequence) -> np.ndarray:
         phase = np.zeros(len(ids)) if seed is None else _hashing.uniform(lasting(seed, ids))
         share = (1 + np.cos(2 * np.pi * (round_num % rounds_per_day / rounds_per_day - phase))) / 2
         return np.clip(low + (high - low) * share, low, high)

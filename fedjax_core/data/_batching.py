@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_core import types
 from fedjax_core.data import _hashing, _sources
-from fedjax_core.engine import _cohort
+from fedjax_core.engine import identities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ class BatchedClients:
 
     @functools.cached_property
     def num_examples(self) -> np.ndarray:
-        return self.source.sizes[self.clients]
+        return _sources.sizes_of(self.source, self.clients)
 
     @functools.cached_property
     def num_steps(self) -> np.ndarray:
@@ -142,7 +142,7 @@ class BatchedClients:
 
     @functools.cached_property
     def _seeds(self) -> np.ndarray:
-        return _hashing.fold(self.seed, _cohort.identities(self.digests))
+        return _hashing.fold(self.seed, identities(self.digests))
 
     def batch_rows(self, clients: np.ndarray) -> np.ndarray:
         sizes, steps = self.num_examples[clients], self.num_steps[clients]

@@ -1,5 +1,6 @@
 """A population of clients and their examples."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,16 +8,19 @@ import jax
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.data import _batching, _examples, _extra, _grouping, _hashing, _ids, _sources
+from fedjax_core.data import _batching, _examples, _extra, _grouping, _hashing, _ids, _sources, _split
 from fedjax_core.engine import _cohort, _entries
+
+_CHUNK = 1 << 15  # clients that are looked at together, so that the arrays stay in the cache
 
 
 class FederatedData(Mapping):
     """The examples of many clients, a mapping from client id to a dict of arrays.
 
-    In memory the examples of all clients are rows of the same arrays. `subset` and the splits share
-    these rows, `map` is applied when a client is read. Nothing is changed in place, so that several
-    threads may use the same data.
+    In memory the examples of all clients are rows of the same arrays. `subset` and the splits are views of them: they
+    copy no examples, and keep each client's row in the population (`client_ids.rows`), which is what
+    `federated_client_index` gives a computation. `map` is applied when a client is read. Nothing is changed in place,
+    so that several threads may use the same data.
 
     Arrays are what JAX would make of them: `float64` becomes `float32` and `int64` `int32` unless
     `jax_enable_x64` is on.
@@ -34,14 +38,20 @@ class FederatedData(Mapping):
       >>> data
       FederatedData(2 clients with 4 examples of <x=float32[?,2],y=int32[?]>)
       >>> data.client_ids, data.sizes, data["ada"]["y"]
-      (('ada', 'bob'), array([3, 1]), array([0, 1, 1], dtype=int32))
+      (ClientIds('ada', 'bob'), array([3, 1]), array([0, 1, 1], dtype=int32))
     """
 
     def __init__(self, ids: Iterable, source: _sources.ExampleSource):
-        self._ids = ids if isinstance(ids, _ids.ClientIds) else _ids.ClientIds(ids)
+        self._ids = _ids.ClientIds(ids)
         self._source = source
         if len(self._ids) != len(source.sizes):
             raise ValueError(f"FederatedData needs one id a client, got {len(self._ids)} for {len(source.sizes)}")
+
+    def _with(self, ids: _ids.ClientIds, source: _sources.ExampleSource) -> "FederatedData":
+        """Data of clients of the same population: `source` is numbered like this data's, whoever the `ids` are."""
+        data = object.__new__(FederatedData)
+        data._ids, data._source = ids, source
+        return data
 
     @classmethod
     def from_clients(cls, clients: Mapping | Iterable) -> "FederatedData":
@@ -75,7 +85,7 @@ class FederatedData(Mapping):
                 "from_clients takes a dict from client id to examples or a list of examples, got "
                 f"{type(clients).__name__}; for arrays of all clients' rows use from_arrays(arrays, client_ids)"
             )
-        return cls(ids, _grouping.joined(ids.ids, examples))
+        return cls(ids, _grouping.joined(ids, examples))
 
     @classmethod
     def from_arrays(cls, arrays: Any, client_ids: Sequence | np.ndarray) -> "FederatedData":
@@ -84,8 +94,9 @@ class FederatedData(Mapping):
         Args:
           arrays: a dict (or any pytree) of arrays `[rows, ...]`. Arrays whose rows are grouped already are
             not copied, so do not write to them afterwards.
-          client_ids: `[rows]`, the id of the client that holds the row, in any order. Clients come in
-            the order in which they first appear, and the rows of a client keep their order.
+          client_ids: `[rows]`, the id of the client that holds the row, in any order. Clients come in the order of
+            their ids, integers before strings, so that the same ids make the same population; the rows of a
+            client keep their order.
 
         Raises:
           ValueError: the fields or `client_ids` differ in length, or an integer does not fit.
@@ -94,21 +105,23 @@ class FederatedData(Mapping):
         Example:
           >>> data = FederatedData.from_arrays({"x": [10, 11, 12]}, ["bob", "ada", "bob"])
           >>> data.client_ids, data["bob"]["x"]
-          (('bob', 'ada'), array([10, 12], dtype=int32))
+          (ClientIds('ada', 'bob'), array([10, 12], dtype=int32))
         """
         ids, owners = _grouping.numbered(client_ids)
         ids = _ids.ClientIds(ids)
-        return cls(ids, _grouping.grouped(arrays, owners, ids.ids))
+        return cls(ids, _grouping.grouped(arrays, owners, ids))
 
     @property
-    def client_ids(self) -> tuple:
-        """The clients' ids, strings and Python integers, in order."""
-        return self._ids.ids
+    def client_ids(self) -> _ids.ClientIds:
+        """The clients' ids, strings and Python integers, in order: a sequence that makes each when it is looked at."""
+        return self._ids
 
-    @property
+    @functools.cached_property
     def sizes(self) -> np.ndarray:
         """The number of examples of each client, int64 `[len(self)]`; loads nothing."""
-        return self._source.sizes
+        if self._ids.population is self._ids:
+            return self._source.sizes
+        return _sources.sizes_of(self._source, self._ids.rows)
 
     @property
     def element_type(self) -> types.Type:
@@ -124,10 +137,7 @@ class FederatedData(Mapping):
         return self._source.examples(int(self._ids.find([client_id])[0]))
 
     def __contains__(self, client_id) -> bool:
-        try:
-            return client_id in self._ids
-        except TypeError:
-            return False
+        return client_id in self._ids
 
     def __iter__(self) -> Iterator:
         return iter(self.client_ids)
@@ -164,16 +174,25 @@ class FederatedData(Mapping):
             raise ValueError("map needs at least one client to learn what fn returns; map before taking a subset")
 
         def owner(client: int) -> str:
-            return _examples.owner_of(self.client_ids[client])
+            return _examples.owner_of(population[client])
 
-        client = int(np.argmax(self.sizes > 0))
+        population, client = self._ids.population, self._first_with_examples()
         examples = self._source.examples(client)
-        result = _sources.mapped_examples(fn, examples, int(self.sizes[client]), f"map: {owner(client)}")
+        result = _sources.mapped_examples(fn, examples, len(jax.tree.leaves(examples)[0]), f"map: {owner(client)}")
         element = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), result)
-        return FederatedData(self._ids, _sources.Mapped(self._source, fn, element, owner))
+        return self._with(self._ids, _sources.Mapped(self._source, fn, element, owner))
+
+    def _first_with_examples(self) -> int:
+        """The number of the first client that has examples, or of the first one."""
+        for start in range(0, len(self), _CHUNK):
+            clients = self._ids[start : start + _CHUNK].rows
+            sizes = _sources.sizes_of(self._source, clients)
+            if sizes.any():
+                return int(clients[np.argmax(sizes > 0)])
+        return int(self._ids[:1].rows[0])
 
     def subset(self, client_ids: Iterable) -> "FederatedData":
-        """The data of some clients, in the given order.
+        """The data of some clients, in the given order: a view, which keeps their rows in the population.
 
         Raises:
           UnknownClientError: there is no such client.
@@ -181,15 +200,10 @@ class FederatedData(Mapping):
 
         Example:
           >>> data = FederatedData.from_clients([{"x": [1.0]}, {"x": [2.0]}, {"x": [3.0]}])
-          >>> data.subset([2, 0]).client_ids
-          (2, 0)
+          >>> data.subset([2, 0]).client_ids, data.subset([2, 0]).client_ids.rows
+          (ClientIds(2, 0), array([2, 0], dtype=int32))
         """
-        return self._chosen(self._ids.find(client_ids))
-
-    def _chosen(self, clients: np.ndarray) -> "FederatedData":
-        ids = _ids.ClientIds(self.client_ids[i] for i in clients.tolist())
-        sizes = self.sizes[clients]
-        return FederatedData(ids, _sources.part(self._source, clients, np.zeros_like(sizes), sizes))
+        return self._with(self._ids.subset(client_ids), self._source)
 
     def split_clients(self, fraction: float, *, key: jax.Array) -> tuple["FederatedData", "FederatedData"]:
         """Splits the population in two, for instance to train on some clients and to test on others.
@@ -212,16 +226,18 @@ class FederatedData(Mapping):
           >>> len(train), len(test)
           (8, 2)
         """
-        tag = _hashing.fold(_hashing.seed(key, "split_clients"), self._ids.digests)
-        count = _share("split_clients", fraction, np.asarray(len(self)))
-        chosen = np.zeros(len(self), bool)
-        chosen[np.argsort(tag, kind="stable")[:count]] = True
-        return self._chosen(np.flatnonzero(chosen)), self._chosen(np.flatnonzero(~chosen))
+        _check_fraction("split_clients", fraction)
+        seed, tag = _hashing.seed(key, "split_clients"), np.empty(len(self), np.uint64)
+        for start in range(0, len(self), _CHUNK):
+            tag[start : start + _CHUNK] = _hashing.fold(seed, self._ids[start : start + _CHUNK].digests)
+        chosen = _lowest(tag, int(_split.share(float(fraction), np.asarray(len(self)))))
+        first, second = (self._ids.take(np.flatnonzero(here)) for here in (chosen, ~chosen))
+        return self._with(first, self._source), self._with(second, self._source)
 
     def split_examples(
         self, fraction: float, *, key: jax.Array | None = None
     ) -> tuple["FederatedData", "FederatedData"]:
-        """Splits the examples of every client in two.
+        """Splits the examples of every client in two, when the client is read: nothing is copied.
 
         Args:
           fraction: share of each client's examples in the first part, from 0 to 1; the number is rounded, halves up.
@@ -240,27 +256,12 @@ class FederatedData(Mapping):
           >>> train["ada"]["x"], test["ada"]["x"], test.sizes
           (array([1, 2, 3, 4], dtype=int32), array([5], dtype=int32), array([1, 0]))
         """
-        count = _share("split_examples", fraction, self.sizes)
-        order = None if key is None else self._random_order(key, count)
-        everyone = np.arange(len(self))
-        whole = self._source if order is None else self._reordered(order)
-        first = _sources.part(whole, everyone, np.zeros_like(count), count)
-        second = _sources.part(whole, everyone, count, self.sizes - count)
-        return FederatedData(self._ids, first), FederatedData(self._ids, second)
-
-    def _random_order(self, key: jax.Array, count: np.ndarray) -> np.ndarray:
-        """Puts `count` random examples of each client first and keeps the order within both parts."""
-        positions = _sources.ranges(np.zeros_like(self.sizes), self.sizes)
-        seeds = _hashing.fold(_hashing.seed(key, "split_examples"), self._ids.digests)
-        shuffled = _batching.shuffled(self.sizes, seeds, None)
-        offsets = np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
-        second = np.empty(len(positions), bool)
-        second[offsets + shuffled] = positions >= np.repeat(count, self.sizes)
-        return np.lexsort((second, offsets)) - offsets
-
-    def _reordered(self, order: np.ndarray) -> _sources.ExampleSource:
-        everyone = np.arange(len(self))
-        return _sources.part(self._source, everyone, np.zeros_like(everyone), self.sizes, order)
+        _check_fraction("split_examples", fraction)
+        seed = None if key is None else _hashing.seed(key, "split_examples")
+        first, second = (
+            _split.Split(self._source, self._ids.population, float(fraction), seed, part) for part in (False, True)
+        )
+        return self._with(self._ids, first), self._with(self._ids, second)
 
     def cohort(
         self,
@@ -303,18 +304,25 @@ class FederatedData(Mapping):
                 f"{batching} shuffles and needs a key, got none; use "
                 "data.cohort(client_ids, batching, key=jax.random.key(0)), with another key every round"
             )
-        clients = self._ids.find(client_ids).astype(np.int32)
+        clients = self._ids.find(client_ids)
+        ids = self._ids if client_ids is self._ids else self._ids.population.take(clients)
         limits = _batching.step_limits(batching, max_steps, len(clients))
         seed = _hashing.seed(key, "cohort") if batching.shuffle else None
-        everyone = client_ids is self.client_ids
-        digests = self._ids.digests if everyone else self._ids.digests[clients]
-        batches = _batching.BatchedClients(self._source, clients, digests, batching, seed, limits)
-        ids = self.client_ids if everyone else tuple(map(self.client_ids.__getitem__, clients.tolist()))
-        return _cohort.Cohort(ids, batches, clients, digests, _extra.extra_rows(extra, ids))
+        batches = _batching.BatchedClients(self._source, clients, ids.digests, batching, seed, limits)
+        return _cohort.Cohort(ids, batches, clients, batches.digests, _extra.extra_rows(extra, ids))
 
 
-def _share(name: str, fraction: float, count: np.ndarray) -> np.ndarray:
+def _lowest(tag: np.ndarray, count: int) -> np.ndarray:
+    """Which are the `count` lowest tags, bool; of equal ones the first."""
+    if not 0 < count < len(tag):
+        return np.full(len(tag), count > 0)
+    last = np.partition(tag, count - 1)[count - 1]
+    chosen = tag < last
+    chosen[np.flatnonzero(tag == last)[: count - int(chosen.sum())]] = True
+    return chosen
+
+
+def _check_fraction(name: str, fraction: float) -> None:
     number = isinstance(fraction, int | float | np.floating) and not isinstance(fraction, bool)
     if not number or not 0 <= fraction <= 1:
         raise ValueError(f"{name}(fraction=...) must be a number from 0 to 1, got {fraction!r}; use fraction=0.8")
-    return np.floor(count * float(fraction) + 0.5).astype(np.int64)

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_core.data import _examples, _ids, _sources
+from fedjax_core.data import _examples, _id_stores, _sources
 
 
-def joined(ids: tuple, clients: Sequence) -> _sources.Flat:
+def joined(ids: Sequence, clients: Sequence) -> _sources.Flat:
     """Joins the examples of the clients `ids`, all of which must look like the first one's."""
     if not clients:
         raise ValueError(
@@ -49,21 +49,26 @@ def _row(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
 
-def numbered(client_ids: Sequence | np.ndarray) -> tuple[tuple, np.ndarray]:
-    """The distinct ids in the order of their first appearance, and each row's place among them, int64."""
-    if isinstance(client_ids, np.ndarray) and client_ids.dtype.kind in "iuU" and client_ids.ndim == 1:
-        values, first, inverse = np.unique(client_ids, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        return tuple(values[order].tolist()), rank[inverse]
-    ids = _ids.normalized(client_ids)
-    places = {}
-    owners = np.fromiter((places.setdefault(i, len(places)) for i in ids), np.int64, len(ids))
-    return tuple(places), owners
+def numbered(client_ids: Sequence | np.ndarray) -> tuple[Sequence | np.ndarray, np.ndarray]:
+    """The distinct ids in ascending order, integers before strings, and each row's place among them, int64.
+
+    The order is one of the ids alone: data of the same clients have the same rows in the population, however
+    their examples are shuffled.
+    """
+    ids = _id_stores.compact(client_ids)
+    if isinstance(ids, range):
+        ids = np.array(ids, np.int64)
+    if isinstance(ids, np.ndarray):
+        if ids.dtype.kind == "i" and (ids[1:] >= ids[:-1]).all():
+            begins = np.append(True, ids[1:] > ids[:-1])[: len(ids)]
+            return ids[begins], np.cumsum(begins) - 1
+        return np.unique(ids, return_inverse=True)
+    distinct = sorted(set(ids), key=lambda i: (isinstance(i, str), i))
+    places = dict(zip(distinct, range(len(distinct))))
+    return distinct, np.fromiter(map(places.__getitem__, ids), np.int64, len(ids))
 
 
-def grouped(arrays: Any, owners: np.ndarray, ids: tuple) -> _sources.Flat:
+def grouped(arrays: Any, owners: np.ndarray, ids: Sequence) -> _sources.Flat:
     """Groups rows by client.
 
     Args:
@@ -83,7 +88,7 @@ def grouped(arrays: Any, owners: np.ndarray, ids: tuple) -> _sources.Flat:
             )
 
     def owner(row: int) -> str:
-        return _examples.owner_of(ids[owners[row]])
+        return _examples.owner_of(ids[int(owners[row])])
 
     leaves = [
         _examples.canonical(leaf, f"from_arrays: {_examples.field_of(name)}", owner)

@@ -2,13 +2,15 @@
 
 import difflib
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from fedjax_core.engine import _cohort
+from fedjax_core.data import _id_stores
 
 _NUM_COMPARED = 10_000  # how many ids an error message looks at for close matches
+_NUM_SHOWN = 6
+_CHUNK = 1 << 13  # ids that are Python objects at a time
 
 
 class UnknownClientError(ValueError, KeyError):
@@ -17,108 +19,186 @@ class UnknownClientError(ValueError, KeyError):
     __str__ = ValueError.__str__
 
 
-class ClientIds:
-    """Distinct client ids in their order.
+class ClientIds(Sequence):
+    """Client ids in an order: a sequence of strings and Python integers that makes each when it is looked at.
 
-    Attributes:
-      ids: tuple of strings and Python integers.
+    What `data.client_ids` is, and of a `cohort` the `ids`. A slice, a sample, a subset and a split are views: they
+    hold the rows of their clients in the population, and nothing of the ids. Ten million numbered clients take no
+    memory, and those named in an array take that array. A sequence with the same ids in the same order is equal, a
+    list or a tuple too.
+
+    Args:
+      ids: the ids of a population, distinct strings or integers; a range and an array are not copied (do not
+        write to it afterwards), so that an array may be mapped from a file.
+
+    Raises:
+      TypeError: an id is neither a string nor an integer, or `ids` is one id.
+      ValueError: an id occurs twice.
+
+    Example:
+      >>> ids = ClientIds(range(10_000_000))
+      >>> ids, ids[-1], ids[5:8], 12 in ids
+      (ClientIds(0, 1, 2, ..., 9999999; 10000000 clients), 9999999, ClientIds(5, 6, 7), True)
+      >>> ids[5:8] == [5, 6, 7], ids[5:8].rows
+      (True, array([5, 6, 7], dtype=int32))
     """
 
-    def __init__(self, ids: Iterable):
-        self.ids = normalized(ids)
-        self._check_distinct()
+    def __init__(self, ids: Iterable = ()):
+        held = ids._store.take(ids.rows) if isinstance(ids, ClientIds) else _id_stores.compact(ids)
+        self._store, self._rows = _id_stores.store_of(held), None
+        if len(self) >= 2**31:
+            raise ValueError(f"a population has less than 2**31 clients, got {len(self)}; deal them to several")
+        repeated = self._store.repeated()
+        if repeated is not None:
+            raise ValueError(
+                f"client ids must differ from one another, got {self[repeated]!r} twice; rows of one client "
+                "belong together: FederatedData.from_arrays(arrays, client_ids) groups them"
+            )
 
-    def _check_distinct(self):
-        """Equal ids have equal digests, so they are neighbours in the order of digests."""
-        digests, order = self.digests[self._order], self._order
-        for n in np.flatnonzero(digests[1:] == digests[:-1]).tolist():
-            if self.ids[order[n]] == self.ids[order[n + 1]]:
-                raise ValueError(
-                    f"client ids must differ from one another, got {self.ids[order[n]]!r} twice; rows of one client "
-                    "belong together: FederatedData.from_arrays(arrays, client_ids) groups them"
-                )
+    def _view(self, rows: np.ndarray) -> "ClientIds":
+        view = object.__new__(ClientIds)
+        view._store, view._rows = self._store, np.asarray(rows, np.int32)
+        return view
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    @property
+    def population(self) -> "ClientIds":
+        """All ids of the population whose rows these are."""
+        if self._rows is None:
+            return self
+        everyone = object.__new__(ClientIds)
+        everyone._store, everyone._rows = self._store, None
+        return everyone
 
-    @functools.cached_property
+    @property
+    def rows(self) -> np.ndarray:
+        """Each client's row in its population, which subsets and splits keep, int32 `[len(self)]`."""
+        return np.arange(len(self), dtype=np.int32) if self._rows is None else self._rows
+
+    @property
     def digests(self) -> np.ndarray:
         """uint64 `[len(self)]`: `client_digests` of the ids."""
-        return _cohort.client_digests(self.ids)
+        return self._store.digests(slice(None) if self._rows is None else self._rows)
 
-    @functools.cached_property
-    def _order(self) -> np.ndarray:
-        """The places by ascending digest: 8 bytes a client, where a dict of places has a hundred."""
-        return np.argsort(self.digests, kind="stable")
+    def __len__(self) -> int:
+        return len(self._store) if self._rows is None else len(self._rows)
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            everyone = np.arange(*place.indices(len(self)), dtype=np.int32)
+            return self.take(everyone)
+        return self._plain(np.array([range(len(self))[place]]))[0]
+
+    def take(self, places: np.ndarray) -> "ClientIds":
+        """The ids at these places, a view; a place may occur more than once."""
+        return self._view(places if self._rows is None else self._rows[places])
+
+    def _plain(self, places: np.ndarray) -> Sequence:
+        return _id_stores.plain(self._store.take(places if self._rows is None else self._rows[places]))
+
+    def __iter__(self) -> Iterator:
+        for start in range(0, len(self), _CHUNK):
+            yield from self._plain(np.arange(start, min(start + _CHUNK, len(self))))
+
+    def __add__(self, other: Sequence) -> tuple:
+        return (*self, *other)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self._store.take(self.rows), dtype)
 
     def __contains__(self, client_id) -> bool:
-        return bool(self._places(normalized([client_id]))[0] >= 0)
+        try:
+            return bool(self._places([client_id])[0] >= 0)
+        except TypeError:
+            return False
+
+    def index(self, client_id, *bounds) -> int:
+        """The first place of an id; see `list.index`."""
+        place = -1 if bounds or client_id not in self else int(self._places([client_id])[0])
+        return place if place >= 0 else super().index(client_id, *bounds)
+
+    def __eq__(self, other) -> bool:
+        if isinstance(other, ClientIds) and other._store is self._store:
+            return len(other) == len(self) and np.array_equal(other.rows, self.rows)
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(other) == len(self) and all(a == b for a, b in zip(self, other))
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        if len(self) <= _NUM_SHOWN:
+            return f"ClientIds({', '.join(map(repr, self))})"
+        first = ", ".join(map(repr, self[:3]))
+        return f"ClientIds({first}, ..., {self[-1]!r}; {len(self)} clients)"
+
+    def subset(self, ids: Iterable) -> "ClientIds":
+        """These ids in the given order, a view.
+
+        Raises:
+          UnknownClientError: an id that is not among these.
+          ValueError: an id occurs twice.
+        """
+        rows = self.find(ids)
+        twice = np.flatnonzero(np.bincount(rows)[rows] > 1)
+        if len(twice):
+            name = self.population[rows[twice[0]]]
+            raise ValueError(f"a subset has a client once, got {name!r} twice; leave one of them out")
+        return self._view(rows)
 
     def find(self, ids: Iterable) -> np.ndarray:
-        """The places of `ids`, int64 `[len(ids)]`, an id may occur more than once.
+        """The row in the population of each of `ids`, int32 `[len(ids)]`; an id may occur more than once.
 
         Raises:
           UnknownClientError: an id that is not among these.
           TypeError: something that is neither a string nor an integer.
         """
-        if ids is self.ids:
-            return np.arange(len(self.ids))
-        ids = normalized(ids)
+        ids = ids if isinstance(ids, ClientIds) else _id_stores.compact(ids)
+        if isinstance(ids, ClientIds) and ids._store is self._store and (self._rows is None or self._rows is ids._rows):
+            return ids.rows
         places = self._places(ids)
         unknown = np.flatnonzero(places < 0)
         if len(unknown):
-            raise UnknownClientError(self._unknown(ids[unknown[0]]))
-        return places
+            raise UnknownClientError(self._unknown(ids[int(unknown[0])]))
+        return places.astype(np.int32) if self._rows is None else self._rows[places]
 
-    def _places(self, ids: tuple) -> np.ndarray:
-        """The place of each id, -1 where it is not among these."""
-        digests = _cohort.client_digests(ids)
-        begin, end = (np.searchsorted(self.digests, digests, s, self._order).tolist() for s in ("left", "right"))
-        places = (self._place(i, self._order[b:e].tolist()) for i, b, e in zip(ids, begin, end))
-        return np.fromiter(places, np.int64, len(ids))
+    def _places(self, ids) -> np.ndarray:
+        """The first place of each id, int64, -1 where it is not among these."""
+        if isinstance(ids, ClientIds):
+            same = ids._store is self._store
+            rows = ids.rows if same else self._store.find(ids._store.take(ids.rows))
+        else:
+            rows = self._store.find(_id_stores.compact(ids))
+        return rows if self._rows is None else _id_stores.places_of(self._rows, self._order, rows)
 
-    def _place(self, client_id, candidates: list) -> int:
-        """The one of the candidates, whose digests are the id's, that has this id."""
-        return next((place for place in candidates if self.ids[place] == client_id), -1)
+    @functools.cached_property
+    def _order(self) -> np.ndarray | None:
+        """The places by ascending row, None where they are in this order."""
+        ascends = (self._rows[1:] >= self._rows[:-1]).all()
+        return None if ascends else np.argsort(self._rows, kind="stable")
 
     def _unknown(self, client_id) -> str:
-        texts = {str(i): i for i in reversed(self.ids[:_NUM_COMPARED])}
+        texts = {str(i): i for i in reversed(tuple(self[:_NUM_COMPARED]))}
         close = [repr(texts[t]) for t in difflib.get_close_matches(str(client_id), texts, n=3)]
         if close:
             hint = f"the closest ids are {', '.join(close)}"
-        elif self.ids:
-            hint = f"the ids are {', '.join(map(repr, self.ids[:3]))}{', ...' if len(self) > 3 else ''}"
+        elif len(self):
+            hint = f"the ids are {', '.join(map(repr, self[:3]))}{', ...' if len(self) > 3 else ''}"
         else:
             hint = "it has no clients"
         return f"no client {client_id!r} in this data of {len(self)} clients; {hint}"
 
 
-def normalized(ids: Iterable) -> tuple:
-    """The ids as Python strings and integers, in order.
+def sequence(ids: Iterable) -> Sequence:
+    """The ids as they are held: `ClientIds` as they are, others as a tuple of Python strings and integers.
 
     Raises:
-      TypeError: an id is neither, or `ids` is one id.
+      TypeError: an id is neither a string nor an integer, or `ids` is one id.
     """
-    if isinstance(ids, str):
-        raise TypeError(f"client ids must be a sequence of strings or integers, got the string {ids!r}; use [{ids!r}]")
-    if not isinstance(ids, Iterable):
-        raise TypeError(f"client ids must be a sequence of strings or integers, got {ids!r}; use [{ids!r}]")
-    if isinstance(ids, np.ndarray):
-        ids = ids.tolist()
-    if not isinstance(ids, Sequence):
-        ids = tuple(ids)
-    kinds = set(map(type, ids))
-    if kinds <= {str, int}:
-        return ids if isinstance(ids, tuple) else tuple(ids)
-    return tuple(_plain(i) for i in ids)
+    return ids if isinstance(ids, ClientIds) else tuple(_id_stores.plain(_id_stores.compact(ids)))
 
 
-def _plain(client_id) -> str | int:
-    if isinstance(client_id, str):
-        return str(client_id)
-    if isinstance(client_id, int | np.integer) and not isinstance(client_id, bool):
-        return int(client_id)
-    raise TypeError(
-        f"a client id is a string or an integer, got {client_id!r} of type {type(client_id).__name__}; "
-        f"use str({client_id!r})"
-    )
+def taken(ids: Sequence, places: np.ndarray) -> Sequence:
+    """The ids at some places: a view of `ClientIds`, a tuple of others."""
+    if isinstance(ids, ClientIds):
+        return ids.take(places)
+    return tuple(ids[place] for place in places.tolist())

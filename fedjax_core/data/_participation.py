@@ -14,7 +14,7 @@ needs nothing else. The survivors are an ordinary cohort: a round with dropouts 
 survivors alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from fedjax_core.data import _hashing, _ids
 from fedjax_core.data._samplers import Sampler
 from fedjax_core.data._sampling import count, numbers
-from fedjax_core.engine import _cohort
+from fedjax_core.engine import client_digests, identities
 
 REASONS = ("unavailable", "dropped", "late", "surplus")
 """Why the ready stages lose a client."""
@@ -35,7 +35,8 @@ class Participation(NamedTuple):
     """The clients of a round that are still in it, and what became of the others.
 
     Attributes:
-      ids: tuple of the clients' ids, `C` of them, in the order in which they were selected.
+      ids: the clients' ids, `C` of them, in the order in which they were selected: a tuple, or `ClientIds` where the
+        sampler draws from these.
       identity: uint64 `[C]`, what all randomness of a client comes from: its id, and which occurrence it is.
       max_steps: int64 `[C]`, for `data.cohort(..., max_steps=...)`; None if nothing limits them.
       seconds: float64 `[C]`, from the beginning of the round until the client reports; None without a model of speed.
@@ -44,7 +45,7 @@ class Participation(NamedTuple):
       skipped: whether the round is not to be run, because too few reported; `ids` is then empty.
     """
 
-    ids: tuple
+    ids: Sequence
     identity: np.ndarray
     max_steps: np.ndarray | None
     seconds: np.ndarray | None
@@ -69,7 +70,7 @@ class Participation(NamedTuple):
                 "clients; for example participation.seconds < 60"
             )
         return self._replace(
-            ids=tuple(i for i, stays in zip(self.ids, here.tolist()) if stays),
+            ids=_ids.taken(self.ids, np.flatnonzero(here)),
             identity=self.identity[here],
             max_steps=None if self.max_steps is None else self.max_steps[here],
             seconds=None if self.seconds is None else self.seconds[here],
@@ -117,7 +118,7 @@ def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Participa
       ...     fd.minimum_reports(8),
       ... )(1)
       >>> first.metrics()
-      {'selected': 13, 'unavailable': 2, 'dropped': 0, 'late': 0, 'surplus': 1, 'reported': 10, 'skipped': 0}
+      {'selected': 13, 'unavailable': 3, 'dropped': 0, 'late': 0, 'surplus': 0, 'reported': 10, 'skipped': 0}
       >>> cohort = data.cohort(first.ids, batching, max_steps=first.max_steps)
 
     References:
@@ -133,8 +134,8 @@ def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Participa
 
     def select(round_num: int) -> Participation:
         round_num = count("participation", "round_num", round_num)
-        ids = _ids.normalized(sampler(round_num))
-        identity = _cohort.identities(_cohort.client_digests(ids))
+        ids = _ids.sequence(sampler(round_num))
+        identity = identities(client_digests(ids))
         current = Participation(ids, identity, None, None, len(ids), dict.fromkeys(REASONS, 0))
         for stage in stages:
             current = _checked(stage, stage(round_num, current))
@@ -157,9 +158,9 @@ def chance(seed: np.ndarray, round_num: int, participation: Participation) -> np
     return _hashing.uniform(_hashing.fold(seed, round_num, participation.identity))
 
 
-def lasting(seed: np.ndarray, ids: tuple) -> np.ndarray:
+def lasting(seed: np.ndarray, ids: Sequence) -> np.ndarray:
     """64 random bits of each client, the same in every round, uint64 `[C]`."""
-    return _hashing.fold(seed, _cohort.client_digests(ids))
+    return _hashing.fold(seed, client_digests(ids))
 
 
 def per_client(what: str, value: PerClient, check: Callable[[str, np.ndarray], None]) -> Callable:
@@ -184,7 +185,7 @@ def per_client(what: str, value: PerClient, check: Callable[[str, np.ndarray], N
             )
         check(what, number)
 
-    def values(round_num: int, ids: tuple) -> np.ndarray:
+    def values(round_num: int, ids: Sequence) -> np.ndarray:
         if isinstance(value, Mapping):
             return np.fromiter((_of_client(what, value, i) for i in ids), np.float64, len(ids))
         given = np.asarray(value(round_num, ids) if callable(value) else value, np.float64)

@@ -52,7 +52,7 @@ def partition(
             f"{owners.dtype} from {owners.min()} to {owners.max()}; for other ids use partition(arrays, None, ...)"
         )
     ids = _ids.ClientIds(range(num_clients))
-    return _federated_data.FederatedData(ids, _grouping.grouped(arrays, owners.astype(np.int64), ids.ids))
+    return _federated_data.FederatedData(ids, _grouping.grouped(arrays, owners.astype(np.int64), ids))
 
 
 def _checked(arrays: Mapping) -> dict:
@@ -232,7 +232,7 @@ def by_column(name: str) -> Partitioner:
       >>> arrays = {"x": np.arange(4), "writer": np.array(["ada", "bob", "ada", "ada"])}
       >>> data = partition(arrays, None, by_column("writer"))
       >>> data.client_ids, data["ada"]
-      (('ada', 'bob'), {'x': array([0, 2, 3], dtype=int32)})
+      (ClientIds('ada', 'bob'), {'x': array([0, 2, 3], dtype=int32)})
     """
 
     def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:

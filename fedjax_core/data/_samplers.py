@@ -1,7 +1,8 @@
 """Samplers: functions from the number of a round to the ids of its clients.
 
 A sampler is a pure function of what it was made of and of the round number, so that a resumed run needs
-nothing else. Any function from an integer to a list of ids is one.
+nothing else. Any function from an integer to a list of ids is one. Those here give a view where they are given
+`ClientIds`, such as `data.client_ids`, and a list otherwise.
 """
 
 import functools
@@ -11,9 +12,11 @@ import jax
 import numpy as np
 
 from fedjax_core.data import _hashing, _ids
-from fedjax_core.data._sampling import below, check_ids, checked_number, count, lowest, numbers, picked
+from fedjax_core.data._independent import Independent
+from fedjax_core.data._permutation import permuted
+from fedjax_core.data._sampling import check_ids, checked_number, count, numbers, picked
 
-Sampler = Callable[[int], list]
+Sampler = Callable[[int], Sequence]
 
 
 def uniform_sampler(ids: Sequence, cohort_size: int, *, replace: bool = False, key: jax.Array) -> Sampler:
@@ -42,10 +45,10 @@ def uniform_sampler(ids: Sequence, cohort_size: int, *, replace: bool = False, k
     cohort_size = checked_number("uniform_sampler", ids, cohort_size, replace)
     seed = _hashing.seed(key, "uniform_sampler" if replace else "sample_clients")
 
-    def sample(round_num: int) -> list:
+    def sample(round_num: int) -> Sequence:
         here = _of_round("uniform_sampler", seed, round_num)
         if not replace:
-            return picked(ids, lowest(here, len(ids), cohort_size))
+            return picked(ids, permuted(here, len(ids), np.arange(cohort_size)))
         return picked(ids, (_draws(here, 0, cohort_size) * len(ids)).astype(np.int64))
 
     return sample
@@ -85,7 +88,7 @@ def weighted_sampler(
     upto = np.cumsum(weights)
     seed = _hashing.seed(key, "weighted_sampler")
 
-    def sample(round_num: int) -> list:
+    def sample(round_num: int) -> Sequence:
         here = _of_round("weighted_sampler", seed, round_num)
         if not replace:
             return picked(ids, _successive(here, weights, upto, cohort_size))
@@ -97,18 +100,20 @@ def weighted_sampler(
 def _successive(seed: np.ndarray, weights: np.ndarray, upto: np.ndarray, cohort_size: int) -> np.ndarray:
     """Draws one after another from those that are left: draws from all, of which repeated ones do not count.
 
-    Where too many are repeated, those drawn so far are taken out; at least the next one then counts.
+    Where most are repeated, those drawn so far are taken out, which takes time for the population; at least the next
+    one then counts.
     """
     drawn, chosen = 0, np.empty(0, np.int64)
     while len(chosen) < cohort_size:
-        if drawn:
+        missing = cohort_size - len(chosen)
+        more = missing + missing // 8 + 8
+        clients = np.concatenate([chosen, _in_proportion(_draws(seed, drawn, more), upto)])
+        first = np.unique(clients, return_index=True)[1]
+        new, chosen, drawn = len(first) - len(chosen), clients[np.sort(first)], drawn + more
+        if new < more / 2 and len(chosen) < cohort_size:
             left = weights.copy()
             left[chosen] = 0
             upto = np.cumsum(left / left.max())
-        more = 2 * (cohort_size - len(chosen))
-        clients = _in_proportion(_draws(seed, drawn, more), upto)
-        first = np.unique(clients, return_index=True)[1]
-        chosen, drawn = np.concatenate([chosen, clients[np.sort(first)]]), drawn + more
     return chosen[:cohort_size]
 
 
@@ -162,7 +167,7 @@ def poisson_sampler(ids: Sequence, probability: float | Sequence, *, key: jax.Ar
     Example:
       >>> sampler = poisson_sampler(range(1000), 0.01, key=jax.random.key(0))
       >>> [len(sampler(r)) for r in range(1, 6)]
-      [7, 5, 11, 12, 10]
+      [10, 10, 12, 8, 12]
     """
     check_ids("poisson_sampler", ids)
     probability = numbers("poisson_sampler(probability=...)", probability, "for example 0.01")
@@ -174,10 +179,10 @@ def poisson_sampler(ids: Sequence, probability: float | Sequence, *, key: jax.Ar
     wrong = probability[~((probability >= 0) & (probability <= 1))]
     if wrong.size:
         raise ValueError(f"poisson_sampler(probability=...) must be from 0 to 1, got {wrong.flat[0]}; for example 0.01")
-    seed = _hashing.seed(key, "poisson_sampler")
+    seed, draw = _hashing.seed(key, "poisson_sampler"), Independent(len(ids), probability)
 
-    def sample(round_num: int) -> list:
-        return picked(ids, below(_of_round("poisson_sampler", seed, round_num), len(ids), probability)[0])
+    def sample(round_num: int) -> Sequence:
+        return picked(ids, draw(_of_round("poisson_sampler", seed, round_num)))
 
     return sample
 
@@ -201,11 +206,16 @@ def fixed_cohorts(cohorts: Iterable[Iterable], *, first_round: int = 1) -> Sampl
       >>> sampler(1), sampler(2), sampler(3)
       (['ada', 'bob'], ['eve'], ['ada', 'bob'])
     """
-    cohorts = [_ids.normalized(cohort) for cohort in cohorts]
+    cohorts = [_ids.sequence(cohort) for cohort in cohorts]
     first_round = count("fixed_cohorts", "first_round", first_round)
     if not cohorts:
         raise ValueError("fixed_cohorts(cohorts=...) has at least one cohort, got none; use [data.client_ids]")
-    return lambda round_num: list(cohorts[_since("fixed_cohorts", round_num, first_round) % len(cohorts)])
+
+    def sample(round_num: int) -> Sequence:
+        cohort = cohorts[_since("fixed_cohorts", round_num, first_round) % len(cohorts)]
+        return list(cohort) if isinstance(cohort, tuple) else cohort
+
+    return sample
 
 
 def cyclic_sampler(ids: Sequence, cohort_size: int, *, first_round: int = 1, key: jax.Array) -> Sampler:
@@ -213,8 +223,7 @@ def cyclic_sampler(ids: Sequence, cohort_size: int, *, first_round: int = 1, key
 
     The population is gone through in epochs, each a random order of all clients, cut into cohorts. A
     cohort that begins in one epoch and ends in the next never holds a client twice: the next epoch
-    then begins with others. An epoch's order is drawn when it is first needed, the other rounds
-    take what a slice takes.
+    then begins with others. A round takes time for its own clients, not for the population.
 
     Args:
       ids: the population; its order matters.
@@ -236,33 +245,34 @@ def cyclic_sampler(ids: Sequence, cohort_size: int, *, first_round: int = 1, key
     """
     cohort_size = checked_number("cyclic_sampler", ids, cohort_size)
     first_round = count("cyclic_sampler", "first_round", first_round)
-    seed, everyone = _hashing.seed(key, "cyclic_sampler"), np.arange(len(ids))
+    seed, population = _hashing.seed(key, "cyclic_sampler"), len(ids)
 
-    def shuffled(epoch: int) -> np.ndarray:
-        return np.argsort(_hashing.tags(_hashing.fold(seed, epoch), everyone), kind="stable")
+    def clients(epoch: int, start: int, stop: int) -> np.ndarray:
+        return permuted(_hashing.fold(seed, epoch), population, np.arange(start, stop))
 
     @functools.lru_cache(maxsize=2)  # of a round
-    def order(epoch: int) -> np.ndarray:
-        return _in_epoch(epoch, shuffled, len(ids), cohort_size)
+    def first(epoch: int) -> np.ndarray:
+        return _first_of_epoch(epoch, clients, population, cohort_size)
 
-    def sample(round_num: int) -> list:
-        start = _since("cyclic_sampler", round_num, first_round) * cohort_size
-        epoch, start = divmod(start, max(len(ids), 1))
-        clients = order(epoch)[start : start + cohort_size]
-        if missing := cohort_size - len(clients):
-            clients = np.concatenate([clients, order(epoch + 1)[:missing]])
-        return picked(ids, clients)
+    def sample(round_num: int) -> Sequence:
+        epoch, start = divmod(_since("cyclic_sampler", round_num, first_round) * cohort_size, max(population, 1))
+        stop, moved = min(start + cohort_size, population), len(first(epoch))
+        drawn = [first(epoch)[start:stop], clients(epoch, max(start, moved), max(stop, moved))]
+        if missing := start + cohort_size - stop:
+            drawn.append(first(epoch + 1)[:missing])
+        return picked(ids, np.concatenate(drawn))
 
     return sample
 
 
-def _in_epoch(epoch: int, shuffled: Callable, population: int, cohort_size: int) -> np.ndarray:
-    """The order of an epoch: shuffled, but for those that a cohort begun in the epoch before already holds.
+def _first_of_epoch(epoch: int, clients: Callable, population: int, cohort_size: int) -> np.ndarray:
+    """The first places of an epoch: shuffled, but for clients that a cohort begun in the epoch before already holds.
 
     They come right after the clients that complete this cohort, so that at most the first `cohort_size`
-    places change. The end of an epoch, which the next one avoids, is therefore known without
+    places change, which these are. The end of an epoch, which the next one avoids, is therefore known without
     the epochs before, unless a population is smaller than two cohorts.
     """
+    number = min(cohort_size, population)
 
     def begun(epoch: int) -> int:
         return epoch * population % cohort_size if cohort_size else 0
@@ -270,20 +280,21 @@ def _in_epoch(epoch: int, shuffled: Callable, population: int, cohort_size: int)
     known = epoch
     while begun(known) and begun(known) + cohort_size > population:
         known -= 1
-    order = shuffled(known - 1) if begun(known) else None
+    end = clients(known - 1, population - begun(known), population) if begun(known) else ()
     for each in range(known, epoch + 1):
-        held = order[population - begun(each) :] if begun(each) else ()
-        order = _after(shuffled(each), held, cohort_size)
-    return order
+        first = _after(clients(each, 0, number), end, cohort_size)
+        start = population - begun(each + 1)
+        end = np.concatenate([first[start:], clients(each, max(start, number), population)])
+    return first
 
 
 def _after(order: np.ndarray, held, cohort_size: int) -> np.ndarray:
     """The order, such that the first clients complete a cohort that holds some already."""
     if not len(held):
         return order
-    free = ~np.isin(order[:cohort_size], held)
+    free = ~np.isin(order, held)
     first = free & (np.cumsum(free) <= cohort_size - len(held))
-    return np.concatenate([order[:cohort_size][first], order[:cohort_size][~first], order[cohort_size:]])
+    return np.concatenate([order[first], order[~first]])
 
 
 def _of_round(function: str, seed: np.ndarray, round_num: int) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Who takes part in a round, drawn by hashing.
+"""Who takes part in a round.
 
-Client `i` of a population has in every round a tag of 64 random bits, a function of key, round and `i`.
-Tags come from the counter-based generator splitmix64, in integer arithmetic of NumPy's arrays, so that
-they are the same in every version of Python, NumPy and JAX.
+A round's clients are the first ones of a random order of the population, a function of key and round of which
+only their places are computed (`_permutation.py`).
 """
 
 import operator
@@ -12,15 +11,16 @@ import jax
 import numpy as np
 
 from fedjax_core.data import _hashing
+from fedjax_core.data._ids import ClientIds
+from fedjax_core.data._permutation import permuted
 
-_CHUNK = 1 << 15  # clients hashed at a time, such that the arrays stay in the cache
 
-
-def sample_clients(round_num: int, ids: Sequence, cohort_size: int, *, key: jax.Array) -> list:
+def sample_clients(round_num: int, ids: Sequence, cohort_size: int, *, key: jax.Array) -> Sequence:
     """Draws the clients of a round, uniformly and without replacement.
 
-    A pure function of its arguments, so a resumed run draws what it would have drawn. For other ways
-    to draw see `uniform_sampler`, `weighted_sampler`, `poisson_sampler`, `cyclic_sampler`, `fixed_cohorts`.
+    A pure function of its arguments, so a resumed run draws what it would have drawn. It takes time for the clients
+    that are drawn, not for the population, and a smaller cohort of the round is the beginning of a larger one. For
+    other ways to draw see `uniform_sampler`, `weighted_sampler`, `poisson_sampler`, `cyclic_sampler`, `fixed_cohorts`.
 
     Args:
       key: the experiment's key; the round number is folded in.
@@ -29,7 +29,7 @@ def sample_clients(round_num: int, ids: Sequence, cohort_size: int, *, key: jax.
       cohort_size: how many to draw.
 
     Returns:
-      `cohort_size` of the ids, in random order.
+      `cohort_size` of the ids, in random order: a list, or a view where `ids` are `ClientIds`.
 
     Raises:
       TypeError: `key` is not a typed key, or a number is no integer.
@@ -46,43 +46,12 @@ def sample_clients(round_num: int, ids: Sequence, cohort_size: int, *, key: jax.
     round_num = count("sample_clients", "round_num", round_num)
     cohort_size = checked_number("sample_clients", ids, cohort_size)
     seed = _hashing.fold(_hashing.seed(key, "sample_clients"), round_num)
-    return picked(ids, lowest(seed, len(ids), cohort_size))
+    return picked(ids, permuted(seed, len(ids), np.arange(cohort_size)))
 
 
-def lowest(seed: np.ndarray, population: int, cohort_size: int) -> np.ndarray:
-    """The clients with the lowest tags, lowest first: a uniform sample in random order, int64 `[cohort_size]`."""
-    enough = (cohort_size + 8 * cohort_size**0.5 + 8) / max(population, 1)
-    clients, tag = below(seed, population, enough)
-    if len(clients) < cohort_size:  # eight standard deviations away
-        clients, tag = below(seed, population, 1.0)
-    return clients[np.argsort(tag, kind="stable")[:cohort_size]]
-
-
-def below(seed: np.ndarray, population: int, probability: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The clients whose tag, as a number in [0, 1), is below `probability`.
-
-    Args:
-      seed: uint64 `[1]`.
-      population: `N`.
-      probability: float, or float64 `[N]`.
-
-    Returns:
-      int64, the clients in ascending order, and uint64, their tags.
-    """
-    probability = np.broadcast_to(probability, (population,))
-    clients, found = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
-    for start in range(0, population, _CHUNK):
-        stop = min(start + _CHUNK, population)
-        tag = _hashing.tags(seed, np.arange(start, stop))
-        here = np.flatnonzero(_hashing.uniform(tag) < probability[start:stop])
-        clients.append(here + start)
-        found.append(tag[here])
-    return np.concatenate(clients), np.concatenate(found)
-
-
-def picked(ids: Sequence, clients: np.ndarray) -> list:
-    """The ids of the clients of these numbers."""
-    return [ids[i] for i in clients.tolist()]
+def picked(ids: Sequence, clients: np.ndarray) -> Sequence:
+    """The ids of the clients of these numbers: a view of `ClientIds`, a list of others."""
+    return ids.take(clients) if isinstance(ids, ClientIds) else [ids[i] for i in clients.tolist()]
 
 
 def checked_number(function: str, ids: Sequence, cohort_size: int, replace: bool = False) -> int:

@@ -1,7 +1,6 @@
 """Where the examples of a population lie, and how they come to the engine."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -55,6 +54,13 @@ class Flat:
 
     def read(self, clients: np.ndarray, out: Any) -> None:
         rows = ranges(self.starts[clients], self.sizes[clients])
+        self._take(rows, out)
+
+    def read_rows(self, clients: np.ndarray, sizes: np.ndarray, rows: np.ndarray, out: Any) -> None:
+        """See `read_rows`."""
+        self._take(np.repeat(self.starts[clients], sizes) + rows, out)
+
+    def _take(self, rows: np.ndarray, out: Any) -> None:
         if len(rows):
             jax.tree.map(lambda a, o: np.take(a, rows, axis=0, out=o, mode="clip"), self.arrays, out)
 
@@ -69,6 +75,31 @@ def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Concatenates `arange(start, start + size)` over all pairs, int64 `[sum(sizes)]`."""
     offsets = np.cumsum(sizes) - sizes
     return np.repeat(starts - offsets, sizes) + np.arange(sizes.sum())
+
+
+def sizes_of(source: ExampleSource, clients: np.ndarray) -> np.ndarray:
+    """The number of examples of some clients, int64 `[C]`: a `Split` does not write those of all clients down."""
+    of_some = getattr(source, "sizes_of", None)
+    return source.sizes[clients] if of_some is None else of_some(clients)
+
+
+def read_rows(source: ExampleSource, clients: np.ndarray, sizes: np.ndarray, rows: np.ndarray, out: Any) -> None:
+    """Copies some examples of each of `clients` into the arrays of `out`.
+
+    Args:
+      source: where they lie; one without a `read_rows` of its own gives all examples of a client at a time.
+      clients: int64 `[C]`.
+      sizes: int64 `[C]`, how many of each.
+      rows: int64 `[sum(sizes)]`, which ones, in each client's own numbering, one client after another.
+      out: a pytree like the element's, with `sum(sizes)` rows.
+    """
+    if hasattr(source, "read_rows"):
+        return source.read_rows(clients, sizes, rows, out)
+    targets, end = jax.tree.leaves(out), 0
+    for client, size in zip(clients.tolist(), sizes.tolist()):
+        start, end = end, end + size
+        for target, leaf in zip(targets, jax.tree.leaves(source.examples(client))):
+            target[start:end] = leaf[rows[start:end]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,9 +122,13 @@ class Mapped:
     def sizes(self) -> np.ndarray:
         return self.source.sizes
 
+    def sizes_of(self, clients: np.ndarray) -> np.ndarray:
+        return sizes_of(self.source, clients)
+
     def examples(self, client: int) -> Any:
         owner = f"map: {self.owner(client)}"
-        result = mapped_examples(self.fn, self.source.examples(client), int(self.sizes[client]), owner)
+        examples = self.source.examples(client)
+        result = mapped_examples(self.fn, examples, len(jax.tree.leaves(examples)[0]), owner)
         reference = "the examples that fn returned at first"
         leaves = _examples.check_fields(result, self.element, owner, reference)
         names = _examples.field_names(self.element)
@@ -102,7 +137,11 @@ class Mapped:
         return jax.tree.unflatten(jax.tree.structure(self.element), leaves)
 
     def read(self, clients: np.ndarray, out: Any) -> None:
-        _read_one_by_one(self, clients, out)
+        targets, end = jax.tree.leaves(out), 0
+        for client, size in zip(clients.tolist(), self.sizes_of(clients).tolist()):
+            start, end = end, end + size
+            for target, leaf in zip(targets, jax.tree.leaves(self.examples(client))):
+                target[start:end] = leaf
 
 
 def mapped_examples(fn: Callable, examples: Any, num_rows: int, owner: str) -> Any:
@@ -124,62 +163,3 @@ def mapped_examples(fn: Callable, examples: Any, num_rows: int, owner: str) -> A
                 "data anew: FederatedData.from_clients({i: fn(examples) for i, examples in data.items()})"
             )
     return jax.tree.unflatten(treedef, leaves)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Part:
-    """Some clients of another source, and of each of them some examples.
-
-    Attributes:
-      source: the examples chosen from.
-      clients: int64 `[N]`, numbers of the source's clients.
-      first: int64 `[N]`, the first example taken, in the client's order.
-      sizes: int64 `[N]`, the number of examples taken.
-      order: a permutation of the examples of each client, one client after another, or None.
-    """
-
-    source: ExampleSource
-    clients: np.ndarray
-    first: np.ndarray
-    sizes: np.ndarray
-    order: np.ndarray | None = None
-
-    @property
-    def element(self) -> Any:
-        return self.source.element
-
-    @functools.cached_property
-    def _offsets(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum(self.source.sizes[self.clients])])
-
-    def examples(self, client: int) -> Any:
-        rows = slice(self.first[client], self.first[client] + self.sizes[client])
-        if self.order is not None:
-            rows = self.order[self._offsets[client] : self._offsets[client + 1]][rows]
-        return jax.tree.map(lambda a: a[rows], self.source.examples(self.clients[client]))
-
-    def read(self, clients: np.ndarray, out: Any) -> None:
-        if np.array_equal(self.sizes[clients], self.source.sizes[self.clients[clients]]) and self.order is None:
-            self.source.read(self.clients[clients], out)
-        else:
-            _read_one_by_one(self, clients, out)
-
-
-def _read_one_by_one(source: ExampleSource, clients: np.ndarray, out: Any) -> None:
-    targets, end = jax.tree.leaves(out), 0
-    for client in clients.tolist():
-        start, end = end, end + int(source.sizes[client])
-        for target, leaf in zip(targets, jax.tree.leaves(source.examples(client))):
-            target[start:end] = leaf
-
-
-def part(source: ExampleSource, clients, first, sizes, order=None) -> ExampleSource:
-    """`Part(...)`, as rows of the same arrays where the examples are in memory."""
-    if not isinstance(source, Flat):
-        return Part(source, clients, first, sizes, order)
-    if order is None:
-        return Flat(source.arrays, source.starts[clients] + first, sizes)
-    whole = source.sizes[clients]
-    rows = np.repeat(source.starts[clients], whole) + order
-    arrays = jax.tree.map(lambda a: np.take(a, rows, axis=0), source.arrays)
-    return Flat(arrays, np.cumsum(whole) - whole + first, sizes)

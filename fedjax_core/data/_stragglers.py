@@ -1,6 +1,6 @@
 """Clients of different speed: how far they get, when they report, and for whom a round waits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -94,7 +94,7 @@ def _steps_per_second(effort: Effort, batching: _batching.Batching, steps, examp
     return None
 
 
-def lognormal_speeds(median: float, sigma: float, *, key: jax.Array) -> Callable[[int, tuple], np.ndarray]:
+def lognormal_speeds(median: float, sigma: float, *, key: jax.Array) -> Callable[[int, Sequence], np.ndarray]:
     """Speeds of a population with fast and slow clients; a client's is the same in every round.
 
     Args:
@@ -121,7 +121,7 @@ def lognormal_speeds(median: float, sigma: float, *, key: jax.Array) -> Callable
         raise ValueError(f"lognormal_speeds(sigma=...) must be at least 0 and finite, got {sigma}; for example 0.5")
     seed = _hashing.seed(key, "lognormal_speeds")
 
-    def speeds(round_num: int, ids: tuple) -> np.ndarray:
+    def speeds(round_num: int, ids: Sequence) -> np.ndarray:
         radius, angle = (_hashing.uniform(_hashing.fold(lasting(seed, ids), i)) for i in (0, 1))
         return median * np.exp(sigma * np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle))  # Box and Muller
 
@@ -147,7 +147,7 @@ def deadline(seconds: float) -> Stage:
       >>> data = fd.from_clients({"ada": {"x": np.zeros(100)}, "bob": {"x": np.zeros(200)}})
       >>> work = local_effort(Effort(max_epochs=1), data, fd.Batching(batch_size=10), steps_per_second=2.0)
       >>> fd.participation(fd.fixed_cohorts([data.client_ids]), work, deadline(8.0))(1).ids
-      ('ada',)
+      ClientIds('ada')
     """
     check_number("deadline(seconds=...)", seconds)
     check_positive("deadline(seconds=...)", np.asarray(seconds))
@@ -182,7 +182,7 @@ def first_to_report(num_clients: int) -> Stage:
       >>> data = fd.from_clients({"ada": {"x": np.zeros(100)}, "bob": {"x": np.zeros(90)}})
       >>> work = local_effort(Effort(max_epochs=1), data, fd.Batching(batch_size=10), steps_per_second=2.0)
       >>> fd.participation(fd.fixed_cohorts([data.client_ids]), work, first_to_report(1))(1).ids
-      ('bob',)
+      ClientIds('bob')
     """
     num_clients = count("first_to_report", "num_clients", num_clients)
 

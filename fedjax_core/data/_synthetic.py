@@ -87,7 +87,7 @@ def synthetic_iid(num_clients: int = 30, *, key: jax.Array) -> _federated_data.F
 
     Example:
       >>> synthetic_iid(num_clients=3, key=jax.random.key(0)).client_ids
-      (0, 1, 2)
+      ClientIds(0, 1, 2)
     """
     model = _model(_hashing.generator(key, "synthetic_iid model"), mean=0.0)
 

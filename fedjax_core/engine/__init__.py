@@ -11,12 +11,13 @@
 """
 
 from fedjax_core._signposts import signpost
-from fedjax_core.engine._cohort import ClientSequences, Cohort, client_digests, identities
+from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._compilation_cache import use_compilation_cache
 from fedjax_core.engine._config import EngineConfig
 from fedjax_core.engine._entries import read_streams
 from fedjax_core.engine._estimate import CallEstimate
 from fedjax_core.engine._executable import Executable
+from fedjax_core.engine._identity import client_digests, identities
 from fedjax_core.engine._lists import member_type_of_list
 from fedjax_core.engine._machine import use_all_cores
 from fedjax_core.engine._members import concrete_member, traced_member

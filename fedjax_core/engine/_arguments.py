@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.engine._cohort import ClientSequences, Cohort, client_digests
+from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._entries import Clients, clients_of, in_one_order
+from fedjax_core.engine._identity import client_digests
 from fedjax_core.engine._lists import cohort_of_list
 from fedjax_core.engine._plan import Plan
 from fedjax_core.engine._values import as_member
@@ -173,5 +174,5 @@ def _stacked(value: Any, member: types.Type, name: str) -> Cohort:
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(value)}
     if len(sizes) != 1:
         raise ValueError(f"{name}: stacked arrays have one row per client in every field, got {sorted(sizes)} rows")
-    ids = tuple(range(sizes.pop()))
+    ids = range(sizes.pop())
     return Cohort(ids, value, np.arange(len(ids), dtype=np.int32), client_digests(ids))

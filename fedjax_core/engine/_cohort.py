@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Mapping
 from collections.abc import Sequence as AbstractSequence
 from typing import Any, Protocol, runtime_checkable
@@ -11,8 +10,7 @@ import jax
 import numpy as np
 
 from fedjax_core import types
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the increment of splitmix64
+from fedjax_core.engine._identity import identities
 
 
 @runtime_checkable
@@ -57,79 +55,23 @@ class ClientSequences(Protocol):
         ...
 
 
-def client_digests(ids: AbstractSequence) -> np.ndarray:
-    """A stable 64-bit digest of each client id, uint64 `[len(ids)]`.
-
-    It depends on nothing but the id (a string, or an integer of any width), so the randomness
-    of a client is the same in every cohort, process and session.
-    """
-    return np.fromiter((_digest(i) for i in ids), np.uint64, len(ids))
-
-
-def _digest(client_id) -> int:
-    if isinstance(client_id, str):
-        data = b"s" + client_id.encode()
-    elif isinstance(client_id, int | np.integer) and not isinstance(client_id, bool):
-        data = b"i" + str(int(client_id)).encode()
-    else:
-        raise TypeError(
-            f"a client id is a string or an integer, got {client_id!r} of type {type(client_id).__name__}; "
-            f"use str({client_id!r})"
-        )
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def identities(digests: np.ndarray) -> np.ndarray:
-    """Tells apart the occurrences of a client that a cohort holds more than once.
-
-    Args:
-      digests: uint64 `[C]`, `client_digests` of the cohort's ids, in cohort order.
-
-    Returns:
-      uint64 `[C]`: the digest itself for the first occurrence of a client, another value for
-      every further one. All randomness of a client comes from this number.
-    """
-    ordered = np.sort(digests)
-    if not np.any(ordered[1:] == ordered[:-1]):
-        return digests  # `mix` maps 0 to 0, and a million clients need not be held twice
-    with np.errstate(over="ignore"):
-        return digests ^ mix(_occurrences(digests) * GOLDEN)
-
-
-def _occurrences(digests: np.ndarray) -> np.ndarray:
-    order = np.argsort(digests, kind="stable")
-    ordered = digests[order]
-    starts = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
-    position = np.arange(len(ordered))
-    first = np.maximum.accumulate(np.where(starts, position, 0))
-    result = np.empty(len(ordered), np.uint64)
-    result[order] = position - first
-    return result
-
-
-def mix(z: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64 (Steele et al. 2014), a bijection of uint64 that maps 0 to 0."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cohort:
     """The clients of one round. Nothing is read before a computation needs it.
 
     Attributes:
-      ids: the clients' ids, strings or integers; a client may occur more than once.
+      ids: the clients' ids, strings or integers, in a sequence; a client may occur more than once. A cohort of
+        `FederatedData` holds a view of the population's, that makes each id when it is looked at.
       value: what each client holds: a pytree whose leaves are `ClientSequences` or arrays
         `[C, ...]`, one row a client.
-      client_index: int32 `[C]`, each client's row in the population.
+      client_index: int32 `[C]`, each client's row in the population, of which the data may be a subset or a split.
       digests: uint64 `[C]`, `client_digests(ids)`.
       extra: what `federated_client_value` reads: arrays `[C, ...]` by name, one row a client.
       packed: the engine's cache, which alone of a cohort changes: how it runs on each layout, and what was read of it
         for that. It lives as long as the cohort, which so is read once for many calls.
     """
 
-    ids: tuple
+    ids: AbstractSequence
     value: Any
     client_index: np.ndarray
     digests: np.ndarray

@@ -108,9 +108,9 @@ def in_one_order(names: list[str], values: list) -> list:
       ValueError: some arguments have ids and others have none, or not the same ids.
     """
     by_id = [isinstance(value, Clients) and value.named for value in values]
+    with_ids = [i for i, value in enumerate(values) if by_id[i] or isinstance(value, Cohort)]
     if not any(by_id) or len(values) == 1:
         return values
-    with_ids = [i for i, value in enumerate(values) if by_id[i] or isinstance(value, Cohort)]
     if len(with_ids) < len(values):
         other = next(i for i in range(len(values)) if i not in with_ids)
         raise ValueError(

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from fedjax_core import trees, types
-from fedjax_core.engine._cohort import Cohort, client_digests
+from fedjax_core.engine._cohort import Cohort
+from fedjax_core.engine._identity import client_digests
 from fedjax_core.engine._values import as_member
 from fedjax_core.language.graph import batch_dimension
 

@@ -116,7 +116,14 @@ def _sample(cohort: Cohort) -> Cohort:
     value = jax.tree.map(lambda x: _Some(x, chosen) if isinstance(x, ClientSequences) else x[chosen], cohort.value)
     ids = tuple(cohort.ids[i] for i in chosen.tolist())
     extra = {name: array[chosen] for name, array in cohort.extra.items()}
-    return Cohort(ids, value, cohort.client_index[chosen], cohort.digests[chosen], extra)
+    return dataclasses.replace(
+        cohort,
+        ids=ids,
+        value=value,
+        client_index=cohort.client_index[chosen],
+        digests=cohort.digests[chosen],
+        extra=extra,
+    )
 
 
 class _Some:

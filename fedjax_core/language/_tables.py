@@ -89,9 +89,8 @@ def federated_scatter(table, keys, rows) -> Placed:
 def federated_client_index() -> Placed:
     """Each client's row in the population, int32 at CLIENTS, for `federated_select` and `federated_scatter`.
 
-    For a cohort of `FederatedData` the row is the client's place in `client_ids`. For a plain list, or a dict by
-    id, it is the place in that list or dict, so rows mean the same clients over several rounds only if each round
-    is given all of them in one order.
+    For a cohort of `FederatedData` the row is the client's place in `client_ids`, for a plain list its place in
+    the list.
 
     Example:
 

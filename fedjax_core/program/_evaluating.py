@@ -141,7 +141,7 @@ class Evaluator:
             return data.cohort(data.client_ids, batching)
         steps = batching.num_steps(data.sizes)
         limits = np.clip(most - (np.cumsum(steps) - steps), 0, steps)
-        ids = [i for i, limit in zip(data.client_ids, limits.tolist()) if limit]
+        ids = data.client_ids.take(np.flatnonzero(limits))
         return data.cohort(ids, batching, max_steps=limits[limits > 0])
 
     @functools.cached_property

@@ -331,7 +331,7 @@ class Run:
           What the evaluation measures; None without one.
         """
         data, batching = self.train_data, self.settings.batching
-        clients = [i for i, size in zip(data.client_ids, data.sizes) if size][:1]
+        clients = data.client_ids.take(np.flatnonzero(data.sizes)[:1])
         cohort = data.cohort(clients, batching, max_steps=1, key=self._key)
         state = self._try(lambda number: RoundCohort(cohort, len(clients), {}), [_outlets.to_hooks(self.on_round)])
         if self.evaluation is None:

@@ -44,7 +44,7 @@ def test_rows_are_grouped_by_client_in_order(owners):
     rows = examples(0, len(owners))
     expected = {
         owner: jax.tree.map(lambda a, o=owner: a[[other == o for other in owners]], rows)
-        for owner in dict.fromkeys(owners)
+        for owner in sorted(set(owners), key=lambda i: (isinstance(i, str), i))
     }
     assert_same(FederatedData.from_arrays(rows, owners), expected)
 
@@ -361,7 +361,7 @@ def test_a_cohort_tells_who_takes_part():
     cohort = data.cohort(["ada", 7, "ada"], Batching(2))
     assert cohort.ids == ("ada", 7, "ada")
     assert cohort.client_index.dtype == np.int32
-    np.testing.assert_array_equal(cohort.client_index, [1, 0, 1])
+    np.testing.assert_array_equal(cohort.client_index, [0, 2, 0])  # rows of the population, not of the subset
     assert len(np.unique(cohort.identity)) == 3
     assert str(cohort.member_type) == "<x=float32[?,2],y=int32[?]>*"
     np.testing.assert_array_equal(cohort.digests, data.cohort(cohort.ids, Batching(3)).digests)

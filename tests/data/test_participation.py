@@ -183,11 +183,7 @@ def test_wrong_values_are_refused_when_they_are_known(probability, message):
 
 def test_golden_values():
     ask = participation(uniform_sampler(IDS, 12, key=KEY), *stages().values())
-    present = ask(4)
-    assert present.ids == ("client_36", "client_140", "client_90") and present.max_steps.tolist() == [
-        1,
-        6,
-        4,
-    ]
-    np.testing.assert_allclose(present.seconds, [0.96733788, 4.64608509, 2.36209166], rtol=1e-8)
+    present = ask(7)
+    assert present.ids == ("client_100", "client_73", "client_113") and present.max_steps.tolist() == [5, 6, 6]
+    np.testing.assert_allclose(present.seconds, [4.63626696, 3.71203218, 5.85618573], rtol=1e-8)
     assert isinstance(present, Participation)

@@ -31,7 +31,7 @@ def participants(minimum=6):
         fd.dropout(0.2, key=KEY),
         fd.local_effort(effort, DATA, BATCHING, steps_per_second=fd.lognormal_speeds(1.0, 0.6, key=KEY)),
         fd.deadline(10.5),
-        fd.first_to_report(8),
+        fd.first_to_report(6),
         fd.minimum_reports(minimum),
     )
 
@@ -79,7 +79,7 @@ def test_a_resumed_run_has_the_same_bits(process):
 
 def test_changing_survivors_do_not_compile_anew(process):
     with compilations() as seen:
-        _, turnouts = run(process, process.initialize(), participants(0), range(1, 31))
+        _, turnouts = run(process, process.initialize(), participants(0), range(1, 41))
     cohorts = {(present.reported, int(present.max_steps.sum())) for present in turnouts}
     assert len(cohorts) > 20 and seen.count("jit(run)") <= 4  # one for each class of sizes
 

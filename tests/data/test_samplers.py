@@ -220,9 +220,14 @@ def test_golden_values():
     population = range(1000)
     assert uniform_sampler(population, 4, key=KEY)(3) == [719, 662, 787, 854]
     assert uniform_sampler(population, 4, key=KEY, replace=True)(3) == [398, 779, 596, 877]
+    assert uniform_sampler(range(10**7), 4, key=KEY)(3) == [6370783, 4901348, 592790, 8241663]
     assert weighted_sampler(population, np.arange(1000), 4, key=KEY)(3) == [828, 585, 767, 452]
     assert weighted_sampler(population, np.arange(1000), 4, key=KEY, replace=True)(3) == [828, 585, 767, 452]
-    assert poisson_sampler(population, 0.004, key=KEY)(3) == [93, 240, 743, 981]
+    assert poisson_sampler(population, 0.004, key=KEY)(3) == [609, 718]
+    assert poisson_sampler(population, 0.03, key=KEY)(3)[:6] == [27, 39, 41, 76, 79, 89]
+    assert poisson_sampler(range(10**7), 4e-7, key=KEY)(3) == [2748800, 7982732]
+    assert poisson_sampler(population, np.linspace(0, 0.01, 1000), key=KEY)(3)[:5] == [318, 389, 555, 668, 720]
+    assert cyclic_sampler(range(10**6), 300, key=KEY)(4)[97:100] == [443066, 704915, 484285]
     assert cyclic_sampler(population, 300, key=KEY)(4)[97:103] == [698, 410, 418, 591, 965, 560]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedjax_core.data import _hashing, sample_clients, synthetic_iid
+from fedjax_core.data import ClientIds, _hashing, sample_clients, synthetic_iid
 
 KEY = jax.random.key(0)
 
@@ -20,26 +20,33 @@ def test_a_sample_is_distinct_and_repeatable(population, fraction, round_num):
     assert sample == sample_clients(jax.numpy.int32(round_num), tuple(ids), num_clients, key=KEY)
 
 
-@pytest.mark.parametrize(
-    "population, num_clients",
-    [(1, 0), (1, 1), (7, 7), (100, 3), (100, 60), (32_768, 10), (32_769, 32_769), (100_000, 10), (100_000, 20_000)],
-)
-def test_a_sample_is_of_the_lowest_tags(population, num_clients):
+@pytest.mark.parametrize("population, num_clients", [(1, 0), (1, 1), (7, 7), (100, 3), (100, 60), (1024, 1024)])
+def test_a_sample_of_few_is_of_the_lowest_tags(population, num_clients):
     seed = _hashing.fold(_hashing.seed(KEY, "sample_clients"), 5)
     tag = _hashing.tags(seed, np.arange(population))
     expected = np.argsort(tag, kind="stable")[:num_clients]
     assert sample_clients(5, range(population), num_clients, key=KEY) == expected.tolist()
 
 
-def test_too_few_candidates_are_made_up_for(monkeypatch):
-    expected = sample_clients(0, range(1000), 20, key=KEY)
-    monkeypatch.setattr(_hashing, "uniform", lambda tag, uniform=_hashing.uniform: np.sqrt(uniform(tag)))
-    assert sample_clients(0, range(1000), 20, key=KEY) == expected
+@pytest.mark.parametrize("population", [3, 1024, 1025, 100_000])
+def test_a_smaller_cohort_begins_a_larger_one(population):
+    larger = sample_clients(2, range(population), min(population, 2000), key=KEY)
+    for number in (0, 1, 2, 3):
+        assert sample_clients(2, range(population), number, key=KEY) == larger[:number]
+
+
+def test_ids_of_a_population_are_drawn_as_a_view():
+    ids = ClientIds(range(10, 10_000_010))
+    drawn = sample_clients(3, ids, 1000, key=KEY)
+    assert isinstance(drawn, ClientIds) and drawn == sample_clients(3, range(10, 10_000_010), 1000, key=KEY)
+    np.testing.assert_array_equal(drawn.rows, np.array(drawn) - 10)
 
 
 def test_golden_values():
     assert sample_clients(1, range(1000), 5, key=KEY) == [940, 512, 270, 619, 779]
     assert sample_clients(12, ["ada", "bob", "eve"], 3, key=jax.random.key(7)) == ["bob", "ada", "eve"]
+    assert sample_clients(1, range(10**7), 5, key=KEY) == [940896, 7344584, 7628251, 82488, 6903441]
+    assert sample_clients(12, range(2**31), 3, key=jax.random.key(7)) == [1764149123, 1684785621, 438873474]
 
 
 def test_rounds_and_keys_differ():

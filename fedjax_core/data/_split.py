@@ -1,0 +1,84 @@
+"""One half of a split of every client's examples: which ones is computed when a client is read."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_core.data import _batching, _hashing, _sources
+from fedjax_core.data._ids import ClientIds
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """A part of each client's examples of another source; implements `ExampleSource`.
+
+    It holds nothing of any client, so that it takes no memory and no time to make, and data that are mapped from a
+    file stay where they are.
+
+    Attributes:
+      source: the examples that are split.
+      ids: the ids of its clients, by number.
+      fraction: share of a client's examples in the first part.
+      seed: uint64 `[1]`, draws the first part; None takes the first examples.
+      second: whether this is the other part.
+    """
+
+    source: _sources.ExampleSource
+    ids: ClientIds
+    fraction: float
+    seed: np.ndarray | None
+    second: bool
+
+    @property
+    def element(self) -> Any:
+        return self.source.element
+
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        return self._of_part(self.source.sizes)
+
+    def sizes_of(self, clients: np.ndarray) -> np.ndarray:
+        return self._of_part(_sources.sizes_of(self.source, clients))
+
+    def _of_part(self, sizes: np.ndarray) -> np.ndarray:
+        first = share(self.fraction, sizes)
+        return sizes - first if self.second else first
+
+    def examples(self, client: int) -> Any:
+        if self.seed is not None:
+            rows = self._rows(np.array([client]))
+        else:
+            first = int(share(self.fraction, _sources.sizes_of(self.source, np.array([client])))[0])
+            rows = slice(first, None) if self.second else slice(first)  # a view, of a file maybe
+        return jax.tree.map(lambda a: a[rows], self.source.examples(client))
+
+    def read(self, clients: np.ndarray, out: Any) -> None:
+        _sources.read_rows(self.source, clients, self.sizes_of(clients), self._rows(clients), out)
+
+    def read_rows(self, clients: np.ndarray, sizes: np.ndarray, rows: np.ndarray, out: Any) -> None:
+        """See `_sources.read_rows`."""
+        whole = self.sizes_of(clients)
+        rows = self._rows(clients)[np.repeat(np.cumsum(whole) - whole, sizes) + rows]
+        _sources.read_rows(self.source, clients, sizes, rows, out)
+
+    def _rows(self, clients: np.ndarray) -> np.ndarray:
+        """The examples of the part in the clients' own numbering, ascending, one client after another."""
+        sizes = _sources.sizes_of(self.source, clients)
+        first = share(self.fraction, sizes)
+        if self.seed is None:
+            begin, number = (first, sizes - first) if self.second else (np.zeros_like(first), first)
+            return _sources.ranges(begin, number)
+        positions = _sources.ranges(np.zeros_like(sizes), sizes)
+        seeds = _hashing.fold(self.seed, self.ids.take(clients).digests)
+        shuffled = _batching.shuffled(sizes, seeds, None)
+        second = np.empty(len(positions), bool)
+        second[np.repeat(np.cumsum(sizes) - sizes, sizes) + shuffled] = positions >= np.repeat(first, sizes)
+        return positions[second == self.second]
+
+
+def share(fraction: float, count: np.ndarray) -> np.ndarray:
+    """That share of a number, rounded, halves up, int64."""
+    return np.floor(count * fraction + 0.5).astype(np.int64)
