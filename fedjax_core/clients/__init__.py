@@ -22,7 +22,7 @@ what client work of your own is made of:
 
 and what all of them need to know of a model:
 
-  weights_type, abstract_statistics, trainable_of, with_trainable
+  weights_type, abstract_statistics, has_running_state, trainable_of, with_trainable
 """
 
 from fedjax_core._signposts import signpost
@@ -31,7 +31,13 @@ from fedjax_core.clients._evaluation import local_evaluation
 from fedjax_core.clients._gradient import local_gradient
 from fedjax_core.clients._local_optimizer import LocalOptimizer, check_optimizer, local_optimizer
 from fedjax_core.clients._loss import training_loss
-from fedjax_core.clients._measuring import abstract_statistics, trainable_of, weights_type, with_trainable
+from fedjax_core.clients._measuring import (
+    abstract_statistics,
+    has_running_state,
+    trainable_of,
+    weights_type,
+    with_trainable,
+)
 from fedjax_core.clients._proximal import proximal
 from fedjax_core.clients._scaffold import scaffold_optimizer
 from fedjax_core.clients._step import training_step
@@ -49,6 +55,7 @@ __all__ = [
     "accumulator",
     "check_optimizer",
     "client_work",
+    "has_running_state",
     "local_evaluation",
     "local_gradient",
     "local_optimizer",

@@ -73,6 +73,12 @@ def has_running_state(model: Model) -> bool:
 
     Raises:
       TypeError: the model does not take batches of its `batch_type`.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> has_running_state(fc.models.logistic_regression(2, 3))
+    False
     """
 
     def run(key, batch, mask):

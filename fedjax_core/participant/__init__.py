@@ -9,8 +9,13 @@ TrainReply, EvaluationReply, ErrorReply
 encode_message, decode_message
                              messages as bytes and back, without pickle; `MessageFormatError`
 
-The fields of messages keep declearn's words, since they travel: `round_i` (the number of the round), `n_epoch` and
-`n_steps` (epochs and steps), `aux_var` (auxiliary variables), `t_spent` (seconds).
+Its optimizer is one of simulated clients, an optax transformation or a `clients.LocalOptimizer`, and it takes their
+steps, so that what was simulated is what runs.
+
+The fields of messages keep declearn's words, since they travel: `round_i` (the number of the round), `batches` (the
+arguments of a `data.Batching`), `n_epoch`, `n_steps` and `n_examples` (epochs, steps and examples, limits or counts),
+`timeout` and `t_spent` (seconds), `aux_var` (auxiliary variables by name: `scaffold`, and `running`, the running state
+of the model after the round).
 """
 
 from fedjax_core._signposts import signpost

@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_core import trees
-from fedjax_core.algorithms._checks import check_key
 from fedjax_core.clients import (
     Accumulator,
     LocalOptimizer,
     accumulator,
+    has_running_state,
     local_optimizer,
     trainable_of,
     training_step,
     weights_type,
 )
-from fedjax_core.contracts import Aggregator, Metric, Model, model_metrics, predicted
+from fedjax_core.contracts import Metric, Model, model_metrics, predicted
 from fedjax_core.data import Batching
+from fedjax_core.participant._arguments import check_aggregator, check_callable, check_key, logger_of
 from fedjax_core.participant._limits import EffortMeter, check_some_limit
 from fedjax_core.participant._local_data import LocalData
 from fedjax_core.participant._messages import ErrorReply, EvaluationReply, EvaluationRequest, TrainReply, TrainRequest
@@ -121,25 +122,23 @@ class TrainingManager:
         self.on_step = on_step
         measured = with_metrics(model, metrics)
         self.metrics = model_metrics(measured)
-        self.logger = _logger(type(self).__name__ if logger is None else logger)
-        _check_aggregator(aggregator)
+        self.logger = logger_of(type(self).__name__ if logger is None else logger)
+        check_aggregator(aggregator)
+        check_key(key)
+        check_callable("clock", clock, "that gives seconds", "leave it out")
+        if on_step is not None:
+            check_callable(
+                "on_step", on_step, "of weights, batch and mask", "write on_step=lambda weights, batch, mask: None"
+            )
         weights_type(model)  # refuses a model whose weights cannot be trained
         self._weights_type = jax.eval_shape(model.init, jax.random.key(0))
         self._optimizer = local_optimizer(optimizer)
+        self._has_running = has_running_state(model)
         self._train_data = LocalData("train_data", train_data, model.batch_type)
         self._valid_data = self._train_data
         if valid_data is not None:
             self._valid_data = LocalData("valid_data", valid_data, model.batch_type)
-        if key is not None:
-            check_key("TrainingManager", key)
         self._init_key, self._rounds_key = (None, None) if key is None else jax.random.split(key)
-        if on_step is not None and not callable(on_step):
-            raise TypeError(
-                f"TrainingManager(on_step=...) is a function of weights, batch and mask, got {on_step!r}; write "
-                "on_step=lambda weights, batch, mask: None, or leave it out"
-            )
-        if not callable(clock):
-            raise TypeError(f"TrainingManager(clock=...) is a function that gives seconds, got {clock!r}; leave it out")
         self._clock = clock
         self._state = None
         self._step = _training_step(model, self._optimizer)
@@ -161,10 +160,11 @@ class TrainingManager:
 
         Takes the request's weights, or goes on from its own; hands the optimizer the auxiliary variables and
         starts its round; trains until the first limit is reached; and replies with weights at the start
-        minus weights at the end, prepared by the aggregator.
+        minus weights at the end, prepared by the aggregator. If the server averages the model's running state
+        (`Model.running`), the auxiliary variable `running` is `{"state", "num_examples"}`.
 
         Returns:
-          A `TrainReply`; or an `Error` with the `repr` of the exception that ended the round, after which weights
+          A `TrainReply`; or an `ErrorReply` with the `repr` of the exception that ended the round, after which weights
           and optimizer are as they were before it.
         """
         return self._answered("training", TrainRequest, self._train, message)
@@ -173,7 +173,7 @@ class TrainingManager:
         """Evaluates as the server asks; the request's weights replace the participant's own.
 
         Returns:
-          An `EvaluationReply`, or an `Error` as `training_round`.
+          An `EvaluationReply`, or an `ErrorReply` as `training_round`.
         """
         return self._answered("evaluation", EvaluationRequest, self._evaluate, message)
 
@@ -274,12 +274,20 @@ class TrainingManager:
         update = trees.subtract(trainable_of(start.weights), trainable_of(self._state.weights))
         return TrainReply(
             updates=_prepared(self.aggregator, update, meter.n_steps, meter.n_examples),
-            aux_var=self._optimizer.collect(self._state.optimizer) if meter.n_steps else {},
+            aux_var=self._auxiliary(meter) if meter.n_steps else {},
             n_epoch=meter.n_epoch,
             n_steps=meter.n_steps,
             n_examples=meter.n_examples,
             t_spent=round(meter.t_spent, 3),
         )
+
+    def _auxiliary(self, meter: EffortMeter) -> dict[str, Any]:
+        """The variables of the optimizer, and the model's running state if the server averages it."""
+        variables = self._optimizer.collect(self._state.optimizer)
+        if self._has_running and self.model.running == "average":
+            running = {"state": self._state.weights.non_trainable, "num_examples": meter.n_examples}
+            variables = {**variables, "running": running}
+        return variables
 
     def _evaluate(self, message: EvaluationRequest) -> EvaluationReply:
         self.logger.info("evaluation round %s: applies weights", message.round_i)
@@ -378,24 +386,6 @@ def _folded(key: jax.Array | None, number: Any) -> jax.Array | None:
 
 def _python(array: Any) -> Any:
     return array if array.ndim else array.item()
-
-
-def _logger(logger: Any) -> logging.Logger:
-    if isinstance(logger, str):
-        return logging.getLogger(logger)
-    if isinstance(logger, logging.Logger | logging.LoggerAdapter):
-        return logger
-    raise TypeError(f"TrainingManager(logger=...) is a logger or the name of one, got {logger!r}")
-
-
-def _check_aggregator(aggregator: Any) -> None:
-    prepares = callable(getattr(aggregator, "prepare", None))
-    if isinstance(aggregator, type) or not (isinstance(aggregator, Aggregator) or prepares):
-        called = f"; call it: {aggregator.__name__}()" if callable(aggregator) else "; use fc.aggregators.mean()"
-        raise TypeError(
-            "TrainingManager(aggregator=...) is an Aggregator, or has a `prepare(update, n_steps, n_examples)`, got "
-            f"{aggregator!r}{called}"
-        )
 
 
 def _prepared(aggregator: Any, update: Any, n_steps: int, n_examples: int) -> Any:

@@ -25,6 +25,9 @@ from fedjax_core.participant import (
     encode_message,
 )
 from tests import learning_references as reference
+from tests.clients.test_running_state import CLIENTS as RUNNING_CLIENTS
+from tests.clients.test_running_state import centering
+from tests.clients.test_running_state import oracle as running_oracle
 
 KEY = jax.random.key(3)
 MODEL = reference.linear_model()
@@ -319,6 +322,18 @@ def scaffold_client(start, steps, own, shared) -> tuple[dict, dict]:
         weights = jax.tree.map(lambda w, g, c_i, c: w - RATE * (g - c_i + c), weights, slope, own, shared)
     scale = len(steps) * RATE
     return weights, jax.tree.map(lambda c_i, c, x, y: c_i - c + (x - y) / scale, own, shared, start, weights)
+
+
+def test_running_state_is_answered_with_its_examples_where_the_server_averages_it():
+    model, x = centering(), RUNNING_CLIENTS["a"]
+    weights = model.init(KEY)
+    reply = train(make(optax.sgd(0.01), model, {"x": x}), weights, batches={"batch_size": 2, "num_epochs": 2})
+    reply = decode_message(encode_message(reply))
+    end, running_mean = running_oracle(x)
+    np.testing.assert_allclose(reply.updates["w"], [[1 - end]], rtol=1e-5)
+    assert reply.aux_var["running"]["num_examples"] == 10
+    np.testing.assert_allclose(reply.aux_var["running"]["state"]["mean"], [running_mean], rtol=1e-6)
+    assert train(make(optax.sgd(0.01), centering("keep"), {"x": x}), weights).aux_var == {}
 
 
 # Evaluation
