@@ -4,6 +4,7 @@ A model is `contracts.Model(init, predict, loss, metrics, batch_type)`, a NamedT
 over a pytree of weights. Write one directly, adapt a flax module, or take one of these:
 
   from_linen, from_nnx                    a model from a flax module, linen or nnx
+  from_keras, assign_to_keras             a model from a Keras 3 model on JAX, and the weights back
   cross_entropy, sequence_cross_entropy,  losses for each example, to be given to a model
     squared_error
   logistic_regression, mlp, emnist_cnn,   the models of the federated papers, in plain JAX
@@ -24,14 +25,17 @@ from fedjax_core.models._char_model import character_model
 from fedjax_core.models._cnn import emnist_cnn
 from fedjax_core.models._flax_linen import from_linen
 from fedjax_core.models._flax_nnx import from_nnx
+from fedjax_core.models._keras import assign_to_keras, from_keras
 from fedjax_core.models._logistic import logistic_regression
 from fedjax_core.models._losses import cross_entropy, sequence_cross_entropy, squared_error
 from fedjax_core.models._mlp import mlp
 
 __all__ = [
+    "assign_to_keras",
     "character_model",
     "cross_entropy",
     "emnist_cnn",
+    "from_keras",
     "from_linen",
     "from_nnx",
     "layers",
