@@ -84,8 +84,8 @@ def run_traced(plan: Plan, server: dict[Node, object], cohort: PackedCohort | No
       The outputs, and int32: how many clients the checks of the program refuse.
     """
     known = dict(server)
-    for stage, pass_ in zip(plan.stages, (*plan.passes, None)):
-        known |= zip(stage.outputs, evaluate(stage.outputs, {n: known[n] for n in stage.inputs}))
+    for phase, pass_ in zip(plan.phases, (*plan.passes, None)):
+        known |= zip(phase.outputs, evaluate(phase.outputs, {n: known[n] for n in phase.inputs}))
         if pass_ is not None:
             known |= _run_pass(plan, pass_, known, cohort)
     counts = evaluate(tuple(check.count for check in plan.checks), known)

@@ -19,7 +19,7 @@ from fedjax_core.engine._communication import (
     size_of,
     values_at_clients,
 )
-from fedjax_core.engine._plan import Pass, Plan, Stage, is_pass_result, is_structural
+from fedjax_core.engine._plan import Pass, Plan, ServerPhase, is_pass_result, is_structural
 from fedjax_core.language.graph import Aggregate, ClientIndex, ClientValue, Collect, Map, Node, Parameter
 from fedjax_core.types import CLIENTS, shortened
 
@@ -27,7 +27,7 @@ _Names = Mapping[types.Type, str]
 
 
 def describe(plan: Plan, names: _Names) -> str:
-    """The stages and passes of a plan: what is computed where, what is communicated and how large it is.
+    """The phases and passes of a plan: what is computed where, what is communicated and how large it is.
 
     Args:
       plan: the plan.
@@ -37,8 +37,8 @@ def describe(plan: Plan, names: _Names) -> str:
     *of_passes, at_the_end = exchanges(plan)
     computed_before: set[Node] = set()
     brought_before: set[str] = set()
-    for stage, pass_, exchange in itertools.zip_longest(plan.stages, plan.passes, of_passes):
-        lines += _stage_lines(stage, names)
+    for phase, pass_, exchange in itertools.zip_longest(plan.phases, plan.passes, of_passes):
+        lines += _phase_lines(phase, names)
         if pass_ is not None:
             work = _work(client_roots(pass_))
             lines.append(f"pass {plan.passes.index(pass_) + 1} over the clients")
@@ -50,8 +50,8 @@ def describe(plan: Plan, names: _Names) -> str:
     return "\n".join([*lines, *_total_lines(of_passes, at_the_end)])
 
 
-def _stage_lines(stage: Stage, names: _Names) -> list[str]:
-    computed = [n for n in stage.outputs if not is_pass_result(n) and n.placement is not CLIENTS]
+def _phase_lines(phase: ServerPhase, names: _Names) -> list[str]:
+    computed = [n for n in phase.outputs if not is_pass_result(n) and n.placement is not CLIENTS]
     work = [n for n in computed if jax.tree.leaves(n.abstract)]
     return ["server", *(f"  computes {_named(n, names)}" for n in work)] if work else []
 

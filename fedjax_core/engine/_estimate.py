@@ -41,5 +41,5 @@ def estimate(plan: Plan, layout: Layout, cohort: Cohort) -> CallEstimate:
         sent_bytes=sum(sent),
         device_bytes=wave_bytes(cohort, schedule, layout.lanes) if plan.passes else 0,
         num_waves=schedule.num_waves,
-        num_programs=sum(bool(stage.outputs) for stage in plan.stages) + of_passes,
+        num_programs=sum(bool(phase.outputs) for phase in plan.phases) + of_passes,
     )

@@ -1,4 +1,4 @@
-"""Execution: one XLA program per pass over the clients, one per stage of server work.
+"""Execution: one XLA program per pass over the clients, one per phase of server work.
 
 A pass runs under `shard_map` over the devices. Each device loops over its virtual shards, over a
 shard's blocks, and inside each client function over exactly as many steps as the block needs; the
@@ -19,16 +19,16 @@ from jax.sharding import PartitionSpec
 from fedjax_core import trees
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
-from fedjax_core.engine._flat import Flat, flatten, unflatten
+from fedjax_core.engine._flat import FlatTree, flatten, unflatten
 from fedjax_core.engine._packing import PackedClients, PackedSequences
-from fedjax_core.engine._plan import Pass, Plan, Stage
+from fedjax_core.engine._plan import Pass, Plan, ServerPhase
 from fedjax_core.engine._values import conform
 from fedjax_core.language import ClientBatches
 from fedjax_core.language.graph import Aggregate, ClientIdentity, ClientIndex, ClientValue, Node, ancestors
 
 
-def stage_program(stage: Stage) -> Callable:
-    """The server's work of one stage: `inputs -> outputs`, tuples in the stage's order.
+def phase_program(phase: ServerPhase) -> Callable:
+    """The server's work of one phase: `inputs -> outputs`, tuples in the phase's order.
 
     An aggregate comes in as its accumulators, stacked over the shards `[V, ...]`.
     """
@@ -37,8 +37,8 @@ def stage_program(stage: Stage) -> Callable:
     # way for each number of devices (a division became a product with the reciprocal), and the bits would differ.
     @jax.jit
     def run(inputs: tuple) -> tuple:
-        values = {n: _merged(n, x) if isinstance(n.operation, Aggregate) else x for n, x in zip(stage.inputs, inputs)}
-        return tuple(evaluate(stage.outputs, values))
+        values = {n: _merged(n, x) if isinstance(n.operation, Aggregate) else x for n, x in zip(phase.inputs, inputs)}
+        return tuple(evaluate(phase.outputs, values))
 
     return run
 
@@ -80,14 +80,14 @@ def empty_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
 def _on_devices(per_device: Callable, layout: Layout, **options) -> Callable:
     """A program of every device: the first argument is the same on all, of the others each has its part.
 
-    Where there are several devices, what comes from the server and what goes there is `Flat`.
+    Where there are several devices, what comes from the server and what goes there is `FlatTree`.
     """
     if len(layout.devices) == 1:
         return jax.jit(per_device, **options)
     clients = PartitionSpec("clients")
 
     def flat(server, *sharded):
-        result = per_device(unflatten(server), *(unflatten(x) if isinstance(x, Flat) else x for x in sharded))
+        result = per_device(unflatten(server), *(unflatten(x) if isinstance(x, FlatTree) else x for x in sharded))
         return tuple(flatten(part, 1) for part in result)
 
     @functools.partial(jax.jit, **options)

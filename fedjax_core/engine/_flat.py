@@ -11,7 +11,7 @@ from jax import lax
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Flat:
+class FlatTree:
     """A pytree, flattened.
 
     Attributes:
@@ -25,7 +25,7 @@ class Flat:
     form: tuple = dataclasses.field(metadata={"static": True})
 
 
-def flatten(tree: Any, lead: int) -> Flat:
+def flatten(tree: Any, lead: int) -> FlatTree:
     """Joins the bits of the leaves; their first `lead` dimensions are the same and stay.
 
     Example:
@@ -39,7 +39,7 @@ def flatten(tree: Any, lead: int) -> Flat:
     for x in bits:
         groups.setdefault(x.dtype, []).append(x.reshape(*x.shape[:lead], math.prod(x.shape[lead:])))
     joined = tuple(_concatenated(group, lead) for group in groups.values())
-    return Flat(joined, (structure, tuple((x.shape[lead:], leaf.dtype) for x, leaf in zip(bits, leaves)), lead))
+    return FlatTree(joined, (structure, tuple((x.shape[lead:], leaf.dtype) for x, leaf in zip(bits, leaves)), lead))
 
 
 def _concatenated(group: list, lead: int):
@@ -47,7 +47,7 @@ def _concatenated(group: list, lead: int):
     return joined if joined.shape[lead] else jnp.zeros((*joined.shape[:lead], 1), joined.dtype)
 
 
-def unflatten(flat: Flat) -> Any:
+def unflatten(flat: FlatTree) -> Any:
     """The pytree that was flattened.
 
     Example:

@@ -31,11 +31,11 @@ class Pass:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Stage:
+class ServerPhase:
     """The server's work between two passes, one program.
 
     Attributes:
-      inputs: what it reads: arguments, results of earlier stages, and aggregates and collected
+      inputs: what it reads: arguments, results of earlier phases, and aggregates and collected
         values of the pass before it.
       outputs: what is read later.
     """
@@ -46,20 +46,20 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """Stages and passes in turn: `stages[0], passes[0], stages[1], ..., stages[-1]`.
+    """Phases and passes in turn: `phases[0], passes[0], phases[1], ..., phases[-1]`.
 
     Attributes:
       parameters: the arguments, in order.
       outputs: the results.
       checks: what the host refuses.
-      stages: the server's work.
+      phases: the server's work.
       passes: the clients' work.
     """
 
     parameters: tuple[Node, ...]
     outputs: tuple[Node, ...]
     checks: tuple[Check, ...]
-    stages: tuple[Stage, ...]
+    phases: tuple[ServerPhase, ...]
     passes: tuple[Pass, ...]
 
     @functools.cached_property
@@ -87,8 +87,8 @@ def plan_of(parameters: tuple[Node, ...], outputs: tuple[Node, ...]) -> Plan:
     number = max((_passes_needed(n, levels) for n in nodes if is_pass_result(n) or n in outputs), default=0)
     passes = tuple(_pass(k, nodes, levels, outputs) for k in range(number))
     read_later = _read_later(nodes, levels, wanted, passes)
-    stages = tuple(_stage(k, levels, read_later) for k in range(number + 1))
-    return Plan(parameters, outputs, checks, stages, passes)
+    phases = tuple(_phase(k, levels, read_later) for k in range(number + 1))
+    return Plan(parameters, outputs, checks, phases, passes)
 
 
 def _levels(nodes) -> dict[Node, int]:
@@ -154,7 +154,7 @@ def _available(node: Node):
 
 
 def _read_later(nodes, levels, wanted, passes) -> dict[Node, None]:
-    """The server's values that must outlive their stage, in order."""
+    """The server's values that must outlive their phase, in order."""
     read = {}
     for root in [*(n for n in wanted if not n.per_client), *(n for p in passes for n in p.server_inputs)]:
         read.update(dict.fromkeys(_available(root)))
@@ -166,7 +166,7 @@ def _read_later(nodes, levels, wanted, passes) -> dict[Node, None]:
     return read
 
 
-def _stage(k: int, levels, read_later) -> Stage:
+def _phase(k: int, levels, read_later) -> ServerPhase:
     computed = [n for n in read_later if levels[n] == k and not isinstance(n.operation, Parameter)]
     inputs = {}
     stack, seen = list(reversed(computed)), set()
@@ -179,4 +179,4 @@ def _stage(k: int, levels, read_later) -> Stage:
             inputs.update(dict.fromkeys(_available(node) if levels[node] < k else [node]))
         else:
             stack.extend(reversed(node.inputs))
-    return Stage(tuple(inputs), tuple(computed))
+    return ServerPhase(tuple(inputs), tuple(computed))

@@ -12,8 +12,8 @@ from fedjax_core.engine import _transfer
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
-from fedjax_core.engine._execution import empty_program, pass_program, stage_program
-from fedjax_core.engine._flat import Flat, unflatten
+from fedjax_core.engine._execution import empty_program, pass_program, phase_program
+from fedjax_core.engine._flat import FlatTree, unflatten
 from fedjax_core.engine._packing import PackedClients, Packing, pack, pack_wave
 from fedjax_core.engine._plan import Pass, Plan
 from fedjax_core.language.graph import Node
@@ -33,12 +33,12 @@ class Program:
     def __init__(self, plan: Plan, layout: Layout):
         self.plan = plan
         self.layout = layout
-        self._stages = [stage_program(s) for s in plan.stages]
+        self._phases = [phase_program(phase) for phase in plan.phases]
         self._passes = [pass_program(plan, p, layout) for p in plan.passes]
         self._empty = [empty_program(plan, p, layout) for p in plan.passes]
 
     def __call__(self, server: dict[Node, object], cohort: Cohort | None) -> list:
-        """Runs all stages and passes.
+        """Runs all phases and passes.
 
         Args:
           server: the values of the arguments that exist once.
@@ -52,8 +52,8 @@ class Program:
             the memory budget.
         """
         known = _put(server, self.layout.server)
-        for k, stage in enumerate(self.plan.stages):
-            if stage.outputs:
+        for k, phase in enumerate(self.plan.phases):
+            if phase.outputs:
                 known |= self._run_stage(k, known)
             if k < len(self.plan.passes):
                 known |= self._run_pass(k, known, cohort)
@@ -74,8 +74,8 @@ class Program:
 
     def _run_stage(self, k: int, known: dict[Node, object]) -> dict[Node, object]:
         """What the server computes between two passes, by node."""
-        stage = self.plan.stages[k]
-        return dict(zip(stage.outputs, self._stages[k](tuple(known[n] for n in stage.inputs))))
+        phase = self.plan.phases[k]
+        return dict(zip(phase.outputs, self._phases[k](tuple(known[n] for n in phase.inputs))))
 
     def _run_pass(self, k: int, known: dict[Node, object], cohort: Cohort) -> dict[Node, object]:
         """What a pass leaves at the server and of each client, by node."""
@@ -126,7 +126,7 @@ class Program:
         if not pass_.materialized:
             return
         rows = jax.eval_shape(self._passes[k], server, None, clients)[1]
-        rows = jax.eval_shape(unflatten, rows) if isinstance(rows, Flat) else rows
+        rows = jax.eval_shape(unflatten, rows) if isinstance(rows, FlatTree) else rows
         sizes = [sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(leaves)) for leaves in rows]
         if sum(sizes) * number > self.layout.memory_budget:
             raise ValueError(_too_much(pass_, sizes, number, self.layout.memory_budget))

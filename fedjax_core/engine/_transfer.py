@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core.engine._config import Layout
-from fedjax_core.engine._flat import Flat, flatten, unflatten
+from fedjax_core.engine._flat import FlatTree, flatten, unflatten
 
 
 def shard(arrays: Any, layout: Layout) -> Any:
@@ -42,7 +42,7 @@ def _join_leaves(layout: Layout, *leaves):
 
 
 def broadcast(values: Any, layout: Layout) -> Any:
-    """The server's values as the passes take them: on every device, `Flat` where there are several."""
+    """The server's values as the passes take them: on every device, `FlatTree` where there are several."""
     if len(layout.devices) == 1:
         return values
     flat = _flatten(values)
@@ -57,7 +57,7 @@ def broadcast(values: Any, layout: Layout) -> Any:
 
 
 def to_server(values: Any, layout: Layout) -> Any:
-    """What a pass left on all devices (`Flat` where there are several), whole, at the server."""
+    """What a pass left on all devices (`FlatTree` where there are several), whole, at the server."""
     if len(layout.devices) == 1:
         return values
     if not layout.one_process:
@@ -69,12 +69,12 @@ def to_server(values: Any, layout: Layout) -> Any:
 
 
 @jax.jit
-def _flatten(values) -> Flat:
+def _flatten(values) -> FlatTree:
     return flatten(values, 0)
 
 
 @jax.jit
-def _unflatten(flat: Flat):
+def _unflatten(flat: FlatTree):
     return unflatten(flat)
 
 

@@ -63,7 +63,7 @@ def test_results_at_the_clients_wait_for_what_they_read():
 
 def test_server_programs_need_no_pass():
     plan = planned(lambda s: (fc.federated_map(jnp.exp, s), fc.federated_broadcast(s)), fc.at_server("float32"))
-    assert plan.passes == () and len(plan.stages) == 1
+    assert plan.passes == () and len(plan.phases) == 1
     assert planned(lambda s, v: (s,), fc.at_server("float32"), FLOATS).passes == ()
 
 
