@@ -112,8 +112,7 @@ def test_rooms_are_public_and_their_files_private(module):
 
 
 PRIVATE_IN_USE = {
-    ("data", "engine._cohort"),
-    ("data", "engine._entries"),
+    ("data", "engine._identity"),
     ("metrics", "aggregators._reservoir"),
     ("participant", "algorithms._checks"),
 }

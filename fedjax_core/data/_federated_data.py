@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_core import types
 from fedjax_core.data import _batching, _examples, _extra, _grouping, _hashing, _ids, _sources, _split
-from fedjax_core.engine import _cohort, _entries
+from fedjax_core.engine import Cohort, read_streams
 
 _CHUNK = 1 << 15  # clients that are looked at together, so that the arrays stay in the cache
 
@@ -74,8 +74,8 @@ class FederatedData(Mapping):
           Traceback (most recent call last):
           ValueError: client 'a': field 'y' has 2 rows and field 'x' has 1; every field needs one row an example
         """
-        if _entries.is_stream(clients):
-            clients = _entries.read_streams(clients, "from_clients(clients)")
+        if not isinstance(clients, Mapping | list | tuple):
+            clients = read_streams(clients, "from_clients(clients)")
         if isinstance(clients, Mapping):
             ids, examples = _ids.ClientIds(clients), list(clients.values())
         elif isinstance(clients, list | tuple):
@@ -271,7 +271,7 @@ class FederatedData(Mapping):
         *,
         extra: Mapping[str, Any] | None = None,
         key: jax.Array | None = None,
-    ) -> _cohort.Cohort:
+    ) -> Cohort:
         """The clients of one round, to be given to a computation. Reads nothing yet.
 
         Args:
@@ -309,7 +309,7 @@ class FederatedData(Mapping):
         limits = _batching.step_limits(batching, max_steps, len(clients))
         seed = _hashing.seed(key, "cohort") if batching.shuffle else None
         batches = _batching.BatchedClients(self._source, clients, ids.digests, batching, seed, limits)
-        return _cohort.Cohort(ids, batches, clients, batches.digests, _extra.extra_rows(extra, ids))
+        return Cohort(ids, batches, clients, batches.digests, _extra.extra_rows(extra, ids))
 
 
 def _lowest(tag: np.ndarray, count: int) -> np.ndarray:
