@@ -10,14 +10,14 @@ class Estimate(NamedTuple):
     """What a run takes; `print(estimate)` says it in words.
 
     Attributes:
-      num_clients: of the next round that is not skipped; other rounds may have others.
+      cohort_size: of the next round that is not skipped; other rounds may have others.
       call: what that round takes, a `CallEstimate`: bytes, waves and programs.
       rounds_left: until the last round; None where there is none.
       round_seconds: the median of the rounds that were timed, the first one of a process, which compiles, not among
         them; None where none was.
     """
 
-    num_clients: int
+    cohort_size: int
     call: CallEstimate
     rounds_left: int | None
     round_seconds: float | None
@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
         return self.rounds_left * self.round_seconds
 
     def __str__(self) -> str:
-        call, clients = self.call, self.num_clients
+        call, clients = self.call, self.cohort_size
         lines = [
             f"each of {clients} clients receives {_bytes(call.received_bytes)} and sends {_bytes(call.sent_bytes)}, "
             f"{_bytes(clients * (call.received_bytes + call.sent_bytes))} a round in all",

@@ -364,7 +364,7 @@ def test_estimates_before_it_runs(make, process, data, tmp_path):
     estimate = run.estimate()
     clients = fd.sample_clients(1, data[0].client_ids, 3, key=KEY)
     assert estimate.call == process.next.estimate(data[0].cohort(clients, BATCHING, key=KEY))
-    assert (estimate.num_clients, estimate.rounds_left, estimate.seconds) == (3, 1500, None)
+    assert (estimate.cohort_size, estimate.rounds_left, estimate.seconds) == (3, 1500, None)
     assert str(estimate).endswith("1,500 rounds left; how long they take is known after some: estimate(rounds=2)")
     assert f"each of 3 clients receives {estimate.call.received_bytes} B and sends" in str(estimate)
     assert not (tmp_path / "run").exists()
@@ -393,7 +393,7 @@ def test_a_round_that_is_skipped_is_not_estimated(make, data):
         return participation.keep(np.full(len(participation.ids), round_num > 2), "late")
 
     drawn = fd.uniform_sampler(data[0].client_ids, 4, key=KEY)
-    assert make(sampler=fd.participation(drawn, few, fd.minimum_reports(1))).estimate().num_clients == 4
+    assert make(sampler=fd.participation(drawn, few, fd.minimum_reports(1))).estimate().cohort_size == 4
     with pytest.raises(ValueError, match="the rounds 1 to 100 are all skipped"):
         make(sampler=fd.participation(drawn, few, fd.minimum_reports(5))).estimate()
 
