@@ -5,9 +5,11 @@ import inspect
 import pathlib
 import typing
 
+import optax
 import pytest
 
 import fedjax_core as fc
+from tests import stateful_works
 from tests.test_catalogue import AGGREGATOR_CASES, METRIC_CASES
 
 PACKAGE = pathlib.Path(fc.__file__).parent
@@ -76,7 +78,7 @@ ONE_NAME = {
 }
 """What has a name here, and the names that it has elsewhere."""
 MAKE_POPULATIONS = {"data.digits", "data.partition", "data.synthetic", "data.synthetic_iid"}
-COUNT_REPORTS = {"data.first_to_report", "data.minimum_reports", "program.Record"}
+COUNT_REPORTS = {"data.first_to_report", "data.minimum_reports", "program.Estimate", "program.Record"}
 
 
 @pytest.mark.parametrize("path", sorted(set(WITH_KEY) - KEY_IS_THE_SUBJECT - AS_THE_CONTRACT))
@@ -97,7 +99,7 @@ def test_one_thing_has_one_name(path):
 
 
 def test_the_clients_of_a_round_are_cohort_size():
-    """`num_clients` is the size of a population that is made, or how many report."""
+    """`num_clients` is the size of a population that is made, or how many clients report."""
     assert {path for path in PUBLIC if "num_clients" in PUBLIC[path].parameters} == MAKE_POPULATIONS | COUNT_REPORTS
 
 
@@ -141,3 +143,30 @@ def test_models_take_the_same_arguments(name):
     assert _names(model.init) == ["key"]
     assert [n for n in _names(model.predict) if n != "mask"] == ["weights", "batch", "key", "training"]
     assert [n for n in _names(model.loss) if n != "mask"] == ["predictions", "batch"]
+
+
+def _client_works() -> dict:
+    model, optimizer = MODELS["mlp"](), optax.sgd(0.1)
+    metrics = fc.algorithms.metrics_process(model)
+    return {
+        "local_training": fc.clients.local_training(model, optimizer, metrics),
+        "local_training by round": fc.clients.local_training(model, lambda round_num: optax.sgd(0.1), metrics),
+        "local_gradient": fc.clients.local_gradient(model, metrics),
+        "scaffold": stateful_works.scaffold(model, 0.1, 10),
+        "clustered": stateful_works.clustered(model, optimizer, 3),
+    }
+
+
+def test_client_works_take_the_same_arguments():
+    for name, work in _client_works().items():
+        assert _names(work.init) == ["weights"], name
+        assert [n for n in _names(work.run) if n != "round_num"] == ["state", "weights", "data", "key"], name
+        assert _names(work.commit) == ["state", "result", "included", "shared"], name
+
+
+def test_the_other_slots_take_the_same_arguments():
+    distributor, finalizer = fc.algorithms.broadcast(), fc.algorithms.apply_optimizer(optax.sgd(1.0))
+    assert _names(distributor.init) == ["weights"]
+    assert _names(distributor.next) == ["state", "weights"]
+    assert _names(finalizer.init) == ["weights"]
+    assert [n for n in _names(finalizer.next) if n != "value"] == ["state", "weights", "update"]

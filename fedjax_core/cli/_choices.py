@@ -94,6 +94,9 @@ TASKS = {
 }
 ALGORITHMS = {
     "fed-avg": lambda model, config, **server: algorithms.fed_avg(model, optax.sgd(config.client_lr), **server),
+    "fed-prox": lambda model, config, **server: algorithms.fed_prox(
+        model, optax.sgd(config.client_lr), strength=config.proximal, **server
+    ),
     "fed-sgd": lambda model, config, **server: algorithms.fed_sgd(model, **server),
 }
 SERVER_OPTIMIZERS = {

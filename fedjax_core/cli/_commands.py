@@ -14,6 +14,7 @@ from fedjax_core.cli._train import resume, train
 from fedjax_core.cli._values import UsageError, number, option, path
 
 _SECONDS = number(float, 10.0, "at least 0 and finite", lambda value: value >= 0, "S")
+_ROUNDS = number(int, 2, "at least 0", lambda value: value >= 0)
 _CONFIG = path("FILE", "config.toml", "the name of a TOML file")
 _OUT = path("FOLDER", "runs/first", "the name of a folder")
 _RUN = path("FOLDER", "runs/first", "the folder of a run")
@@ -95,10 +96,10 @@ class Watch:
 
 @dataclasses.dataclass(frozen=True)
 class Describe:
-    """Prints the types of a run, its passes over the clients, and the bytes that they exchange.
+    """Prints the types of a run, its passes over the clients, and the bytes and the time that they take.
 
-    Nothing runs: it prints the types of the process and of the evaluation; and how a round runs: the passes over
-    the clients, what crosses between them and the server, and how many bytes go each way.
+    It prints the types of the process and of the evaluation; how a round runs: the passes over the clients, what
+    crosses between them and the server, and how many bytes go each way; and what the rounds that are left take.
     """
 
     folder: _Folder = None
@@ -107,13 +108,17 @@ class Describe:
     config: _File = None
     """A TOML file of the options below; those on the command line come before it."""
 
+    try_rounds: Annotated[int, *option("try_rounds", _ROUNDS, "0")] = 0
+    """Runs so many rounds, which leave nothing, to tell how long one takes."""
+
     options: _Options = dataclasses.field(default_factory=dict)
 
     def run(self) -> None:
         if self.folder is not None and self.config is not None:
             raise UsageError("describe takes a folder or --config, got both; leave out one of them")
         of_run = {} if self.folder is None else options_of("describe", self.folder)
-        describe(on_this_machine(of_run | _from_file(self.config) | self.options))
+        config = on_this_machine(of_run | _from_file(self.config) | self.options)
+        describe(config, self.folder, self.try_rounds)
 
 
 COMMANDS = {kind.__name__.lower(): kind for kind in (Train, Resume, Evaluate, Watch, Describe)}

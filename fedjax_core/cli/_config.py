@@ -12,10 +12,11 @@ from fedjax_core.cli._values import Kind, UsageError, choice, flag, number, opti
 from fedjax_core.engine import EngineConfig, use_all_cores, use_compilation_cache
 
 _MOST_ROUNDS_LOST = 10
+_LOCAL_TRAINING = ("fed-avg", "fed-prox")
 _RATE = number(float, 0.1, "positive and finite", lambda value: value > 0, "RATE")
 _FRACTION = number(float, 0.1, "at least 0 and less than 1", lambda value: 0 <= value < 1, "P")
 _DELTA = number(float, 1e-6, "positive and less than 1", lambda value: 0 < value < 1, "P")
-_NOISE = number(float, 1.0, "at least 0 and finite", lambda value: value >= 0, "Z")
+_NOT_NEGATIVE = number(float, 1.0, "at least 0 and finite", lambda value: value >= 0, "X")
 _COUNT = number(int, 10, "at least 1", lambda value: value >= 1)
 _COUNT_OR_0 = number(int, 5, "at least 0", lambda value: value >= 0)
 _SEED = number(int, 0, f"from 0 to {2**32 - 1}", lambda value: 0 <= value < 2**32)
@@ -30,7 +31,7 @@ class Setting(NamedTuple):
       help: a line or two.
       default: what it is unless it is given; None where that depends on other settings.
       depends: how; "" where the task decides.
-      algorithm: the only one that has it; None where all have.
+      algorithms: those that have it; () where all have.
       may_change: whether a run may be resumed with another value, as no bit of a round depends on it.
     """
 
@@ -38,8 +39,12 @@ class Setting(NamedTuple):
     help: str
     default: Any = None
     depends: str = ""
-    algorithm: str | None = None
+    algorithms: tuple[str, ...] = ()
     may_change: bool = False
+
+    def belongs_to(self, algorithm: str) -> bool:
+        """Whether an algorithm has the setting."""
+        return not self.algorithms or algorithm in self.algorithms
 
     def shown_default(self, name: str) -> str:
         """The default, as the help shows it."""
@@ -60,7 +65,7 @@ def _free(kind: Kind, help: str, *default: Any, **more: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What runs: every setting has a value; None is that of `client_lr` and `epochs` with fed-sgd, which has neither.
+    """What runs: every setting has a value, which is None for those that the algorithm does not have.
 
     This is the table of the settings: from it come the options of the command line and of a TOML file, their help,
     their checks and their defaults, but for those that a task carries.
@@ -70,12 +75,16 @@ class RunConfig:
         choice(*TASKS), "Handwritten digits of 100 clients, Shakespeare's roles, or the FedProx paper's data.", "digits"
     )
     algorithm: str = _fixed(
-        choice(*ALGORITHMS), "Clients train locally (fed-avg), or send one gradient (fed-sgd).", "fed-avg"
+        choice(*ALGORITHMS),
+        "Clients train locally, close to the server's weights (fed-prox), or send a gradient.",
+        "fed-avg",
     )
     rounds: int = _free(_COUNT, "How many rounds to train; by default fed-sgd takes about three times as many.")
     cohort_size: int = _fixed(_COUNT, "How many clients take part in a round, drawn anew every time.")
     dropout: float = _fixed(_FRACTION, "The probability that such a client fails before it reports.", 0.0)
-    client_lr: float | None = _fixed(_RATE, "Learning rate of the clients' SGD; fed-avg only.", algorithm="fed-avg")
+    client_lr: float | None = _fixed(
+        _RATE, "Learning rate of the clients' SGD; not for fed-sgd.", algorithms=_LOCAL_TRAINING
+    )
     server_optimizer: str = _fixed(
         choice(*SERVER_OPTIMIZERS), "FedAvg, or FedAvgM, FedAdam, FedYogi, FedAdagrad: how the server learns.", "sgd"
     )
@@ -86,10 +95,15 @@ class RunConfig:
     )
     batch_size: int = _fixed(_COUNT, "Examples in a batch of a client.")
     epochs: int | None = _fixed(
-        _COUNT, "How often a client goes through its examples in a round; fed-avg only.", algorithm="fed-avg"
+        _COUNT, "How often a client goes through its examples in a round; not for fed-sgd.", algorithms=_LOCAL_TRAINING
+    )
+    proximal: float | None = _fixed(
+        _NOT_NEGATIVE, "How strongly fed-prox pulls clients to the server's weights.", 0.1, algorithms=("fed-prox",)
     )
     noise_multiplier: float = _fixed(
-        _NOISE, "Hides every client by this noise on the clipped updates (differential privacy); 0: no noise.", 0.0
+        _NOT_NEGATIVE,
+        "Hides every client by this noise on the clipped updates (differential privacy); 0: no noise.",
+        0.0,
     )
     max_norm: float = _fixed(_RATE, "The norm that updates are clipped to; with noise only.", 1.0)
     delta: float = _fixed(_DELTA, "The delta at which epsilon is reported; with noise only.", 1e-5)
@@ -147,18 +161,19 @@ def with_defaults(given: RunOptions) -> RunOptions:
       UsageError: two settings do not go together.
     """
     options = {name: setting.default for name, setting in SETTINGS.items() if setting.default is not None} | given
-    task, algorithm, optimizer = TASKS[options["data"]], options["algorithm"], options["server_optimizer"]
-    for name, setting in SETTINGS.items():
-        if name in given and setting.algorithm not in (None, algorithm):
-            raise UsageError(
-                f"{flag(name)} is for local training, which {algorithm} has none of; leave it out, or "
-                f"use --algorithm {setting.algorithm}"
-            )
+    algorithm, optimizer, task = options["algorithm"], options["server_optimizer"], TASKS[options["data"]]
     suited = task.settings | (task.fed_sgd if algorithm == "fed-sgd" else {})
     if "server_lr" not in suited or optimizer != "sgd":
         suited["server_lr"] = SERVER_OPTIMIZERS[optimizer].rate
-    suited = {name: value for name, value in suited.items() if SETTINGS[name].algorithm in (None, algorithm)}
     options = suited | options
+    for name in [name for name in options if not SETTINGS[name].belongs_to(algorithm)]:
+        if name in given:
+            has_it = SETTINGS[name].algorithms
+            raise UsageError(
+                f"{flag(name)} is for {' and '.join(has_it)}, got --algorithm {algorithm}; leave it out, or use "
+                f"--algorithm {has_it[0]}"
+            )
+        del options[name]
     options.setdefault("evaluate_every", max(1, options["rounds"] // 10))
     options.setdefault("checkpoint_every", _dividing(options["evaluate_every"]))
     _check_evaluations(options["evaluate_every"], options["checkpoint_every"], options["patience"])

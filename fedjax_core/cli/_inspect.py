@@ -77,8 +77,19 @@ def _quiet_log() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def describe(config: RunConfig) -> None:
-    """Prints the types of a run's process and evaluation and how they run."""
+def describe(config: RunConfig, folder: pathlib.Path | None, try_rounds: int) -> None:
+    """Prints the types of a run's process and evaluation, how they run, and what the run takes.
+
+    Raises:
+      UsageError: the checkpoint in the folder is of another model.
+    """
     arguments = arguments_of(config)
-    for title, described in (("the process", arguments["process"]), ("the evaluation", arguments["evaluation"].by)):
-        print(f"# {title}\n\n{described.describe()}\n")
+    run = program.Run(**arguments | {"exports": ()}) if folder is None else run_in(folder, config, arguments)
+    with plain_words(folder):
+        texts = {
+            "the process": run.process.describe(),
+            "the evaluation": run.evaluation.by.describe(),
+            "the run": run.estimate(try_rounds),
+        }
+    for title, text in texts.items():
+        print(f"# {title}\n\n{text}\n")

@@ -104,7 +104,7 @@ def _check_installed(config: RunConfig) -> None:
 
 
 @contextlib.contextmanager
-def plain_words(folder: pathlib.Path) -> Iterator[None]:
+def plain_words(folder: pathlib.Path | None) -> Iterator[None]:
     """Prints warnings as one line without the place in the program, and refuses the checkpoints of another model."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 
 from fedjax_core.cli import _commands, main
-from fedjax_core.cli._choices import SERVER_OPTIMIZERS, TASKS
+from fedjax_core.cli._choices import ALGORITHMS, SERVER_OPTIMIZERS, TASKS
 from fedjax_core.cli._config import SETTINGS, RunOptions, on_this_machine, with_defaults
 from fedjax_core.cli._toml import config_text, read_config
 from fedjax_core.cli._values import UsageError
@@ -21,17 +21,17 @@ def test_what_suits_a_task_are_settings():
 
 
 @pytest.mark.parametrize("data", TASKS)
-@pytest.mark.parametrize("algorithm", ["fed-avg", "fed-sgd"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("optimizer", SERVER_OPTIMIZERS)
 def test_defaults_leave_only_what_the_machine_decides(data, algorithm, optimizer, tmp_path):
     options = with_defaults({"data": data, "algorithm": algorithm, "server_optimizer": optimizer})
-    local = {"client_lr", "epochs"} if algorithm == "fed-sgd" else set()
-    assert SETTINGS.keys() - options.keys() == {"devices", "lanes"} | local
+    others = {"fed-avg": {"proximal"}, "fed-prox": set(), "fed-sgd": {"client_lr", "epochs", "proximal"}}[algorithm]
+    assert SETTINGS.keys() - options.keys() == {"devices", "lanes"} | others
     assert options["evaluate_every"] % options["checkpoint_every"] == 0
     assert with_defaults(options) == options
     assert _read(tmp_path, config_text(options)) == options
     complete = on_this_machine(options)
-    assert {name for name in SETTINGS if getattr(complete, name) is None} == local
+    assert {name for name in SETTINGS if getattr(complete, name) is None} == others
     assert on_this_machine(complete.options()) == complete
     assert _read(tmp_path, config_text(complete.options())) == complete.options()
 

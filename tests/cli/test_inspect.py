@@ -118,6 +118,13 @@ def test_describes_a_run_without_running_it(folder, capsys):
         assert re.search(rf"^{name}: \(", shown, re.MULTILINE), name
     assert "pass 1 over the clients" in shown
     assert shown.count("per client: receives 2,44") == 2  # 61 * 10 weights; in training a key, too
+    assert re.search(r"^each of 2 clients receives 2\.4\d kB and sends", shown, re.MULTILINE)
+    assert "2 rounds left" in shown
+
+
+def test_describe_tries_rounds_to_tell_how_long_they_take(capsys):
+    assert main(f"describe {_SMALL} --try-rounds 1".split()) == 0
+    assert re.search(r"^3 rounds left, \S+ s each, \d:\d\d:\d\d in all", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_describes_what_options_and_a_file_say(tmp_path, monkeypatch, capsys):

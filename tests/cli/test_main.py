@@ -32,7 +32,7 @@ from fedjax_core.cli._config import SETTINGS
         ("train --server-lr much", "--server-lr must be a number, got 'much'"),
         ("train --dropout 1", "--dropout must be at least 0 and less than 1, got 1.0; for example --dropout 0.1"),
         ("train --data mnist", "--data must be one of digits, shakespeare, synthetic, got 'mnist'"),
-        ("train --algorithm sgd", "--algorithm must be one of fed-avg, fed-sgd, got 'sgd'"),
+        ("train --algorithm sgd", "--algorithm must be one of fed-avg, fed-prox, fed-sgd, got 'sgd'"),
         ("train --server-optimizer adamw", "--server-optimizer must be one of sgd, momentum, adam, yogi, adagrad"),
         ("train --releases csv", "--releases must be some of jsonl, tensorboard, with commas, or none, got 'csv'"),
         (
@@ -42,8 +42,12 @@ from fedjax_core.cli._config import SETTINGS
         ("train --round 3", "there is no option '--round'; did you mean --rounds?"),
         ("train --frobnicate=3", "there is no option '--frobnicate'; `fedjax-core train --help` lists all"),
         ("train digits", "unexpected 'digits'; `fedjax-core train --help` lists all"),
-        ("train --algorithm fed-sgd --epochs 2", "--epochs is for local training, which fed-sgd has none of"),
-        ("train --algorithm fed-sgd --client-lr 1", "--client-lr is for local training"),
+        (
+            "train --algorithm fed-sgd --epochs 2",
+            "--epochs is for fed-avg and fed-prox, got --algorithm fed-sgd; leave it out, or use --algorithm fed-avg",
+        ),
+        ("train --algorithm fed-sgd --client-lr 1", "--client-lr is for fed-avg and fed-prox, got"),
+        ("train --proximal 1", "--proximal is for fed-prox, got --algorithm fed-avg; leave it out, or use --algorithm"),
         (
             "train --evaluate-every 5 --checkpoint-every 2",
             "--evaluate-every 5 must be a multiple of --checkpoint-every 2, because checkpoints are what is evaluated; "

@@ -17,7 +17,7 @@ import pytest
 
 from fedjax_core import privacy, program
 from fedjax_core.cli import _train, main
-from fedjax_core.cli._choices import SERVER_OPTIMIZERS, TASKS
+from fedjax_core.cli._choices import ALGORITHMS, SERVER_OPTIMIZERS, TASKS
 from fedjax_core.cli._config import on_this_machine
 from fedjax_core.cli._run import arguments_of
 from fedjax_core.cli._toml import read_config
@@ -124,7 +124,10 @@ def test_a_run_without_a_checkpoint_begins_with_round_1(tmp_path, capsys):
     assert {file.name for file in tmp_path.iterdir()} == _FILES
 
 
-@pytest.mark.parametrize("line", ["--algorithm fed-sgd --seed 9", "--data synthetic --lanes 2 --devices 2"])
+@pytest.mark.parametrize(
+    "line",
+    ["--algorithm fed-sgd --seed 9", "--algorithm fed-prox --proximal 1", "--data synthetic --lanes 2 --devices 2"],
+)
 @pytest.mark.slow
 def test_other_runs(line, tmp_path):
     assert _main(f"train --rounds 1 --cohort-size 2 {line} --out {tmp_path / 'run'}") == 0
@@ -168,7 +171,7 @@ def test_only_one_process_trains_in_a_folder(tmp_path, capsys):
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("algorithm", ["fed-avg", "fed-sgd"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("optimizer", SERVER_OPTIMIZERS)
 def test_every_optimizer_suits_every_algorithm(optimizer, algorithm):
     config = on_this_machine({"data": "synthetic", "algorithm": algorithm, "server_optimizer": optimizer})
