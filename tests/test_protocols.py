@@ -78,7 +78,7 @@ ONE_NAME = {
 }
 """What has a name here, and the names that it has elsewhere."""
 MAKE_POPULATIONS = {"data.digits", "data.partition", "data.synthetic", "data.synthetic_iid"}
-COUNT_REPORTS = {"data.first_to_report", "data.minimum_reports", "program.Estimate", "program.Record"}
+COUNT_REPORTS = {"data.first_to_report", "data.minimum_reports", "program.Record"}
 
 
 @pytest.mark.parametrize("path", sorted(set(WITH_KEY) - KEY_IS_THE_SUBJECT - AS_THE_CONTRACT))
