@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import fedjax_core as fc
@@ -78,7 +79,8 @@ def send_half(value, key):
 
 SLOW = {
     "clip_by_norm adaptive", "compress", "private_mean", "private_mean adaptive", "quantize", "median", "trimmed_mean",
-    "reservoir_sample", "secure_sum_then_finalize", "client_distribution", "fed_avg", "fed_avg private", "fed_sgd",
+    "reservoir_sample", "secure_sum_then_finalize", "client_distribution", "fed_avg", "fed_avg private",
+    "fed_avg rates", "fed_prox", "fed_sgd",
 }  # fmt: skip
 """What another case, or the tests of its own file, run the greater part of."""
 
@@ -190,6 +192,14 @@ MODEL = learning_references.linear_model()
 CLIENT, SERVER = optax.sgd(0.2, momentum=0.9), optax.adam(0.1)
 BATCHING = fc.data.Batching(batch_size=3, num_epochs=2)
 
+INJECTED = optax.inject_hyperparams(optax.sgd)(learning_rate=0.2, momentum=0.9)
+PLATEAU = optax.chain(optax.sgd(1.0), optax.contrib.reduce_on_plateau(patience=0, rtol=0.5))
+
+
+def by_the_round(round_num):
+    return optax.sgd(0.2 * 0.5**round_num, momentum=0.9)
+
+
 ALGORITHM_CASES = {
     "fed_avg": lambda: (fc.algorithms.fed_avg(MODEL, CLIENT, server_optimizer=SERVER, key=KEY), {}),
     # Noise is released for nobody, too.
@@ -197,6 +207,8 @@ ALGORITHM_CASES = {
         fc.algorithms.fed_avg(MODEL, CLIENT, aggregator=protected(), key=KEY),
         without(testing.LEARNING_PROCESS_LAWS, "empty"),
     ),
+    "fed_avg rates": lambda: (fc.algorithms.fed_avg(MODEL, INJECTED, server_optimizer=PLATEAU, key=KEY), {}),
+    "fed_prox": lambda: (fc.algorithms.fed_prox(MODEL, by_the_round, strength=0.5, key=KEY), {}),
     "fed_sgd": lambda: (fc.algorithms.fed_sgd(MODEL, server_optimizer=SERVER, key=KEY), {}),
     "fed_eval": lambda: (fc.algorithms.fed_eval(MODEL), {}),
 }
