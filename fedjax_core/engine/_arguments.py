@@ -115,8 +115,9 @@ def as_cohorts(parameters: tuple[Node, ...], values: list) -> list[Cohort]:
     """
     names = [f"argument {p.operation.name!r}" for p in parameters]
     members = [p.member_type for p in parameters]
-    clients = [clients_of(*each) for each in zip(values, members, names)]
-    values = in_one_order(names, [value if found is None else found for value, found in zip(values, clients)])
+    if not all(isinstance(value, Cohort) for value in values):
+        clients = [clients_of(*each) for each in zip(values, members, names)]
+        values = in_one_order(names, [value if found is None else found for value, found in zip(values, clients)])
     return [_as_cohort(*each) for each in zip(values, members, names)]
 
 

@@ -100,10 +100,7 @@ class Program:
             clients = self._clients(pack_wave(cohort, packing, wave))
             if wave == 0:
                 self._check_kept(k, server, clients, len(cohort))
-                totals = self._empty[k](server, clients)[0] if packing.schedule.num_waves > 1 else None
-                # On one device nothing ties them to it, and the pass would be compiled again for the totals that it
-                # gives itself, which are.
-                totals = jax.device_put(totals, self.layout.clients) if len(self.layout.devices) == 1 else totals
+                totals = self._empty_totals(k, server, clients) if packing.schedule.num_waves > 1 else None
             totals, rows, done = self._passes[k](server, totals, clients)
             if self.plan.passes[k].materialized:
                 kept.append(_transfer.to_server(rows, self.layout))
@@ -111,6 +108,13 @@ class Program:
                 jax.block_until_ready(running)  # else a third wave would be read while two are in memory
             running = done
         return totals, kept
+
+    def _empty_totals(self, k: int, server: tuple, clients: PackedClients):
+        """The accumulators before the first of several waves."""
+        totals = self._empty[k](server, clients)[0]
+        # On one device nothing ties them to it, and the pass would be compiled again for the totals that it gives
+        # itself, which are.
+        return jax.device_put(totals, self.layout.clients) if len(self.layout.devices) == 1 else totals
 
     def _clients(self, clients: PackedClients) -> PackedClients:
         """The clients as the programs take them: a tuple of arguments, and of `extra` what this plan reads.
