@@ -62,7 +62,7 @@ def read_streams(value: Any, name: str) -> Any:
 
     if isinstance(value, list):
         return [read_streams(item, f"{name}[{i}]") for i, item in enumerate(value)]
-    if type(value) is dict:  # by hand, since JAX would sort the clients
+    if isinstance(value, dict):  # by hand, since JAX would sort the clients of all dicts but OrderedDict
         return {key: read_streams(item, f"{name}[{key!r}]") for key, item in value.items()}
     if is_stream(value):
         # One item after another: what one of them gives may be gone when the next is drawn (`itertools.groupby`).

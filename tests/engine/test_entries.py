@@ -269,6 +269,15 @@ def test_the_fields_of_one_client_are_no_clients(client):
     assert float(program([{"y": [], "x": (x for x in [np.float32([1, 2]), np.float32([4])])}])) == 7
 
 
+@pytest.mark.parametrize("kind", [dict, collections.OrderedDict, lambda c: collections.defaultdict(list, c)])
+def test_results_come_in_the_order_of_the_dict(kind):
+    program = fc.federated_computation(
+        lambda v: fc.federated_collect(fc.federated_map(lambda v: v.sum(), v)), "{float32[?]*}@CLIENTS"
+    )
+    clients = kind({"cyd": [np.float32([3])], "ada": [np.float32([1])], "bob": [np.float32([2])]})
+    assert program(clients).tolist() == program.as_function()(clients).tolist() == [3, 1, 2]
+
+
 def test_what_can_be_read_once_is_not_silently_empty():
     program = fc.federated_computation(
         lambda v: fc.federated_collect(fc.federated_map(lambda v: v.sum(), v)), "{float32[?]*}@CLIENTS"
