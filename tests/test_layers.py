@@ -114,7 +114,6 @@ def test_rooms_are_public_and_their_files_private(module):
 PRIVATE_IN_USE = {
     ("data", "engine._identity"),
     ("metrics", "aggregators._reservoir"),
-    ("participant", "algorithms._checks"),
 }
 """Imports of another room's private file that are left; none is added."""
 

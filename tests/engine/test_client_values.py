@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fedjax_core as fc
@@ -193,3 +194,34 @@ def test_descriptions_show_what_the_clients_bring():
     assert lines[start + 1 : start + 3] == ["  brings 4 B: int32 (delay)", "  brings 8 B: float32[2] (bias)"]
     assert "  sends 4 B: federated_max of int32 (delay)" in lines
     assert lines[-1] == "per client: receives 4 B, sends 8 B"
+
+
+def discount_stale(inner):
+    """An aggregator that weighs an update less, the more rounds it is late."""
+
+    def next(state, value, weight):
+        delay = fc.federated_client_value("delay", "int32")
+        return inner.next(state, value, fc.federated_map(lambda w, d: w / 4.0**d, weight, delay))
+
+    return inner._replace(next=next)
+
+
+def test_a_round_weighs_updates_by_what_comes_in_with_the_cohort():
+    sizes, delay = np.array([3, 5]), [2, 0]
+    rng = np.random.default_rng(0)
+    clients = [{"x": rng.normal(size=(n, 2)), "y": rng.integers(0, 2, n)} for n in sizes]
+    data = FederatedData.from_clients(clients)
+    model, optimizer, key = fc.models.logistic_regression(2, 2), optax.sgd(0.5), jax.random.key(0)
+    plain = fc.algorithms.fed_avg(model, optimizer, key=key)
+    late = fc.algorithms.fed_avg(model, optimizer, aggregator=discount_stale(fc.aggregators.mean()), key=key)
+
+    def trained(process, ids, **options):
+        cohort = data.cohort(ids, Batching(2), **options)
+        return process.get_model_weights(process.next(process.initialize(), cohort).state)["kernel"]
+
+    alone = [np.asarray(trained(plain, [i])) for i in range(2)]
+    expected = np.average(alone, axis=0, weights=sizes / 4.0 ** np.array(delay))
+    np.testing.assert_allclose(trained(late, [0, 1], extra={"delay": delay}), expected, rtol=1e-5)
+    assert np.abs(expected - trained(plain, [0, 1])).max() > 1e-2
+    with pytest.raises(TypeError, match=r"federated_client_value\('delay', 'int32'\) at .*test_client_values.py"):
+        trained(late, [0, 1])
