@@ -37,11 +37,14 @@ def halving(round_num):
 
 def test_a_function_of_the_round_number_gives_the_rates_of_its_rounds():
     process = fc.algorithms.fed_avg(MODEL, halving, key=KEY)
-    state, after = process.initialize(), []
+    state, after, programs = process.initialize(), [], []
     for expected in weights_after([0.5, 0.25, 0.125], momentum=0.5):
-        state, _ = process.next(state, cohort())
+        with compilations() as compiled:
+            state, _ = process.next(state, cohort())
         after.append(state)
+        programs.append(len(compiled))
         reference.assert_close(state.weights, expected)
+    assert programs[0] > 0 and programs[1:] == [0, 0]
     again = fc.algorithms.fed_avg(MODEL, halving, key=KEY)  # as after a resume
     reference.assert_same_bits(again.next(after[1], cohort()).state, after[2])
 

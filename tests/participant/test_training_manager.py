@@ -256,6 +256,18 @@ def test_an_interrupt_of_the_keyboard_is_no_answer(interrupted):
         train(interrupted)
 
 
+def test_an_extended_transformation_is_told_the_loss_of_the_batch():
+    optimizer = optax.polyak_sgd(max_learning_rate=0.5)
+    end, state = WEIGHTS, optimizer.init(WEIGHTS)
+    for batch in EPOCH:
+        batch = {"x": jnp.float32(batch["x"]), "y": jnp.asarray(batch["y"])}
+        loss = lambda w, batch=batch: MODEL.loss(MODEL.predict(w, batch), batch).mean()  # noqa: E731
+        value, slope = jax.value_and_grad(loss)(end)
+        step, state = optimizer.update(slope, state, end, value=value)
+        end = optax.apply_updates(end, step)
+    assert_update(train(make(optimizer)), reference.as_float64(end))
+
+
 # Auxiliary variables
 
 

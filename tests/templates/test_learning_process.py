@@ -491,7 +491,8 @@ def test_it_takes_exactly_its_named_arguments():
 
 def test_its_attributes_cannot_be_set():
     process = build()
-    for name in ("initialize", "next", "report", "get_model_weights", "set_model_weights", "state_type"):
+    names = ("initialize", "next", "report", "get_model_weights", "set_model_weights", "get_hparams", "set_hparams")
+    for name in (*names, "state_type"):
         with pytest.raises(AttributeError):
             setattr(process, name, None)
 
