@@ -1,10 +1,11 @@
-"""Models: adapters for flax, losses, and small reference models.
+"""Models: adapters for flax, Keras and equinox, losses, and small reference models.
 
 A model is `contracts.Model(init, predict, loss, metrics, batch_type)`, a NamedTuple of pure functions
-over a pytree of weights. Write one directly, adapt a flax module, or take one of these:
+over a pytree of weights. Write one directly, adapt a module, or take one of these:
 
   from_linen, from_nnx                    a model from a flax module, linen or nnx
   from_keras, assign_to_keras             a model from a Keras 3 model on JAX, and the weights back
+  from_equinox, to_equinox                a model from an equinox module, and the weights back
   cross_entropy, sequence_cross_entropy,  losses for each example, to be given to a model
     squared_error
   logistic_regression, mlp, emnist_cnn,   the models of the federated papers, in plain JAX
@@ -23,6 +24,7 @@ from fedjax_core._signposts import signpost
 from fedjax_core.models import layers
 from fedjax_core.models._char_model import character_model
 from fedjax_core.models._cnn import emnist_cnn
+from fedjax_core.models._equinox import from_equinox, to_equinox
 from fedjax_core.models._flax_linen import from_linen
 from fedjax_core.models._flax_nnx import from_nnx
 from fedjax_core.models._keras import assign_to_keras, from_keras
@@ -35,6 +37,7 @@ __all__ = [
     "character_model",
     "cross_entropy",
     "emnist_cnn",
+    "from_equinox",
     "from_keras",
     "from_linen",
     "from_nnx",
@@ -43,6 +46,7 @@ __all__ = [
     "mlp",
     "sequence_cross_entropy",
     "squared_error",
+    "to_equinox",
 ]
 
 signpost(__name__)
