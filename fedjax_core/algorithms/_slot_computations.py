@@ -92,7 +92,7 @@ def slot_computations(
 
     start_finalizer = _start("finalizer", finalizer.init, trainable)
     given = (_result(start_finalizer), trainable, _result(add)["result"])
-    no_loss = why_no_training_loss(model, result.member["metrics"], aggregator)
+    no_loss = why_no_training_loss(result.member["metrics"], aggregator)
     move = _move(finalizer, no_loss, *given, result=trainable.member)
     return SlotComputations(
         start_distributor, send, start_work, work, commit, start_aggregator, add, start_finalizer, move
