@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_core import types
 from fedjax_core._testing_laws import chosen, compare, hold, sentences
-from fedjax_core._testing_rounds import SHARED, Cases, Rounds
+from fedjax_core._testing_rounds import SHARED, Cases, Rounds, check_finite
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.templates import LearningProcess
 
@@ -50,7 +50,15 @@ def _weights(rounds: Rounds):
         raise AssertionError(f"report: expected {expected}, found {found}")
 
 
-_LAWS = {**SHARED, "padding": _padding, "empty": _empty, "weights": _weights}
+def _non_finite(rounds: Rounds):
+    """A client of NaN leaves no trace: state and next round are those of a round that it had no part in."""
+    spoilt, spared = rounds.run(rounds.cases.non_finite), rounds.run(rounds.cases.spared)
+    compare(*([output.state for output in outputs] for outputs in (spared, spoilt)), rounds.tolerance)
+    compare(spared[-1].metrics, spoilt[-1].metrics, rounds.tolerance)
+    check_finite([output.state for output in rounds.expected], [output.state for output in spoilt])
+
+
+_LAWS = {**SHARED, "non_finite": _non_finite, "padding": _padding, "empty": _empty, "weights": _weights}
 
 LEARNING_PROCESS_LAWS = sentences(_LAWS)
 """What algorithms are held to: each law's name and what it says."""
@@ -127,6 +135,7 @@ def _cases(data: FederatedData, batching: Batching) -> Cases:
         padded=rounds(_changed(data, everyone[-_WITHOUT:], lambda x: x[:0]), everyone),
         nobody=rounds(data, [], 1),
         non_finite=[*rounds(_changed(data, [spoilt], _spoiled), present, 1), *rounds(data, present, 1)],
+        spared=[*rounds(data, [i for i in present if i != spoilt], 1), *rounds(data, present, 1)],
     )
 
 

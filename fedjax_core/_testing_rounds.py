@@ -26,6 +26,7 @@ class Cases(NamedTuple):
       padded: the usual clients, and some that contribute nothing.
       nobody: one round without clients.
       non_finite: the usual rounds, but that some clients of the first hold NaN and infinities.
+      spared: the usual rounds, but that these clients have no part in the first; of learning processes alone.
     """
 
     usual: list[tuple]
@@ -33,6 +34,7 @@ class Cases(NamedTuple):
     padded: list[tuple]
     nobody: list[tuple]
     non_finite: list[tuple]
+    spared: list[tuple] = []
 
 
 class Rounds:

@@ -5,6 +5,8 @@
   check_metric                a `Metric`
   check_learning_process      an algorithm
 
+`debug_client` runs one client of a round step by step and tells where its result is not finite first.
+
 Each raises an `AssertionError` that names every law that is broken, says what it says, and shows what was
 expected and what was found; it needs no test framework. The laws are `AGGREGATOR_LAWS`,
 `AGGREGATION_PROCESS_LAWS`, `METRIC_LAWS` and `LEARNING_PROCESS_LAWS`, dicts from name to sentence. What breaks a
@@ -24,6 +26,7 @@ from fedjax_core._testing_aggregator import (
     check_aggregation_process,
     check_aggregator,
 )
+from fedjax_core._testing_debug import NonFinite, debug_client
 from fedjax_core._testing_learning import LEARNING_PROCESS_LAWS, check_learning_process
 from fedjax_core._testing_metric import METRIC_LAWS, check_metric
 
@@ -32,10 +35,12 @@ __all__ = [
     "AGGREGATOR_LAWS",
     "LEARNING_PROCESS_LAWS",
     "METRIC_LAWS",
+    "NonFinite",
     "check_aggregation_process",
     "check_aggregator",
     "check_learning_process",
     "check_metric",
+    "debug_client",
 ]
 
 signpost(__name__)

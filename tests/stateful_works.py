@@ -23,8 +23,9 @@ def scaffold(model, rate, population):
 
     def answer(weights, data, key, c, row):
         trained = train(weights, data, key, {"scaffold": {"correction": trees.subtract(c, row)}})
-        control = trained.aux_var["scaffold"]["control"]
-        extra = {"row": control, "change": trees.subtract(control, row)}
+        steps = jnp.maximum(data.num_batches, 1) * rate
+        change = trees.subtract(trees.divide(trained.update, steps), c)
+        extra = {"row": trees.add(row, change), "change": change}
         return ClientResult(trained.update, jnp.sign(trained.num_examples), trained.statistics, extra)
 
     def run(state, weights, data, key):

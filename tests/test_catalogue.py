@@ -13,6 +13,7 @@ import pytest
 import fedjax_core as fc
 from fedjax_core import aggregators, metrics, testing
 from tests import learning_references
+from tests.stateful_works import clustered, scaffold
 
 KEY = jax.random.key(5)
 
@@ -81,6 +82,7 @@ SLOW = {
     "clip_by_norm adaptive", "compress", "private_mean", "private_mean adaptive", "quantize", "median", "trimmed_mean",
     "reservoir_sample", "secure_sum_then_finalize", "client_distribution", "fed_avg", "fed_avg private",
     "fed_avg rates", "fed_prox", "fed_sgd",
+    "compose clustered",
 }  # fmt: skip
 """What another case, or the tests of its own file, run the greater part of."""
 
@@ -211,9 +213,24 @@ ALGORITHM_CASES = {
     "fed_prox": lambda: (fc.algorithms.fed_prox(MODEL, by_the_round, strength=0.5, key=KEY), {}),
     "fed_sgd": lambda: (fc.algorithms.fed_sgd(MODEL, server_optimizer=SERVER, key=KEY), {}),
     "fed_eval": lambda: (fc.algorithms.fed_eval(MODEL), {}),
+    # A client work with a state; what it collects must fit the budget.
+    "compose scaffold": lambda: (composed(scaffold(MODEL, 0.2, len(CLIENTS))), {"memory_budget": 900}),
+    "compose clustered": lambda: (
+        composed(clustered(MODEL, CLIENT, 3), MODEL._replace(init=three_models), optax.sgd(1.0)),
+        {},
+    ),
 }
 SLOTS = {"apply_optimizer", "broadcast", "compose", "guarded_mean", "leave_out", "metrics_process", "on_part"}
 NOT_ALGORITHMS = {"EvaluationState", "LearningState", "federated_evaluation", "left_out_clients", *SLOTS}
+
+
+def composed(work, model=MODEL, server=SERVER):
+    parts = fc.algorithms.broadcast(), work, aggregators.mean(), fc.algorithms.apply_optimizer(server)
+    return fc.algorithms.compose(model, *parts, key=KEY)
+
+
+def three_models(key):
+    return jax.vmap(MODEL.init)(jax.random.split(key, 3))
 
 
 def protected():

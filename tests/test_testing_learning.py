@@ -6,11 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fedjax_core as fc
 from fedjax_core import testing
-from fedjax_core.templates import LearningProcess, LearningProcessOutput
+from fedjax_core.contracts import ClientWork
+from fedjax_core.templates import LearningProcess, LearningProcessOutput, MeasuredProcessOutput
+from tests import learning_references as reference
 from tests.broken_laws import broken, repeat_clients_in_waves
 
 
@@ -200,6 +203,66 @@ def test_an_algorithm_breaks_this_law_alone(law):
 def test_waves_that_repeat_clients_break_that_law_of_algorithms_alone(monkeypatch):
     repeat_clients_in_waves(monkeypatch)
     assert broken(testing.check_learning_process, algorithm, DATA) == {"waves"}
+
+
+MODEL = reference.linear_model()
+EVALUATED = fc.algorithms.metrics_process(MODEL)
+TRAINING = fc.clients.local_training(MODEL, optax.sgd(0.2), EVALUATED)
+LEARNERS = fc.data.from_clients(reference.make_clients((7, 1, 0, 3, 12, 5, 2, 4, 9, 2, 3, 3)))
+
+
+def remembering(add, shared=lambda result: ()):
+    """Federated averaging whose client work keeps a number: `add(result, included, shared)` is what a round adds."""
+
+    def run(state, weights, data, key):
+        result, _ = TRAINING.run(state, weights, data, key)
+        return result, shared(result)
+
+    def commit(state, result, included, shared):
+        _, values, measurements = EVALUATED.next(EVALUATED.initialize(), result.metrics)
+        new = fc.federated_map(jnp.add, state, add(result, included, shared))
+        return MeasuredProcessOutput(new, values, measurements)
+
+    work = ClientWork(lambda weights: fc.federated_value(np.float32(0), fc.SERVER), run, commit)
+    mean, server = fc.aggregators.mean(), fc.algorithms.apply_optimizer(optax.sgd(1.0))
+    broadcast = fc.algorithms.broadcast()
+    return fc.algorithms.compose(MODEL, broadcast, work, mean, server, key=jax.random.key(0))
+
+
+def norms(result):
+    return fc.federated_map(lambda r: fc.trees.norm(r.update), result)
+
+
+def total(fn, *args):
+    return fc.federated_sum(fc.federated_map(lambda *values: jnp.asarray(fn(*values), "float32"), *args))
+
+
+KEEPING_WORKS = {
+    "what it takes is guarded": lambda: remembering(
+        lambda result, included, shared: total(fc.trees.norm, result.update)
+    ),
+    "it counts who is included": lambda: remembering(lambda result, included, shared: total(lambda i: i, included)),
+    "it shares a guarded mean": lambda: remembering(
+        lambda result, included, shared: shared, lambda result: fc.algorithms.guarded_mean(norms(result))[0]
+    ),
+}
+BREAKING_WORKS = {
+    "it counts everybody": lambda: remembering(lambda result, included, shared: total(lambda i: 1, included)),
+    "it shares a mean that is not guarded": lambda: remembering(
+        lambda result, included, shared: shared, lambda result: fc.federated_mean(norms(result))
+    ),
+    "it shares what is no aggregate of the finite": lambda: remembering(
+        lambda result, included, shared: shared, lambda result: total(jnp.isnan, norms(result))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*KEEPING_WORKS, *BREAKING_WORKS])
+def test_a_client_work_whose_state_a_client_of_nan_reaches_breaks_the_law(name):
+    """What is wrong may be finite: the state is compared with that of a round without the client."""
+    make = (KEEPING_WORKS | BREAKING_WORKS)[name]
+    laws = broken(testing.check_learning_process, make(), LEARNERS, laws="non_finite")
+    assert laws == ({"non_finite"} if name in BREAKING_WORKS else set())
 
 
 def test_every_law_of_algorithms_has_one_that_breaks_it():
