@@ -309,7 +309,7 @@ class FederatedData(Mapping):
         limits = _batching.step_limits(batching, max_steps, len(clients))
         seed = _hashing.seed(key, "cohort") if batching.shuffle else None
         batches = _batching.BatchedClients(self._source, clients, ids.digests, batching, seed, limits)
-        return Cohort(ids, batches, clients, batches.digests, _extra.extra_rows(extra, ids))
+        return Cohort(ids, batches, clients, batches.digests, _extra.extra_rows(extra, ids), len(ids.population))
 
 
 def _lowest(tag: np.ndarray, count: int) -> np.ndarray:

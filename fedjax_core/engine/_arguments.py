@@ -33,6 +33,7 @@ def bind_clients(plan: Plan, values: list) -> Cohort | None:
     cohorts = as_cohorts(parameters, values)
     if len(cohorts) == 1:
         bind_extra(plan, cohorts)
+        _check_population(plan, cohorts)
         return cohorts[0]  # itself, since its packing is kept with it
     return joined(plan, cohorts, [isinstance(value, Cohort) for value in values])
 
@@ -50,6 +51,7 @@ def joined(plan: Plan, cohorts: list, named: list[bool]):
     """
     with_names = [cohort for cohort, is_named in zip(cohorts, named) if is_named] or cohorts
     _check_same_clients(plan.client_parameters, cohorts, with_names)
+    _check_population(plan, with_names)
     value = tuple(cohort.value for cohort in cohorts)
     return dataclasses.replace(with_names[0], value=value, extra=bind_extra(plan, cohorts))
 
@@ -104,6 +106,28 @@ def _check_same_clients(parameters, cohorts, named):
         raise ValueError(f"all arguments at CLIENTS have the same clients, got: {found}")
     if not all(_are_equal(c.identity, named[0].identity) for c in named[1:]):
         raise ValueError("all cohorts of a call have the same clients in the same order; draw the ids once")
+
+
+def _check_population(plan: Plan, cohorts: list):
+    """Refuses rows of one population in a table, or beside a cohort, of another one.
+
+    The rows would be those of other clients, and nothing in the result would tell.
+    """
+    first = cohorts[0]
+    if plan.client_indices and not all(_are_equal(c.client_index, first.client_index) for c in cohorts[1:]):
+        raise ValueError(
+            "the cohorts of the call number their clients differently, and the program reads these numbers "
+            f"(federated_client_index at {plan.client_indices[0].location}); take subsets or splits of one "
+            "FederatedData, or make both by from_arrays of the same ids"
+        )
+    for node in plan.client_indices:
+        rows, population = node.operation.rows, first.population
+        if None not in (rows, population) and rows != population:
+            raise ValueError(
+                f"the table that federated_client_index addresses at {node.location} has {rows} rows, and the cohort's "
+                f"population {population} clients, so they are not of one population; make the table with "
+                "len(data.client_ids.population) rows, and take subsets and splits of that data, which keep its rows"
+            )
 
 
 def as_cohorts(parameters: tuple[Node, ...], values: list) -> list[Cohort]:

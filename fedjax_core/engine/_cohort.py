@@ -67,6 +67,7 @@ class Cohort:
       client_index: int32 `[C]`, each client's row in the population, of which the data may be a subset or a split.
       digests: uint64 `[C]`, `client_digests(ids)`.
       extra: what `federated_client_value` reads: arrays `[C, ...]` by name, one row a client.
+      population: how many clients the population has; None where that is not known, as of a plain list.
       packed: the engine's cache, which alone of a cohort changes: how it runs on each layout, and what was read of it
         for that. It lives as long as the cohort, which so is read once for many calls.
     """
@@ -76,6 +77,7 @@ class Cohort:
     client_index: np.ndarray
     digests: np.ndarray
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    population: int | None = None
     packed: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:

@@ -30,12 +30,14 @@ class PackedCohort:
       identity: uint32 `[C, 2]`.
       client_index: int32 `[C]`.
       extra: what `federated_client_value` reads, arrays `[C, ...]` by name.
+      population: how many clients the population has, as of a `Cohort`; known when a function is traced.
     """
 
     value: Any
     identity: jax.Array
     client_index: jax.Array
     extra: dict[str, Any]
+    population: int | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 def pack_cohort(cohort: Cohort) -> PackedCohort:
@@ -73,7 +75,7 @@ def stack_cohorts(cohorts: Iterable[Cohort], *, axis: int | None = 0) -> PackedC
 
     Raises:
       TypeError: not a cohort, or cohorts whose clients have different types.
-      ValueError: the cohorts have different numbers of clients, or there is none.
+      ValueError: the cohorts have different numbers of clients, or there is none; or they are of several populations.
 
     Example:
 
@@ -95,6 +97,11 @@ def stack_cohorts(cohorts: Iterable[Cohort], *, axis: int | None = 0) -> PackedC
         if not cohorts[0].member_type.is_equivalent_to(cohort.member_type):
             raise TypeError(
                 f"stacked cohorts have clients of one type, got {cohorts[0].member_type} and {cohort.member_type}"
+            )
+        if cohorts[0].population != cohort.population:
+            raise ValueError(
+                "stacked cohorts are of one population, since a client's row in it is packed, got populations of "
+                f"{cohorts[0].population} and {cohort.population} clients; draw them all from one FederatedData"
             )
         if not cohorts[0].extra_type.is_equivalent_to(cohort.extra_type):
             raise TypeError(
@@ -126,6 +133,7 @@ def _packed_alike(cohorts: list[Cohort]) -> list[PackedCohort]:
             cohort.identity.view(np.uint32).reshape(-1, 2),
             cohort.client_index,
             dict(cohort.extra),
+            cohort.population,
         )
         for i, cohort in enumerate(cohorts)
     ]

@@ -9,7 +9,17 @@ that a pass needs is computed again there, since functions are pure.
 import dataclasses
 import functools
 
-from fedjax_core.language.graph import Aggregate, Check, ClientValue, Collect, Map, Node, Parameter, ancestors
+from fedjax_core.language.graph import (
+    Aggregate,
+    Check,
+    ClientIndex,
+    ClientValue,
+    Collect,
+    Map,
+    Node,
+    Parameter,
+    ancestors,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +81,11 @@ class Plan:
     def client_values(self) -> tuple[Node, ...]:
         """What the program reads of the clients beside the arguments, in order; a name may occur more than once."""
         return tuple(n for n in ancestors(self.outputs) if isinstance(n.operation, ClientValue))
+
+    @functools.cached_property
+    def client_indices(self) -> tuple[Node, ...]:
+        """Where the program reads the clients' rows in the population."""
+        return tuple(n for n in ancestors(self.outputs) if isinstance(n.operation, ClientIndex))
 
     @functools.cached_property
     def extra(self) -> tuple[str, ...]:

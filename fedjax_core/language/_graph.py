@@ -82,7 +82,13 @@ class ClientIdentity:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClientIndex:
-    """int32 at every client: its row in the population."""
+    """int32 at every client: its row in the population.
+
+    Attributes:
+      rows: how many the table has that is addressed by it, one for each client of the population; None without a table.
+    """
+
+    rows: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

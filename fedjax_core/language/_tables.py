@@ -1,5 +1,6 @@
 """The operators that read and write rows of a table at the server."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -43,6 +44,7 @@ def federated_select(keys, table, fn: Callable | None = None) -> Placed:
     rows = placed_argument(table, "federated_select", at=SERVER, repaired=repaired)
     pick = fn or (lambda table, key: jax.tree.map(lambda leaf: leaf[key], table))
     many = len(node.member_type.shape) == 1
+    node = _of_table(node, rows)
 
     def select(keys, table):
         return jax.vmap(lambda key: pick(table, key))(keys) if many else pick(table, keys)
@@ -82,6 +84,7 @@ def federated_scatter(table, keys, rows) -> Placed:
     node = _keys_argument("federated_scatter", keys)
     values = placed_argument(rows, "federated_scatter", at=CLIENTS, repaired=repaired)
     _check_rows(target, node, values)
+    node = _of_table(node, target)
     written = node_of(federated_collect((Placed(node), Placed(values))))
     return Placed(map_nodes(_scatter, (target, written), "federated_scatter"))
 
@@ -89,8 +92,10 @@ def federated_scatter(table, keys, rows) -> Placed:
 def federated_client_index() -> Placed:
     """Each client's row in the population, int32 at CLIENTS, for `federated_select` and `federated_scatter`.
 
-    For a cohort of `FederatedData` the row is the client's place in `client_ids`, for a plain list its place in
-    the list.
+    For a cohort of `FederatedData` the row is the client's place in the population, `data.client_ids.rows`: subsets and
+    splits keep the rows of the data that they are taken from. For a plain list it is the place in the list. A table
+    whose rows are selected or scattered by it has one row for each client of the population; a call with a cohort of
+    a population of another size is refused.
 
     Example:
 
@@ -103,6 +108,15 @@ def federated_client_index() -> Placed:
     """
     abstract = jax.ShapeDtypeStruct((), jnp.int32)
     return Placed(Node(ClientIndex(), (), abstract, CLIENTS, False, user_location()))
+
+
+def _of_table(keys: Node, table: Node) -> Node:
+    """The keys; those that are the clients' own rows in the population say how many rows the table has."""
+    leading = {leaf.shape[:1] for _, leaf in types.type_leaves(table.member_type) if leaf.shape is not None}
+    if not isinstance(keys.operation, ClientIndex) or len(leading) != 1:
+        return keys
+    (rows,) = leading.pop() or (None,)
+    return dataclasses.replace(keys, operation=ClientIndex(rows))
 
 
 def _keys_argument(operator: str, keys) -> Node:
