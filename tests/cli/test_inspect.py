@@ -122,6 +122,14 @@ def test_describes_a_run_without_running_it(folder, capsys):
     assert "2 rounds left" in shown
 
 
+def test_the_readme_shows_what_describe_prints(capsys):
+    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+    shortened = re.search(r"^\$ fedjax-core describe run.*\n((?:.*\n)*?)```", readme, re.MULTILINE)[1].splitlines()
+    assert main(["describe"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(shortened) == 5 and set(shortened) - {"  ..."} <= set(printed)
+
+
 def test_describe_tries_rounds_to_tell_how_long_they_take(capsys):
     assert main(f"describe {_SMALL} --try-rounds 1".split()) == 0
     assert re.search(r"^3 rounds left, \S+ s each, \d:\d\d:\d\d in all", capsys.readouterr().out, re.MULTILINE)
