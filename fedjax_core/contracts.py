@@ -450,7 +450,8 @@ class Distributor(NamedTuple):
 
     Attributes:
       init: `(weights at SERVER) -> state at SERVER`.
-      next: `(state, weights at SERVER) -> MeasuredProcessOutput(state, weights at CLIENTS, measurements)`.
+      next: `(state, weights at SERVER) -> MeasuredProcessOutput(state, sent at CLIENTS, measurements at SERVER)`.
+        What is sent is what the client work takes: the weights, or a part of them.
     """
 
     init: Callable

@@ -103,6 +103,14 @@ def test_results_of_a_process_survive_a_configuration():
     assert isinstance(result, fc.contracts.ClientResult) and result.weight.tolist() == [11.0]
 
 
+def test_results_that_are_no_computation_are_refused():
+    built = process()
+    parts = built.initialize, built.next, built.report, built.get_model_weights, built.set_model_weights
+    assert fc.templates.LearningProcess(*parts).client_results is None
+    with pytest.raises(TypeError, match="client_results"):
+        fc.templates.LearningProcess(*parts, client_results=lambda state, data: state)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
