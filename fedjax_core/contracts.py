@@ -203,7 +203,8 @@ def predicted(
     >>> predicted(model, jnp.ones(3), {"x": jnp.ones((2, 3)), "y": jnp.ones(2)})
     Predicted(predictions=Array([3., 3.], dtype=float32), non_trainable=())
     """
-    output = model.predict(weights, batch, key, training=training, **_mask_argument(model.predict, batch, mask))
+    mode = {"key": key, "training": True} if training else {"key": key} if key is not None else {}
+    output = model.predict(weights, batch, **mode, **_mask_argument(model.predict, batch, mask))
     if not isinstance(output, Predicted):
         return Predicted(output)
     if not training or not jax.tree.leaves(output.non_trainable):
