@@ -141,6 +141,8 @@ def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Participa
             current = _checked(stage, stage(round_num, current))
         return current
 
+    if hasattr(sampler, "sampling"):
+        select.sampling = sampler.sampling  # who is lost on the way is not decided by what a client holds
     return select
 
 

@@ -3,6 +3,9 @@
 A sampler is a pure function of what it was made of and of the round number, so that a resumed run needs
 nothing else. Any function from an integer to a list of ids is one. Those here give a view where they are given
 `ClientIds`, such as `data.client_ids`, and a list otherwise.
+
+A sampler's attribute `sampling` says what privacy accounting needs to know: the name and the arguments of a function in
+`fc.privacy`. By it a `Run` refuses an accounting for other cohorts; a function without the attribute is believed.
 """
 
 import functools
@@ -51,6 +54,8 @@ def uniform_sampler(ids: Sequence, cohort_size: int, *, replace: bool = False, k
             return picked(ids, permuted(here, len(ids), np.arange(cohort_size)))
         return picked(ids, (_draws(here, 0, cohort_size) * len(ids)).astype(np.int64))
 
+    if not replace:
+        sample.sampling = ("fixed_size", cohort_size, len(ids))
     return sample
 
 
@@ -184,6 +189,8 @@ def poisson_sampler(ids: Sequence, probability: float | Sequence, *, key: jax.Ar
     def sample(round_num: int) -> Sequence:
         return picked(ids, draw(_of_round("poisson_sampler", seed, round_num)))
 
+    # The largest probability bounds the cost of every client.
+    sample.sampling = ("poisson", float(probability.max(initial=0)))
     return sample
 
 

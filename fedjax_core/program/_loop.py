@@ -1,7 +1,6 @@
 """The loop of rounds that `Run` runs."""
 
 import contextlib
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -15,26 +14,9 @@ from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData, Participation
 from fedjax_core.engine import Cohort
 from fedjax_core.program._early_stopping import Ending
-from fedjax_core.program._history import History, Record, flatten_metrics, on_host
+from fedjax_core.program._history import Record, flatten_metrics, on_host
 from fedjax_core.program._outlets import Outlet, Round
-
-
-class RunStart(NamedTuple):
-    """Where a run begins.
-
-    Attributes:
-      state: of the process.
-      history: what was measured so far; the run adds to it.
-      completed: the number of rounds behind it.
-      next: the computation of a round, with the lanes of the checkpoint.
-      run_identity: see `Checkpoint.run_identity`.
-    """
-
-    state: Any
-    history: History
-    completed: int
-    next: Computation
-    run_identity: dict[str, Any]
+from fedjax_core.program._run_start import RunStart
 
 
 class RoundCohort(NamedTuple):
@@ -176,18 +158,3 @@ def _with_names(record: Record, metrics: Any, drawn: RoundCohort) -> Record:
 def _are_listed(metrics: Any) -> bool:
     """Whether a round lists the clients that it left out; a process that is not of `compose` may only count them."""
     return "non_finite_clients" in metrics["client_work"]["train"]
-
-
-def with_lanes(next_round: Computation, lanes: int | None) -> Computation:
-    """The same computation with the lanes of a checkpoint, if their number was left to the engine."""
-    config = next_round.config
-    if lanes is None or isinstance(config.lanes, int) or (config.lanes is None and config.resolve().lanes == lanes):
-        return next_round
-    return next_round.with_config(dataclasses.replace(config, lanes=lanes))
-
-
-def environment_of(next_round: Computation) -> dict[str, Any]:
-    """What decides, besides the arguments, the bits of a round."""
-    layout = next_round.config.resolve()
-    device = layout.devices[0].device_kind
-    return {"jax": jax.__version__, "device": device, "lanes": layout.lanes, "virtual_shards": layout.shards}

@@ -9,29 +9,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fedjax_core.algorithms import LearningState
 from fedjax_core.data import Batching, FederatedData, Participation, Sampler, sample_clients
 from fedjax_core.privacy import Accounting
 from fedjax_core.program import _checks, _outlets
 from fedjax_core.program import _run_arguments as _arguments
 from fedjax_core.program._atomic import remove_leftovers, write_folder_atomically
-from fedjax_core.program._checkpoint_folder import state_digest
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._early_stopping import EarlyStopping, Ending
 from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, Evaluator
 from fedjax_core.program._exports import Export
 from fedjax_core.program._history import History
-from fedjax_core.program._loop import RoundCohort, RunStart, cohort_drawer, environment_of, run_rounds, with_lanes
+from fedjax_core.program._loop import RoundCohort, cohort_drawer, run_rounds
 from fedjax_core.program._outlets import Outlet, Round
 from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._run_settings import RunSettings, save_settings
+from fedjax_core.program._run_start import RunStart, environment_of, first_state, run_start
 from fedjax_core.program._sole_writer import sole_writer
-from fedjax_core.program._warn import warn
 from fedjax_core.program._watching import Time, watch
 from fedjax_core.program._weights import load_weights
 from fedjax_core.templates import LearningProcess
@@ -185,17 +182,7 @@ class Run:
         self.process, self.train_data, self.sampler, self._key = process, train_data, sampler, key
         self.evaluation, self.accounting, self.initial_state = evaluation, accounting, initial_state
         self._progress = progress
-        self.settings = RunSettings(
-            key_data=tuple(jax.random.key_data(key).tolist()),
-            cohort_size=sampler if isinstance(sampler, int) else None,
-            population=len(train_data),
-            batching=batching,
-            rounds=rounds,
-            eval_batching=None if evaluation is None else evaluation.batching,
-            eval_steps=None if evaluation is None else evaluation.steps,
-            eval_every=None if evaluation is None else evaluation.every,
-            checkpoint_every=None if self.checkpoints is None else self.checkpoints.every,
-        )
+        self.settings = self._settings(batching, rounds, key)
         self._trained = None
 
     def train(self) -> TrainResult:
@@ -218,7 +205,8 @@ class Run:
           OSError: something cannot be written.
         """
         with self._writing():
-            start, ending = self._start(), self._ending()
+            start = run_start(self.process, self.initial_state, self.checkpoints, self.settings.identity())
+            ending = self._ending()
             folder = self._open_folder()
             if ending.replay(start.history, start.completed):
                 return self._make_up(start, folder)
@@ -375,29 +363,25 @@ class Run:
                 return drawn
         raise ValueError(f"the rounds {number} to {number + 99} are all skipped; let more clients report")
 
+    def _settings(self, batching: Batching, rounds: int | EarlyStopping | None, key: jax.Array) -> RunSettings:
+        evaluation, checkpoints = self.evaluation, self.checkpoints
+        return RunSettings(
+            key_data=tuple(jax.random.key_data(key).tolist()),
+            cohort_size=self.sampler if isinstance(self.sampler, int) else None,
+            population=len(self.train_data),
+            batching=batching,
+            rounds=rounds,
+            eval_batching=None if evaluation is None else evaluation.batching,
+            eval_steps=None if evaluation is None else evaluation.steps,
+            eval_every=None if evaluation is None else evaluation.every,
+            checkpoint_every=None if checkpoints is None else checkpoints.every,
+        )
+
     def _ending(self) -> Ending:
         return Ending(self.settings.rounds, self.settings.eval_every)
 
     def _first_state(self) -> Any:
-        own = self.process.initialize()
-        if self.initial_state is None:
-            return own
-        # On the devices of the process's own state: else the first round is traced twice.
-        leaves = map(_placed, jax.tree.leaves(self.initial_state), jax.tree.leaves(own))
-        return jax.tree.unflatten(jax.tree.structure(own), list(leaves))
-
-    def _start(self) -> RunStart:
-        first, identity = self._first_state(), self.settings.identity()
-        begun = {} if self.initial_state is None else {"initial_state": state_digest(first)}
-        checkpoint = None if self.checkpoints is None else self.checkpoints.restore(like=first)
-        if checkpoint is None:
-            return RunStart(first, History(), 0, self.process.next, {**identity, **begun})
-        next_round = with_lanes(self.process.next, checkpoint.environment.get("lanes"))
-        _warn_if_different(checkpoint, {**identity, **environment_of(next_round)})
-        _warn_of_another_beginning(checkpoint, begun)
-        _warn_of_another_key(checkpoint.state, first)
-        began = {n: value for n, value in checkpoint.run_identity.items() if n == "initial_state"}
-        return RunStart(checkpoint.state, checkpoint.history, checkpoint.round, next_round, {**identity, **began})
+        return first_state(self.process, self.initial_state)
 
     @contextlib.contextmanager
     def _writing(self):
@@ -457,11 +441,6 @@ class Run:
         return TrainResult(start.state, start.history, held_out, self._export(start.state, held_out))
 
 
-def _placed(leaf: Any, own: jax.Array) -> jax.Array:
-    is_key = jnp.issubdtype(own.dtype, jax.dtypes.prng_key)
-    return jax.device_put(leaf if is_key else jnp.asarray(leaf, own.dtype), own.sharding)
-
-
 def _holds(path: pathlib.Path, weights: Any) -> bool:
     """Whether a file holds these weights."""
     try:
@@ -470,31 +449,3 @@ def _holds(path: pathlib.Path, weights: Any) -> bool:
         return False
     same = jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), saved, weights)
     return all(jax.tree.leaves(same))
-
-
-def _warn_if_different(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
-    before = {**checkpoint.run_identity, **checkpoint.environment}
-    different = [f"{name} was {before.get(name)} and is {now[name]}" for name in now if before.get(name) != now[name]]
-    if different:
-        warn(f"the rounds after {checkpoint.round} are not those of an uninterrupted run: {'; '.join(different)}")
-
-
-def _warn_of_another_beginning(checkpoint: Checkpoint, begun: dict[str, str]) -> None:
-    """Without an initial state nothing is said: a run that has a checkpoint no longer needs one."""
-    if begun and checkpoint.run_identity.get("initial_state") != begun["initial_state"]:
-        warn(
-            f"the run goes on from its checkpoint of round {checkpoint.round}, which did not begin with this "
-            "initial_state; to begin with it give the run a folder of its own"
-        )
-
-
-def _warn_of_another_key(restored: Any, first: Any) -> None:
-    """A `LearningState` has a key that no round changes."""
-    if not isinstance(first, LearningState):
-        return
-    before, now = (jax.random.key_data(state.key).tolist() for state in (restored, first))
-    if before != now:
-        warn(
-            "the process was built with another key than that of the checkpoint, with which the run goes on; for "
-            "another key give the run a folder of its own"
-        )

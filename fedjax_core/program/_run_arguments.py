@@ -15,7 +15,7 @@ from fedjax_core.algorithms import federated_evaluation
 from fedjax_core.computations import Computation
 from fedjax_core.contracts import Model
 from fedjax_core.data import Batching, FederatedData
-from fedjax_core.privacy import Accounting, everyone, fixed_size
+from fedjax_core.privacy import Accounting, Sampling, everyone, fixed_size, poisson
 from fedjax_core.program import _checks
 from fedjax_core.program._checkpoints import Checkpoints
 from fedjax_core.program._early_stopping import EarlyStopping
@@ -211,13 +211,13 @@ def check_accounting(accounting: Any, sampler: Any, population: int) -> None:
     """Raises TypeError unless it is an `Accounting`, and ValueError if it is for other cohorts than are drawn."""
     if accounting is None:
         return
-    drawn = sampling_of(sampler, population)
+    drawn = _sampling_of(sampler, population)
     if not isinstance(accounting, Accounting):
         raise TypeError(
             f"Run(accounting=...) must be an Accounting, got {accounting!r}; use fc.privacy.accounting("
             f"noise_multiplier=1.0, delta=1e-6, sampling=fc.privacy.{drawn or 'poisson(0.01)'})"
         )
-    fitting = (drawn, everyone()) if drawn == fixed_size(population, population) else (drawn,)
+    fitting = (drawn, everyone()) if drawn is not None and drawn.probability == 1 else (drawn,)
     if drawn is not None and accounting.sampling not in fitting:
         raise ValueError(
             f"Run(accounting=...) must be for the cohorts that the run draws, got sampling={accounting.sampling}; use "
@@ -225,9 +225,13 @@ def check_accounting(accounting: Any, sampler: Any, population: int) -> None:
         )
 
 
-def sampling_of(sampler: Any, population: int) -> Any:
+def _sampling_of(sampler: Any, population: int) -> Sampling | None:
     """How an accounting sees the cohorts of a sampler; None for a function that does not say so."""
-    return fixed_size(sampler, population) if isinstance(sampler, int) else getattr(sampler, "sampling", None)
+    if isinstance(sampler, int):
+        return fixed_size(sampler, population)
+    made_by = {"fixed_size": fixed_size, "poisson": poisson}
+    name, *numbers = getattr(sampler, "sampling", [""])
+    return made_by[name](*numbers) if name else None
 
 
 def checked_initial_state(state: Any, process: LearningProcess) -> Any:

@@ -6,8 +6,8 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core import privacy
-from fedjax_core.data import Batching, synthetic_iid
-from fedjax_core.program import Record, train
+from fedjax_core.data import Batching, dropout, participation, poisson_sampler, synthetic_iid, uniform_sampler
+from fedjax_core.program import Record, Run, train
 
 KEY = jax.random.key(2)
 
@@ -70,3 +70,16 @@ def test_cohorts_of_everyone_are_accounted_for_either_way(arguments):
 def test_what_is_no_accounting_is_refused(arguments):
     with pytest.raises(TypeError, match=r"Run\(accounting=...\) must be an Accounting, got 2.0; use fc.privacy.acc"):
         train(**arguments, accounting=2.0)
+
+
+def test_a_sampler_says_what_it_is(arguments):
+    """So that an accounting for other cohorts is told, through the failures of clients too."""
+    ids = arguments["train_data"].client_ids
+    poisson, uniform = poisson_sampler(ids, 0.25, key=KEY), uniform_sampler(ids, 4, key=KEY)
+    for sampler in (poisson, participation(poisson, dropout(0.1, key=KEY))):
+        Run(**arguments | {"sampler": sampler}, accounting=_accounting(privacy.poisson(0.25)))
+        with pytest.raises(ValueError, match=r"got sampling=poisson\(0.1\); use sampling=fc.privacy.poisson\(0.25\)"):
+            Run(**arguments | {"sampler": sampler}, accounting=_accounting(privacy.poisson(0.1)))
+    with pytest.raises(ValueError, match=r"use sampling=fc.privacy.fixed_size\(4, 12\)"):
+        Run(**arguments | {"sampler": uniform}, accounting=_accounting(privacy.poisson(0.25)))
+    Run(**arguments | {"sampler": lambda round_num: ids[:1]}, accounting=_accounting(privacy.poisson(0.1)))  # believed

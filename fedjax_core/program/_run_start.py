@@ -1,0 +1,122 @@
+"""Where a run begins: with its first state, or after its latest checkpoint."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core.algorithms import LearningState
+from fedjax_core.computations import Computation
+from fedjax_core.program._checkpoint_folder import state_digest
+from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
+from fedjax_core.program._history import History
+from fedjax_core.program._warn import warn
+from fedjax_core.templates import LearningProcess
+
+
+class RunStart(NamedTuple):
+    """Where a run begins.
+
+    Attributes:
+      state: of the process.
+      history: what was measured so far; the run adds to it.
+      completed: the number of rounds behind it.
+      next: the computation of a round, with the lanes of the checkpoint.
+      run_identity: see `Checkpoint.run_identity`.
+    """
+
+    state: Any
+    history: History
+    completed: int
+    next: Computation
+    run_identity: dict[str, Any]
+
+
+def first_state(process: LearningProcess, initial_state: Any) -> Any:
+    """The state before the first round: that of the process, or the given one."""
+    own = process.initialize()
+    if initial_state is None:
+        return own
+    # On the devices of the process's own state: else the first round is traced twice.
+    leaves = map(_placed, jax.tree.leaves(initial_state), jax.tree.leaves(own))
+    return jax.tree.unflatten(jax.tree.structure(own), list(leaves))
+
+
+def run_start(
+    process: LearningProcess, initial_state: Any, checkpoints: Checkpoints | None, identity: dict[str, Any]
+) -> RunStart:
+    """The first state, or that after the latest checkpoint.
+
+    Args:
+      process: of the run.
+      initial_state: of the run.
+      checkpoints: of the run.
+      identity: from `RunSettings.identity`.
+
+    Warns:
+      UserWarning: the rounds that follow are not those of an uninterrupted run, because settings or environment
+        differ; the run began with another state; or the process was built with another key.
+
+    Raises:
+      CheckpointTypeError: the checkpoint is of another model or algorithm.
+    """
+    first = first_state(process, initial_state)
+    begun = {} if initial_state is None else {"initial_state": state_digest(first)}
+    checkpoint = None if checkpoints is None else checkpoints.restore(like=first)
+    if checkpoint is None:
+        return RunStart(first, History(), 0, process.next, {**identity, **begun})
+    next_round = _with_lanes(process.next, checkpoint.environment.get("lanes"))
+    _warn_if_different(checkpoint, {**identity, **environment_of(next_round)})
+    _warn_of_another_beginning(checkpoint, begun)
+    _warn_of_another_key(checkpoint.state, first)
+    began = {n: value for n, value in checkpoint.run_identity.items() if n == "initial_state"}
+    return RunStart(checkpoint.state, checkpoint.history, checkpoint.round, next_round, {**identity, **began})
+
+
+def _placed(leaf: Any, own: jax.Array) -> jax.Array:
+    is_key = jnp.issubdtype(own.dtype, jax.dtypes.prng_key)
+    return jax.device_put(leaf if is_key else jnp.asarray(leaf, own.dtype), own.sharding)
+
+
+def _with_lanes(next_round: Computation, lanes: int | None) -> Computation:
+    """The same computation with the lanes of a checkpoint, if their number was left to the engine."""
+    config = next_round.config
+    if lanes is None or isinstance(config.lanes, int) or (config.lanes is None and config.resolve().lanes == lanes):
+        return next_round
+    return next_round.with_config(dataclasses.replace(config, lanes=lanes))
+
+
+def environment_of(next_round: Computation) -> dict[str, Any]:
+    """What decides, besides the arguments, the bits of a round."""
+    layout = next_round.config.resolve()
+    device = layout.devices[0].device_kind
+    return {"jax": jax.__version__, "device": device, "lanes": layout.lanes, "virtual_shards": layout.shards}
+
+
+def _warn_if_different(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
+    before = {**checkpoint.run_identity, **checkpoint.environment}
+    different = [f"{name} was {before.get(name)} and is {now[name]}" for name in now if before.get(name) != now[name]]
+    if different:
+        warn(f"the rounds after {checkpoint.round} are not those of an uninterrupted run: {'; '.join(different)}")
+
+
+def _warn_of_another_beginning(checkpoint: Checkpoint, begun: dict[str, str]) -> None:
+    """Without an initial state nothing is said: a run that has a checkpoint no longer needs one."""
+    if begun and checkpoint.run_identity.get("initial_state") != begun["initial_state"]:
+        warn(
+            f"the run goes on from its checkpoint of round {checkpoint.round}, which did not begin with this "
+            "initial_state; to begin with it give the run a folder of its own"
+        )
+
+
+def _warn_of_another_key(restored: Any, first: Any) -> None:
+    """A `LearningState` has a key that no round changes."""
+    if not isinstance(first, LearningState):
+        return
+    before, now = (jax.random.key_data(state.key).tolist() for state in (restored, first))
+    if before != now:
+        warn(
+            "the process was built with another key than that of the checkpoint, with which the run goes on; for "
+            "another key give the run a folder of its own"
+        )
