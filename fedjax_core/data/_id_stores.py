@@ -157,8 +157,10 @@ class Texts:
     def repeated(self) -> int | None:
         if isinstance(self.values, np.ndarray) and _ascending(self.values, strictly=True):
             return None
-        ordered = self._digests[self._order]
+        ordered = np.sort(self._digests)  # half the time of the order, which only a look-up by name needs
         next_is_same = np.flatnonzero(ordered[1:] == ordered[:-1])  # equal ids have equal digests
+        if not len(next_is_same):
+            return None
         seen = {}
         for row in self._order[np.union1d(next_is_same, next_is_same + 1)].tolist():
             if seen.setdefault(self.values[row], row) != row:
