@@ -15,7 +15,8 @@ survivors alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +44,8 @@ class Participation(NamedTuple):
       selected: how many clients were selected.
       lost: how many were lost, by reason.
       skipped: whether the round is not to be run, because too few reported; `ids` is then empty.
+      extra: what `data.cohort(..., extra=...)` is given for `federated_client_value`: by name an array with one row for
+        each of `ids`, or a dict from client id to value.
     """
 
     ids: Sequence
@@ -52,6 +55,7 @@ class Participation(NamedTuple):
     selected: int
     lost: dict[str, int]
     skipped: bool = False
+    extra: Mapping[str, Any] = MappingProxyType({})
 
     def keep(self, here: np.ndarray, reason: str) -> "Participation":
         """The participation without some of the clients.
@@ -75,6 +79,7 @@ class Participation(NamedTuple):
             max_steps=None if self.max_steps is None else self.max_steps[here],
             seconds=None if self.seconds is None else self.seconds[here],
             lost={**self.lost, reason: self.lost.get(reason, 0) + int((~here).sum())},
+            extra={name: _rows_of(values, here) for name, values in self.extra.items()},
         )
 
     @property
@@ -85,6 +90,10 @@ class Participation(NamedTuple):
     def metrics(self) -> dict[str, int]:
         """The numbers of the round, for its record: `selected`, one for each reason, `reported`, `skipped` (0 or 1)."""
         return {"selected": self.selected, **self.lost, "reported": self.reported, "skipped": int(self.skipped)}
+
+
+def _rows_of(values: Any, here: np.ndarray) -> Any:
+    return values if isinstance(values, Mapping) else np.asarray(values)[here]
 
 
 Stage = Callable[[int, Participation], Participation]

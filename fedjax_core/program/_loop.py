@@ -56,7 +56,8 @@ def cohort_drawer(
         metrics = {f"participation/{name}": value for name, value in drawn.metrics().items()}
         if drawn.skipped:
             return RoundCohort(None, 0, metrics)
-        return _round_cohort(data.cohort(drawn.ids, batching, max_steps=drawn.max_steps, key=round_key), metrics)
+        cohort = data.cohort(drawn.ids, batching, drawn.max_steps, extra=drawn.extra, key=round_key)
+        return _round_cohort(cohort, metrics)
 
     return draw
 

@@ -107,6 +107,35 @@ def test_a_sampler_draws_what_a_number_of_clients_does(make, data):
 # evaluation
 
 
+def test_what_is_known_of_clients_comes_with_those_that_report(make, model, data):
+    """Staleness from a sampler's stage, by row and by id, reaches the round of the clients that are left."""
+
+    def with_delays(round_num, participation):
+        delays = np.arange(len(participation.ids), dtype=np.int32) + round_num
+        by_id = dict.fromkeys(data[0].client_ids, 0.5)
+        return participation._replace(extra={"delay": delays, "speed": by_id})
+
+    def second_is_late(round_num, participation):
+        return participation.keep(np.arange(len(participation.ids)) != 1, "late")
+
+    process = fc.algorithms.fed_avg(model, optax.sgd(0.1), weighting="uniform", key=KEY)
+
+    @fc.federated_computation(process.next.type_signature.parameter["state"], process.next.parameters[1][1])
+    def next_round(state, data):
+        delay, speed = fc.federated_client_value("delay", "int32"), fc.federated_client_value("speed", "float32")
+        state, metrics = process.next(state, data)
+        seen = fc.federated_zip((fc.federated_sum(delay), fc.federated_mean(speed)))
+        return fc.templates.LearningProcessOutput(state, fc.federated_zip({"known": seen, "round": metrics}))
+
+    with_extra = fc.templates.LearningProcess(
+        process.initialize, next_round, process.report, process.get_model_weights, process.set_model_weights
+    )
+    drawn = fd.participation(fd.uniform_sampler(data[0].client_ids, 3, key=KEY), with_delays, second_is_late)
+    history = make(process=with_extra, sampler=drawn, rounds=2).train().history
+    assert history.column("known/0").tolist() == [1 + 3, 2 + 4]
+    assert history.column("known/1").tolist() == [0.5, 0.5]
+
+
 def test_a_computation_of_the_state_is_known_by_its_type(make, process, data):
     @fc.federated_computation(process.state_type, process.next.parameters[1][1])
     def evaluate(state, data):
