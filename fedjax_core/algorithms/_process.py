@@ -27,7 +27,7 @@ def learning_process(
         computation(_report, state_type),
         computation(lambda state: state.weights, state_type),
         computation(lambda state, weights: state._replace(weights=weights), state_type, weights_type),
-        client_results,
+        client_results=client_results,
     )
 
 

@@ -39,7 +39,7 @@ class LearningProcess(IterativeProcess):
 
     It can be rebuilt from its attributes, for example with another report:
     `LearningProcess(old.initialize, old.next, report, old.get_model_weights, old.set_model_weights,
-    old.client_results)`.
+    client_results=old.client_results)`.
 
     Rates that live in the state change between rounds without another compilation: `get_hparams` reads and
     `set_hparams` sets them. They are those of `hyperparams(state)`, which are where `optax.inject_hyperparams` keeps
@@ -98,6 +98,7 @@ class LearningProcess(IterativeProcess):
         report_fn: Computation,
         get_model_weights: Computation | None = None,
         set_model_weights: Computation | None = None,
+        *,
         client_results: Computation | None = None,
     ):
         """Checks that all of them fit together.
@@ -237,7 +238,7 @@ class LearningProcess(IterativeProcess):
             self.report,
             self.get_model_weights,
             self.set_model_weights,
-            None if self.client_results is None else self.client_results.with_config(config),
+            client_results=None if self.client_results is None else self.client_results.with_config(config),
         )
 
     def _computations(self) -> dict[str, Computation]:
