@@ -1,5 +1,6 @@
 """What stands for the clients of an argument, and for the batches of a client: lists, dicts by id, generators."""
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -63,7 +64,9 @@ def read_streams(value: Any, name: str) -> Any:
     if isinstance(value, list):
         return [read_streams(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, dict):  # by hand, since JAX would sort the clients of all dicts but OrderedDict
-        return {key: read_streams(item, f"{name}[{key!r}]") for key, item in value.items()}
+        read = copy.copy(value)  # an OrderedDict or defaultdict stays one
+        read.update({key: read_streams(item, f"{name}[{key!r}]") for key, item in value.items()})
+        return read
     if is_stream(value):
         # One item after another: what one of them gives may be gone when the next is drawn (`itertools.groupby`).
         return [read_streams(item, f"{name}[{i}]") for i, item in enumerate(_drawn(value, name))]
