@@ -151,11 +151,12 @@ def _is_function_of_the_round(optimizer: Any) -> bool:
     if isinstance(optimizer, LocalOptimizer) or hasattr(optimizer, "update") or not callable(optimizer):
         return False
     # By the name of its parameter: `optax.sgd` without arguments would take the number of the round for its rate.
-    if list(inspect.signature(optimizer).parameters) != ["round_num"]:
+    names = list(inspect.signature(optimizer).parameters)
+    if names != ["round_num"]:
         name = getattr(optimizer, "__name__", repr(optimizer))
         raise TypeError(
-            f"client_optimizer is an optax.GradientTransformation or a function of `round_num` that gives one, got the "
-            f"function {name}{inspect.signature(optimizer)}; call it, as in optax.sgd(0.02), or write lambda "
+            "client_optimizer is an optax.GradientTransformation or a function of `round_num` that gives one, got the "
+            f"function {name}({', '.join(names)}); write optax.sgd(0.02), or for rates that follow the round lambda "
             "round_num: optax.sgd(0.02 * 0.99**round_num)"
         )
     return True

@@ -114,7 +114,7 @@ def test_without_any_the_process_says_so():
 
 @pytest.mark.parametrize("optimizer", [optax.sgd, lambda rate: optax.sgd(rate), lambda: optax.sgd(0.1)])
 def test_a_function_of_anything_else_is_refused(optimizer):
-    with pytest.raises(TypeError, match=r"got the function .*; call it, as in optax.sgd\(0.02\), or write lambda"):
+    with pytest.raises(TypeError, match=r"got the function .*; write optax.sgd\(0.02\), or for rates .* lambda"):
         local_training(MODEL, optimizer, METRICS)
 
 
