@@ -92,7 +92,11 @@ def _may_couple(model: Model, training: bool) -> bool:
     if any(size % num_rows == 0 for leaf in jax.tree.leaves(others) for size in leaf.shape):
         return True
     arguments = (weights, _abstract_batch(model, num_rows), jax.ShapeDtypeStruct((num_rows,), bool), _abstract_key())
-    return _combines(jax.make_jaxpr(functools.partial(_run, model, training))(*arguments).jaxpr, num_rows)
+    jaxpr = jax.make_jaxpr(functools.partial(_run, model, training))(*arguments).jaxpr
+    try:
+        return _combines(jaxpr, num_rows)
+    except (KeyError, AttributeError, TypeError):  # an operation whose parameters another JAX names otherwise
+        return True
 
 
 def _fixed_size(model: Model) -> int | None:
@@ -122,10 +126,8 @@ def _combines(jaxpr, num_rows: int) -> bool:
 
 def _eqn_combines(eqn, num_rows: int) -> bool:
     inputs = [_row_dims(variable, num_rows) for variable in eqn.invars]
-    if eqn.primitive.name == "scan" and eqn.params["num_carry"]:
-        scanned = inputs[eqn.params["num_consts"] + eqn.params["num_carry"] :]
-        if any(0 in dims for dims in scanned):
-            return True
+    if eqn.primitive.name == "scan" and _carries_over_rows(eqn, inputs):
+        return True
     inner = list(core.jaxprs_in_params(eqn.params))
     if inner:
         return any(_combines(jaxpr, num_rows) for jaxpr in inner)
@@ -138,6 +140,15 @@ def _eqn_combines(eqn, num_rows: int) -> bool:
         or any(not number or number > most for number in kept)
         or any(dim in dims for dims, worked in zip(inputs, _along(eqn)) for dim in worked)
     )
+
+
+def _carries_over_rows(eqn, inputs: list[list[int]]) -> bool:
+    """Whether a scan over rows carries something from one to the next."""
+    # By ranks, since the parameters that count constants and carries have other names from JAX 0.12 on.
+    body = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
+    is_scanned = [outer.aval.ndim > inner.aval.ndim for outer, inner in zip(eqn.invars, body.invars)]
+    is_carried = [outer.aval.ndim == inner.aval.ndim for outer, inner in zip(eqn.outvars, body.outvars)]
+    return any(is_carried) and any(scanned and 0 in dims for scanned, dims in zip(is_scanned, inputs))
 
 
 def _row_dims(variable, num_rows: int) -> list[int]:
