@@ -140,7 +140,7 @@ def compose(
             client_work=slots.start_work(weights),
             aggregator=slots.start_aggregator(),
             finalizer=slots.start_finalizer(_trainable(weights)),
-            round_num=federated_value(0, SERVER),
+            round_num=federated_value(jnp.int32(0), SERVER),  # a Python 0 would be int64 where x64 is on
             key=federated_value(round_key, SERVER),
         )
         return federated_zip(state)
