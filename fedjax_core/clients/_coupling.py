@@ -54,7 +54,9 @@ def warn_of_coupled_rows(model: Model, training: bool) -> None:
 def _warn_once(init, predict, loss, batch_type, training: bool) -> None:
     model = Model(init, predict, loss, {}, batch_type)
     try:
-        coupled = _may_couple(model, training) and _coupled(model, training)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a model's own warnings, which would be errors where a user makes them so
+            coupled = _may_couple(model, training) and _coupled(model, training)
     except Exception:  # a model that does not run is refused elsewhere, where the message says why
         return
     if coupled:

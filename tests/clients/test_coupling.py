@@ -37,7 +37,7 @@ class Layers(nn.Module):
     @nn.compact
     def __call__(self, tokens, train):
         x = nn.RNN(nn.OptimizedLSTMCell(4))(nn.Embed(7, 3)(tokens))
-        x = nn.SelfAttention(2, qkv_features=4, deterministic=not train, dropout_rate=0.1)(x)
+        x = nn.MultiHeadDotProductAttention(2, qkv_features=4, deterministic=not train, dropout_rate=0.1)(x)
         x = nn.LayerNorm()(nn.GroupNorm(2)(x))
         return nn.Dense(7)(nn.Dropout(0.5, deterministic=not train)(x))
 
@@ -77,6 +77,15 @@ def test_there_is_no_false_alarm(name, training):
         warn_of_coupled_rows(model, training)
     assert not [str(warning.message) for warning in caught if warning.category is UserWarning]
     algorithms.metrics_process(model)  # raises unless the model can be run: one that cannot is passed over in silence
+
+
+def test_a_model_that_warns_is_looked_at_all_the_same():
+    def predict(x):
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        return COUPLED["mean"](x)
+
+    with pytest.warns(UserWarning, match="padding changes the predictions"):
+        warn_of_coupled_rows(predicting(predict), training=True)
 
 
 class Centered(nn.Module):
