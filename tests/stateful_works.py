@@ -10,8 +10,11 @@ from fedjax_core.contracts import ClientResult, ClientWork
 from fedjax_core.templates import MeasuredProcessOutput
 
 
-def scaffold(model, rate, population):
-    """SCAFFOLD with option II (Karimireddy et al. 2020): a table at the server has a control variate a client."""
+def scaffold(model, rate, population, from_optimizer=False):
+    """SCAFFOLD with option II (Karimireddy et al. 2020): a table at the server has a control variate a client.
+
+    A client's new control is that of its update, or the one that a participant's optimizer collects.
+    """
     train = fc.clients.local_trainer(model, fc.clients.scaffold_optimizer(optax.sgd(rate)))
     metrics = fc.algorithms.metrics_process(model)
 
@@ -23,8 +26,11 @@ def scaffold(model, rate, population):
 
     def answer(weights, data, key, c, row):
         trained = train(weights, data, key, {"scaffold": {"correction": trees.subtract(c, row)}})
-        steps = jnp.maximum(data.num_batches, 1) * rate
-        change = trees.subtract(trees.divide(trained.update, steps), c)
+        if from_optimizer:
+            change = trees.subtract(trained.aux_var["scaffold"]["control"], row)
+        else:
+            steps = jnp.maximum(data.num_batches, 1) * rate
+            change = trees.subtract(trees.divide(trained.update, steps), c)
         extra = {"row": trees.add(row, change), "change": change}
         return ClientResult(trained.update, jnp.sign(trained.num_examples), trained.statistics, extra)
 

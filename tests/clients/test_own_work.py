@@ -1,16 +1,15 @@
 """Client works of a stranger, written from public names only."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import fedjax_core as fc
 from fedjax_core import trees
-from fedjax_core.contracts import ClientResult, ClientWork
-from fedjax_core.templates import MeasuredProcessOutput
+from fedjax_core.contracts import ClientResult
 from tests import learning_references as reference
+from tests.stateful_works import scaffold
 
 KEY = jax.random.key(6)
 MODEL = reference.linear_model()
@@ -55,41 +54,6 @@ def test_a_work_with_training_metrics_equals_that_of_the_room(lanes):
     reference.assert_close(measured["client_work"]["train"], expected["client_work"]["train"], rtol=1e-5)
 
 
-def scaffold(model, rate, population):
-    """SCAFFOLD with the optimizer of a real participant, and a row for each client in a table at the server."""
-    train = fc.clients.local_trainer(model, fc.clients.scaffold_optimizer(optax.sgd(rate)))
-    metrics = fc.algorithms.metrics_process(model)
-
-    def init(weights):
-        def zeros(w):
-            return {"c": trees.zeros_like(w), "rows": jax.tree.map(lambda x: jnp.zeros((population, *x.shape)), w)}
-
-        return fc.federated_map(zeros, weights)
-
-    def client(weights, data, key, c, row):
-        trained = train(weights, data, key, {"scaffold": {"correction": trees.subtract(c, row)}})
-        control = trained.aux_var["scaffold"]["control"]
-        extra = {"row": control, "change": trees.subtract(control, row)}
-        return ClientResult(trained.update, (trained.num_examples > 0).astype("float32"), trained.statistics, extra)
-
-    def run(state, weights, data, key):
-        row = fc.federated_select(fc.federated_client_index(), state["rows"])
-        return fc.federated_map(client, weights, data, key, fc.federated_broadcast(state["c"]), row), ()
-
-    def commit(state, result, included, shared):
-        keys = fc.federated_map(lambda i, fit: jnp.where(fit, i, population), fc.federated_client_index(), included)
-        changes = fc.federated_map(
-            lambda d, fit: trees.where(fit, d, trees.zeros_like(d)), result.extra["change"], included
-        )
-        total = fc.federated_sum(changes)
-        c = fc.federated_map(lambda c, d: trees.add(c, trees.divide(d, population)), state["c"], total)
-        state = {"c": c, "rows": fc.federated_scatter(state["rows"], keys, result.extra["row"])}
-        _, values, measurements = metrics.next(metrics.initialize(), result.metrics)
-        return MeasuredProcessOutput(fc.federated_zip(state), values, measurements)
-
-    return ClientWork(init, run, commit)
-
-
 def paper(rounds):
     """x after each round of these clients: algorithm 1 with option II, on a = (1, 4), b = (10, -1), rate .05."""
     a, b, x, c, rows, after = np.array([1.0, 4.0]), np.array([10.0, -1.0]), 0.0, 0.0, np.zeros(2), []
@@ -111,7 +75,7 @@ def paper(rounds):
 @pytest.mark.parametrize("rounds", [[[0, 1]] * 5, [[0], [1], [0], [1], [1], [0, 1]]], ids=["both", "some"])
 def test_the_optimizer_of_a_participant_is_scaffold_in_the_simulator(rounds):
     model = reference.quadratic_model()
-    process = composed(model, scaffold(model, 0.05, 2))
+    process = composed(model, scaffold(model, 0.05, 2, from_optimizer=True))
     state = process.initialize()
     for ids, expected in zip(rounds, paper(rounds)):
         state, _ = process.next(state, reference.quadratic_cohort(ids))
@@ -120,7 +84,7 @@ def test_the_optimizer_of_a_participant_is_scaffold_in_the_simulator(rounds):
 
 def test_scaffold_with_one_client_in_turn_ends_at_the_optimum():
     model = reference.quadratic_model()
-    process = composed(model, scaffold(model, 0.05, 2))
+    process = composed(model, scaffold(model, 0.05, 2, from_optimizer=True))
     state, cohorts = process.initialize(), [reference.quadratic_cohort([i]) for i in (0, 1)]
     for number in range(200):
         state, _ = process.next(state, cohorts[number % 2])
