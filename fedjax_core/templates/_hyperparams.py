@@ -60,7 +60,8 @@ def with_hyperparams(state: Any, values: Mapping[str, Any]) -> Any:
       values: as `hyperparams` gives them; what is left out stays as it is.
 
     Raises:
-      ValueError: the state has no hyperparameter of a name, or it is of another shape.
+      ValueError: the state has no hyperparameter of a name, it is of another shape, or is an integer and the
+        value is not.
 
     Example:
 
@@ -82,7 +83,14 @@ def with_hyperparams(state: Any, values: Mapping[str, Any]) -> Any:
             raise ValueError(
                 f"the hyperparameter {'.'.join(name)!r} has the shape {jnp.shape(before)}, got {jnp.shape(value)}"
             )
-        leaves[places[name]] = jnp.asarray(value, jnp.result_type(before))
+        dtype = jnp.result_type(before)
+        # An integer would cut off a fraction: a rate of 0.1 would become 0.
+        if jnp.issubdtype(jnp.result_type(value), jnp.inexact) and not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(
+                f"the hyperparameter {'.'.join(name)!r} is {dtype}, got {value!r}; give the optimizer "
+                f"a float at the start, for example {name[-1]}=1.0 in place of 1"
+            )
+        leaves[places[name]] = jnp.asarray(value, dtype)
     return structure.unflatten(leaves)
 
 

@@ -79,3 +79,12 @@ def test_they_are_set_in_the_dtype_that_they_have_and_the_rest_stays():
 def test_what_does_not_fit_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         with_hyperparams(state_of(injected(0.5), injected(1.0)), values)
+
+
+def test_a_fraction_for_an_integer_is_refused():
+    state = {"finalizer": injected(1).init(WEIGHTS)}
+    with pytest.raises(ValueError, match=r"'finalizer.learning_rate' is int32, got 0.1; .* learning_rate=1.0 in place"):
+        with_hyperparams(state, {"finalizer": {"learning_rate": 0.1}})
+    assert hyperparams(with_hyperparams(state, {"finalizer": {"learning_rate": 2}})) == {
+        "finalizer": {"learning_rate": 2}
+    }
