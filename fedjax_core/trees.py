@@ -34,6 +34,7 @@ __all__ = [
     "squared_norm",
     "subtract",
     "where",
+    "widen",
     "with_part",
     "zeros_like",
 ]
@@ -340,6 +341,19 @@ def cast(tree: Tree, dtype: Any) -> Tree:
             f"for others write jax.tree.map(lambda x: x.astype(dtype), tree)"
         )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if _is(leaf, jnp.floating) else leaf, tree)
+
+
+def widen(tree: Tree) -> Tree:
+    """`tree` with its leaves in float32 at least, for sums of many: in bfloat16 256 + 1 is 256.
+
+    Args:
+      tree: a pytree of numbers.
+
+    Example:
+      >>> print({k: v.dtype.name for k, v in widen({"w": jnp.ones(2, "bfloat16"), "n": jnp.array(3)}).items()})
+      {'n': 'float32', 'w': 'float32'}
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(_dtype(leaf), jnp.float32)), tree)
 
 
 def split_key(key: jax.Array, tree: Tree) -> Tree:

@@ -118,8 +118,7 @@ def _client(value, weight):
     """The value with infinity in place of all entries that do not count, so that they sort behind the others."""
     finite = trees.is_finite(value)
     used = finite & (weight > 0)
-    value = jax.tree.map(lambda v: v.astype(jnp.promote_types(v.dtype, jnp.float32)), value)
-    return jax.tree.map(lambda v: jnp.where(used, v, jnp.inf), value), used, finite
+    return jax.tree.map(lambda v: jnp.where(used, v, jnp.inf), trees.widen(value)), used, finite
 
 
 def _middle(num_left_out: Callable, dtypes, clients):

@@ -136,7 +136,7 @@ def _dtypes(value):
 
 def _clip(value, weight, max_norm):
     """What a client adds to the sum, in float32 at least, and its norm before clipping: NaN if it adds nothing."""
-    wide = jax.tree.map(lambda v: v.astype(jnp.promote_types(v.dtype, jnp.float32)), value)
+    wide = trees.widen(value)
     norm = finite_slope(trees.norm)(wide)
     # A finite norm says it of every entry; one that is not may have overflowed.
     finite = jax.lax.cond(jnp.isfinite(norm), lambda: jnp.array(True), lambda: trees.is_finite(value))

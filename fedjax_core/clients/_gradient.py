@@ -19,7 +19,7 @@ class _Carry(NamedTuple):
     """A client between two batches.
 
     Attributes:
-      gradient: of the summed loss of all batches so far.
+      gradient: of the summed loss of all batches so far, in float32 at least.
       running: the model's running state, `()` if training moves none.
       statistics: of all batches so far.
       num_examples: float32 `[]`.
@@ -81,10 +81,11 @@ def local_gradient(
             )
 
         numbers = jnp.float32(0), jnp.int32(0)
-        start = _Carry(trees.zeros_like(trainable), running_of(weights, moves), metrics.init(), *numbers)
+        start = _Carry(trees.zeros_like(trees.widen(trainable)), running_of(weights, moves), metrics.init(), *numbers)
         end = data.filled().reduce(start, step)
         weight = client_weight(weighting, metrics, end.statistics, end.num_examples)
         mean = trees.divide(end.gradient, jnp.maximum(end.num_examples, 1))
+        mean = jax.tree.map(lambda g, w: g.astype(w.dtype), mean, trainable)
         running = running_result(model, end.running, end.num_examples)
         return ClientResult(mean, weight, end.statistics, running=running)
 

@@ -16,7 +16,7 @@ class _ScaffoldState(NamedTuple):
     Attributes:
       inner: the wrapped optimizer's.
       correction: what is added to every gradient.
-      total: the sum of this round's gradients, not corrected.
+      total: the sum of this round's gradients, not corrected, in float32 at least.
       num_steps: int32 `[]`, how many they are.
     """
 
@@ -66,7 +66,7 @@ def scaffold_optimizer(optimizer: optax.GradientTransformation | LocalOptimizer)
 
     def init(weights):
         zeros = trees.zeros_like(weights)
-        return _ScaffoldState(inner.init(weights), zeros, zeros, jnp.int32(0))
+        return _ScaffoldState(inner.init(weights), zeros, trees.widen(zeros), jnp.int32(0))
 
     def start_round(state, aux_var, weights):
         others = {name: variable for name, variable in aux_var.items() if name != "scaffold"}
@@ -83,7 +83,8 @@ def scaffold_optimizer(optimizer: optax.GradientTransformation | LocalOptimizer)
         return _ScaffoldState(inner_state, state.correction, total, state.num_steps + 1), moved
 
     def collect(state):
-        control = trees.divide(state.total, jnp.maximum(state.num_steps, 1))
+        mean = trees.divide(state.total, jnp.maximum(state.num_steps, 1))
+        control = jax.tree.map(lambda g, c: g.astype(c.dtype), mean, state.correction)
         return {**inner.collect(state.inner), "scaffold": {"control": control}}
 
     return LocalOptimizer(init, start_round, step, collect)

@@ -130,6 +130,19 @@ def test_the_control_variate_under_sgd_is_option_two_of_the_paper():
     assert_close(optimizer.collect(state)["scaffold"]["control"], expected)
 
 
+def test_the_control_variate_of_many_steps_in_low_precision_is_their_mean():
+    weights = jnp.zeros(2, jnp.bfloat16)
+    optimizer = scaffold_optimizer(optax.sgd(RATE))
+
+    def step(carry, _):
+        state, moved = carry
+        return optimizer.step(state, jnp.ones_like(weights), moved), None
+
+    (state, _), _ = jax.lax.scan(step, (start(optimizer, weights), weights), length=1000)
+    control = optimizer.collect(state)["scaffold"]["control"]
+    assert control.dtype == jnp.bfloat16 and control.tolist() == [1.0, 1.0]
+
+
 def test_a_pull_inside_scaffold_is_not_in_the_control_variate():
     optimizer = scaffold_optimizer(proximal_sgd(2.0))
     correction = jax.tree.map(lambda w: jnp.full_like(w, 4.0), WEIGHTS)

@@ -79,6 +79,20 @@ def test_local_gradient_is_that_of_the_mean_loss(weights):
     assert not any(np.any(leaf[1]) for leaf in jax.tree.leaves(result.update))
 
 
+def test_local_gradient_of_many_batches_in_low_precision_is_their_mean():
+    model = fc.Model(
+        init=lambda key: jnp.zeros(2, jnp.bfloat16),
+        predict=lambda weights, batch, key=None, training=False: batch["x"] @ weights,
+        loss=lambda predictions, batch: predictions.astype(jnp.float32),
+        metrics={},
+        batch_type=fc.types.to_type({"x": "bfloat16[?,2]"}),
+    )
+    process = fc.algorithms.fed_sgd(model, server_optimizer=optax.sgd(1.0), key=KEY)
+    data = fc.data.from_clients({"a": {"x": np.ones((1000, 2), jnp.bfloat16)}})
+    state, _ = process.next(process.initialize(), data.cohort(["a"], fc.data.Batching(batch_size=1)))
+    assert state.weights.dtype == jnp.bfloat16 and state.weights.tolist() == [-1.0, -1.0]
+
+
 def test_padding_of_a_batch_cannot_spoil_a_gradient(weights):
     """A model that fails on the zeros of padding: the masked examples must not reach loss, gradient or metrics."""
 
