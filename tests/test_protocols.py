@@ -5,6 +5,7 @@ import inspect
 import pathlib
 import typing
 
+import jax
 import optax
 import pytest
 
@@ -122,6 +123,17 @@ def test_aggregators_take_the_same_arguments(case):
     assert _names(aggregator.next) == ["state", "value", "weight"]
 
 
+@pytest.mark.parametrize("case", AGGREGATOR_CASES)
+def test_aggregators_have_the_same_types_where_x64_is_on(case):
+    def signature():
+        aggregator, _ = AGGREGATOR_CASES[case]()
+        return str(fc.aggregators.as_process(aggregator, "<b=float32,w=float32[3]>").next.type_signature)
+
+    expected = signature()
+    with jax.enable_x64(True):
+        assert signature() == expected
+
+
 @pytest.mark.parametrize("case", METRIC_CASES)
 def test_metrics_take_the_same_arguments(case):
     metric, *_ = METRIC_CASES[case]
@@ -155,6 +167,16 @@ def _client_works() -> dict:
         "scaffold": stateful_works.scaffold(model, 0.1, 10),
         "clustered": stateful_works.clustered(model, optimizer, 3),
     }
+
+
+def test_learning_processes_count_rounds_in_int32_where_x64_is_on():
+    with jax.enable_x64(True):
+        model = MODELS["logistic_regression"]()
+        for process in (
+            fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(0)),
+            fc.algorithms.fed_eval(model),
+        ):
+            assert str(process.state_type.member["round_num"]) == "int32"
 
 
 def test_client_works_take_the_same_arguments():

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_core import trees
 from fedjax_core.aggregators._arguments import check_one_weight, inner_or_mean
@@ -93,7 +94,7 @@ class _Moments(NamedTuple):
     spread: jax.Array
 
 
-_NOBODY = _Moments(0, 0, 0.0, 0.0, 0.0, 0.0)
+_NOBODY = _Moments(np.int32(0), np.int32(0), *[np.float32(0)] * 4)  # of Python numbers x64 would make wider ones
 
 
 def _of_client(value, weight) -> _Moments:

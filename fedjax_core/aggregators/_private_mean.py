@@ -113,7 +113,7 @@ def private_mean(
 
     def init(value_type):
         check_entries("private_mean", value_type, "floats", (jnp.floating,))
-        state = {"key": federated_value(noise_key, SERVER), "round_num": federated_value(0, SERVER)}
+        state = {"key": federated_value(noise_key, SERVER), "round_num": federated_value(np.int32(0), SERVER)}
         return federated_zip(state | ({"estimate": estimate.initialize()} if estimate else {}))
 
     def next(state, value, weight):

@@ -56,7 +56,7 @@ def compress(round_trip: Callable, inner: Aggregator | None = None, *, key: jax.
     check_key("compress(key=...)", key)
 
     def init(value_type):
-        start = {"key": federated_value(key, SERVER), "round_num": federated_value(0, SERVER)}
+        start = {"key": federated_value(key, SERVER), "round_num": federated_value(jnp.int32(0), SERVER)}
         return federated_zip(start | {"inner": inner.init(value_type)})
 
     def transmit(value, key):

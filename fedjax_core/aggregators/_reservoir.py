@@ -71,7 +71,7 @@ def reservoir_sample(sample_size: int, *, key: jax.Array) -> Aggregator:
 
     def init(value_type):
         _check_shapes(value_type)
-        return federated_eval(lambda: {"round_num": 0, "key": key, **empty(value_type)}, SERVER)
+        return federated_eval(lambda: {"round_num": jnp.int32(0), "key": key, **empty(value_type)}, SERVER)
 
     def next(state, value, weight):
         keys = federated_split_key(federated_map(jax.random.fold_in, state["key"], state["round_num"]))

@@ -119,7 +119,7 @@ def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | 
     @federated_computation()
     def initialize():
         weights = federated_eval(first_weights, SERVER)
-        return federated_zip(EvaluationState(weights, process.initialize(), federated_value(0, SERVER)))
+        return federated_zip(EvaluationState(weights, process.initialize(), federated_value(jnp.int32(0), SERVER)))
 
     @federated_computation(initialize.type_signature.result, _data_type(model))
     def next(state, data):
