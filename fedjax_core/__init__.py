@@ -9,6 +9,7 @@ The rooms, each importing only from those above it:
   computations  `federated_computation`, `computation`
   templates     processes and their contracts
   contracts     the NamedTuples that the rooms below fill
+  model_calls   how a model is called: predictions, losses, metrics of a batch
   aggregators, metrics, models, clients, privacy    the catalogue
   algorithms    the round and its callers
   data          federated data sets, batching, partitioners
@@ -30,7 +31,7 @@ The everyday names are here:
 import importlib
 from typing import TYPE_CHECKING
 
-from fedjax_core import computations, contracts, engine, language, templates, trees, types
+from fedjax_core import computations, contracts, engine, language, model_calls, templates, trees, types
 from fedjax_core._signposts import missing
 from fedjax_core.computations import computation, federated_computation
 from fedjax_core.contracts import Aggregator, Metric, Model
@@ -116,6 +117,7 @@ __all__ = [
     "federated_zip",
     "language",
     "metrics",
+    "model_calls",
     "models",
     "pack_cohort",
     "participant",

@@ -9,9 +9,9 @@ import fedjax_core
 
 PACKAGE = pathlib.Path(fedjax_core.__file__).parent
 ROOMS = [
-    "_signposts", "types", "trees", "language", "engine", "computations", "templates", "contracts", "aggregators",
-    "metrics", "models", "clients", "privacy", "analytics", "algorithms", "data", "program", "participant", "cli",
-    "testing",
+    "_signposts", "types", "trees", "language", "engine", "computations", "templates", "contracts", "model_calls",
+    "aggregators", "metrics", "models", "clients", "privacy", "analytics", "algorithms", "data", "program",
+    "participant", "cli", "testing",
 ]  # fmt: skip
 CATALOGUE = {"aggregators", "metrics", "models", "clients", "privacy", "analytics"}
 PARTS = {

@@ -53,7 +53,7 @@ WITH_KEY = [path for path, signature in PUBLIC.items() if "key" in signature.par
 KEY_IS_THE_SUBJECT = {"language.federated_split_key", "trees.split_key"}
 STATES = {"algorithms.LearningState"}
 """NamedTuples that hold a key: the last field."""
-AS_THE_CONTRACT = {"contracts.predicted"}
+AS_THE_CONTRACT = {"model_calls.predicted"}
 """Takes the arguments of `Model.predict` in their order."""
 
 OF_OTHERS = {"program.Experiment"}

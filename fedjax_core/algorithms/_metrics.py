@@ -9,9 +9,10 @@ from fedjax_core import types
 from fedjax_core.algorithms._checks import placed
 from fedjax_core.clients import abstract_statistics
 from fedjax_core.computations import Computation, PolymorphicComputation, federated_computation
-from fedjax_core.contracts import MetricsAggregation, Model, model_metrics
+from fedjax_core.contracts import MetricsAggregation, Model
 from fedjax_core.language import Placed, federated_value
 from fedjax_core.metrics import finalize_sum
+from fedjax_core.model_calls import model_metrics
 from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
 from fedjax_core.types import SERVER
 

@@ -1,9 +1,10 @@
 """The training loss of a round, for a finalizer that asks for it."""
 
 from fedjax_core import types
-from fedjax_core.contracts import Aggregator, Model, model_metrics
+from fedjax_core.contracts import Aggregator, Model
 from fedjax_core.language import Placed, federated_zip
 from fedjax_core.metrics import finalize_sum
+from fedjax_core.model_calls import model_metrics
 
 
 def training_loss(model: Model, metrics: Placed) -> Placed:

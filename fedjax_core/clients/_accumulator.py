@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from fedjax_core import trees
 from fedjax_core.clients._measuring import abstract_statistics, measure
-from fedjax_core.contracts import Model, model_metrics
+from fedjax_core.contracts import Model
+from fedjax_core.model_calls import model_metrics
 
 
 class Accumulator(NamedTuple):
@@ -29,7 +30,7 @@ def accumulator(model: Model) -> Accumulator:
       model: the model.
 
     Returns:
-      An `Accumulator` of `contracts.model_metrics(model)`.
+      An `Accumulator` of `model_calls.model_metrics(model)`.
 
     Raises:
       TypeError: the model does not take batches of its `batch_type`, or the shape of a statistic depends on the

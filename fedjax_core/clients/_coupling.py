@@ -10,7 +10,8 @@ import numpy as np
 from jax.extend import core
 
 from fedjax_core import trees, types
-from fedjax_core.contracts import MASKED, Model, losses, predicted
+from fedjax_core.contracts import Model
+from fedjax_core.model_calls import MASKED, losses, predicted
 
 _MASK = (True, False, True, True, False)
 _OPAQUE = ("pallas_call", "ffi_call", "pure_callback", "io_callback")

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from fedjax_core.clients._accumulator import accumulator
 from fedjax_core.clients._coupling import warn_of_coupled_rows
-from fedjax_core.contracts import Model, predicted
+from fedjax_core.contracts import Model
+from fedjax_core.model_calls import predicted
 
 
 def local_evaluation(model: Model) -> Callable:

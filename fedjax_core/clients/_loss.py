@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from fedjax_core.clients._coupling import warn_of_coupled_rows
 from fedjax_core.clients._measuring import with_trainable
-from fedjax_core.contracts import Model, losses, predicted
+from fedjax_core.contracts import Model
+from fedjax_core.model_calls import losses, predicted
 
 
 def summed_loss(model: Model) -> Callable:

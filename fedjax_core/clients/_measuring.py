@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
-from fedjax_core.contracts import Metric, Model, ModelWeights, Running, model_metrics, predicted
+from fedjax_core.contracts import Metric, Model, ModelWeights, Running
+from fedjax_core.model_calls import model_metrics, predicted
 
 
 def trainable_of(weights):

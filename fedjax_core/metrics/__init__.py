@@ -45,8 +45,6 @@ One of your own is a function that measures a batch and one that finalizes the t
 """
 
 from fedjax_core._signposts import signpost
-from fedjax_core.contracts import mean_loss as loss
-from fedjax_core.contracts import num_examples
 from fedjax_core.metrics._adapting import from_mergeable
 from fedjax_core.metrics._classification import accuracy, confusion_matrix, top_k_accuracy
 from fedjax_core.metrics._client_distribution import client_distribution
@@ -59,6 +57,8 @@ from fedjax_core.metrics._precision_recall import f1, precision, recall
 from fedjax_core.metrics._regression import mean_absolute_error, mean_squared_error, r_squared
 from fedjax_core.metrics._roc_auc import roc_auc
 from fedjax_core.metrics._sum_then_finalize import finalize_sum, secure_sum_then_finalize, sum_then_finalize
+from fedjax_core.model_calls import mean_loss as loss
+from fedjax_core.model_calls import num_examples
 
 __all__ = [
     "MetricFinalizersMismatchError",

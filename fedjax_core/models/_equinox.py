@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
-from fedjax_core.contracts import MASKED, Metric, Model, ModelWeights, Predicted
+from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
+from fedjax_core.model_calls import MASKED
 from fedjax_core.models import _adapting
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedjax_core import metrics as library
-from fedjax_core.contracts import Metric, Model, model_metrics
+from fedjax_core.contracts import Metric, Model
+from fedjax_core.model_calls import model_metrics
 
 
 def with_metrics(model: Model, metrics: Mapping[str, Metric | str] | Iterable[str] | None) -> Model:
@@ -16,7 +17,7 @@ def with_metrics(model: Model, metrics: Mapping[str, Metric | str] | Iterable[st
         room `metrics` that need no argument. None for the model's own.
 
     Returns:
-      A model. Its loss need not be among its metrics, `contracts.model_metrics` adds it.
+      A model. Its loss need not be among its metrics, `model_calls.model_metrics` adds it.
 
     Raises:
       TypeError: it is neither, or `model` no model.

@@ -20,8 +20,9 @@ from fedjax_core.clients import (
     training_step,
     weights_type,
 )
-from fedjax_core.contracts import Metric, Model, model_metrics, predicted
+from fedjax_core.contracts import Metric, Model
 from fedjax_core.data import Batching
+from fedjax_core.model_calls import model_metrics, predicted
 from fedjax_core.participant._arguments import check_aggregator, check_callable, check_key, logger_of
 from fedjax_core.participant._limits import EffortMeter, check_some_limit
 from fedjax_core.participant._local_data import LocalData

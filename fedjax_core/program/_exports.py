@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.contracts import Model, predicted
+from fedjax_core.contracts import Model
+from fedjax_core.model_calls import predicted
 from fedjax_core.program._atomic import write_atomically
 from fedjax_core.program._weights import named_arrays
 

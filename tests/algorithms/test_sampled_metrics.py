@@ -54,7 +54,7 @@ def test_fed_eval_over_rounds_agrees_with_the_oracle(process, of_client):
 
 def test_fed_eval_of_a_process_made_before(process):
     statistics = process.next.type_signature  # of the same model
-    finalizers = {name: metric.finalize for name, metric in fc.contracts.model_metrics(MODEL).items()}
+    finalizers = {name: metric.finalize for name, metric in fc.model_calls.model_metrics(MODEL).items()}
     made = SAMPLED.create(finalizers, "<accuracy=<int32,int32>,loss=<float32,int32>,num_examples=int32>")
     assert fc.algorithms.fed_eval(MODEL, made, key=KEY).next.type_signature == statistics
 

@@ -7,7 +7,7 @@ import pytest
 import stack
 import workloads
 
-from fedjax_core.contracts import model_metrics
+from fedjax_core.model_calls import model_metrics
 
 
 @pytest.mark.slow

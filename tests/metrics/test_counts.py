@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedjax_core import contracts, metrics
+from fedjax_core import metrics, model_calls
 
 
 @pytest.mark.parametrize(("mask", "examples", "batches"), [([1, 1, 0], 2, 1), ([0, 0], 0, 0), ([], 0, 0), ([1], 1, 1)])
@@ -13,5 +13,5 @@ def test_counts(mask, examples, batches):
         assert metric.finalize(statistic) == expected
 
 
-def test_loss_is_the_contracts_own():
-    assert metrics.loss is contracts.mean_loss
+def test_loss_is_that_of_model_metrics():
+    assert metrics.loss is model_calls.mean_loss

@@ -6,7 +6,8 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core import metrics
-from fedjax_core.contracts import Metric, Model, model_metrics
+from fedjax_core.contracts import Metric, Model
+from fedjax_core.model_calls import model_metrics
 from fedjax_core.testing import METRIC_LAWS, check_metric
 
 NUM_CLASSES, LENGTH, VOCABULARY = 4, 3, 7

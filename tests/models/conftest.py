@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fedjax_core import trees, types
-from fedjax_core.contracts import ModelWeights, losses, predicted
+from fedjax_core.contracts import ModelWeights
+from fedjax_core.model_calls import losses, predicted
 
 
 def random_batch(model, size, num_labels, seed=0):

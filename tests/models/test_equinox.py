@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fedjax_core import models
-from fedjax_core.contracts import ModelWeights, predicted
+from fedjax_core.contracts import ModelWeights
+from fedjax_core.model_calls import predicted
 
 eqx = pytest.importorskip("equinox")
 

@@ -12,7 +12,8 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core import models
-from fedjax_core.contracts import ModelWeights, predicted
+from fedjax_core.contracts import ModelWeights
+from fedjax_core.model_calls import predicted
 
 keras = pytest.importorskip("keras")
 

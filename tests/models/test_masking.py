@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from fedjax_core import models
-from fedjax_core.contracts import predicted
+from fedjax_core.model_calls import predicted
 
 ROWS = {"x": "float32[?,1]", "y": "float32[?,1]"}
 MASKS = [jnp.array(mask) for mask in ([True, True, True, False], [True, True, False, False])]

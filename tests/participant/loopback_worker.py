@@ -41,7 +41,7 @@ def serve(folder: pathlib.Path, num_participants: int, num_rounds: int) -> None:
             weights = fc.trees.subtract(weights, update)
         replies = asked(participants, EvaluationRequest(num_rounds, weights, {"batch_size": 100}))
         total = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *(reply.metrics for reply in replies))
-        metrics = {name: float(m.finalize(total[name])) for name, m in fc.contracts.model_metrics(model).items()}
+        metrics = {name: float(m.finalize(total[name])) for name, m in fc.model_calls.model_metrics(model).items()}
         save_weights(weights, folder / "trained.npz")
         (folder / "metrics.json").write_text(json.dumps(metrics))
 

@@ -1,7 +1,8 @@
 import pytest
 
 import fedjax_core as fc
-from fedjax_core.contracts import Metric, model_metrics
+from fedjax_core.contracts import Metric
+from fedjax_core.model_calls import model_metrics
 from fedjax_core.participant._participant_metrics import with_metrics
 
 OWN = Metric(lambda predictions, batch, mask: mask.sum(), lambda total: total)

@@ -300,7 +300,7 @@ def test_eval_steps_are_batches_of_one_client_after_another(make, data):
 
 def test_eval_metrics_take_the_place_of_the_models(make, model):
     make(train_rounds=1).train()
-    own = {"examples": fc.contracts.num_examples()}
+    own = {"examples": fc.model_calls.num_examples()}
     measured = make(evaluation=model, eval_metrics=own).evaluate()["eval"]
     assert "examples" in measured and "loss" in measured and "accuracy" not in measured
 

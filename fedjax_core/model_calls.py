@@ -1,0 +1,277 @@
+"""How a model is called: its predictions, its losses and its metrics on a batch.
+
+Whoever calls a model does it by these functions, so that the mask, the running state and what a model may return are
+handled in one place. Axis letters: `B` examples of a batch.
+
+predicted      what a model predicts for a batch, and the running state that it leaves
+losses         the losses of a batch's examples
+model_metrics  all metrics of a model by name, its loss among them
+mean_loss, num_examples    the two metrics that every model has
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_core import types
+from fedjax_core._signposts import signpost
+from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
+
+__all__ = [
+    "losses",
+    "mean_loss",
+    "model_metrics",
+    "num_examples",
+    "predicted",
+]
+
+signpost(__name__)
+
+
+MASKED = "fedjax_core.masked"
+"""The `jax.named_scope` of operations that combine the rows of a batch and leave padding out."""
+
+
+def predicted(
+    model: Model,
+    weights: Any,
+    batch: Any,
+    mask: jax.Array | None = None,
+    key: jax.Array | None = None,
+    training: bool = False,
+) -> Predicted:
+    """What a model predicts for a batch. All who call a model do it by this function and by `losses`.
+
+    Args:
+      model: the model.
+      weights: its weights.
+      batch: the batch, with `B` examples.
+      mask: bool `[B]`, False on padding; None if every row is an example.
+      key: a JAX key, for training; None for none.
+      training: whether the model behaves as in training.
+
+    Returns:
+      A `Predicted`. Its `non_trainable` is `()` unless the model returns running state in training. A batch
+      without an example leaves that state as it was.
+
+    Raises:
+      TypeError: the running state is not like the model's non-trainable weights.
+
+    Example:
+
+    >>> model = Model(
+    ...     init=lambda key: jnp.ones(3),
+    ...     predict=lambda weights, batch, key=None, training=False: batch["x"] @ weights,
+    ...     loss=lambda predictions, batch: (predictions - batch["y"]) ** 2,
+    ...     metrics={},
+    ...     batch_type=types.parse_type("<x=float32[?,3],y=float32[?]>"),
+    ... )
+    >>> predicted(model, jnp.ones(3), {"x": jnp.ones((2, 3)), "y": jnp.ones(2)})
+    Predicted(predictions=Array([3., 3.], dtype=float32), non_trainable=())
+    """
+    mode = {"key": key, "training": True} if training else {"key": key} if key is not None else {}
+    output = model.predict(weights, batch, **mode, **_mask_argument(model.predict, batch, mask))
+    if not isinstance(output, Predicted):
+        return Predicted(output)
+    if not training or not jax.tree.leaves(output.non_trainable):
+        return Predicted(output.predictions)
+    _check_running(weights, output.non_trainable)
+    if mask is None:
+        return output
+    with jax.named_scope(MASKED):
+        # Statistics of no example are no statistics: the mean over them is 0 or NaN.
+        anyone = jnp.any(mask)
+        kept = jax.tree.map(lambda new, old: jnp.where(anyone, new, old), output.non_trainable, weights.non_trainable)
+    return output._replace(non_trainable=kept)
+
+
+def losses(model: Model, predictions: Any, batch: Any, mask: jax.Array | None = None) -> jax.Array:
+    """The losses of a batch's examples. All who call a model's loss do it by this function.
+
+    Args:
+      model: the model.
+      predictions: what it predicted.
+      batch: the batch, with `B` examples.
+      mask: bool `[B]`, False on padding; None if every row is an example.
+
+    Returns:
+      Floating point `[B]`, of which the entries of padding mean nothing.
+
+    Raises:
+      ValueError: the loss does not give one value for each example.
+
+    Example: in-batch negatives; each row's own label is to score above those of the other rows.
+
+    >>> def loss(predictions, batch, mask):
+    ...     scores = jnp.where(mask[None, :], predictions @ batch["y"].T, -jnp.inf)
+    ...     return jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(scores)
+    >>> model = Model(
+    ...     init=lambda key: (),
+    ...     predict=lambda weights, batch, key=None, training=False: batch["x"],
+    ...     loss=loss,
+    ...     metrics={},
+    ...     batch_type=types.parse_type("<x=float32[?,2],y=float32[?,2]>"),
+    ... )
+    >>> batch = {"x": jnp.eye(2), "y": jnp.eye(2)}
+    >>> [round(float(value), 4) for value in losses(model, batch["x"], batch, jnp.array([True, True]))]
+    [0.3133, 0.3133]
+    """
+    return _losses(model.loss, predictions, batch, mask)
+
+
+def _losses(loss: Callable[..., jax.Array], predictions: Any, batch: Any, mask: jax.Array | None) -> jax.Array:
+    values = loss(predictions, batch, **_mask_argument(loss, batch, mask))
+    _check_per_example(values, jax.tree.leaves(batch)[0].shape[:1] if mask is None else jnp.shape(mask))
+    return values
+
+
+def _mask_argument(function: Callable, batch: Any, mask: jax.Array | None) -> dict[str, jax.Array]:
+    if not _takes_mask(function):
+        return {}
+    return {"mask": jnp.ones(jax.tree.leaves(batch)[0].shape[0], bool) if mask is None else mask}
+
+
+def _takes_mask(function: Callable) -> bool:
+    try:
+        return "mask" in inspect.signature(function).parameters
+    except ValueError:  # some callables of C have no signature
+        return False
+
+
+def _check_running(weights: Any, non_trainable: Any) -> None:
+    expected = types.type_of(weights.non_trainable) if isinstance(weights, ModelWeights) else None
+    found = types.type_of(non_trainable)
+    if expected is None or not expected.is_equivalent_to(found):
+        raise TypeError(
+            "a model's `predict` returns in training the non-trainable weights anew, "
+            f"{'of which this model has none' if expected is None else expected}, got {found}; write "
+            "`return Predicted(predictions, non_trainable)` with what is like `weights.non_trainable`, where "
+            "`init` gives `ModelWeights(trainable, non_trainable)`"
+        )
+
+
+def mean_loss(loss: Callable[..., jax.Array]) -> Metric:
+    """The mean of a per-example loss.
+
+    Args:
+      loss: `(predictions, batch) -> losses` `[B]`, as `Model.loss`; it may take the mask.
+
+    Returns:
+      A `Metric` with the statistic `(sum, count)`: the sum of the unmasked losses, float32 `[]`,
+      and the number of unmasked examples, int32 `[]`. Its value is `sum / count`, float32 `[]`,
+      NaN if there was no example.
+
+    Raises:
+      ValueError: when measured, if `loss` does not give one value for each example.
+
+    Example:
+      >>> metric = mean_loss(lambda predictions, batch: predictions - batch["y"])
+      >>> batch = {"y": jnp.array([1.0, 2.0, jnp.nan])}
+      >>> statistic = metric.measure(jnp.array([2.0, 5.0, 0.0]), batch, jnp.array([True, True, False]))
+      >>> [float(part) for part in statistic], float(metric.finalize(statistic))
+      ([4.0, 2.0], 2.0)
+    """
+
+    def measure(predictions, batch, mask):
+        values = _losses(loss, predictions, batch, mask)
+        total = jnp.sum(jnp.where(mask, values, 0).astype(jnp.float32))
+        return total, jnp.sum(mask, dtype=jnp.int32)
+
+    def finalize(statistic):
+        total, count = statistic
+        return total / count.astype(jnp.float32)
+
+    return Metric(measure, finalize)
+
+
+def _check_per_example(losses, shape) -> None:
+    if jnp.shape(losses) != shape:
+        raise ValueError(
+            f"a model's loss gives one value for each example, shape {shape}, got shape "
+            f"{jnp.shape(losses)}; do not average over the batch, and reduce what is left: "
+            "`losses.mean(axis=tuple(range(1, losses.ndim)))`"
+        )
+
+
+def num_examples() -> Metric:
+    """The number of examples.
+
+    Returns:
+      A `Metric` whose statistic and value are the count of unmasked examples, int32 `[]`.
+
+    Example:
+      >>> metric = num_examples()
+      >>> metric.finalize(metric.measure(None, {}, jnp.array([True, True, False])))
+      Array(2, dtype=int32)
+    """
+
+    def measure(predictions, batch, mask):
+        return jnp.sum(mask, dtype=jnp.int32)
+
+    return Metric(measure, lambda statistic: statistic)
+
+
+def model_metrics(model: Model) -> dict[str, Metric]:
+    """All metrics of a model: its loss, its own, and the number of examples.
+
+    Args:
+      model: the model. A metric of its own under the name "loss" gives way to the loss.
+
+    Returns:
+      A new dict from the name to the `Metric`; "loss" is always there, once, first, and
+      "num_examples" last unless the model has one of that name.
+
+    Raises:
+      TypeError: if `model` is no `Model`, its `batch_type` no `Type` of a batch, or its `metrics` no dict of
+        `Metric` by string name.
+
+    Example:
+      >>> count = Metric(lambda predictions, batch, mask: mask.sum(), lambda total: total)
+      >>> model = Model(
+      ...     init=lambda key: jnp.zeros(3),
+      ...     predict=lambda weights, batch, key=None, training=False: batch["x"] @ weights,
+      ...     loss=lambda predictions, batch: (predictions - batch["y"]) ** 2,
+      ...     metrics={"count": count},
+      ...     batch_type=types.parse_type("<x=float32[?,3],y=float32[?]>"),
+      ... )
+      >>> list(model_metrics(model))
+      ['loss', 'count', 'num_examples']
+    """
+    _check_model(model)
+    if not isinstance(model.metrics, Mapping):
+        raise TypeError(
+            "the metrics of a model are a dict from name to Metric, got "
+            f"{type(model.metrics).__name__}; for none write `metrics={{}}`"
+        )
+    for name, metric in model.metrics.items():
+        if not isinstance(name, str) or not isinstance(metric, Metric):
+            called = f"{metric.__name__}()" if hasattr(metric, "__name__") else "Metric(measure, finalize)"
+            raise TypeError(
+                "the metrics of a model are a dict from name to Metric, got "
+                f"{name!r}: {metric!r}; write `{{{str(name)!r}: {called}}}`"
+            )
+    others = {name: metric for name, metric in model.metrics.items() if name != "loss"}
+    counts = {} if "num_examples" in others else {"num_examples": num_examples()}
+    return {"loss": mean_loss(model.loss), **others, **counts}
+
+
+def _check_model(model) -> None:
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"a model is a fc.Model(init, predict, loss, metrics, batch_type), got {model!r}; make one of a flax "
+            "module with fc.models.from_linen or fc.models.from_nnx"
+        )
+    if model.running not in ("average", "keep"):
+        raise ValueError(
+            f'Model(running=...) is "average" or "keep", got {model.running!r}; to freeze the running state let '
+            "`predict` return the predictions alone"
+        )
+    fields = types.type_leaves(model.batch_type) if isinstance(model.batch_type, types.Type) else ()
+    if not fields or not all(isinstance(field, types.TensorType) and field.shape for _, field in fields):
+        raise TypeError(
+            f"the batch_type of a model is a Type whose fields have a dimension for the examples, got "
+            f"{model.batch_type!r}; write fc.types.to_type({{'x': 'float32[?,784]', 'y': 'int32[?]'}})"
+        )
