@@ -14,12 +14,13 @@ from fedjax_core.algorithms._left_out import by_reason, listed_clients
 from fedjax_core.algorithms._metrics import by_name, report
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.algorithms._running import averaged_running
-from fedjax_core.algorithms._slot_computations import slot_computations
+from fedjax_core.algorithms._slot_computations import SlotComputations, slot_computations
 from fedjax_core.algorithms._training_loss import training_loss
 from fedjax_core.clients import trainable_of, weights_type, with_trainable
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator, ClientWork, Distributor, Finalizer, Model
 from fedjax_core.language import (
+    Placed,
     federated_eval,
     federated_map,
     federated_split_key,
@@ -27,7 +28,7 @@ from fedjax_core.language import (
     federated_value,
     federated_zip,
 )
-from fedjax_core.templates import LearningProcess, LearningProcessOutput
+from fedjax_core.templates import LearningProcess, LearningProcessOutput, MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
 
@@ -125,72 +126,88 @@ def compose(
     )
     init_key, round_key = jax.random.split(key)
     slots = slot_computations(model, distributor, client_work, aggregator, finalizer, types.type_of(round_key))
-    whole, result_type = weights_type(model), slots.result_type
-    trainable_type = types.type_of(trainable_of(types.tree_of_types(whole)))
-    has_running = bool(types.type_leaves(result_type["running"]))
-    by_rows = weights_by_rows(result_type["weight"], trainable_type)
-    accepted = functools.partial(accept, aggregator.always_releases, by_rows)
+    accepted = functools.partial(accept, aggregator.always_releases, _by_rows(model, slots))
 
     @federated_computation()
     def initialize():
-        weights = federated_eval(lambda: model.init(init_key), SERVER)
-        state = LearningState(
-            weights=weights,
-            distributor=slots.start_distributor(weights),
-            client_work=slots.start_work(weights),
-            aggregator=slots.start_aggregator(),
-            finalizer=slots.start_finalizer(_trainable(weights)),
-            round_num=federated_value(jnp.int32(0), SERVER),  # a Python 0 would be int64 where x64 is on
-            key=federated_value(round_key, SERVER),
-        )
-        return federated_zip(state)
+        return _first_state(model, slots, init_key, round_key)
 
     round_types = initialize.type_signature.result, types.at_clients(types.SequenceType(model.batch_type))
 
-    def clients_part(state, data):
-        keys = federated_split_key(federated_map(jax.random.fold_in, state.key, state.round_num))
-        sent = slots.send(state.distributor, state.weights)
-        return sent, *slots.work(state.client_work, sent.result, data, keys, state.round_num)
-
     @federated_computation(*round_types)
     def client_results(state, data):
-        _, answer, _ = clients_part(state, data)
+        _, answer, _ = _ask_clients(slots, state, data)
         return answer
 
     @federated_computation(*round_types)
     def next(state, data):
-        sent, answer, shared = clients_part(state, data)
+        sent, answer, shared = _ask_clients(slots, state, data)
         result, included, reason = federated_map(guard, answer)
         committed = slots.commit(state.client_work, result, included, shared)
         summed = slots.add(state.aggregator, result.update, result.weight)
-        loss = (training_loss(model, result.metrics),) if slots.moves_by_loss else ()
-        moved = slots.move(state.finalizer, _trainable(state.weights), summed.result, *loss)
-        weights = averaged_running(state.weights, result.running) if has_running else state.weights
-        proposed = {
-            "weights": federated_map(with_trainable, weights, moved.result),
-            "distributor": sent.state,
-            "client_work": committed.state,
-            "aggregator": summed.state,
-            "finalizer": moved.state,
-        }
+        moved = _move(model, slots, state, summed.result, result.metrics)
+        outputs = {"distributor": sent, "client_work": committed, "aggregator": summed, "finalizer": moved}
         totals = federated_sum(federated_map(_counted, result.weight, reason))
-        new = federated_map(accepted, state, federated_zip(proposed), totals, federated_zip((summed.result, shared)))
-        left_out = {
-            "num_non_finite_clients": totals["num_non_finite"],
-            "non_finite_clients": listed_clients(reason),
-        }
-        metrics = {
-            "distributor": sent.measurements,
-            "client_work": {"train": report(by_name, committed.result, committed.measurements, **left_out)},
-            "aggregator": summed.measurements,
-            "finalizer": moved.measurements,
-        }
-        return LearningProcessOutput(new, federated_zip(metrics))
+        aggregate = federated_zip((summed.result, shared))
+        new = federated_map(accepted, state, _proposed(slots, state, result.running, outputs), totals, aggregate)
+        return LearningProcessOutput(new, _metrics(outputs, totals["num_non_finite"], reason))
 
-    return learning_process(initialize, next, whole, client_results)
+    return learning_process(initialize, next, weights_type(model), client_results)
 
 
-def _trainable(weights):
+def _by_rows(model: Model, slots: SlotComputations) -> bool:
+    trainable = types.type_of(trainable_of(types.tree_of_types(weights_type(model))))
+    return weights_by_rows(slots.result_type["weight"], trainable)
+
+
+def _first_state(model: Model, slots: SlotComputations, init_key: jax.Array, round_key: jax.Array) -> Placed:
+    weights = federated_eval(lambda: model.init(init_key), SERVER)
+    state = LearningState(
+        weights=weights,
+        distributor=slots.start_distributor(weights),
+        client_work=slots.start_work(weights),
+        aggregator=slots.start_aggregator(),
+        finalizer=slots.start_finalizer(_trainable(weights)),
+        round_num=federated_value(jnp.int32(0), SERVER),  # a Python 0 would be int64 where x64 is on
+        key=federated_value(round_key, SERVER),
+    )
+    return federated_zip(state)
+
+
+def _ask_clients(slots: SlotComputations, state: Placed, data: Placed) -> tuple[MeasuredProcessOutput, Placed, Placed]:
+    """What the distributor sends, what each client answers to it, and what the work shares."""
+    keys = federated_split_key(federated_map(jax.random.fold_in, state.key, state.round_num))
+    sent = slots.send(state.distributor, state.weights)
+    return sent, *slots.work(state.client_work, sent.result, data, keys, state.round_num)
+
+
+def _move(
+    model: Model, slots: SlotComputations, state: Placed, update: Placed, metrics: Placed
+) -> MeasuredProcessOutput:
+    loss = (training_loss(model, metrics),) if slots.moves_by_loss else ()
+    return slots.move(state.finalizer, _trainable(state.weights), update, *loss)
+
+
+def _proposed(
+    slots: SlotComputations, state: Placed, running: Placed, outputs: dict[str, MeasuredProcessOutput]
+) -> Placed:
+    """The weights and the states of the slots after the round, if it counts."""
+    has_running = types.type_leaves(slots.result_type["running"])
+    weights = averaged_running(state.weights, running) if has_running else state.weights
+    moved = federated_map(with_trainable, weights, outputs["finalizer"].result)
+    return federated_zip({"weights": moved, **{slot: output.state for slot, output in outputs.items()}})
+
+
+def _metrics(outputs: dict[str, MeasuredProcessOutput], num_non_finite: Placed, reason: Placed) -> Placed:
+    """What the slots measured, by slot; the client work's with who was left out."""
+    work = outputs["client_work"]
+    left_out = {"num_non_finite_clients": num_non_finite, "non_finite_clients": listed_clients(reason)}
+    measurements = {slot: output.measurements for slot, output in outputs.items()}
+    train = report(by_name, work.result, work.measurements, **left_out)
+    return federated_zip({**measurements, "client_work": {"train": train}})
+
+
+def _trainable(weights: Placed) -> Placed:
     return federated_map(trainable_of, weights)
 
 
