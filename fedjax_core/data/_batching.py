@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_core import types
 from fedjax_core.data import _hashing, _sources
-from fedjax_core.engine import identities
+from fedjax_core.engine import identities, ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,7 @@ class BatchedClients:
     def batch_rows(self, clients: np.ndarray) -> np.ndarray:
         sizes, steps = self.num_examples[clients], self.num_steps[clients]
         lengths = _stream_lengths(self.batching, sizes, steps)
-        step = _sources.ranges(np.zeros_like(steps), steps).astype(np.int32)
+        step = ranges(np.zeros_like(steps), steps).astype(np.int32)
         rows = step[:, None] * np.int32(self.batch_size) + np.arange(self.batch_size, dtype=np.int32)
         padding = rows >= np.repeat(lengths, steps)[:, None]
         if self.seed is not None:
@@ -226,7 +226,7 @@ def shuffled(lengths: np.ndarray, seeds: np.ndarray, buffer_size: int | None) ->
       With a window of b the tag of position p is uniform in [p, p + b), so that at least `p - b + 1`
       positions come before it: the i-th is one of the first i + b.
     """
-    positions = _sources.ranges(np.zeros_like(lengths), lengths)
+    positions = ranges(np.zeros_like(lengths), lengths)
     tag = _hashing.tags(np.repeat(seeds, lengths), positions)
     if buffer_size is not None:
         start = np.where(np.repeat(lengths <= buffer_size, lengths), 0, positions)

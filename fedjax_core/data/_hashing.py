@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from fedjax_core.engine._identity import GOLDEN, mix
+from fedjax_core.engine import GOLDEN, mix
 
 
 def seed(key: jax.Array, purpose: str) -> np.ndarray:

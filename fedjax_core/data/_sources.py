@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from fedjax_core.data import _examples
+from fedjax_core.engine import ranges
 
 
 class ExampleSource(Protocol):
@@ -69,12 +70,6 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Concatenates `arange(start, start + size)` over all pairs, int64 `[sum(sizes)]`."""
-    offsets = np.cumsum(sizes) - sizes
-    return np.repeat(starts - offsets, sizes) + np.arange(sizes.sum())
 
 
 def sizes_of(source: ExampleSource, clients: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedjax_core.data import _batching, _hashing, _sources
 from fedjax_core.data._ids import ClientIds
+from fedjax_core.engine import ranges
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,8 +71,8 @@ class Split:
         first = share(self.fraction, sizes)
         if self.seed is None:
             begin, number = (first, sizes - first) if self.second else (np.zeros_like(first), first)
-            return _sources.ranges(begin, number)
-        positions = _sources.ranges(np.zeros_like(sizes), sizes)
+            return ranges(begin, number)
+        positions = ranges(np.zeros_like(sizes), sizes)
         seeds = _hashing.fold(self.seed, self.ids.take(clients).digests)
         shuffled = _batching.shuffled(sizes, seeds, None)
         second = np.empty(len(positions), bool)

@@ -5,7 +5,9 @@
 * `CallEstimate`: what a call takes, by `computation.estimate(cohort)`.
 * `Cohort`, `ClientSequences`: what a data source gives the engine.
 * `PackedCohort`, `pack_cohort`, `stack_cohorts`: cohorts as arrays, for `as_function`.
-* `client_digests`, `identities`: where all randomness of a client comes from.
+* `client_digests`, `identities`: where all randomness of a client comes from; `mix` and `GOLDEN`, the splitmix64 of
+  which they, and all draws on the host, are made.
+* `ranges`: rows of clients, one after another, for a `ClientSequences` of one's own.
 * What computations are built on: `plan_of` and `Executable`, which takes and returns values by node; `as_member`,
   `concrete_member`, `traced_member`, `conform`, `member_type_of_list` and `read_streams` for values without a plan.
 """
@@ -17,15 +19,17 @@ from fedjax_core.engine._config import EngineConfig
 from fedjax_core.engine._entries import read_streams
 from fedjax_core.engine._estimate import CallEstimate
 from fedjax_core.engine._executable import Executable
-from fedjax_core.engine._identity import client_digests, identities
+from fedjax_core.engine._identity import GOLDEN, client_digests, identities, mix
 from fedjax_core.engine._lists import member_type_of_list
 from fedjax_core.engine._machine import use_all_cores
 from fedjax_core.engine._members import concrete_member, traced_member
 from fedjax_core.engine._packed_cohort import PackedCohort, pack_cohort, stack_cohorts
 from fedjax_core.engine._plan import plan_of
+from fedjax_core.engine._ranges import ranges
 from fedjax_core.engine._values import as_member, conform
 
 __all__ = [
+    "GOLDEN",
     "CallEstimate",
     "ClientSequences",
     "Cohort",
@@ -38,8 +42,10 @@ __all__ = [
     "conform",
     "identities",
     "member_type_of_list",
+    "mix",
     "pack_cohort",
     "plan_of",
+    "ranges",
     "read_streams",
     "stack_cohorts",
     "traced_member",

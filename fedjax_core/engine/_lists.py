@@ -9,6 +9,7 @@ import numpy as np
 from fedjax_core import trees, types
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._identity import client_digests
+from fedjax_core.engine._ranges import ranges
 from fedjax_core.engine._values import as_member
 from fedjax_core.language.graph import batch_dimension
 
@@ -39,20 +40,15 @@ class ListSequences:
     def batch_rows(self, clients: np.ndarray) -> np.ndarray:
         """See `ClientSequences.batch_rows`."""
         steps = self.num_steps[clients]
-        batches = _ranges(self._first_batch[clients], steps)
+        batches = ranges(self._first_batch[clients], steps)
         start = self._batch_offsets[batches] - np.repeat(self._offsets[clients], steps)
         column = np.arange(self.batch_size)
         return np.where(column < self._sizes[batches, None], start[:, None] + column, -1).astype(np.int32)
 
     def read(self, clients: np.ndarray, out: Any) -> None:
         """See `ClientSequences.read`."""
-        rows = _ranges(self._offsets[clients], self.num_examples[clients])
+        rows = ranges(self._offsets[clients], self.num_examples[clients])
         jax.tree.map(lambda to, source: np.take(source, rows, 0, out=to, mode="clip"), out, self._examples)
-
-
-def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The numbers from each start on, as many as its size, one range after another."""
-    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
 
 
 def _size(batch, fixed) -> int:
