@@ -156,7 +156,8 @@ class StructType(Type):
         name or none.
 
         Raises:
-          TypeError: `value` is no struct of these names.
+          TypeError: `value` is no struct of these names, or an instance of the container's class whose static fields
+            have other values.
 
         Example:
           >>> to_type({"a": "int32", "b": "int32"}).unpack((1, 2))
@@ -168,12 +169,23 @@ class StructType(Type):
         # A container is equal to another only if the names and their order are.
         return children if container == self.container else self._unpack_other(value)
 
+    def _check_static(self, value: Any, children: list[Any], container: Any) -> None:
+        """Refuses an instance of the type's own class with other static fields, which `pack` would replace."""
+        if _type_containers.is_of_one_class(self.container, container) and not isinstance(value, Mapping):
+            wanted, found = _type_containers.static_texts(self.pack(children), value)
+            raise TypeError(
+                f"a value of type {self} is a {_type_containers.describe(container)} with the static fields {wanted}, "
+                f"got {found}; static fields are part of the type: give them the same values, or make what declares "
+                "the type anew with these"
+            )
+
     def _unpack_other(self, value: Any) -> list[Any]:
         """The children of a value in another container than the type's."""
         names, children, container = _type_containers.flatten(value)
         if len(children) == 1 and children[0] is value:
             raise TypeError(f"a value of type {self} is a struct, got {value!r} of type {type(value).__name__}")
         if names == self.names:
+            self._check_static(value, children, container)
             return children
         if isinstance(value, Mapping):
             names, children = _type_containers.in_order(self.names, names, children, value)

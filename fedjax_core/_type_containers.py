@@ -1,6 +1,7 @@
 """Python containers of struct types: one level of a pytree, its names, and the way back."""
 
 import collections
+import dataclasses
 import functools
 import keyword
 from collections.abc import Callable, Iterable, Mapping
@@ -160,6 +161,27 @@ def names_reason(wanted: Names, found: Names, repair: str | None = None) -> str 
             expected = "not named" if name is None else f"named {name!r}"
             return f"element {position} is named {other!r}, but must be {expected}; a tuple has no names"
     return None
+
+
+def is_of_one_class(container: Any, other: Any) -> bool:
+    """Whether two containers are of one Python class."""
+    data, found = container.node_data(), other.node_data()
+    return data is not None and found is not None and data[0] is found[0]
+
+
+def static_texts(wanted: Any, found: Any) -> tuple[str, str]:
+    """What two instances of a class hold beside their children, for an error message; of a dataclass what differs."""
+    one, other = ({name: repr(part) for name, part in _static_fields(value).items()} for value in (wanted, found))
+    differing = [name for name in one if one[name] != other[name]] or list(one)
+    one, other = (", ".join(f"{name}={texts[name]:.80}" for name in differing) for texts in (one, other))
+    return one, other
+
+
+def _static_fields(value: Any) -> dict[str, Any]:
+    names, _, container = flatten(value)
+    if not dataclasses.is_dataclass(value):
+        return {"data": container.node_data()[1]}
+    return {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value) if f.name not in names}
 
 
 def is_dict(container: Any) -> bool:

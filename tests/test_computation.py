@@ -1,8 +1,9 @@
 """Computations: signatures, calls, wrong inputs, threads."""
 
 import concurrent.futures
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -236,6 +237,29 @@ def test_untyped_computations():
     sizes = fc.federated_computation(lambda d: fc.federated_sum(fc.federated_map(lambda d: d.num_examples, d)))
     assert int(sizes(cohorts.make_cohort(cohorts.make_population([5, 9])))) == 14
     assert int(sizes([[np.ones(3)], [np.ones(2), np.ones(1)]])) == 6
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["scale"])
+@dataclasses.dataclass
+class Scaled:
+    value: Any
+    scale: float
+
+
+def test_other_static_fields_are_refused():
+    """They were those of the type before, without a word."""
+
+    @fc.federated_computation(fc.at_server(Scaled("float32", 2.0)), FLOATS)
+    def run(scaled, values):
+        return fc.federated_map(lambda s: s.value * s.scale, scaled)
+
+    assert float(run(Scaled(3.0, 2.0), [])) == 6.0
+    refused = r"a Scaled with the static fields scale=2.0, got scale=3.0"
+    for call in (run, run.as_function()):
+        with pytest.raises(TypeError, match=refused):
+            call(Scaled(jnp.float32(3), 3.0), [1.0])
+    with pytest.raises(TypeError, match=rf"argument 'scaled' of run at .*py:\d+: .*{refused}"):
+        fc.federated_computation(lambda s, v: run(s, v), fc.at_server(Scaled("float32", 3.0)), FLOATS)
 
 
 def test_plain_computations():

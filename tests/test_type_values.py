@@ -272,6 +272,24 @@ def test_unpack_refuses_another_structure(value, message):
         to_type(Pair("int32", "int32")).unpack(value)
 
 
+def test_unpack_refuses_other_static_fields():
+    """They would silently be those of the type."""
+    type_ = to_type({"p": Point("int32", "int32", label="a")})
+    assert type_["p"].unpack(Point(1, 2, label="a")) == type_["p"].unpack(Pair(1, 2)) == [1, 2]
+    with pytest.raises(TypeError, match=r"a Point with the static fields label='a', got label='b'; .*make what"):
+        type_["p"].unpack(Point(1, 2, label="b"))
+    with pytest.raises(TypeError, match="static fields label='a', got label='b'"):
+        matched(type_, {"p": Point(1, 2, label="b")})
+    partial = to_type(jax.tree_util.Partial(max, "int32"))
+    with pytest.raises(TypeError, match=r"a Partial with the static fields data=.*max>, got data=.*min>"):
+        partial.unpack(jax.tree_util.Partial(min, 1))
+
+
+def test_unpack_takes_a_defaultdict_of_another_default():
+    type_ = type_of(collections.defaultdict(int, {"a": 1}))
+    assert type_.unpack(collections.defaultdict(float, {"a": 2})) == [2]
+
+
 def test_unpack_by_position_refuses_names():
     with pytest.raises(TypeError, match="its elements have positions and no names; give a tuple"):
         to_type(("int32", "int32")).unpack({"a": 1, "b": 2})

@@ -195,7 +195,10 @@ def _bind_nodes(declared, value, type_: types.Type, what: str, nodes: dict):
             node.type.check_assignable_from(found)
         except TypeError as error:
             raise type(error)(f"{what} at {user_location()}: {error}") from None
-    nodes[node] = _in_containers_of(node, given)
+    try:
+        nodes[node] = _in_containers_of(node, given)
+    except TypeError as error:
+        raise TypeError(f"{what} at {user_location()}: {error}") from None
 
 
 def _in_containers_of(node: Node, given: Node) -> Node:
