@@ -239,6 +239,15 @@ def test_untyped_computations():
     assert int(sizes([[np.ones(3)], [np.ones(2), np.ones(1)]])) == 6
 
 
+@pytest.mark.parametrize("name", ["as_function", "config", "describe", "estimate", "name", "parameters", "prefetch"])
+def test_what_untyped_computations_do_not_have_yet(name):
+    total = fc.federated_computation(lambda values: fc.federated_sum(values))
+    with pytest.raises(AttributeError, match=rf"has no '{name}' before its types are known; write .*\.{name}, or"):
+        getattr(total, name)
+    with pytest.raises(AttributeError, match=r"^nothing$"):
+        total.nothing  # noqa: B018
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["scale"])
 @dataclasses.dataclass
 class Scaled:

@@ -8,14 +8,8 @@ CheckedResult          what `as_function` returns of a computation with secure s
 """
 
 from fedjax_core._signposts import signpost
-from fedjax_core.computations._computation import (
-    Computation,
-    PolymorphicComputation,
-    computation,
-    federated_computation,
-    plan_text,
-    signature_text,
-)
+from fedjax_core.computations._computation import Computation, plan_text, signature_text
+from fedjax_core.computations._decorators import PolymorphicComputation, computation, federated_computation
 from fedjax_core.computations._federated_body import CheckedResult
 
 __all__ = [
