@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_core import types
 from fedjax_core.engine import _transfer
@@ -177,7 +178,12 @@ def _put(server: dict[Node, object], sharding: jax.sharding.Sharding) -> dict[No
         return dict(server)
     for node in away:
         _refuse_split(node, server[node])
-    return server | dict(zip(away, jax.device_put([server[node] for node in away], sharding)))
+    return server | dict(zip(away, jax.device_put([_copied(server[node]) for node in away], sharding)))
+
+
+def _copied(value):
+    """NumPy arrays copied: on CPU an aligned one would be the device array's memory, and the caller may write to it."""
+    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, value)
 
 
 def _refuse_split(node: Node, value):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fedjax_core as fc
@@ -24,6 +25,17 @@ def test_results_are_on_the_first_device(devices):
 def test_arguments_may_be_on_another_device():
     by = jax.device_put(jnp.float32(1), jax.devices()[3])
     assert float(shift.with_config(fc.EngineConfig(devices=2))(by, [1.0])[0]) == 2.0
+
+
+def test_an_array_that_is_written_to_after_the_call_changes_no_result():
+    """On CPU an aligned NumPy array is a device array's memory, unless it is copied."""
+    memory = np.zeros(64 + 16 * 4, np.uint8)
+    start = -memory.ctypes.data % 64
+    weights = memory[start : start + 64].view(np.float32)
+    given = fc.federated_computation(lambda w: (w, fc.federated_map(lambda w: w + 1, w)), fc.at_server("float32[16]"))
+    kept, moved = given(weights)
+    weights[:] = 7
+    assert kept.tolist() == [0.0] * 16 and moved.tolist() == [1.0] * 16
 
 
 def test_results_can_be_arguments_again():

@@ -59,6 +59,13 @@ def test_values_are_constants():
         trace(lambda: fc.federated_value("text", fc.SERVER))
 
 
+def test_a_constant_is_what_it_was_when_it_was_given():
+    table = np.arange(3, dtype=np.float32)
+    given = fc.federated_computation(lambda: fc.federated_value({"t": table}, fc.SERVER))
+    table += 1
+    assert given()["t"].tolist() == [0.0, 1.0, 2.0]
+
+
 def test_arguments_without_a_placement_are_placed_by_value():
     run = trace(lambda x: fc.federated_map(lambda x: x + 1, fc.federated_value(x, fc.SERVER)), "float32")
     assert str(run.type_signature) == "(float32 -> float32@SERVER)" and float(run(1)) == 2.0
