@@ -30,7 +30,7 @@ def bind_clients(plan: Plan, values: list) -> Cohort | None:
     parameters = plan.client_parameters
     if not parameters:
         return None
-    cohorts = as_cohorts(parameters, values)
+    cohorts = as_cohorts(plan, parameters, values)
     if len(cohorts) == 1:
         bind_extra(plan, cohorts)
         _check_population(plan, cohorts)
@@ -122,7 +122,9 @@ def _check_population(plan: Plan, cohorts: list):
         )
     for node in plan.client_indices:
         rows, population = node.operation.rows, first.population
-        if None not in (rows, population) and rows != population:
+        if rows is not None and population is None:
+            _check_rows_there(node, first.client_index)
+        elif rows is not None and rows != population:
             raise ValueError(
                 f"the table that federated_client_index addresses at {node.location} has {rows} rows, and the cohort's "
                 f"population {population} clients, so they are not of one population; make the table with "
@@ -130,18 +132,46 @@ def _check_population(plan: Plan, cohorts: list):
             )
 
 
-def as_cohorts(parameters: tuple[Node, ...], values: list) -> list[Cohort]:
-    """The arguments at CLIENTS as cohorts, checked; those that are dicts by id have their clients in one order.
+def _check_rows_there(node: Node, client_index):
+    """Refuses more clients of a list than a table has rows: the last row would be read for them, and none written."""
+    if isinstance(client_index, jax.core.Tracer):
+        return
+    rows, last = node.operation.rows, int(np.max(client_index, initial=-1))
+    if last >= rows:
+        raise ValueError(
+            f"the table that federated_client_index addresses at {node.location} has {rows} rows, and there is a "
+            f"client of row {last}; the row of a client of a list is its place: make the table with a row for each"
+        )
+
+
+def _check_rows_known(plan: Plan, values: list):
+    """Refuses clients by id for a table by row: their places in the dict are other clients' in the next round."""
+    named = [value for value in values if isinstance(value, Clients) and value.named]
+    if not named or any(isinstance(value, Cohort) for value in values):
+        return
+    for node in plan.client_indices:
+        if node.operation.rows is not None and named[0].ids != tuple(range(len(named[0].ids))):
+            raise ValueError(
+                f"the table that federated_client_index addresses at {node.location} has a row for each client of a "
+                f"population, and {{id: client}} does not tell which row is {named[0].ids[0]!r}'s; give "
+                "data.cohort(ids, batching) of all clients' FederatedData, or a list in the order of the rows"
+            )
+
+
+def as_cohorts(plan: Plan, parameters: tuple[Node, ...], values: list) -> list[Cohort]:
+    """Some arguments at CLIENTS as cohorts, checked; those that are dicts by id have their clients in one order.
 
     Raises:
       TypeError: a client's value has another type than declared.
-      ValueError: stacked arrays with different numbers of rows, or dicts of other ids than another argument's.
+      ValueError: stacked arrays with different numbers of rows, or dicts of other ids than another argument's; dicts
+        by id where the program has a table with a row for each client of a population.
     """
     names = [f"argument {p.operation.name!r}" for p in parameters]
     members = [p.member_type for p in parameters]
     if not all(isinstance(value, Cohort) for value in values):
         clients = [clients_of(*each) for each in zip(values, members, names)]
         values = in_one_order(names, [value if found is None else found for value, found in zip(values, clients)])
+        _check_rows_known(plan, values)
     return [_as_cohort(*each) for each in zip(values, members, names)]
 
 

@@ -34,18 +34,19 @@ def packed_clients(plan: Plan, values: list) -> PackedCohort | None:
     """
     if not values:
         return None
-    packed = _packed(plan.client_parameters, values)
+    packed = _packed(plan, values)
     return joined(plan, packed, [isinstance(value, PackedCohort | Cohort) for value in values])
 
 
-def _packed(parameters: tuple[Node, ...], values: list) -> list[PackedCohort]:
+def _packed(plan: Plan, values: list) -> list[PackedCohort]:
+    parameters = plan.client_parameters
     packed = {p: v for p, v in zip(parameters, values) if isinstance(v, PackedCohort)}
     others = {p: v for p, v in zip(parameters, values) if p not in packed}
     for parameter, cohort in packed.items():
         _check_type(parameter, cohort)
     if packed:
         _refuse_ids(others)
-    cohorts = as_cohorts(tuple(others), list(others.values()))
+    cohorts = as_cohorts(plan, tuple(others), list(others.values()))
     packed |= {parameter: pack_cohort(cohort) for parameter, cohort in zip(others, cohorts)}
     return [packed[parameter] for parameter in parameters]
 

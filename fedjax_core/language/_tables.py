@@ -93,9 +93,10 @@ def federated_client_index() -> Placed:
     """Each client's row in the population, int32 at CLIENTS, for `federated_select` and `federated_scatter`.
 
     For a cohort of `FederatedData` the row is the client's place in the population, `data.client_ids.rows`: subsets and
-    splits keep the rows of the data that they are taken from. For a plain list it is the place in the list. A table
-    whose rows are selected or scattered by it has one row for each client of the population; a call with a cohort of
-    a population of another size is refused.
+    splits keep the rows of the data that they are taken from. For a plain list, and for `{id: client}`, it is the place
+    in it. A table whose rows are selected or scattered by it has one row for each client of the population; a call is
+    refused with a cohort of a population of another size, with a list that is longer, and with `{id: client}`, whose
+    places are other clients' in another call.
 
     Example:
 

@@ -117,3 +117,37 @@ def test_left_out_clients_are_named_in_a_split():
     metrics = {"client_work": {"train": {"non_finite_clients": listed}}}
     for ids in (train.client_ids, data.client_ids, data.subset([bad]).client_ids):
         assert fc.algorithms.left_out_clients(metrics, ids) == {bad: "update"}
+
+
+@fc.federated_computation(fc.at_server("float32[3]"), fc.at_clients("float32"))
+def add(table, values):
+    index = fc.federated_client_index()
+    held = fc.federated_select(index, table)
+    return fc.federated_scatter(table, index, fc.federated_map(jnp.add, held, values))
+
+
+def test_clients_by_id_are_refused_in_a_table_by_row():
+    """A dict says who its clients are and not in which rows: `bob` is in the second, and then in the first."""
+    assert add(add(jnp.zeros(3), [1.0, 2.0]), {0: 4.0, 1: 8.0}).tolist() == [5.0, 10.0, 0.0]
+    for run in (add, add.as_function()):
+        for clients in ({"ada": 1.0, "bob": 2.0}, {1: 1.0, 0: 1.0}, {7: 1.0}):
+            with pytest.raises(ValueError, match=r"not tell which row is .*'s; give data.cohort\(ids, batching\)"):
+                run(jnp.zeros(3), clients)
+
+
+def test_clients_by_id_beside_a_cohort_have_its_rows():
+    @fc.federated_computation(fc.at_server("float32[12]"), BATCHES, fc.at_clients("float32"))
+    def write(table, data, values):
+        both = fc.federated_map(lambda d, v: v + 0 * d.num_batches, data, values)
+        return fc.federated_scatter(table, fc.federated_client_index(), both)
+
+    chosen = cohort(population(), ["client 5", "client 2"])
+    written = write(jnp.zeros(12), chosen, {"client 2": 2.0, "client 5": 5.0})
+    five, two = chosen.client_index
+    assert np.flatnonzero(written).tolist() == [two, five] and (written[two], written[five]) == (2.0, 5.0)
+
+
+def test_more_clients_than_a_table_has_rows_are_refused():
+    for run in (add, add.as_function()):
+        with pytest.raises(ValueError, match=r"has 3 rows, and there is a client of row 4; .* is its place"):
+            run(jnp.zeros(3), [1.0] * 5)
