@@ -66,7 +66,7 @@ def reservoir_sample(sample_size: int, *, key: jax.Array) -> Aggregator:
     References:
       Efraimidis and Spirakis 2006, Weighted random sampling with a reservoir, with weights of one.
     """
-    check_sampling("reservoir_sample", sample_size, key)
+    check_sampling("reservoir_sample", sample_size, key=key)
     empty = functools.partial(_empty, int(sample_size))
 
     def init(value_type):
@@ -86,12 +86,23 @@ def reservoir_sample(sample_size: int, *, key: jax.Array) -> Aggregator:
     return Aggregator(init, next)
 
 
-def check_sampling(function: str, sample_size, key) -> None:
+def check_sampling(function: str, sample_size, *, key) -> None:
     """Checks the size of a sample, and the key that it is drawn with.
+
+    Args:
+      function: the name of the function that they are arguments of.
+      sample_size: the most clients that the sample holds.
+      key: a JAX key.
 
     Raises:
       TypeError: `sample_size` is not an integer, or `key` is not a key.
       ValueError: `sample_size` is not positive.
+
+    Example:
+
+    >>> check_sampling("finalize_then_sample", 0, key=jax.random.key(0))
+    Traceback (most recent call last):
+    ValueError: finalize_then_sample(sample_size=...) must be a positive integer, got 0; write sample_size=100
     """
     message = f"{function}(sample_size=...) must be a positive integer, got {sample_size!r}; write sample_size=100"
     if isinstance(sample_size, bool) or not isinstance(sample_size, numbers.Integral):
@@ -101,8 +112,36 @@ def check_sampling(function: str, sample_size, key) -> None:
     check_key(f"{function}(key=...)", key)
 
 
+def with_first(state: dict, value, *, key: jax.Array) -> dict:
+    """A state of `reservoir_sample` before its first round, with one value in its sample of all rounds.
+
+    Args:
+      state: what the aggregator's `init` gives.
+      value: a value of the clients' type, in the same containers.
+      key: a JAX key, consumed: the tag of the value is drawn from it.
+
+    Returns:
+      A state of the same type.
+
+    Example:
+
+    >>> import jax, fedjax_core as fc
+    >>> process = fc.aggregators.as_process(reservoir_sample(2, key=jax.random.key(0)), "float32")
+    >>> state = with_first(process.initialize(), 5.0, key=jax.random.key(1))
+    >>> sorted(process.next(state, [6.0], [1.0]).result[1].tolist())
+    [5.0, 6.0]
+    """
+
+    def write(rows, row):
+        return rows.at[0].set(row)
+
+    samples = jax.tree.map(write, state["samples"], value)
+    return {**state, "tags": write(state["tags"], draw_tag(key)), "count": state["count"] + 1, "samples": samples}
+
+
 def draw_tag(key) -> jax.Array:
     """A 64-bit number, uniformly distributed, as uint32 `[2]`, the high half first."""
+    # Two words, since without x64 JAX has no uint64.
     return jax.random.bits(key, (2,), jnp.uint32)
 
 

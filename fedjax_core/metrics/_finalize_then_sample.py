@@ -3,7 +3,7 @@
 import jax
 
 from fedjax_core import types
-from fedjax_core.aggregators._reservoir import check_sampling, draw_tag, reservoir_sample
+from fedjax_core.aggregators import reservoir, reservoir_sample
 from fedjax_core.computations import computation, federated_computation
 from fedjax_core.contracts import MetricsAggregation
 from fedjax_core.language import federated_map
@@ -53,7 +53,7 @@ def finalize_then_sample(sample_size: int = 100, *, key: jax.Array) -> MetricsAg
     >>> (this_round["accuracy"] == this_round["num_examples"] / 4).tolist()
     [True, True]
     """
-    check_sampling("finalize_then_sample", sample_size, key)
+    reservoir.check_sampling("finalize_then_sample", sample_size, key=key)
     sampling = reservoir_sample(sample_size, key=key)
 
     def create(metric_finalizers, local_unfinalized_metrics_type, initial_unfinalized_metrics=None):
@@ -61,13 +61,15 @@ def finalize_then_sample(sample_size: int = 100, *, key: jax.Array) -> MetricsAg
         finalize = computation(finalizer_of(metric_finalizers, unfinalized_type), unfinalized_type)
         first = None
         if initial_unfinalized_metrics is not None:
-            initial = _checked_initial(initial_unfinalized_metrics, unfinalized_type)
-            first = draw_tag(jax.random.fold_in(key, _BEFORE_ALL_ROUNDS)), finalize(initial)
+            first = finalize(_checked_initial(initial_unfinalized_metrics, unfinalized_type))
+
+        def with_first(state):
+            return reservoir.with_first(state, first, key=jax.random.fold_in(key, _BEFORE_ALL_ROUNDS))
 
         @federated_computation()
         def initialize():
             state = sampling.init(finalize.type_signature.result)
-            return state if first is None else federated_map(lambda state: _with_first(state, *first), state)
+            return state if first is None else federated_map(with_first, state)
 
         @federated_computation(initialize.type_signature.result, types.at_clients(unfinalized_type))
         def next(state, unfinalized):
@@ -87,11 +89,3 @@ def _checked_initial(initial, unfinalized_type: types.Type):
             "jnp.asarray(value, dtype)"
         )
     return types.matched(unfinalized_type, initial)
-
-
-def _with_first(state: dict, tag, metrics) -> dict:
-    def write(rows, row):
-        return rows.at[0].set(row)
-
-    samples = jax.tree.map(write, state["samples"], metrics)
-    return {**state, "tags": write(state["tags"], tag), "count": state["count"] + 1, "samples": samples}

@@ -1,0 +1,12 @@
+"""The reservoir behind `reservoir_sample`: what the sampled metrics, and nobody else, use of it.
+
+* `check_sampling`: checks the size and the key of a sample for another function.
+* `with_first`: a state of `reservoir_sample` whose sample of all rounds starts with a value.
+"""
+
+from fedjax_core._signposts import signpost
+from fedjax_core.aggregators._reservoir import check_sampling, with_first
+
+__all__ = ["check_sampling", "with_first"]
+
+signpost(__name__)
