@@ -21,6 +21,7 @@ class BufferPool:
 
     def __init__(self):
         self._free = collections.defaultdict(list)
+        # Reentrant: `empty` may start a garbage collection, whose finalizers give memory back in the same thread.
         self._lock = threading.RLock()
 
     def empty(self, shape: tuple, dtype) -> np.ndarray:
@@ -32,6 +33,7 @@ class BufferPool:
         with self._lock:
             memory = self._free[size].pop() if self._free[size] else np.empty(size + _ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
+        # No NumPy array: views of views refer to the array at the bottom alone, so one in between would go too early.
         owner = (ctypes.c_uint8 * size).from_buffer(memory, start)
         weakref.finalize(owner, self._give_back, size, memory).atexit = False
         return np.frombuffer(owner, dtype).reshape(shape)

@@ -65,6 +65,7 @@ class EngineConfig:
             )
         lanes = self.lanes if isinstance(self.lanes, int) else (1 if devices[0].platform == "cpu" else 16)
         budget = self.memory_budget or int(_SHARE * device_memory(jax.local_devices()[0]))
+        # The same number of shards, and so the same bits, for 1, 2, 4 and 8 devices.
         return Layout(lanes, -(-VIRTUAL_SHARDS // len(devices)) * len(devices), devices, budget)
 
     def _chosen_devices(self) -> tuple:
@@ -150,6 +151,7 @@ class Layout:
     @functools.cached_property
     def clients(self) -> jax.sharding.Sharding:
         """Where the clients' values are: the leading dimension over the devices."""
+        # Without a mesh: for a mesh of one device its programs would go through XLA's partitioner for nothing.
         if len(self.devices) == 1:
             return self.server
         return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec("clients"))

@@ -38,6 +38,7 @@ def _value(root: Node, values: dict):
 
 def _apply(node: Node, inputs: list):
     if isinstance(node.operation, Map):
+        # Strong, as where types are inferred: a result of a weak dtype would promote otherwise than its type says.
         result = node.operation.fn(*inputs)
         return result if node.operation.structural else strong(result)
     if isinstance(node.operation, Trim):

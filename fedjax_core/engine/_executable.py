@@ -118,6 +118,7 @@ class Executable:
         if key in self._unchanged:
             return value
         member = concrete_member(value, node.member_type, node.operation.name)
+        # Not for weak arrays, which each call has to make strong: programs would be compiled a second time for them.
         if arrays and jax.tree.structure(member) == structure and not any(map(_is_weak, leaves)):
             self._unchanged.add(key)
         return member

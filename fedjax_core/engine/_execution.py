@@ -119,6 +119,7 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
     clients = jax.tree.map(lambda x: x[0], clients)
     run_block = _block_runner(plan, pass_, layout, server, clients)
     abstract = jax.eval_shape(run_block, jnp.int32(0))
+    # An output of its own for the host to wait for: the totals are given to the next wave before this one is done.
     done = None if totals is None else clients.count.sum(keepdims=True)
     totals = _empty(pass_, layout, abstract) if totals is None else totals
     blocks = clients.valid.shape[0]
@@ -127,6 +128,7 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
     def block(k, carry):
         accumulators, kept = carry
         values, rows = run_block(k)
+        # A block of one lane always has its client, and a select would go over the whole accumulator for nothing.
         valid = clients.valid[k] if layout.lanes > 1 else None
         accumulators = tuple(
             n.operation.accumulate(a, v, valid) for n, a, v in zip(pass_.aggregates, accumulators, values)
@@ -142,6 +144,7 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
     # The number of shards is known here, and comes in as a value all the same: of a loop that runs once XLA would make
     # none, and its body would have other bits than with more shards a device.
     totals, kept = lax.fori_loop(0, clients.shards[0], shard, (totals, kept))
+    # Not -1: where another dimension is zero, JAX cannot tell what it stands for.
     return totals, jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), kept), done
 
 

@@ -35,9 +35,11 @@ def client_digests(ids: AbstractSequence | np.ndarray) -> np.ndarray:
 
 
 def _digests(ids) -> np.ndarray:
+    # Beyond 2**62, `step * place` of a long range may wrap around in int64.
     if isinstance(ids, range) and (not ids or max(abs(ids[0]), abs(ids[-1])) < 2**62):
         ids = ids.start + ids.step * np.arange(len(ids))
     if isinstance(ids, np.ndarray):
+        # From 2**63 on an unsigned id would have the digest of a negative one.
         if ids.dtype.kind in "iu" and (ids.dtype != np.uint64 or ids.max(initial=0) < 2**63):
             return _of_integers(ids.astype(np.int64))
         if ids.dtype.kind == "U":
@@ -58,6 +60,7 @@ def _of_strings(points: np.ndarray, lengths: np.ndarray) -> np.ndarray:
       points: uint32, the code points of one string after another.
       lengths: int64 `[C]`.
     """
+    # One point more, since `np.where` below reads what follows the last string, too.
     points = np.append(points, np.uint32(0)).astype(np.uint64)
     starts, state = np.cumsum(lengths) - lengths, mix(lengths.astype(np.uint64) * GOLDEN + _STRINGS)
     here = np.arange(len(lengths))

@@ -48,6 +48,7 @@ class ListSequences:
     def read(self, clients: np.ndarray, out: Any) -> None:
         """See `ClientSequences.read`."""
         rows = ranges(self._offsets[clients], self.num_examples[clients])
+        # mode="clip", though all rows are there: with the default one NumPy fills a copy of `out` first.
         jax.tree.map(lambda to, source: np.take(source, rows, 0, out=to, mode="clip"), out, self._examples)
 
 
@@ -158,6 +159,7 @@ def _stack(arrays, member, described):
     is_traced = any(isinstance(array, jax.core.Tracer) for array in arrays)
     if is_traced or jax.dtypes.issubdtype(member.dtype, jax.dtypes.prng_key):
         return jax.numpy.stack(arrays)
+    # On the host: in JAX it would be a program to compile for every number of clients.
     return np.stack([np.asarray(array) for array in arrays])
 
 

@@ -41,6 +41,7 @@ def traced_member(value: Any, type_: types.Type, name: str) -> Any:
     if isinstance(type_, types.SequenceType) and not isinstance(value, ClientBatches):
         return concrete_member(value, type_, name)
     if not isinstance(value, ClientBatches | jax.core.Tracer):
+        # Outside `jit` a NumPy array would reach the user's function as it is, and no tracer of a `scan` can index it.
         value = jax.tree.map(jnp.asarray, concrete_member(value, type_, name))
     found = types.type_of(value)
     if not type_.is_assignable_from(found):

@@ -108,6 +108,7 @@ def stack_cohorts(cohorts: Iterable[Cohort], *, axis: int | None = 0) -> PackedC
                 f"stacked cohorts have the same values beside their data, got {cohorts[0].extra_type} and "
                 f"{cohort.extra_type}; give data.cohort(..., extra={{...}}) the same names and types each round"
             )
+    # JAX arrays, also where nothing is stacked: batches are gathered by `.at`, which NumPy arrays do not have.
     packed = _packed_alike(cohorts)
     if axis is None:
         return jax.tree.map(jnp.asarray, packed[0])

@@ -183,11 +183,13 @@ def _pack_sequences(sequences: ClientSequences, blocks: list[np.ndarray], capaci
         here, n = of_clients(sequences.num_steps, clients), len(clients)
         steps[d, :n] = here
         bound[d, :n] = here.max(1, initial=0)
+        # A lane that holds nobody does not count, else all steps of the last block would run under the select.
         common[d, :n] = np.where(clients >= 0, here, np.iinfo(np.int32).max).min(1, initial=np.iinfo(np.int32).max)
     first = (np.cumsum(bound, 1) - bound).astype(np.int32)
     index = np.zeros((devices, capacity.num_steps, lanes, sequences.batch_size), np.int32)
     for d, clients in enumerate(blocks):
         fill_index(index[d], sequences, clients, first[d])
+    # A buffer for each device: of one for all, the parts that do not begin at a multiple of 64 bytes would be copied.
     examples = _transfer.join(_read_devices(sequences, blocks, capacity.num_rows), layout)
     return PackedSequences(examples, index, first, common, bound, steps, sequences.element_type)
 
@@ -238,6 +240,7 @@ def read_examples(sequences: ClientSequences, clients: np.ndarray, num_rows: int
     lead = int(is_batched(sequences.element_type))
     used = 1 + int(sequences.num_examples[clients].sum())
     out = jax.tree.map(lambda leaf: allocate((num_rows, *leaf.shape[lead:]), leaf.dtype), batch)
+    # Padding is gathered from row 0, and memory that is used again may hold NaN there, which masks do not stop.
     for leaf in jax.tree.leaves(out):
         leaf[0] = 0
     sequences.read(clients, jax.tree.map(lambda leaf: leaf[1:used], out))

@@ -52,12 +52,15 @@ class Program:
           ValueError: a check of the program counted something, or what is kept of every client exceeds
             the memory budget.
         """
+        # Placed before anything runs: results are committed to their device, so for a state that comes in as NumPy
+        # arrays every program would be compiled again when it comes back.
         known = _put(server, self.layout.server)
         for k, phase in enumerate(self.plan.phases):
             if phase.outputs:
                 known |= self._run_stage(k, known)
             if k < len(self.plan.passes):
                 known |= self._run_pass(k, known, cohort)
+        # Last, since to read a count is to wait for the devices.
         for check in self.plan.checks:
             count = int(evaluate((check.count,), known)[0])
             if count:

@@ -86,6 +86,7 @@ def make_schedule(cohort: Cohort, layout: Layout) -> Schedule:
     blocks, shard = _blocks(steps, cohort.identity, layout)
     rank = _rank(shard, layout.shards)
     upto = _cumulated(sequences, blocks, rank, shard // (layout.shards // len(layout.devices)), len(layout.devices))
+    # Less than the budget: two waves are in memory at once, and their sizes are rounded up on the grid.
     edges = _cut(upto @ _bytes_each(cohort, layout.lanes), layout.memory_budget / (_IN_FLIGHT * _GRID))
     largest = np.diff(upto[edges], axis=0).max((0, 1)).tolist()
     wave = np.searchsorted(edges[1:-1], rank, side="right")
@@ -103,8 +104,10 @@ def make_schedule(cohort: Cohort, layout: Layout) -> Schedule:
 def _blocks(steps: np.ndarray, identity: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """The blocks, int32 `[N, L]`, and the shard of each, `[N]`, in the order of the shards."""
     blocks = np.full((-(-len(steps) // layout.lanes), layout.lanes), -1, np.int32)
+    # Equal numbers of steps by identity: the place of a client in the cohort must not decide where it is summed.
     blocks.reshape(-1)[: len(steps)] = np.lexsort((identity, -steps))
     shard = _balanced(steps[blocks[:, 0]] if len(blocks) else steps, layout.shards)
+    # Stable, since the order of a shard's blocks decides the last bits, and NumPy's usual sort differs by machine.
     by_shard = np.argsort(shard, kind="stable")
     return blocks[by_shard], shard[by_shard]
 
@@ -127,6 +130,7 @@ def _longest_first(steps: np.ndarray, parts: int) -> np.ndarray:
     chosen = np.empty(len(steps), np.int32)
     for block, cost in enumerate(steps.tolist()):
         work, chosen[block] = load[0]
+        # One more than its steps, so that blocks without any are spread over the parts, too.
         heapq.heapreplace(load, (work + cost + 1, int(chosen[block])))
     return chosen
 

@@ -84,6 +84,7 @@ def _joined(structure, parts: list):
     return unflatten(jax.tree.unflatten(structure, [jnp.concatenate(part) for part in parts]))
 
 
+# Kept for each layout: a function that is made anew in every call is compiled anew.
 @functools.lru_cache(maxsize=8)
 def _gathered(layout: Layout):
     return jax.jit(lambda values: values, out_shardings=layout.broadcast)

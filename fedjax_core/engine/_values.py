@@ -89,6 +89,7 @@ def _array_of_list(value, type_: types.TensorType, what: str) -> np.ndarray:
 
 
 def _number(value, type_, what):
+    # bool comes first, since True is an int for Python.
     kinds = ((bool, np.bool_), (int, np.number), (float, np.inexact), (complex, np.complexfloating))
     kind = next(dtype for python, dtype in kinds if isinstance(value, python))
     if type_.shape != () or not jax.dtypes.issubdtype(type_.dtype, kind):
@@ -102,6 +103,7 @@ def _number(value, type_, what):
 
 def _canonical(array, type_: types.TensorType, what: str) -> np.ndarray:
     """The array in the dtype that JAX gives it: 64-bit numbers become 32-bit ones unless x64 is on."""
+    # bfloat16 and other dtypes of ml_dtypes have the kind "V", too; what tells them is that `isbuiltin` is 2.
     if array.dtype.kind in "OSUMmV" and array.dtype.isbuiltin != 2:
         raise TypeError(f"{what}: expected {type_}, got an array of {array.dtype}; convert it to numbers")
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)

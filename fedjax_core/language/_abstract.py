@@ -153,6 +153,7 @@ _SYMBOLIC = (
 
 
 def _reason(error: Exception, fn, inputs: tuple) -> str:
+    # JAX has no one type of error for what needs a known dimension, so its words are all there is to go by.
     text = f"{type(error).__name__}: {error}".strip()
     if any(mark in text for mark in ("a placed value", "__jax_array__", "_placed.Placed")):
         return "it uses a placed value that is not among its arguments; pass that one too"
@@ -167,6 +168,7 @@ def _reason(error: Exception, fn, inputs: tuple) -> str:
 def _works_when_fixed(fn, inputs: tuple) -> bool:
     """Whether `fn` takes the inputs once every open dimension has some size."""
 
+    # 240 is divisible by most small numbers, so a reshape to rows of 20 does not fail for the size that is tried.
     def fixed(x):
         return jax.ShapeDtypeStruct(tuple(d if isinstance(d, int) else 240 for d in x.shape), x.dtype)
 

@@ -140,6 +140,7 @@ def _mean_dtype(dtype):
 def _times_weight(value, weight):
     """The weighted value and the weight, in float32 at least."""
 
+    # A sum of small integers wraps around, and one in float16 overflows, where the mean itself would fit.
     def wide(x):
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -199,6 +200,7 @@ def federated_aggregate(value, zero, accumulate: Callable, merge: Callable, repo
 def _zero(zero) -> Callable:
     if callable(zero):
         return lambda: strong(zero())
+    # JAX arrays in the end, since `report` is traced on the zero itself, and a NumPy array has no `.at`.
     arrays = jax.tree.map(constant, zero)
     return lambda: jax.tree.map(jnp.asarray, arrays)
 

@@ -73,8 +73,11 @@ class ClientBatches:
             return step(carry, *self._batch(t))
 
         def guarded(t, carry):
+            # The mask is not enough: momentum and weight decay move the weights on gradients of zero, too.
             return trees.where(t < self.num_batches, plain(t, carry), carry)
 
+        # Both bounds are those of the block. If each lane had its own, `vmap` would batch it and select over the whole
+        # carry at every step, in the steps that all lanes take as well.
         carry = lax.fori_loop(0, self.common, plain, initial)
         return lax.fori_loop(self.common, self.bound, guarded, carry) if self.guarded else carry
 
@@ -88,6 +91,8 @@ class ClientBatches:
 
         def guarded(carry, t):
             batch, mask = self._batch(jnp.minimum(t, last))
+            # Where nobody has an example the mask would be all False and a mean over it 0 / 0, and `where` keeps no NaN
+            # of the branch that it does not take out of the gradient.
             mask = mask | (self.num_batches == 0)
             return trees.where(t < self.num_batches, step(carry, batch, mask), carry), None
 
@@ -143,6 +148,7 @@ class ClientBatches:
         mask = rows > 0
         if self.repeats and rows.ndim:
             rows = jnp.where(mask, rows, rows[0])
+        # The host has made the index: the check of bounds that is the default would only cost time.
         batch = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), self.examples)
         for transform in self.transforms:
             batch = transform(batch)
@@ -191,4 +197,5 @@ def _masked_sum(x, mask):
     if jnp.ndim(x) == 0:
         return jnp.asarray(x)
     mask = jnp.expand_dims(mask, tuple(range(mask.ndim, x.ndim)))
+    # A choice, not a product: padding passes through the functions of `map`, which may make NaN of its zeros.
     return jnp.sum(jnp.where(mask, x, jnp.zeros((), x.dtype)), axis=tuple(range(mask.ndim > 0)), dtype=x.dtype)

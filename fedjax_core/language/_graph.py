@@ -14,6 +14,7 @@ from fedjax_core import types
 from fedjax_core.types import CLIENTS, Placement
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# With the separator: else a user's own folder `fedjax_core_experiments` would count as a part of this package.
 _FOLDERS = tuple(folder + os.sep for folder in (_PACKAGE, *map(os.path.dirname, (jax.__file__, np.__file__))))
 
 
@@ -118,6 +119,7 @@ class Check:
     message: Callable[[int], str]
 
 
+# Equal by identity: a comparison or `repr` by fields would walk the graph below, and a shared node once for each path.
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Node:
     """One value of a federated program.
@@ -159,6 +161,7 @@ class Node:
 
 def ancestors(nodes) -> Iterator[Node]:
     """All nodes that `nodes` are made from, themselves included, inputs before users."""
+    # Without recursion, since a chain of operators may be longer than Python's stack is deep.
     seen = set()
     stack = [(node, False) for node in reversed(list(nodes))]
     while stack:

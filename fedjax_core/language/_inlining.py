@@ -21,6 +21,7 @@ def replaced(node: Node, nodes: dict[Node, Node]) -> Node:
     """
     inputs = tuple(nodes[i] for i in node.inputs)
     check = node.check and dataclasses.replace(node.check, count=nodes[node.check.count])
+    # What does not depend on the arguments stays one node, computed once however often its computation is inlined.
     if inputs == node.inputs:
         return node
     is_map = isinstance(node.operation, Map)

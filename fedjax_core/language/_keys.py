@@ -45,6 +45,7 @@ def federated_split_key(key) -> Placed:
         )
     identity = Node(ClientIdentity(), (), jax.ShapeDtypeStruct((2,), jnp.uint32), CLIENTS, False, user_location())
 
+    # In two halves, since `fold_in` takes 32 bits and JAX has no uint64 unless x64 is on.
     def fold(key, identity):
         return jax.random.fold_in(jax.random.fold_in(key, identity[0]), identity[1])
 

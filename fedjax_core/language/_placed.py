@@ -21,6 +21,7 @@ class Placed:
     """
 
     __slots__ = ("_node",)
+    # Python does this by itself only for an `__eq__` in the class body, and the operators are set below.
     __hash__ = None
 
     def __init__(self, node: Node):
@@ -35,6 +36,7 @@ class Placed:
         return f"Placed({self._node.type})"
 
     def __getattr__(self, name: str) -> "Placed":
+        # Python, NumPy and JAX look for protocols under such names: only an AttributeError tells them there is none.
         if name.startswith("__"):
             raise AttributeError(name)
         return self._select(name)

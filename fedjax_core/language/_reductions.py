@@ -14,6 +14,7 @@ def _masked(values, valid, neutral):
     """`values` `[L, ...]` with `neutral` where a lane holds nobody."""
     if valid is None:
         return values
+    # A choice, not a product with the mask: what is computed for nobody may be NaN.
     return jax.tree.map(lambda x, n: jnp.where(jnp.expand_dims(valid, range(1, x.ndim)), x, n), values, neutral)
 
 
@@ -34,6 +35,8 @@ def elementwise(name: str, neutral, combine, reduce) -> Aggregate:
         present = _masked(values, valid, jax.tree.map(lambda x: jnp.asarray(neutral(x.dtype), x.dtype), values))
 
         def take(t, x):
+            # `jnp.sum` widens small integers, and a loop takes no carry of another dtype. In `as_function` all
+            # clients are lanes; there may be none, and a minimum of nothing is an error.
             return combine(t, reduce(x, axis=0).astype(t.dtype)) if x.shape[0] else t
 
         return jax.tree.map(take, total, present)

@@ -90,6 +90,7 @@ def federated_secure_modular_sum(value, modulus) -> Placed:
     node, limits = _bounded(name, value, modulus, "modulus", lambda modulus: modulus - 1)
 
     def add(total, x, limit):
+        # Not `(total + x) % modulus`: with a large modulus the sum wraps around before the remainder is taken.
         modulus = jnp.asarray(limit + 1, x.dtype)
         room = modulus - x
         return jnp.where(total >= room, total - room, total + x)
@@ -107,6 +108,7 @@ def _secure_sum(name, node, limits) -> Placed:
         return fold(total, (x, jnp.zeros_like(x)), limit)
 
     def fold(a, b, limit):
+        # Unsigned words wrap around, so there is a carry exactly if the sum is less than one of its parts.
         low = a[0] + b[0]
         return low, a[1] + b[1] + (low < a[0]).astype(low.dtype)
 

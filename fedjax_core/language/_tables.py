@@ -159,7 +159,9 @@ def _scatter(table, written):
             return leaf
         row = row.reshape((number, *row.shape[lead:]))
         size = leaf.shape[0]
+        # What is outside goes to a row more, which is cut off: a negative key would count from the end of the table.
         place = jnp.where((keys >= 0) & (keys < size), keys, size)
+        # The last writer of each row by a maximum: which of several writers JAX lets win, it does not say.
         last = jnp.full(size + 1, -1, jnp.int32).at[place].max(jnp.arange(number, dtype=jnp.int32))[:size]
         chosen = row.at[jnp.maximum(last, 0)].get(mode="clip")
         return jnp.where(jnp.expand_dims(last >= 0, range(1, leaf.ndim)), chosen, leaf)
