@@ -40,7 +40,8 @@ from fedjax_core.program._releases import (
     release_to_log,
     release_to_memory,
 )
-from fedjax_core.program._run import Run, TrainResult
+from fedjax_core.program._run import Run
+from fedjax_core.program._run_end import TrainResult
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._run_settings import RunSettings
 from fedjax_core.program._sole_writer import sole_writer

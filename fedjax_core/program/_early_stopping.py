@@ -5,7 +5,8 @@ import math
 from typing import Any
 
 from fedjax_core.program import _checks
-from fedjax_core.program._history import History
+from fedjax_core.program._history import History, Record
+from fedjax_core.program._warn import warn
 
 _HELD_OUT = "held_out/"
 
@@ -60,17 +61,26 @@ class EarlyStopping:
                 f"EarlyStopping(metric=...) must be the name of a metric, got {self.metric!r}; for example "
                 "'held_out/eval/loss'"
             )
-        _checks.checked_count("EarlyStopping", "patience", self.patience)
+        self._set_count("patience")
         if self.mode not in ("min", "max"):
             raise ValueError(f"EarlyStopping(mode=...) must be 'min' or 'max', got {self.mode!r}; use mode='min'")
         _checks.checked_not_negative("EarlyStopping", "min_delta", self.min_delta)
         if self.max_rounds is not None:
-            _checks.checked_count("EarlyStopping", "max_rounds", self.max_rounds)
+            self._set_count("max_rounds")
+
+    def _set_count(self, name: str) -> None:
+        # As a Python integer, which `run.json` can hold.
+        object.__setattr__(self, name, _checks.checked_count("EarlyStopping", name, getattr(self, name)))
 
     @property
     def is_held_out(self) -> bool:
         """Whether the evaluation measures the metric."""
         return self.metric.startswith(_HELD_OUT)
+
+    @property
+    def is_of_participation(self) -> bool:
+        """Whether the sampler measures the metric, by the `Participation` that it gives."""
+        return self.metric.startswith("participation/")
 
 
 class Ending:
@@ -88,6 +98,8 @@ class Ending:
         self._rule = rounds if isinstance(rounds, EarlyStopping) else None
         self.last_round = rounds if self._rule is None else self._rule.max_rounds
         self._every = evaluate_every
+        # What the evaluation or the process measures was known before the run.
+        self._is_checked = self._rule is None or not self._rule.is_of_participation
         self.reset()
 
     def reset(self) -> None:
@@ -118,6 +130,16 @@ class Ending:
             better = value < self._best - rule.min_delta
             self._best, self._waited = (value, 0) if better else (self._best, self._waited + 1)
         return self._is_last(number) or (rule is not None and self._waited >= rule.patience)
+
+    def check_measured(self, record: Record) -> None:
+        """Warns, once, if the first round did not measure the metric, since nothing may then end the run."""
+        if not self._is_checked:
+            self._is_checked = True
+            if self._rule.metric not in record.metrics:
+                warn(
+                    f"EarlyStopping(metric={self._rule.metric!r}) is not among what round {record.round} measured: "
+                    f"{', '.join(record.metrics)}; it ends the run only after rounds that do"
+                )
 
     def _is_last(self, number: int) -> bool:
         return self.last_round is not None and number >= self.last_round

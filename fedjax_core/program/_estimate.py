@@ -13,8 +13,8 @@ class Estimate(NamedTuple):
       cohort_size: of the next round that is not skipped; other rounds may have others.
       call: what that round takes, a `CallEstimate`: bytes, waves and programs.
       rounds_left: until the last round; None where there is none.
-      round_seconds: the median of the rounds that were timed, the first one of a process, which compiles, not among
-        them; None where none was.
+      round_seconds: the median of the rounds that were timed, the first one, which compiles, and those that were
+        skipped not among them; None where none was.
     """
 
     cohort_size: int
@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """Of the rounds that are left, evaluation not included; None where that is not known."""
+        """Of the rounds that are left, if none is skipped, evaluation not included; None where that is not known."""
         if self.rounds_left is None or self.round_seconds is None:
             return None
         return self.rounds_left * self.round_seconds

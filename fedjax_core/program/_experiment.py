@@ -137,7 +137,7 @@ class Experiment:
         _check_options(run_options)
         self._time = Time() if _time is None else _time
         self._job = _checked_job(job)
-        every = _checked_frequency(min_eval_frequency)
+        every, train_rounds = _checked_frequency(min_eval_frequency), _checked_rounds(train_rounds)
         self._process, self._train_data = process, train_data
         self.train_hooks, self.eval_hooks, self.exports = train_hooks, eval_hooks, exports
         self._evaluation = Evaluation(eval_data, evaluation, eval_metrics, None, eval_steps, every)
@@ -325,6 +325,11 @@ def _until(predicate: Any) -> Callable[[Any], bool] | None:
             "lambda result: result is None or time.monotonic() < end"
         )
     return None if predicate is None else lambda result: not predicate(result)
+
+
+def _checked_rounds(value: Any) -> int | None:
+    """An integer: `train` does not evaluate, so an early stopping is for a `Run`."""
+    return None if value is None else _checks.checked_count("Experiment", "train_rounds", value)
 
 
 def _checked_frequency(value: Any) -> int | None:

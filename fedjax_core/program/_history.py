@@ -123,7 +123,7 @@ class Record(NamedTuple):
         `left out all 10 clients (update 9, weight 1)`.
         """
         parts = [
-            _skipped(self.metrics),
+            _skipped(self.metrics) if self.is_skipped else "",
             self._left_out_in_words(),
             _described(self.metrics),
             "held-out " + _described(self.held_out) if self.held_out else "",
@@ -146,6 +146,17 @@ class Record(NamedTuple):
         """The clients that are known by name: `ada (update), bob (weight)`; of more than 20 the first ones."""
         more = ", ..." if self.num_left_out > len(self.left_out) else ""
         return ", ".join(f"{client} ({reason})" for client, reason in self.left_out) + more
+
+    @property
+    def has_left_out_all(self) -> bool:
+        """Whether the round left out every client that took part, or every one that has examples."""
+        nobody_trained = any(self.metrics.get(name) == 0 for name in _NUM_EXAMPLES)
+        return self.num_left_out > 0 and (nobody_trained or self.num_left_out == self.num_clients)
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the round was not run, since too few clients reported."""
+        return bool(self.metrics.get("participation/skipped"))
 
     def _left_out_in_words(self) -> str:
         left_out = self.num_left_out
@@ -238,6 +249,8 @@ def find_metric(metrics: dict[str, float | int], name: str) -> str | None:
 
 
 _LEFT_OUT = "client_work/train/num_non_finite_clients/"
+# Of the clients that were not left out; by the second name where the metrics are of this round and of all rounds.
+_NUM_EXAMPLES = ("client_work/train/num_examples", "client_work/train/current_round_metrics/num_examples")
 
 
 def _left_out_by_reason(metrics: dict[str, float | int]) -> dict[str, int]:
@@ -245,8 +258,6 @@ def _left_out_by_reason(metrics: dict[str, float | int]) -> dict[str, int]:
 
 
 def _skipped(metrics: dict[str, float | int]) -> str:
-    if not metrics.get("participation/skipped"):
-        return ""
     return f"skipped, {metrics['participation/reported']} of {metrics['participation/selected']} clients reported"
 
 

@@ -52,17 +52,18 @@ def cohort_drawer(
     def draw(number: int) -> RoundCohort:
         drawn, round_key = sampler(number), jax.random.fold_in(key, number)
         if not isinstance(drawn, Participation):
-            return _round_cohort(data.cohort(drawn, batching, key=round_key), {})
+            return round_cohort(data.cohort(drawn, batching, key=round_key), {})
         metrics = {f"participation/{name}": value for name, value in drawn.metrics().items()}
         if drawn.skipped:
             return RoundCohort(None, 0, metrics)
         cohort = data.cohort(drawn.ids, batching, drawn.max_steps, extra=drawn.extra, key=round_key)
-        return _round_cohort(cohort, metrics)
+        return round_cohort(cohort, metrics)
 
     return draw
 
 
-def _round_cohort(cohort: Cohort, metrics: dict[str, int]) -> RoundCohort:
+def round_cohort(cohort: Cohort, metrics: dict[str, int]) -> RoundCohort:
+    """The clients of a round that is not skipped."""
     return RoundCohort(cohort, len(cohort), metrics, cohort.ids, cohort.client_index)
 
 
@@ -110,6 +111,7 @@ def run_rounds(
             record = Record(number, clock() - epoch, round_seconds, drawn.size, flat, flat_held_out)
             record = _with_names(record, metrics, drawn)
             history.append(record)
+            ending.check_measured(record)
             state = after
             round_ = Round(number, state, metrics, held_out, record, is_last)
             for outlet in outlets:

@@ -61,7 +61,7 @@ def to_progress_bar(last_round: int | None, completed: int) -> Outlet:
 
 
 def to_log() -> Outlet:
-    """Logs the clients that a round left out, by name, and warns of the first round that left out all of them."""
+    """Logs the clients that a round left out, by name, and warns of the first round that left out all with examples."""
     warned = False
 
     def take(round_: Round) -> None:
@@ -71,10 +71,11 @@ def to_log() -> Outlet:
         if left_out:
             who = record.names_left_out if record.left_out else record.reasons_left_out
             _LOGGER.info("round %d left out %d of %d clients: %s", record.round, left_out, record.num_clients, who)
-        if not warned and 0 < left_out == record.num_clients:
+        if not warned and record.has_left_out_all:
             warned = True
+            which = "" if left_out == record.num_clients else " that have examples"
             warn(
-                f"round {record.round} left out all of its {left_out} clients, since something was not finite: "
+                f"round {record.round} left out all of its {left_out} clients{which}, since something was not finite: "
                 f"{record.reasons_left_out}; lower the learning rates, or look for the first step that is not finite: "
                 "fc.testing.debug_client(process, state, client)"
             )

@@ -4,50 +4,31 @@ import contextlib
 import functools
 import os
 import pathlib
-import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 
 from fedjax_core.data import Batching, FederatedData, Participation, Sampler, sample_clients
 from fedjax_core.privacy import Accounting
 from fedjax_core.program import _checks, _outlets
 from fedjax_core.program import _run_arguments as _arguments
-from fedjax_core.program._atomic import remove_leftovers, write_folder_atomically
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._early_stopping import EarlyStopping, Ending
 from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, Evaluator
 from fedjax_core.program._exports import Export
-from fedjax_core.program._history import History
 from fedjax_core.program._loop import RoundCohort, cohort_drawer, run_rounds
 from fedjax_core.program._outlets import Outlet, Round
 from fedjax_core.program._releases import ReleaseManager
+from fedjax_core.program._run_end import TrainResult, finish_if_unfinished, write_export
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._run_settings import RunSettings, save_settings
 from fedjax_core.program._run_start import RunStart, environment_of, first_state, run_start
 from fedjax_core.program._sole_writer import sole_writer
+from fedjax_core.program._trial import next_cohort, one_batch, try_rounds, typical_seconds
 from fedjax_core.program._watching import Time, watch
-from fedjax_core.program._weights import load_weights
 from fedjax_core.templates import LearningProcess
-
-
-class TrainResult(NamedTuple):
-    """What training gives.
-
-    Attributes:
-      state: the process's state after the last round.
-      history: a `History` with one record a round.
-      held_out: what the last evaluation measured; None without an evaluation.
-      exports: the folders that the exports wrote, in their order.
-    """
-
-    state: Any
-    history: History
-    held_out: Any = None
-    exports: tuple[pathlib.Path, ...] = ()
 
 
 class Run:
@@ -170,7 +151,7 @@ class Run:
         rounds = _arguments.checked_rounds(rounds)
         evaluation = _arguments.checked_evaluation(evaluation, process, batching)
         _arguments.check_accounting(accounting, sampler, len(train_data))
-        _arguments.check_early_stopping(rounds, process, evaluation, accounting)
+        _arguments.check_early_stopping(rounds, sampler, process, evaluation, accounting)
         initial_state = _arguments.checked_initial_state(initial_state, process)
         _checks.check_switch("Run", "progress", progress)
         self._folder = _arguments.checked_folder(folder)
@@ -196,8 +177,8 @@ class Run:
 
         Warns:
           UserWarning: the rounds that follow are not those of an uninterrupted run, since settings, versions or
-            devices are others than at the checkpoint, or the run began with another state; or a round left out all
-            of its clients.
+            devices are others than at the checkpoint, or the run began with another state; a round left out all of
+            its clients that have examples; or nobody measures the metric of an early stopping.
 
         Raises:
           CheckpointTypeError: the latest checkpoint is of another model or algorithm.
@@ -290,7 +271,7 @@ class Run:
 
         Args:
           rounds: how many rounds to try, from the first state, after one more that compiles and is not timed; 0 for
-            none.
+            none. None of them is one that the sampler skips.
 
         Returns:
           An `Estimate`, which `print` shows in words.
@@ -300,28 +281,32 @@ class Run:
         """
         rounds = _checks.checked_count("estimate", "rounds", rounds, least=0)
         checkpoint = self.restore()
-        completed, records = (0, []) if checkpoint is None else (checkpoint.round, checkpoint.history.records[1:])
+        completed, records = (0, []) if checkpoint is None else (checkpoint.round, checkpoint.history.records)
         if rounds:
-            tried = []
-            self._try(self._draw, [Outlet(lambda round_: tried.append(round_.record))], rounds + 1)
-            records = tried[1:]
+            records = []
+            self._try(self._next_cohort, [Outlet(lambda round_: records.append(round_.record))], rounds + 1)
         drawn = self._next_cohort(completed + 1)
         left = None if self.last_round is None else max(0, self.last_round - completed)
-        seconds = statistics.median(record.round_seconds for record in records) if records else None
-        return Estimate(drawn.size, self.process.next.estimate(drawn.cohort), left, seconds)
+        return Estimate(drawn.size, self.process.next.estimate(drawn.cohort), left, typical_seconds(records))
 
     def test(self) -> Any:
         """Tries everything: a round with one client and one batch, and an evaluation. Leaves nothing in the folder.
 
-        The hooks are called. Nothing is released or exported.
+        The client is the first with examples of the first round that is not skipped. The hooks are called. Nothing is
+        released or exported.
 
         Returns:
           What the evaluation measures; None without one.
+
+        Warns:
+          UserWarning: the round left out its client, since something was not finite.
+
+        Raises:
+          ValueError: each of the first 100 rounds is skipped.
         """
-        data, batching = self.train_data, self.settings.batching
-        clients = data.client_ids.take(np.flatnonzero(data.sizes)[:1])
-        cohort = data.cohort(clients, batching, max_steps=1, key=self._key)
-        state = self._try(lambda number: RoundCohort(cohort, len(clients), {}), [_outlets.to_hooks(self.on_round)])
+        cohort = self._next_cohort(1).cohort
+        tried = one_batch(cohort, self.train_data, self.settings.batching, self._key)
+        state = self._try(lambda number: tried, [_outlets.to_log(), _outlets.to_hooks(self.on_round)]).state
         if self.evaluation is None:
             return None
         return self._evaluator_in(None)(1, state)
@@ -351,17 +336,11 @@ class Run:
     def _evaluator_in(self, folder: pathlib.Path | None) -> Evaluator:
         return Evaluator(self.evaluation, _arguments.selection(self.process, self.evaluation.by), folder)
 
-    def _try(self, draw: Callable[[int], RoundCohort], outlets: Sequence[Outlet] = (), rounds: int = 1) -> Any:
-        """The state after the first rounds, of which nothing is left."""
-        start = RunStart(self._first_state(), History(), 0, self.process.next, {})
-        return run_rounds(start, Ending(rounds, None), draw, outlets=outlets, clock=self._time.clock).state
+    def _try(self, draw: Callable[[int], RoundCohort], outlets: Sequence[Outlet], rounds: int = 1) -> Round:
+        return try_rounds(self.process, self._first_state(), draw, rounds, outlets, self._time.clock)
 
     def _next_cohort(self, number: int) -> RoundCohort:
-        for later in range(number, number + 100):
-            drawn = self._draw(later)
-            if drawn.cohort is not None:
-                return drawn
-        raise ValueError(f"the rounds {number} to {number + 99} are all skipped; let more clients report")
+        return next_cohort(self._draw, number)
 
     def _settings(self, batching: Batching, rounds: int | EarlyStopping | None, key: jax.Array) -> RunSettings:
         evaluation, checkpoints = self.evaluation, self.checkpoints
@@ -420,32 +399,17 @@ class Run:
         return {} if self.accounting is None else {"privacy/epsilon": self.accounting.epsilon_so_far(number)}
 
     def _export(self, state: Any, metrics: Any) -> tuple[pathlib.Path, ...]:
-        return tuple(self._write_export(export, state, metrics) for export in self.exports)
-
-    def _write_export(self, export: Export, state: Any, metrics: Any) -> pathlib.Path:
-        path = self.folder / "exports" / export.name
-        if self._is_writer:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(path.parent)
+        folders = tuple(self.folder / "exports" / export.name for export in self.exports)
+        if folders and self._is_writer:
             weights = self.process.get_model_weights(state)
-            write_folder_atomically(path, lambda folder: export.write(folder, weights, metrics))
-        return path
+            for folder, export in zip(folders, self.exports):
+                write_export(folder, export, weights, metrics)
+        return folders
 
     def _make_up(self, start: RunStart, folder: RunFolder | None) -> TrainResult:
         """The end of a run that is over; the files are written if a process was killed before it wrote them."""
-        weights = self.process.get_model_weights(start.state)
-        if folder is not None and not _holds(folder.path / "weights.npz", weights):
-            folder.finish(weights, start.history)
+        if folder is not None:
+            finish_if_unfinished(folder, self.process.get_model_weights(start.state), start.history)
         held_out = None if self.evaluation is None else self._evaluator(start.completed, start.state)
         self._trained = start.completed, start.state
         return TrainResult(start.state, start.history, held_out, self._export(start.state, held_out))
-
-
-def _holds(path: pathlib.Path, weights: Any) -> bool:
-    """Whether a file holds these weights."""
-    try:
-        saved = load_weights(path, like=weights)
-    except (OSError, ValueError):
-        return False
-    same = jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), saved, weights)
-    return all(jax.tree.leaves(same))

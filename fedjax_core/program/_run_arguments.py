@@ -104,9 +104,8 @@ def checked_evaluation(evaluation: Any, process: LearningProcess, batching: Batc
         )
     own = Batching(batching.batch_size) if evaluation.batching is None else evaluation.batching
     _check_eval_batching(own)
-    for name in ("steps", "every"):
-        if getattr(evaluation, name) is not None:
-            _checks.checked_count("Evaluation", name, getattr(evaluation, name))
+    given = {name: getattr(evaluation, name) for name in ("steps", "every")}
+    counts = {n: _checks.checked_count("Evaluation", n, value) for n, value in given.items() if value is not None}
     by = _checked_by(evaluation)
     computation = by.next if isinstance(by, LearningProcess) else by
     _checks.check_data("Evaluation", "data", evaluation.data, "the evaluation", computation)
@@ -114,7 +113,7 @@ def checked_evaluation(evaluation: Any, process: LearningProcess, batching: Batc
     hooks = checked_functions("Evaluation", "hooks", evaluation.hooks)
     if evaluation.name is not None and not isinstance(evaluation.name, str):
         raise TypeError(f"Evaluation(name=...) must be a text, got {evaluation.name!r}; use name='evaluation'")
-    return evaluation._replace(by=by, metrics=None, batching=own, hooks=hooks)
+    return evaluation._replace(by=by, metrics=None, batching=own, hooks=hooks, **counts)
 
 
 def _check_eval_batching(batching: Any) -> None:
@@ -230,8 +229,16 @@ def _sampling_of(sampler: Any, population: int) -> Sampling | None:
     if isinstance(sampler, int):
         return fixed_size(sampler, population)
     made_by = {"fixed_size": fixed_size, "poisson": poisson}
-    name, *numbers = getattr(sampler, "sampling", [""])
-    return made_by[name](*numbers) if name else None
+    said = getattr(sampler, "sampling", None)
+    if said is None:
+        return None
+    if not isinstance(said, tuple) or not said or said[0] not in made_by:
+        raise TypeError(
+            f"Run(accounting=...): a sampler's attribute `sampling` must name how it draws, got {said!r}; write "
+            "sampler.sampling = ('poisson', 0.01) or ('fixed_size', 10, 1000), or leave the attribute out"
+        )
+    name, *numbers = said
+    return made_by[name](*numbers)
 
 
 def checked_initial_state(state: Any, process: LearningProcess) -> Any:
@@ -259,9 +266,18 @@ def checked_initial_state(state: Any, process: LearningProcess) -> Any:
     )
 
 
-def check_early_stopping(rounds: Any, process: LearningProcess, evaluation: Evaluation | None, accounting: Any) -> None:
+def check_early_stopping(
+    rounds: Any, sampler: Any, process: LearningProcess, evaluation: Evaluation | None, accounting: Any
+) -> None:
     """Raises ValueError if nothing measures the metric of an early stopping, which would then never end the run."""
-    if not isinstance(rounds, EarlyStopping) or rounds.metric.startswith("participation/"):
+    if not isinstance(rounds, EarlyStopping):
+        return
+    if rounds.is_of_participation:
+        if isinstance(sampler, int):
+            raise ValueError(
+                f"EarlyStopping(metric={rounds.metric!r}) needs a sampler that tells who took part, got {sampler}; use "
+                f"sampler=fc.data.participation(fc.data.uniform_sampler(data.client_ids, {sampler}, key=key))"
+            )
         return
     if not rounds.is_held_out:
         known = _measured_by(process) + (["privacy/epsilon"] if accounting is not None else [])

@@ -1,5 +1,7 @@
 """Early stopping: when it ends a run, what such a run leaves, and that a resumed one decides the same."""
 
+import json
+
 import jax
 import numpy as np
 import optax
@@ -123,6 +125,29 @@ def test_on_a_training_metric_it_evaluates_at_the_end(make, tmp_path):
     rule = EarlyStopping("client_work/train/loss", patience=1, min_delta=100.0)
     result = make(tmp_path, rounds=rule).train()  # the first loss is better than none, the second no better
     assert len(result.history) == 2 and result.held_out is not None
+
+
+def test_a_metric_of_participation_that_nobody_measures_is_told(make, tmp_path):
+    """Which reasons a sampler's stages have is seen in its first round."""
+
+    def some_late(round_num, participation):
+        return participation.keep(np.arange(len(participation.ids)) > 0, "asleep")
+
+    sampler = fd.participation(fd.uniform_sampler(["a", "b", "c"], 2, key=KEY), some_late)
+    rules = {name: EarlyStopping(f"participation/{name}", 1, max_rounds=4) for name in ("asleep", "aslep")}
+    assert len(make(tmp_path / "1", sampler=sampler, rounds=rules["asleep"]).train().history) == 2
+    with pytest.warns(UserWarning, match="'participation/aslep'.* is not among what round 1 measured: .*/asleep") as w:
+        assert len(make(tmp_path / "2", sampler=sampler, rounds=rules["aslep"]).train().history) == 4
+    assert len(w) == 1 and w[0].filename == __file__
+    with pytest.raises(ValueError, match=r"tells who took part, got 2; use sampler=fc.data.participation\("):
+        make(tmp_path / "3", rounds=rules["asleep"])
+
+
+def test_numbers_of_numpy_are_taken_and_written(make, tmp_path):
+    rule = EarlyStopping("client_work/train/loss", patience=np.int64(3), max_rounds=np.int32(1))
+    make(tmp_path, rounds=rule).train()
+    written = json.loads((tmp_path / "run.json").read_text())["settings"]["rounds"]
+    assert (written["patience"], written["max_rounds"]) == (3, 1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,16 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core import data as fd
-from fedjax_core.program import Checkpoints, CheckpointTypeError, Experiment, Export, Job, export_weights, train
+from fedjax_core.program import (
+    Checkpoints,
+    CheckpointTypeError,
+    EarlyStopping,
+    Experiment,
+    Export,
+    Job,
+    export_weights,
+    train,
+)
 from fedjax_core.program._watching import Time
 from tests import learning_references as reference
 
@@ -645,6 +654,7 @@ def _weights_export():
         ({"exports": [_weights_export(), _weights_export()]}, ValueError, "a name of its own, got same, same"),
         ({"cohort_size": None}, TypeError, r"Experiment\(cohort_size=...\) must be an integer, .*cohort_size=10, or"),
         ({"cohort_size": "all"}, TypeError, "or a function of the round number, got 'all'"),
+        ({"train_rounds": EarlyStopping("loss", 1)}, TypeError, r"Experiment\(train_rounds=...\) must be an integer"),
         ({"participants": len}, TypeError, r"takes checkpoints, .* of the arguments of Run, got participants; for"),
         ({"cohort_size": 9}, ValueError, "got 8 clients; use cohort_size=8 or less"),
         ({"cohort_size": 0}, ValueError, r"Experiment\(cohort_size=...\) must be at least 1"),

@@ -108,7 +108,10 @@ def test_a_sampler_draws_what_a_number_of_clients_does(make, data):
 
 
 def test_what_is_known_of_clients_comes_with_those_that_report(make, model, data):
-    """Staleness from a sampler's stage, by row and by id, reaches the round of the clients that are left."""
+    """Staleness from a sampler's stage, by row and by id, reaches the round of the clients that are left.
+
+    Also where the run is only tried.
+    """
 
     def with_delays(round_num, participation):
         delays = np.arange(len(participation.ids), dtype=np.int32) + round_num
@@ -131,7 +134,11 @@ def test_what_is_known_of_clients_comes_with_those_that_report(make, model, data
         process.initialize, next_round, process.report, process.get_model_weights, process.set_model_weights
     )
     drawn = fd.participation(fd.uniform_sampler(data[0].client_ids, 3, key=KEY), with_delays, second_is_late)
-    history = make(process=with_extra, sampler=drawn, rounds=2).train().history
+    tried = []
+    run = make(process=with_extra, sampler=drawn, rounds=2, on_round=tried.append)
+    run.test()
+    assert [round_.record.metrics["known/0"] for round_ in tried] == [1]  # of the first client alone
+    history = run.train().history
     assert history.column("known/0").tolist() == [1 + 3, 2 + 4]
     assert history.column("known/1").tolist() == [0.5, 0.5]
 
@@ -162,6 +169,12 @@ def test_only_at_the_end(make, data, evaluation):
     evaluated = []
     make(evaluation=Evaluation(data[1], evaluation, every=None, hooks=[evaluated.append])).train()
     assert [e.round for e in evaluated] == [4]
+
+
+def test_an_evaluation_takes_numbers_of_numpy(make, data, evaluation, tmp_path):
+    make(folder=tmp_path, evaluation=Evaluation(data[1], evaluation, every=np.int64(3), steps=np.int64(2))).train()
+    written = json.loads((tmp_path / "run.json").read_text())["settings"]
+    assert (written["eval_every"], written["eval_steps"]) == (3, 2)
 
 
 def test_evaluates_the_state_that_training_ended_with(make, process, data, evaluation):
@@ -330,6 +343,20 @@ def test_tries_everything_and_leaves_nothing(make, data, evaluation, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_tries_a_client_that_has_examples_of_a_round_that_is_run(make, data):
+    tried = []
+
+    def none_before_3(round_num, participation):
+        return participation.keep(np.full(len(participation.ids), round_num > 2), "late")
+
+    some = data[0].client_ids[0]
+    empty = {name: array[:0] for name, array in data[0][some].items()}
+    clients = fd.FederatedData.from_clients({"none": empty, "some": data[0][some]})
+    sampler = fd.participation(fd.fixed_cohorts([["none", "some"]]), none_before_3, fd.minimum_reports(1))
+    make(train_data=clients, sampler=sampler, on_round=tried.append).test()
+    assert int(tried[0].metrics["client_work"]["train"]["num_examples"]) == 4
+
+
 def test_a_checkpoint_has_room_for_tables(make, tmp_path):
     """A version that knows no client tables does not take a checkpoint that has some for one that has none."""
     make(folder=tmp_path, rounds=1).train()
@@ -385,6 +412,20 @@ def test_a_round_that_leaves_out_everybody_warns_once(make, with_nan):
     assert result.history.records[0].summary().startswith("left out all 2 clients (update 2)")
 
 
+def test_clients_without_examples_do_not_hide_that_everybody_was_left_out(make, with_nan):
+    empty = {name: array[:0] for name, array in with_nan["a"].items()}
+    clients = fd.FederatedData.from_clients({"b": with_nan["b"], "c": with_nan["c"], "empty": empty})
+    cohorts = fd.fixed_cohorts([["b", "c"], ["b", "empty"]])
+    with pytest.warns(UserWarning, match="round 2 left out all of its 1 clients that have examples, since") as told:
+        make(train_data=clients, sampler=cohorts, rounds=2).train()
+    assert len(told) == 1
+
+
+def test_a_run_that_is_tried_tells_of_the_client_that_it_left_out(make, with_nan):
+    with pytest.warns(UserWarning, match="round 1 left out all of its 1 clients, .*: update 1; lower"):
+        make(train_data=with_nan, sampler=fd.fixed_cohorts([["b"]])).test()
+
+
 # what it takes
 
 
@@ -415,6 +456,19 @@ def test_estimates_what_is_left_of_a_run(make, tmp_path):
     assert estimate.rounds_left == 7
     assert estimate.round_seconds == np.median([record.round_seconds for record in history.records[1:]])
     assert make(folder=tmp_path, rounds=None).estimate().seconds is None
+
+
+def test_rounds_that_are_skipped_take_no_time_and_are_not_among_the_timed_ones(make, data, tmp_path):
+    def in_every_third(round_num, participation):
+        return participation.keep(np.full(len(participation.ids), round_num % 3 == 0), "late")
+
+    drawn = fd.uniform_sampler(data[0].client_ids, 4, key=KEY)
+    sampler = fd.participation(drawn, in_every_third, fd.minimum_reports(1))
+    records = make(folder=tmp_path, sampler=sampler, rounds=9).train().history.records
+    assert [record.is_skipped for record in records] == [True, True, False] * 3
+    estimated = make(folder=tmp_path, sampler=sampler, rounds=12).estimate().round_seconds
+    assert estimated == np.median([records[i].round_seconds for i in (5, 8)])
+    assert make(sampler=sampler, rounds=12).estimate(rounds=2).round_seconds > 0  # those tried are the rounds 3 and 6
 
 
 def test_a_round_that_is_skipped_is_not_estimated(make, data):

@@ -83,3 +83,13 @@ def test_a_sampler_says_what_it_is(arguments):
     with pytest.raises(ValueError, match=r"use sampling=fc.privacy.fixed_size\(4, 12\)"):
         Run(**arguments | {"sampler": uniform}, accounting=_accounting(privacy.poisson(0.25)))
     Run(**arguments | {"sampler": lambda round_num: ids[:1]}, accounting=_accounting(privacy.poisson(0.1)))  # believed
+
+
+@pytest.mark.parametrize("said", ["weighted", ("weighted", 4), privacy.poisson(0.5)])
+def test_a_sampler_that_says_something_else_is_refused(arguments, said):
+    def sampler(round_num):
+        pytest.fail("nothing is drawn")
+
+    sampler.sampling = said
+    with pytest.raises(TypeError, match=r"`sampling` must name how it draws, got .*; write sampler.sampling = \('poi"):
+        Run(**arguments | {"sampler": sampler}, accounting=_accounting(privacy.poisson(0.5)))

@@ -1,0 +1,59 @@
+"""What a run gives and writes at its end."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedjax_core.program._atomic import remove_leftovers, write_folder_atomically
+from fedjax_core.program._exports import Export
+from fedjax_core.program._history import History
+from fedjax_core.program._run_folder import RunFolder
+from fedjax_core.program._weights import load_weights
+
+
+class TrainResult(NamedTuple):
+    """What training gives.
+
+    Attributes:
+      state: the process's state after the last round.
+      history: a `History` with one record a round.
+      held_out: what the last evaluation measured; None without an evaluation.
+      exports: the folders that the exports wrote, in their order.
+    """
+
+    state: Any
+    history: History
+    held_out: Any = None
+    exports: tuple[pathlib.Path, ...] = ()
+
+
+def write_export(folder: pathlib.Path, export: Export, weights: Any, metrics: Any) -> None:
+    """Writes an export, which is there whole or not at all.
+
+    Args:
+      folder: of the export, in that of all exports.
+      export: what writes it.
+      weights: the model's.
+      metrics: what the last evaluation measured.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    write_folder_atomically(folder, lambda new: export.write(new, weights, metrics))
+
+
+def finish_if_unfinished(folder: RunFolder, weights: Any, history: History) -> None:
+    """Writes the files of the end that a process did not, since it was killed after the last checkpoint."""
+    if not _holds(folder.path / "weights.npz", weights):
+        folder.finish(weights, history)
+
+
+def _holds(path: pathlib.Path, weights: Any) -> bool:
+    """Whether a file holds these weights."""
+    try:
+        saved = load_weights(path, like=weights)
+    except (OSError, ValueError):
+        return False
+    same = jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), saved, weights)
+    return all(jax.tree.leaves(same))

@@ -1,0 +1,71 @@
+"""Rounds that are tried and leave nothing: what a run takes, and whether all of it works."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_core.data import Batching, FederatedData
+from fedjax_core.engine import Cohort
+from fedjax_core.program._early_stopping import Ending
+from fedjax_core.program._history import History, Record
+from fedjax_core.program._loop import RoundCohort, round_cohort, run_rounds
+from fedjax_core.program._outlets import Outlet, Round
+from fedjax_core.program._run_start import RunStart
+from fedjax_core.templates import LearningProcess
+
+_MOST_SKIPPED = 100
+
+
+def next_cohort(draw: Callable[[int], RoundCohort], number: int) -> RoundCohort:
+    """The clients of the first round from `number` on that is not skipped.
+
+    Raises:
+      ValueError: each of 100 rounds is.
+    """
+    for later in range(number, number + _MOST_SKIPPED):
+        drawn = draw(later)
+        if drawn.cohort is not None:
+            return drawn
+    last = number + _MOST_SKIPPED - 1
+    raise ValueError(f"the rounds {number} to {last} are all skipped; let more clients report")
+
+
+def one_batch(cohort: Cohort, data: FederatedData, batching: Batching, key: jax.Array) -> RoundCohort:
+    """Of the clients of a round the first with examples, with its first batch."""
+    first = np.flatnonzero(cohort.value.num_steps)[:1]
+    ids, extra = [cohort.ids[i] for i in first], {name: values[first] for name, values in cohort.extra.items()}
+    return round_cohort(data.cohort(ids, batching, max_steps=1, extra=extra, key=key), {})
+
+
+def try_rounds(
+    process: LearningProcess,
+    state: Any,
+    draw: Callable[[int], RoundCohort],
+    rounds: int,
+    outlets: Sequence[Outlet],
+    clock: Callable[[], float],
+) -> Round:
+    """Runs rounds after a state.
+
+    Args:
+      process: of the run.
+      state: of the process.
+      draw: as `run_rounds` takes it.
+      rounds: how many.
+      outlets: take each round.
+      clock: gives the time in seconds.
+
+    Returns:
+      The last round.
+    """
+    start = RunStart(state, History(), 0, process.next, {})
+    return run_rounds(start, Ending(rounds, None), draw, outlets=outlets, clock=clock)
+
+
+def typical_seconds(records: Sequence[Record]) -> float | None:
+    """The median of the rounds that were run, but for the first one, which compiles; None where there is no other."""
+    seconds = [record.round_seconds for record in records if not record.is_skipped][1:]
+    return statistics.median(seconds) if seconds else None
