@@ -1,18 +1,35 @@
 """Training in one call."""
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
-from fedjax_core.data import FederatedData
-from fedjax_core.program._run import Run, TrainResult
-from fedjax_core.templates import LearningProcess
+from fedjax_core.program._run import Run
+from fedjax_core.program._run_end import TrainResult
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
-def train(process: LearningProcess, train_data: FederatedData, **arguments: Any) -> TrainResult:
-    """Trains: `Run(process, train_data, **arguments).train()`.
+def _takes_what(
+    other: Callable[_Arguments, object],
+) -> Callable[[Callable[..., _Result]], Callable[_Arguments, _Result]]:
+    """Gives a function the signature of another, for editors and for `help`, but for what it returns."""
+
+    def signed(function: Callable[..., _Result]) -> Callable[_Arguments, _Result]:
+        returns = inspect.signature(function).return_annotation
+        function.__signature__ = inspect.signature(other).replace(return_annotation=returns)
+        return function
+
+    return signed
+
+
+@_takes_what(Run)
+def train(*args, **arguments) -> TrainResult:
+    """Trains: `Run(process, train_data, ...).train()`.
 
     Args:
-      process: for example `fed_avg(model, optax.sgd(0.1), key=...)`.
-      train_data: the population that cohorts are drawn from.
+      *args: the process and the population that cohorts are drawn from.
       **arguments: those of `Run`; `sampler`, `batching`, `rounds` and `key` are needed.
 
     Returns:
@@ -32,4 +49,4 @@ def train(process: LearningProcess, train_data: FederatedData, **arguments: Any)
       >>> bool(loss[2] < loss[0])
       True
     """
-    return Run(process, train_data, **arguments).train()
+    return Run(*args, **arguments).train()

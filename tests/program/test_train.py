@@ -1,4 +1,5 @@
 import csv
+import inspect
 
 import jax
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core.data import Batching, sample_clients, synthetic_iid
-from fedjax_core.program import Evaluation, RunFolder, load_weights, train
+from fedjax_core.program import Evaluation, Run, RunFolder, TrainResult, load_weights, train
 
 KEY = jax.random.key(7)
 
@@ -139,3 +140,8 @@ def test_takes_the_arguments_of_a_run_and_no_others(arguments, tmp_path):
     with pytest.raises(TypeError, match="unexpected keyword argument 'cohort_size'"):
         train(**arguments, cohort_size=4)
     assert not any(folder.path.iterdir())
+
+
+def test_its_signature_is_that_of_a_run():
+    own, of_run = inspect.signature(train), inspect.signature(Run)
+    assert own.parameters == of_run.parameters and own.return_annotation is TrainResult
