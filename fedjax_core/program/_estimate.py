@@ -10,7 +10,7 @@ class Estimate(NamedTuple):
     """What a run takes; `print(estimate)` says it in words.
 
     Attributes:
-      cohort_size: of the next round that is not skipped; other rounds may have others.
+      cohort_size: of the next round in which somebody has examples; other rounds may have others.
       call: what that round takes, a `CallEstimate`: bytes, waves and programs.
       rounds_left: until the last round; None where there is none.
       round_seconds: the median of the rounds that were timed, the first one, which compiles, and those that were

@@ -271,13 +271,13 @@ class Run:
 
         Args:
           rounds: how many rounds to try, from the first state, after one more that compiles and is not timed; 0 for
-            none. None of them is one that the sampler skips.
+            none. In each of them somebody has examples.
 
         Returns:
           An `Estimate`, which `print` shows in words.
 
         Raises:
-          ValueError: `rounds` is negative, or each of the next 100 rounds is skipped.
+          ValueError: `rounds` is negative, or each of the next 100 rounds is skipped or has no examples.
         """
         rounds = _checks.checked_count("estimate", "rounds", rounds, least=0)
         checkpoint = self.restore()
@@ -292,7 +292,7 @@ class Run:
     def test(self) -> Any:
         """Tries everything: a round with one client and one batch, and an evaluation. Leaves nothing in the folder.
 
-        The client is the first with examples of the first round that is not skipped. The hooks are called. Nothing is
+        The client is the first with examples, of the first round that has one. The hooks are called. Nothing is
         released or exported.
 
         Returns:
@@ -302,7 +302,7 @@ class Run:
           UserWarning: the round left out its client, since something was not finite.
 
         Raises:
-          ValueError: each of the first 100 rounds is skipped.
+          ValueError: each of the first 100 rounds is skipped or has no examples.
         """
         cohort = self._next_cohort(1).cohort
         tried = one_batch(cohort, self.train_data, self.settings.batching, self._key)

@@ -20,17 +20,20 @@ _MOST_SKIPPED = 100
 
 
 def next_cohort(draw: Callable[[int], RoundCohort], number: int) -> RoundCohort:
-    """The clients of the first round from `number` on that is not skipped.
+    """The clients of the first round from `number` on in which somebody has examples.
 
     Raises:
-      ValueError: each of 100 rounds is.
+      ValueError: nobody has in 100 rounds, for example since all of them are skipped.
     """
     for later in range(number, number + _MOST_SKIPPED):
         drawn = draw(later)
-        if drawn.cohort is not None:
+        # Poisson sampling may draw nobody in a round that is not skipped.
+        if drawn.cohort is not None and drawn.cohort.value.num_steps.any():
             return drawn
-    last = number + _MOST_SKIPPED - 1
-    raise ValueError(f"the rounds {number} to {last} are all skipped; let more clients report")
+    raise ValueError(
+        f"the rounds {number} to {number + _MOST_SKIPPED - 1} are all skipped or have no examples; let more clients "
+        "report, or draw more"
+    )
 
 
 def one_batch(cohort: Cohort, data: FederatedData, batching: Batching, key: jax.Array) -> RoundCohort:

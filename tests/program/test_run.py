@@ -357,6 +357,14 @@ def test_tries_a_client_that_has_examples_of_a_round_that_is_run(make, data):
     assert int(tried[0].metrics["client_work"]["train"]["num_examples"]) == 4
 
 
+def test_a_round_that_draws_nobody_is_neither_tried_nor_estimated(make, data):
+    tried = []
+    run = make(sampler=lambda number: data[0].client_ids[: number - 1], on_round=tried.append)  # as Poisson's may
+    run.test()
+    assert [round_.record.num_clients for round_ in tried] == [1]
+    assert run.estimate().cohort_size == 1
+
+
 def test_a_checkpoint_has_room_for_tables(make, tmp_path):
     """A version that knows no client tables does not take a checkpoint that has some for one that has none."""
     make(folder=tmp_path, rounds=1).train()
