@@ -107,8 +107,15 @@ def local_training(
     return _with_hyperparams(train, lambda weights: hyperparams(optimizer.init(trainable_of(weights))), metrics_process)
 
 
-def map_optimizer(transform: Callable, optimizer: ClientOptimizer) -> ClientOptimizer:
+def map_optimizer(
+    transform: Callable, optimizer: ClientOptimizer, argument: str = "client_optimizer"
+) -> ClientOptimizer:
     """What `transform` makes of an optimizer; of a function of the round number, in every round.
+
+    Args:
+      transform: takes an optimizer.
+      optimizer: one, or a function whose parameter is named `round_num`.
+      argument: what an error calls it.
 
     Raises:
       TypeError: `optimizer` is a function of something else.
@@ -120,7 +127,7 @@ def map_optimizer(transform: Callable, optimizer: ClientOptimizer) -> ClientOpti
     >>> type(clipped(3)).__name__
     'GradientTransformationExtraArgs'
     """
-    if _is_function_of_the_round(optimizer):
+    if _is_function_of_the_round(optimizer, argument):
         return lambda round_num: transform(optimizer(round_num))
     return transform(optimizer)
 
@@ -147,7 +154,7 @@ def _with_hyperparams(work: Callable, first: Callable, metrics_process: Aggregat
     return ClientWork(init, run, commit)
 
 
-def _is_function_of_the_round(optimizer: Any) -> bool:
+def _is_function_of_the_round(optimizer: Any, argument: str = "client_optimizer") -> bool:
     if isinstance(optimizer, LocalOptimizer) or hasattr(optimizer, "update") or not callable(optimizer):
         return False
     # By the name of its parameter: `optax.sgd` without arguments would take the number of the round for its rate.
@@ -155,7 +162,7 @@ def _is_function_of_the_round(optimizer: Any) -> bool:
     if names != ["round_num"]:
         name = getattr(optimizer, "__name__", repr(optimizer))
         raise TypeError(
-            "client_optimizer is an optax.GradientTransformation or a function of `round_num` that gives one, got the "
+            f"{argument} is an optax.GradientTransformation or a function of `round_num` that gives one, got the "
             f"function {name}({', '.join(names)}); write optax.sgd(0.02), or for rates that follow the round lambda "
             "round_num: optax.sgd(0.02 * 0.99**round_num)"
         )

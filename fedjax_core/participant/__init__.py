@@ -9,8 +9,8 @@ TrainReply, EvaluationReply, ErrorReply
 encode_message, decode_message
                              messages as bytes and back, without pickle; `MessageFormatError`
 
-Its optimizer is one of simulated clients, an optax transformation or a `clients.LocalOptimizer`, and it takes their
-steps, so that what was simulated is what runs.
+Its optimizer is one of simulated clients, an optax transformation, a `clients.LocalOptimizer` or a function of the
+round number, and it takes their steps, so that what was simulated is what runs.
 
 The fields of messages keep declearn's words, since they travel: `round_i` (the number of the round), `batches` (the
 arguments of a `data.Batching`), `n_epoch`, `n_steps` and `n_examples` (epochs, steps and examples, limits or counts),

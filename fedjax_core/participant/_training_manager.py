@@ -1,21 +1,21 @@
 """One real participant of a federation."""
 
 import logging
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from fedjax_core import trees
 from fedjax_core.clients import (
     Accumulator,
+    ClientOptimizer,
     LocalOptimizer,
     accumulator,
     has_running_state,
-    local_optimizer,
     trainable_of,
     training_step,
     weights_type,
@@ -28,6 +28,7 @@ from fedjax_core.participant._limits import EffortMeter, check_some_limit
 from fedjax_core.participant._local_data import LocalData
 from fedjax_core.participant._messages import ErrorReply, EvaluationReply, EvaluationRequest, TrainReply, TrainRequest
 from fedjax_core.participant._participant_metrics import with_metrics
+from fedjax_core.participant._round_optimizer import round_optimizer
 from fedjax_core.participant._step_bar import step_bar
 
 METRICS_LEVEL = logging.INFO + 5
@@ -40,12 +41,14 @@ class _State(NamedTuple):
     Attributes:
       weights: the model's.
       optimizer: the optimizer's state.
+      round_num: int32 `[]`, the number of the round, 0 before the first one.
       key: the round's, or None.
       step: int32 `[]`, steps that have drawn from this key.
     """
 
     weights: Any
     optimizer: Any
+    round_num: jax.Array
     key: jax.Array | None
     step: jax.Array
 
@@ -61,8 +64,9 @@ class TrainingManager:
 
     Args:
       model: the model.
-      optimizer: an optax transformation, or a `clients.LocalOptimizer`, which exchanges auxiliary variables with
-        the server.
+      optimizer: an optax transformation; a `clients.LocalOptimizer`, which exchanges auxiliary variables with the
+        server; or a function of `round_num` that gives one of them, for rates that follow the `round_i` of the
+        requests. A server that counts from 0 gives it the numbers that `fed_avg` does.
       aggregator: the server's `Aggregator`, which takes the update as it is; or whatever has a
         `prepare(update, n_steps, n_examples)`, which makes an update ready to be shared.
       train_data: this participant's examples, a dict of arrays, or the `FederatedData` of one client.
@@ -89,7 +93,7 @@ class TrainingManager:
       ValueError: the data is that of several clients, or a metric unknown.
 
     Example:
-      >>> import numpy as np, fedjax_core as fc
+      >>> import numpy as np, optax, fedjax_core as fc
       >>> model = fc.models.logistic_regression(2, 2)
       >>> data = {"x": np.eye(2, dtype=np.float32), "y": np.array([0, 1], np.int32)}
       >>> manager = TrainingManager(model, optax.sgd(0.1), fc.aggregators.mean(), data)
@@ -106,7 +110,7 @@ class TrainingManager:
     def __init__(
         self,
         model: Model,
-        optimizer: optax.GradientTransformation | LocalOptimizer,
+        optimizer: ClientOptimizer,
         aggregator: Any,
         train_data: Any,
         valid_data: Any = None,
@@ -133,7 +137,7 @@ class TrainingManager:
             )
         weights_type(model)  # refuses a model whose weights cannot be trained
         self._weights_type = jax.eval_shape(model.init, jax.random.key(0))
-        self._optimizer = local_optimizer(optimizer)
+        self._optimizer_of = round_optimizer(optimizer)
         self._has_running = has_running_state(model)
         self._train_data = LocalData("train_data", train_data, model.batch_type)
         self._valid_data = self._train_data
@@ -142,7 +146,7 @@ class TrainingManager:
         self._init_key, self._rounds_key = (None, None) if key is None else jax.random.split(key)
         self._clock = clock
         self._state = None
-        self._step = _training_step(model, self._optimizer)
+        self._step = _training_step(model, self._optimizer_of)
         self._accumulator = accumulator(measured)
         self._measure = _measuring_step(model, self._accumulator)
         self._finalize = jax.jit(self._accumulator.finalize)
@@ -262,9 +266,11 @@ class TrainingManager:
         self.logger.info("training round %s: applies weights and auxiliary variables", message.round_i)
         if message.weights is not None:
             self._take(message.weights)
-        start = self._current()
+        start, round_num = self._current(), jnp.int32(operator.index(message.round_i))  # 1.5 would become 1
+        optimizer = self._optimizer_of(round_num)
         self._state = start._replace(
-            optimizer=self._optimizer.start_round(start.optimizer, message.aux_var, trainable_of(start.weights)),
+            optimizer=optimizer.start_round(start.optimizer, message.aux_var, trainable_of(start.weights)),
+            round_num=round_num,
             key=_folded(self._rounds_key, message.round_i),
             step=jnp.int32(0),
         )
@@ -284,7 +290,7 @@ class TrainingManager:
 
     def _auxiliary(self, meter: EffortMeter) -> dict[str, Any]:
         """The variables of the optimizer, and the model's running state if the server averages it."""
-        variables = self._optimizer.collect(self._state.optimizer)
+        variables = self._optimizer_of(self._state.round_num).collect(self._state.optimizer)
         if self._has_running and self.model.running == "average":
             running = {"state": self._state.weights.non_trainable, "num_examples": meter.n_examples}
             variables = {**variables, "running": running}
@@ -355,20 +361,21 @@ class TrainingManager:
         except ValueError as error:
             raise ValueError(f"the request's weights are not the model's: {error}") from None
         if self._state is None:
-            optimizer = self._optimizer.init(trainable_of(weights))
-            self._state = _State(weights, optimizer, _folded(self._rounds_key, 0), jnp.int32(0))
+            optimizer = self._optimizer_of(jnp.int32(0)).init(trainable_of(weights))
+            self._state = _State(weights, optimizer, jnp.int32(0), _folded(self._rounds_key, 0), jnp.int32(0))
         else:
             self._state = self._state._replace(weights=weights)
 
 
-def _training_step(model: Model, optimizer: LocalOptimizer) -> Callable:
-    train = training_step(model, optimizer)
+def _training_step(model: Model, optimizer_of: Callable[[jax.Array], LocalOptimizer]) -> Callable:
+    training_step(model, optimizer_of(jnp.int32(0)))  # refuses and warns now, and not in the first round
 
     @jax.jit
     def step(state: _State, batch, mask) -> _State:
         key = _folded(state.key, state.step)
+        train = training_step(model, optimizer_of(state.round_num))
         weights, optimizer_state, _ = train(state.weights, state.optimizer, batch, mask, key)
-        return _State(weights, optimizer_state, state.key, state.step + 1)
+        return state._replace(weights=weights, optimizer=optimizer_state, step=state.step + 1)
 
     return step
 

@@ -8,29 +8,8 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core.clients import local_trainer, training_step
-from fedjax_core.contracts import ModelWeights, Predicted, Running
-
-CLIENTS = {"a": np.float32([[1], [3], [8], [2], [5]]), "b": np.zeros((0, 1), np.float32), "c": np.float32([[4], [6]])}
-
-
-def centering(running="average") -> fc.Model:
-    """`w (x - mean)`, in training with the batch's own mean, of which a running average is kept."""
-
-    def predict(weights, batch, key=None, training=False, mask=None):
-        if not training:
-            return weights.trainable["w"] * (batch["x"] - weights.non_trainable["mean"][None])
-        mean = jnp.mean(batch["x"], axis=0, where=mask[:, None])
-        moved = {"mean": 0.5 * weights.non_trainable["mean"] + 0.5 * mean}
-        return Predicted(weights.trainable["w"] * (batch["x"] - mean[None]), moved)
-
-    return fc.Model(
-        init=lambda key: ModelWeights({"w": jnp.ones((1, 1))}, {"mean": jnp.full((1,), 7.0)}),
-        predict=predict,
-        loss=lambda predictions, batch: jnp.sum(predictions**2, axis=1),
-        metrics={},
-        batch_type=fc.types.parse_type("<x=float32[?,1]>"),
-        running=running,
-    )
+from fedjax_core.contracts import Running
+from tests.running_references import CLIENTS, centering, oracle
 
 
 def train(model, lanes=1):
@@ -45,16 +24,6 @@ def train(model, lanes=1):
     population = fc.data.from_clients({name: {"x": x} for name, x in CLIENTS.items()})
     cohort = population.cohort(list(CLIENTS), fc.data.Batching(2, 2))
     return trained.with_config(fc.EngineConfig(lanes=lanes, devices=1))(model.init(jax.random.key(0)), cohort)
-
-
-def oracle(x):
-    """Weight and running mean after two epochs in batches of two, which cross epochs."""
-    stream, w, mean = np.concatenate([x, x]).astype(np.float64)[:, 0], 1.0, 7.0
-    for i in range(0, len(stream), 2):
-        batch = stream[i : i + 2]
-        centered = batch - batch.mean()
-        w, mean = w - 0.01 * np.mean(2 * w * centered**2), 0.5 * mean + 0.5 * batch.mean()
-    return w, mean
 
 
 @pytest.mark.parametrize("lanes", [1, 3])

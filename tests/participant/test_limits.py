@@ -3,13 +3,7 @@
 import pytest
 
 from fedjax_core.participant._limits import EffortMeter, check_some_limit
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.mark.parametrize(

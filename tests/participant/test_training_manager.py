@@ -25,9 +25,8 @@ from fedjax_core.participant import (
     encode_message,
 )
 from tests import learning_references as reference
-from tests.clients.test_running_state import CLIENTS as RUNNING_CLIENTS
-from tests.clients.test_running_state import centering
-from tests.clients.test_running_state import oracle as running_oracle
+from tests import running_references as running
+from tests.clock import Clock
 
 KEY = jax.random.key(3)
 MODEL = reference.linear_model()
@@ -41,21 +40,10 @@ THREES = {"batch_size": 3}
 EPOCH = reference.batches(DATA, 3, 1)
 
 
-class Ticking:
-    """A clock that goes on by `tick` seconds whenever it is read."""
-
-    def __init__(self, tick=0.5):
-        self.now, self.tick = 1000.0, tick
-
-    def __call__(self):
-        self.now += self.tick
-        return self.now
-
-
 def make(optimizer=None, model=MODEL, data=DATA, clock=None, aggregator=None, **options) -> TrainingManager:
     optimizer = optax.sgd(RATE) if optimizer is None else optimizer
     aggregator = fc.aggregators.mean() if aggregator is None else aggregator
-    return TrainingManager(model, optimizer, aggregator, data, clock=clock or Ticking(), **options)
+    return TrainingManager(model, optimizer, aggregator, data, clock=clock or Clock(tick=0.5), **options)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +149,7 @@ def test_what_was_sent_is_not_kept_by_reference(shared):
 
 
 def test_seconds_are_rounded_to_three_digits():
-    manager = make(clock=Ticking(0.1234567))
+    manager = make(clock=Clock(tick=0.1234567))
     assert train(manager).t_spent == 0.123
     assert manager.train_under_constraints(THREES)["t_spent"] == pytest.approx(0.1234567)
     assert evaluate(manager).t_spent == 0.123
@@ -192,6 +180,26 @@ def test_momentum_lives_on_from_round_to_round():
     train(manager)
     train(manager, weights=None)
     reference.assert_close(manager.weights, trained(EPOCH * 2, momentum=0.8))
+
+
+@pytest.mark.parametrize("make_sgd", [optax.sgd, optax.inject_hyperparams(optax.sgd)])
+def test_rates_are_a_function_of_the_round(make_sgd):
+    """Momentum lives on, also where the optimizer keeps the rate beside it in its state."""
+    traces = []
+
+    def halving(round_num):
+        traces.append(round_num)
+        return make_sgd(RATE * 0.5**round_num, momentum=0.8)
+
+    manager, weights, velocity = make(halving), START, None
+    for round_i in (0, 1, 3):
+        train(manager, WEIGHTS if round_i == 0 else None, round_i=round_i, n_epoch=2)
+        for batch in EPOCH * 2:
+            slope = reference.gradient(weights, batch)
+            velocity = slope if velocity is None else jax.tree.map(lambda v, g: 0.8 * v + g, velocity, slope)
+            weights = jax.tree.map(lambda w, v, rate=RATE * 0.5**round_i: w - rate * v, weights, velocity)
+        reference.assert_close(manager.weights, weights)
+    assert sum(isinstance(number, jax.core.Tracer) for number in traces) == 1  # one program for all rounds
 
 
 class Interrupting:
@@ -286,8 +294,12 @@ def test_fed_prox_is_captured_anew_each_round():
     assert_update(train(manager, weights=None, n_epoch=2), expected(start, EPOCH * 2), start)
 
 
-def test_scaffold_takes_and_gives_its_variable_as_bytes():
-    manager = make(scaffold_optimizer(optax.sgd(RATE)))
+@pytest.mark.parametrize(
+    "optimizer",
+    [scaffold_optimizer(optax.sgd(RATE)), lambda round_num: scaffold_optimizer(optax.sgd(2 * RATE * 0.5**round_num))],
+)
+def test_scaffold_takes_and_gives_its_variable_as_bytes(optimizer):
+    manager = make(optimizer)
     correction = jax.tree.map(lambda w: np.full_like(w, 0.25), WEIGHTS)
     request = TrainRequest(1, WEIGHTS, {"scaffold": {"correction": correction}}, THREES, n_epoch=2)
     reply = decode_message(encode_message(manager.training_round(decode_message(encode_message(request)))))
@@ -337,15 +349,15 @@ def scaffold_client(start, steps, own, shared) -> tuple[dict, dict]:
 
 
 def test_running_state_is_answered_with_its_examples_where_the_server_averages_it():
-    model, x = centering(), RUNNING_CLIENTS["a"]
+    model, x = running.centering(), running.CLIENTS["a"]
     weights = model.init(KEY)
     reply = train(make(optax.sgd(0.01), model, {"x": x}), weights, batches={"batch_size": 2, "num_epochs": 2})
     reply = decode_message(encode_message(reply))
-    end, running_mean = running_oracle(x)
+    end, running_mean = running.oracle(x)
     np.testing.assert_allclose(reply.updates["w"], [[1 - end]], rtol=1e-5)
     assert reply.aux_var["running"]["num_examples"] == 10
     np.testing.assert_allclose(reply.aux_var["running"]["state"]["mean"], [running_mean], rtol=1e-6)
-    assert train(make(optax.sgd(0.01), centering("keep"), {"x": x}), weights).aux_var == {}
+    assert train(make(optax.sgd(0.01), running.centering("keep"), {"x": x}), weights).aux_var == {}
 
 
 # Evaluation
@@ -448,6 +460,7 @@ def test_limits_of_an_evaluation_are_checked(shared, limits):
         ({"weights": {"kernel": WEIGHTS["kernel"]}}, "the request's weights are not the model's: .*no leaf 'bias'"),
         ({"weights": reference.as_float64(WEIGHTS)}, r"'bias' must be float32\[3\], got float64\[3\]"),
         ({"aux_var": {"scaffold": {}}}, "takes no auxiliary variable 'scaffold'"),
+        ({"round_i": 1.5}, "'float' object cannot be interpreted as an integer"),
     ],
 )
 def test_what_does_not_fit_is_answered_by_an_error(shared, changes, message):
@@ -491,7 +504,9 @@ def test_another_kind_of_message_is_answered_by_an_error(shared):
     [
         ({"model": None}, TypeError, r"a model is a fc\.Model"),
         ({"model": None, "metrics": ["accuracy"]}, TypeError, r"a model is a fc\.Model"),
-        ({"optimizer": 0.1}, TypeError, "optimizer is an optax.GradientTransformation, got 0.1"),
+        ({"optimizer": 0.1}, TypeError, "^optimizer is an optax.GradientTransformation, got 0.1"),
+        ({"optimizer": optax.sgd}, TypeError, "^optimizer is an .* got the function sgd.*; write optax.sgd"),
+        ({"optimizer": lambda round_num: 0.1}, TypeError, "^optimizer is an optax.GradientTransformation, got 0.1"),
         (
             {"aggregator": fc.aggregators.mean},
             TypeError,

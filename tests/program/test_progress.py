@@ -4,16 +4,7 @@ import pytest
 import rich.console
 
 from fedjax_core.program._progress import ProgressBar
-
-
-class Clock:
-    """Time that passes when a test says so."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def _shown(history, width: int, terminal: bool, disable: bool = False, completed: int = 0, rounds: int = 3) -> str:
