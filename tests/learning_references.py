@@ -152,6 +152,12 @@ def assert_same_bits(actual, expected):
         assert np.asarray(a).tobytes() == np.asarray(e).tobytes()
 
 
+def bits(tree) -> list[bytes]:
+    """Those of each leaf, of whatever container, but for keys."""
+    keyless = [x for x in jax.tree.leaves(tree) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    return [np.asarray(x).tobytes() for x in keyless]
+
+
 def quadratic_model() -> Model:
     """`a/2 (x - b)^2`, from x = 0."""
     return Model(

@@ -1,8 +1,40 @@
-"""A run of three rounds in numbers."""
+"""What the tests of runs share: a small learning task, a clock, and a run of three rounds in numbers."""
 
+import jax
+import optax
 import pytest
 
+import fedjax_core as fc
 from fedjax_core.program import History, Record
+from tests import learning_references as reference
+from tests.clock import Clock
+
+
+@pytest.fixture(scope="module")
+def model() -> fc.Model:
+    return reference.linear_model()
+
+
+@pytest.fixture(scope="module")
+def process(model) -> fc.templates.LearningProcess:
+    key = jax.random.key(5)
+    return fc.algorithms.fed_avg(model, optax.sgd(0.1), server_optimizer=optax.adam(0.05), key=key)
+
+
+@pytest.fixture(scope="module")
+def evaluation(model) -> fc.computations.Computation:
+    return fc.algorithms.federated_evaluation(model)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[fc.data.FederatedData, fc.data.FederatedData]:
+    """Eight clients, each with examples to train on and some that are held out."""
+    return fc.data.from_clients(reference.make_clients([7, 3, 9, 4, 6, 5, 8, 2])).split_examples(0.7)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

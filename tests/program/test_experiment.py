@@ -27,55 +27,11 @@ from fedjax_core.program._watching import Time
 from tests import learning_references as reference
 
 KEY = jax.random.key(5)
-SIZES = [7, 3, 9, 4, 6, 5, 8, 2]
-
-
-class Clock:
-    """Time that passes while somebody sleeps, and by what a test says in between."""
-
-    def __init__(self):
-        self.now = 1000.0
-        self.slept = []
-        self.on_sleep = lambda: None
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-        self.on_sleep()
-
-
-@pytest.fixture(scope="module")
-def model():
-    return reference.linear_model()
-
-
-@pytest.fixture(scope="module")
-def process(model):
-    return fc.algorithms.fed_avg(model, optax.sgd(0.1), server_optimizer=optax.adam(0.05), key=KEY)
-
-
-@pytest.fixture(scope="module")
-def evaluation(model):
-    return fc.algorithms.federated_evaluation(model)
 
 
 @pytest.fixture(scope="module")
 def fed_eval(model):
     return fc.algorithms.fed_eval(model)
-
-
-@pytest.fixture(scope="module")
-def data():
-    clients = fd.FederatedData.from_clients(reference.make_clients(SIZES))
-    return clients.split_examples(0.7)
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture
@@ -99,11 +55,6 @@ def make(process, evaluation, data, clock, tmp_path):
     return experiment
 
 
-def _bits(tree) -> list[bytes]:
-    keyless = [x for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
-    return [np.asarray(x).tobytes() for x in keyless]
-
-
 def _rows(path: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -119,7 +70,7 @@ def _measured_on_held_out(evaluation, process, state, data, limit=None):
 def test_trains_to_an_absolute_round_with_the_bits_of_the_loop(make, process, data):
     state = make().train()
     expected = train(process, data[0], sampler=3, rounds=5, batching=fd.Batching(batch_size=4, shuffle=True), key=KEY)
-    assert int(state.round_num) == 5 and _bits(state) == _bits(expected.state)
+    assert int(state.round_num) == 5 and reference.bits(state) == reference.bits(expected.state)
 
 
 @pytest.mark.parametrize("failure, left", [(RuntimeError, [3, 4, 5]), (KeyboardInterrupt, [4, 5])])
@@ -134,7 +85,7 @@ def test_a_resumed_experiment_has_the_bits_of_an_uninterrupted_one(failure, left
     with pytest.raises(failure):
         make(train_hooks=[stop], every=2).train()
     told = []
-    assert _bits(make(train_hooks=[told.append], every=2).train()) == _bits(whole)
+    assert reference.bits(make(train_hooks=[told.append], every=2).train()) == reference.bits(whole)
     assert [round_.number for round_ in told] == left
     with open(tmp_path / "run" / "metrics.csv", newline="") as file:
         assert [row["round"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
@@ -144,7 +95,7 @@ def test_having_got_there_it_does_nothing(make, tmp_path):
     state = make().train()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     for rounds in (5, 3):
-        assert _bits(make(train_rounds=rounds, train_hooks=[pytest.fail]).train()) == _bits(state)
+        assert reference.bits(make(train_rounds=rounds, train_hooks=[pytest.fail]).train()) == reference.bits(state)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
@@ -233,7 +184,7 @@ def test_participants_and_skipped_rounds(make, data):
     ).train()
     assert int(state.round_num) == 2
     assert [r.record.num_clients for r in told] == [3, 0, 3] and told[1].metrics is None
-    assert _bits(told[1].state) == _bits(told[0].state)
+    assert reference.bits(told[1].state) == reference.bits(told[0].state)
     assert [r.record.metrics["participation/skipped"] for r in told] == [0, 1, 0]
     assert [values["participation/late"] for values in released.values()] == [1, 4, 1]
 
@@ -272,7 +223,7 @@ def test_a_resumed_run_with_failures_has_the_bits_of_an_uninterrupted_one(make, 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run("run", train_hooks=[stop])
-    assert _bits(run("run", train_hooks=[stop])) == _bits(expected) and not stops
+    assert reference.bits(run("run", train_hooks=[stop])) == reference.bits(expected) and not stops
     measured = {round_.number: (round_.record.num_clients, round_.record.metrics) for round_ in told}
     assert repr(measured) == repr({r.number: (r.record.num_clients, r.record.metrics) for r in whole})  # NaN is itself
     assert 0 < sum(metrics["participation/skipped"] for _, metrics in measured.values()) < 8
@@ -286,7 +237,7 @@ def test_evaluates_the_latest_checkpoint(make, process, evaluation, data, clock)
     told = []
     metrics = make(eval_delay_secs=3, eval_hooks=[told.append]).evaluate()
     expected = _measured_on_held_out(evaluation, process, state, data)
-    assert _bits(metrics) == _bits(expected)
+    assert reference.bits(metrics) == reference.bits(expected)
     assert [(e.round, float(e.metrics["eval"]["loss"])) for e in told] == [(2, float(expected["eval"]["loss"]))]
     make().evaluate(delay_secs=5)
     make().evaluate(delay_secs=0)
@@ -385,7 +336,7 @@ def test_a_resumed_one_goes_on_evaluating(make, process, evaluation, data):
     assert [e.round for e in told] == [2, 4, 5]
     again, _ = make(eval_hooks=[told.append]).train_and_evaluate()
     assert [e.round for e in told] == [2, 4, 5, 5]
-    assert _bits(again) == _bits(_measured_on_held_out(evaluation, process, make().train(), data))
+    assert reference.bits(again) == reference.bits(_measured_on_held_out(evaluation, process, make().train(), data))
 
 
 def test_an_evaluation_that_is_repeated_after_a_crash_counts_once(make, fed_eval):
@@ -441,7 +392,7 @@ def test_one_round_and_one_evaluation_to_try(make, data, process, evaluation, tm
     metrics = make(train_hooks=[rounds.append], eval_hooks=[evaluations.append]).test()
     assert int(rounds[0].metrics["client_work"]["train"]["num_examples"]) == 4  # one batch of one client
     assert len(rounds) == len(evaluations) == 1 and evaluations[0].metrics is metrics
-    assert _bits(metrics) == _bits(_measured_on_held_out(evaluation, process, rounds[0].state, data))
+    assert reference.bits(metrics) == reference.bits(_measured_on_held_out(evaluation, process, rounds[0].state, data))
     assert not (tmp_path / "run").exists()
 
 
@@ -540,7 +491,7 @@ def test_watches_on_the_train_data(make, process, evaluation, data, tmp_path):
     state = make(train_rounds=2).train()
     metrics = make(train_rounds=2).continuous_eval_on_train_data()
     cohort = data[0].cohort(data[0].client_ids, fd.Batching(4))
-    assert _bits(metrics) == _bits(evaluation(process.get_model_weights(state), cohort))
+    assert reference.bits(metrics) == reference.bits(evaluation(process.get_model_weights(state), cohort))
     assert [row["round"] for row in _rows(tmp_path / "run" / "evaluation_on_train_data" / "metrics.jsonl")] == [2]
     assert not (tmp_path / "run" / "evaluation").exists()
 

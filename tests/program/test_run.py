@@ -29,27 +29,6 @@ KEY = jax.random.key(5)
 BATCHING = fd.Batching(batch_size=4, shuffle=True)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return reference.linear_model()
-
-
-@pytest.fixture(scope="module")
-def process(model):
-    return fc.algorithms.fed_avg(model, optax.sgd(0.1), server_optimizer=optax.adam(0.05), key=KEY)
-
-
-@pytest.fixture(scope="module")
-def evaluation(model):
-    return fc.algorithms.federated_evaluation(model)
-
-
-@pytest.fixture(scope="module")
-def data():
-    clients = fd.FederatedData.from_clients(reference.make_clients([7, 3, 9, 4, 6, 5, 8, 2]))
-    return clients.split_examples(0.7)
-
-
 @pytest.fixture
 def make(process, evaluation, data):
     """A run of four rounds that leaves nothing, but for what is said."""
@@ -60,11 +39,6 @@ def make(process, evaluation, data):
         return Run(given.pop("process"), given.pop("train_data"), **given)
 
     return run
-
-
-def _bits(tree) -> list[bytes]:
-    keyless = [x for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
-    return [np.asarray(x).tobytes() for x in keyless]
 
 
 # who takes part
@@ -101,7 +75,7 @@ def test_any_sampler_is_accounted_for_evaluated_and_exported(make, data, evaluat
 
 def test_a_sampler_draws_what_a_number_of_clients_does(make, data):
     drawn = fd.uniform_sampler(data[0].client_ids, 3, key=KEY)
-    assert _bits(make(sampler=drawn).train().state) == _bits(make().train().state)
+    assert reference.bits(make(sampler=drawn).train().state) == reference.bits(make().train().state)
 
 
 # evaluation
@@ -162,7 +136,7 @@ def test_without_a_folder_a_process_of_evaluation_remembers_too(make, model, dat
     metrics = run.train().held_out["client_work"]["eval"]
     current, total = (int(metrics[f"{rounds}_metrics"]["num_examples"]) for rounds in ("current_round", "total_rounds"))
     assert total == 4 * current
-    assert _bits(run.evaluate()["client_work"]["eval"]) == _bits(metrics)
+    assert reference.bits(run.evaluate()["client_work"]["eval"]) == reference.bits(metrics)
 
 
 def test_only_at_the_end(make, data, evaluation):
@@ -183,7 +157,7 @@ def test_evaluates_the_state_that_training_ended_with(make, process, data, evalu
         run.evaluate()
     state = run.train().state
     cohort = data[1].cohort(data[1].client_ids, fd.Batching(3))
-    assert _bits(run.evaluate()) == _bits(evaluation(process.get_model_weights(state), cohort))
+    assert reference.bits(run.evaluate()) == reference.bits(evaluation(process.get_model_weights(state), cohort))
 
 
 def test_an_evaluation_without_a_name_leaves_nothing(make, data, evaluation, tmp_path):
@@ -223,7 +197,7 @@ def test_fine_tunes_the_weights_of_another_run(make, process, model, data, tmp_p
         cohort = data[0].cohort(clients, BATCHING, key=jax.random.fold_in(KEY, number))
         state, _ = process.next(state, cohort)
     result = make(initial_state=begun, rounds=2).train()
-    assert _bits(result.state) == _bits(state) and result.history.column("round").tolist() == [1, 2]
+    assert reference.bits(result.state) == reference.bits(state) and result.history.column("round").tolist() == [1, 2]
 
 
 def _as_dicts(value):
@@ -239,7 +213,8 @@ def test_the_state_that_a_run_begins_with_may_be_of_dicts(make, process):
     state = make(rounds=1).train().state
     given = _as_dicts(state)
     assert type(given["finalizer"][0]) is dict  # what Adam keeps
-    assert _bits(make(initial_state=given).train().state) == _bits(make(initial_state=state).train().state)
+    expected = make(initial_state=state).train().state
+    assert reference.bits(make(initial_state=given).train().state) == reference.bits(expected)
     with pytest.raises(TypeError, match=r"Run\(initial_state=...\) must be a state of the process"):
         make(initial_state={**given, "more": 1})
 
@@ -264,7 +239,7 @@ def test_clients_of_dicts_train_a_model_of_other_batches(make, model, data):
         process = fc.algorithms.fed_avg(model, optax.sgd(0.1), server_optimizer=optax.adam(0.05), key=KEY)
         return make(process=process, evaluation=Evaluation(data[1], model, every=2)).train()
 
-    assert _bits(trained(swapped).state.weights) == _bits(trained(model).state.weights)
+    assert reference.bits(trained(swapped).state.weights) == reference.bits(trained(model).state.weights)
 
 
 def test_a_warm_run_is_resumed_and_another_beginning_is_told(make, process, tmp_path):
@@ -279,9 +254,9 @@ def test_a_warm_run_is_resumed_and_another_beginning_is_told(make, process, tmp_
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(rounds=3, folder=folder).train()
-        assert _bits(make(initial_state=first, folder=folder).train().state) == _bits(whole)
+        assert reference.bits(make(initial_state=first, folder=folder).train().state) == reference.bits(whole)
     with pytest.warns(UserWarning, match="checkpoint of round 4, which did not begin with this initial_state") as told:
-        assert _bits(make(initial_state=second, folder=folder).train().state) == _bits(whole)
+        assert reference.bits(make(initial_state=second, folder=folder).train().state) == reference.bits(whole)
     assert told[0].filename == __file__  # and not a line of the package
 
 
@@ -322,7 +297,7 @@ def test_a_run_that_is_over_makes_up_for_what_was_not_written(lost, make, data, 
     else:
         (tmp_path / "run" / "weights.npz").write_bytes(b"of an earlier interruption")
     again = make(**arguments, on_round=pytest.fail).train()
-    assert _bits(again.held_out) == _bits(first.held_out) and again.exports == first.exports
+    assert reference.bits(again.held_out) == reference.bits(first.held_out) and again.exports == first.exports
     assert (tmp_path / "run" / "exports" / "weights" / "weights.safetensors").is_file()
     assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.npz")} == written
 
