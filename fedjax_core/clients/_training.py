@@ -10,6 +10,7 @@ import optax
 from fedjax_core.clients._accumulator import accumulator
 from fedjax_core.clients._local_optimizer import LocalOptimizer, local_optimizer
 from fedjax_core.clients._measuring import trainable_of
+from fedjax_core.clients._slope import with_finite_slope
 from fedjax_core.clients._trainer import Trained, local_trainer
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
@@ -141,11 +142,13 @@ def _with_hyperparams(work: Callable, first: Callable, metrics_process: Aggregat
       metrics_process: combines the clients' statistics.
     """
 
+    of_client = with_finite_slope(work)
+
     def init(weights):
         return federated_zip(TrainingState(metrics_process.initialize(), federated_map(first, weights)))
 
     def run(state, weights, data, key):
-        return federated_map(work, weights, data, key, federated_broadcast(state.hyperparams)), ()
+        return federated_map(of_client, weights, data, key, federated_broadcast(state.hyperparams)), ()
 
     def commit(state, result, included, shared):
         output = metrics_process.next(state.metrics, result.metrics)

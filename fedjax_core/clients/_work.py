@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 
+from fedjax_core.clients._slope import with_finite_slope
 from fedjax_core.contracts import ClientWork
 from fedjax_core.language import federated_broadcast, federated_map
 from fedjax_core.templates import AggregationProcess
@@ -14,7 +15,8 @@ def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWo
     Args:
       work: `(weights, data, key) -> ClientResult`, a pure JAX function of one client: `data` is a
         `ClientBatches`, `key` a key of its own. A further parameter of the name `round_num`, int32 `[]`, is given
-        the number of rounds before this one.
+        the number of rounds before this one. Where its result is not finite, and the round leaves the client out, its
+        derivative is zero: gradients of `as_function` are those of a round without the client.
       metrics_process: combines the clients' statistics.
 
     Returns:
@@ -50,14 +52,16 @@ def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWo
             "fc.algorithms.metrics_process(model)"
         )
 
+    of_client = with_finite_slope(work)
+
     def init(weights):
         return metrics_process.initialize()
 
     def run(state, weights, data, key):
-        return federated_map(work, weights, data, key), ()
+        return federated_map(of_client, weights, data, key), ()
 
     def run_by_round(state, weights, data, key, round_num):
-        return federated_map(work, weights, data, key, federated_broadcast(round_num)), ()
+        return federated_map(of_client, weights, data, key, federated_broadcast(round_num)), ()
 
     def commit(state, result, included, shared):
         return metrics_process.next(state, result.metrics)

@@ -1,5 +1,7 @@
 """A whole round as a pure JAX function: differentiated, scanned."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,3 +82,30 @@ def test_evaluation_is_differentiable():
     slope = jax.grad(lambda w: evaluation(w, cohort)["eval"]["loss"])(weights)
     everyone = {name: np.concatenate([c[name] for c in CLIENTS.values()]) for name in ("x", "y")}
     reference.assert_close(slope, reference.gradient(reference.as_float64(weights), everyone))
+
+
+RATED = {
+    "fed_avg": lambda rate: fc.algorithms.fed_avg(MODEL, lambda round_num: optax.sgd(rate, momentum=0.9), key=KEY),
+    "a rate in the state": lambda rate: fc.algorithms.fed_avg(
+        MODEL, optax.inject_hyperparams(optax.sgd)(learning_rate=rate), key=KEY
+    ),
+}
+
+
+@pytest.mark.parametrize("process_of", RATED.values(), ids=RATED)
+def test_gradient_past_a_client_of_nan_is_that_without_it(process_of):
+    """With respect to the weights, and to the rate of the clients' optimizers, which no argument gives."""
+    clients = {**CLIENTS, "b": jax.tree.map(lambda leaf: leaf * np.nan if leaf.ndim > 1 else leaf, CLIENTS["b"])}
+    spoilt, spared = ["a", "b", "d"], ["a", "c", "d"]
+    rounds = fc.stack_cohorts([reference.cohort(clients, ids) for ids in (spoilt, spared)])
+
+    def loss(rate, weights, cohort):
+        process = process_of(rate)
+        new, metrics = process.next.as_function()(process.initialize()._replace(weights=weights), cohort)
+        return fc.trees.squared_norm(new.weights) + metrics["client_work"]["train"]["loss"]
+
+    slope = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    cohorts = [jax.tree.map(operator.itemgetter(i), rounds) for i in range(2)]
+    found, expected = (slope(0.3, MODEL.init(KEY), cohort) for cohort in cohorts)
+    assert fc.trees.norm(expected) > 1e-2
+    reference.assert_close(found, expected)

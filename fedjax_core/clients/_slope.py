@@ -1,0 +1,64 @@
+"""The derivative of a round with respect to what its clients are given."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from fedjax_core import trees
+
+
+def with_finite_slope(work: Callable) -> Callable:
+    """A function of one client whose derivative is zero where its result is not finite.
+
+    The round leaves such a client out. That its result is replaced by zeros is not enough: a derivative of zero
+    times the NaN of each of its steps is NaN.
+
+    Args:
+      work: `(weights, data, ...) -> result`, a pure JAX function of one client; `data` is a `ClientBatches`.
+
+    Returns:
+      A function of the same arguments, with the same results. It is the same program unless it is one that can be
+      differentiated, that of `as_function`. Second derivatives past a client that is not finite are NaN still.
+    """
+
+    @functools.wraps(work, updated=())  # the attributes of a computation would make it one
+    def of_client(weights, data, *others):
+        if data.trip_count is None:
+            return work(weights, data, *others)
+        # A derivative may be asked for of what `work` has captured, too: of a client's learning rate.
+        pure, captured = jax.closure_convert(work, weights, data, *others)
+        return _with_finite_slope(pure)(weights, data, *others, *captured)
+
+    return of_client
+
+
+def _with_finite_slope(fn: Callable) -> Callable:
+    function = jax.custom_jvp(fn)
+
+    def derivative(primals, tangents):
+        leaves, structure = jax.tree.flatten(primals)
+        tangents = jax.tree.leaves(tangents, is_leaf=_is_zero)
+        moving = [i for i, tangent in enumerate(tangents) if not _is_zero(tangent)]
+
+        def of_moving(values):
+            return fn(*structure.unflatten(_with(leaves, moving, values)))
+
+        result, linear = jax.linearize(of_moving, [leaves[i] for i in moving])
+        # Chosen before the derivative, and so after it where gradients run back.
+        is_finite = trees.is_finite(result)
+        return result, linear([jnp.where(is_finite, tangents[i], 0) for i in moving])
+
+    function.defjvp(derivative, symbolic_zeros=True)
+    return function
+
+
+def _is_zero(tangent) -> bool:
+    return isinstance(tangent, SymbolicZero)
+
+
+def _with(leaves: list, places: list[int], values: list) -> list:
+    changed = dict(zip(places, values))
+    return [changed.get(i, leaf) for i, leaf in enumerate(leaves)]
