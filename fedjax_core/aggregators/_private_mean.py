@@ -58,7 +58,9 @@ def private_mean(
     tell nothing but what the result does.
 
     What remains to be seen to: the metrics of the clients' training are not protected, nor is an estimate
-    without noise around this mean, such as `clip_by_norm(quantile_estimate(...), private_mean(...))`.
+    without noise around this mean, such as `clip_by_norm(quantile_estimate(...), private_mean(...))`. What a client
+    work of your own takes from the clients besides the update, by `extra`, by what its `run` shares or in its
+    `commit`, is not noised either; `compose` warns of the first two, and refuses running state of a model.
 
     With `AdaptiveNorm` the clipping norm follows a quantile of the clients' norms, by a noised count of those
     below it. Count and sum together cost what the sum alone would with the noise multiplier :math:`z`:

@@ -1,6 +1,7 @@
 """Checks of what goes into the slots of a round, and of what comes out of them."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
+from fedjax_core.algorithms._guard import check_left_out
 from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model, Running
 from fedjax_core.language import Placed, federated_value, federated_zip
 from fedjax_core.templates import MeasuredProcessOutput, ProcessCompositionError
@@ -113,7 +115,9 @@ def run_client_work(run: Callable, args: tuple, round_num: Placed, weights: type
         )
     result = _one_value("client_work", "result", output[0], CLIENTS, None)
     _check_client_result(result, weights)
-    return result, _one_value("client_work", "shared value", output[1], SERVER, None)
+    shared = _one_value("client_work", "shared value", output[1], SERVER, None)
+    check_left_out(result, shared)
+    return result, shared
 
 
 def takes_argument(fn: Callable, name: str) -> bool:
@@ -151,16 +155,35 @@ def _check_running(running: Placed, weights: types.Type):
     _check_fits("client_work", "running state", types.at_clients(expected), running)
 
 
-def check_running(running: types.Type, aggregator: Aggregator):
-    """Refuses running state beside an aggregate that is noised: it would leave the clients without noise.
+def check_noised(result: types.Type, shared: types.Type, aggregator: Aggregator):
+    """Checks what leaves the clients beside an aggregate that is noised.
+
+    Running state is refused, since the round itself would average it without noise. Of what only the work uses, this
+    warns: it may be noised in the work, or stay with its client.
+
+    Args:
+      result: of a client, a `ClientResult`.
+      shared: what the work shares with its `commit`.
+      aggregator: noises the update if it always releases.
 
     Raises:
-      ProcessCompositionError: with the repaired call.
+      ProcessCompositionError: there is running state; with the repaired call.
     """
-    if types.type_leaves(running) and aggregator.always_releases:
+    if not aggregator.always_releases:
+        return
+    if types.type_leaves(result["running"]):
         raise ProcessCompositionError(
             "the client_work does not fit the aggregator: its running state would leave the clients without the noise "
             'that the aggregator adds; write fc.models.from_linen(..., running="freeze"), or running="keep"'
+        )
+    besides = {"`ClientResult.extra`": result["extra"], "what its `run` shares": shared}
+    if unnoised := " and ".join(name for name, type_ in besides.items() if types.type_leaves(type_)):
+        warnings.warn(
+            f"the aggregator noises the clients' updates, but not what the client_work takes from them besides, "
+            f"{unnoised}: no privacy guarantee covers a state or a metric that is computed from it; add noise to it in "
+            "the client_work, or use it for nothing but what stays with its client, and filter this warning",
+            UserWarning,
+            stacklevel=2,
         )
 
 

@@ -7,7 +7,9 @@ from fedjax_core import trees
 from fedjax_core.aggregators import mean
 from fedjax_core.contracts import ClientResult
 from fedjax_core.language import Placed, federated_map, federated_value
-from fedjax_core.types import SERVER
+from fedjax_core.language.graph import Map, Node, ancestors, node_of
+from fedjax_core.templates import ProcessCompositionError
+from fedjax_core.types import CLIENTS, SERVER
 
 REASONS = ("update", "weight", "metrics")
 """Why a client was left out of a round, by the number of the reason."""
@@ -33,7 +35,8 @@ def guarded_mean(value: Placed, weight: Placed | None = None) -> tuple[Placed, P
     r"""The weighted mean over the clients whose value and weight are finite, for what a client work aggregates itself.
 
     A client that is left out here must be left out of the whole round: hand on what is returned besides, with
-    `leave_out`. Whoever becomes unfit later in the round has contributed a finite value, which stays.
+    `leave_out`. `compose` refuses a client work whose results do not depend on it. Whoever becomes unfit later in the
+    round has contributed a finite value, which stays.
 
     Args:
       value: a pytree of numbers at CLIENTS.
@@ -57,14 +60,52 @@ def guarded_mean(value: Placed, weight: Placed | None = None) -> tuple[Placed, P
     """
     if weight is None:
         weight = federated_map(lambda value: jnp.float32(1), value)
-    value, weight, fit = federated_map(_finite, value, weight)
+    fit = federated_map(_is_fit, value, weight)
+    value, weight = federated_map(_kept, value, weight, fit)
     return mean().next(federated_value((), SERVER), value, weight).result, fit
 
 
-def _finite(value, weight):
-    fit = trees.is_finite((value, weight))
-    value, weight = trees.where(fit, (value, weight), trees.zeros_like((value, weight)))
-    return value, weight, fit
+def _is_fit(value, weight):
+    return trees.is_finite((value, weight))
+
+
+def _kept(value, weight, fit):
+    return trees.where(fit, (value, weight), trees.zeros_like((value, weight)))
+
+
+def check_left_out(result: Placed, shared: Placed) -> None:
+    """Raises unless whoever a `guarded_mean` left out is left out of the round.
+
+    Args:
+      result: the `ClientResult` at CLIENTS that a client work gives.
+      shared: what it shares, at SERVER.
+
+    Raises:
+      ProcessCompositionError: the result does not depend on what `guarded_mean` returned besides a mean that it, or
+        `shared`, was computed from.
+    """
+    means = {node for node in ancestors([node_of(result), node_of(shared)]) if _is_fit_of_mean(node)}
+    if not means <= _at_clients(node_of(result)):
+        raise ProcessCompositionError(
+            "the client_work does not leave out of the round the clients that its guarded_mean leaves out, so they "
+            "would count in one part of the round and not in another; write `mean, fit = guarded_mean(value, weight)` "
+            "and `return leave_out(result, unless=fit), shared`"
+        )
+
+
+def _is_fit_of_mean(node: Node) -> bool:
+    return isinstance(node.operation, Map) and node.operation.fn is _is_fit
+
+
+def _at_clients(node: Node) -> set[Node]:
+    """The nodes that a value at CLIENTS is made from, without what came from the server."""
+    found, stack = set(), [node]
+    while stack:
+        node = stack.pop()
+        if node.placement is CLIENTS and node not in found:
+            found.add(node)
+            stack.extend(node.inputs)
+    return found
 
 
 def leave_out(result: Placed, *, unless: Placed) -> Placed:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fedjax_core import types
-from fedjax_core.algorithms._checks import check_running, first_state, run_client_work, run_slot, takes_argument
+from fedjax_core.algorithms._checks import check_noised, first_state, run_client_work, run_slot, takes_argument
 from fedjax_core.algorithms._training_loss import why_no_training_loss
 from fedjax_core.clients import trainable_of, weights_type
 from fedjax_core.computations import Computation, federated_computation
@@ -84,7 +84,7 @@ def slot_computations(
     result, shared = _result(work)
     included = types.at_clients("bool")
     commit = _step("client_work", client_work.commit, SERVER, _result(start_work), result, included, shared)
-    check_running(result.member["running"], aggregator)
+    check_noised(result.member, shared.member, aggregator)
 
     update, weight = (types.at_clients(result.member[name]) for name in ("update", "weight"))
     start_aggregator = _start("aggregator", functools.partial(aggregator.init, update.member))

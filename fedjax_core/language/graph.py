@@ -1,4 +1,4 @@
-"""The graph of a federated program: what the engine and computations, and nobody else, read of the language.
+"""The graph of a federated program: what the engine, computations and the checks of a round read of it.
 
 * Nodes and the operations that make them: `Node`, `Parameter`, `Map`, `Broadcast`, `Aggregate`, `Collect`, `Trim`,
   `ClientIdentity`, `ClientIndex`, `ClientValue`, `Check`; `ancestors`; `user_location`.

@@ -9,7 +9,7 @@ import pytest
 import fedjax_core as fc
 from fedjax_core import trees
 from fedjax_core.contracts import ClientResult, ClientWork, Model
-from fedjax_core.templates import MeasuredProcessOutput
+from fedjax_core.templates import MeasuredProcessOutput, ProcessCompositionError
 from tests import learning_references as reference
 from tests.stateful_works import scaffold
 
@@ -175,12 +175,32 @@ def test_client_that_the_first_pass_leaves_out_is_left_out_of_the_round():
     assert metrics["aggregator"]["mean_weight"]["total"] == 15.0
 
 
+def test_client_left_out_of_a_guarded_mean_alone_is_refused():
+    """Its labels are finite: it would count in the update, and not in the mean that all are told."""
+    with pytest.raises(ProcessCompositionError, match=r"does not leave out .* `return leave_out\(result, unless=fit\)"):
+        composed(MODEL, in_two_passes(hand_on=False))
+
+
 def test_aggregate_of_the_work_that_is_not_finite_refuses_the_round():
     """Not guarded, it is NaN: no state takes it, though an update may be finite."""
     process = composed(MODEL, in_two_passes(guarded=False, hand_on=False))
     state = process.initialize()
     new, _ = process.next(state, reference.cohort(with_nan("b")))
     reference.assert_same_bits(new, state._replace(round_num=state.round_num + 1))
+
+
+@pytest.mark.parametrize(
+    ("work", "named"),
+    [
+        (lambda: scaffold(MODEL, 0.1, 5), r"besides, `ClientResult\.extra`: no"),
+        (in_two_passes, r"`ClientResult\.extra` and what its `run` shares: no privacy guarantee covers"),
+    ],
+    ids=["extra", "extra and shared"],
+)
+def test_what_a_work_takes_from_its_clients_besides_a_noised_update_is_told_of(work, named):
+    private = fc.aggregators.private_mean(1.0, 1.0, 5, key=KEY)
+    with pytest.warns(UserWarning, match=named):
+        composed(MODEL, work(), aggregator=private)
 
 
 def test_guarded_mean_of_nobody_is_zero_and_without_weights_uniform():
