@@ -95,17 +95,22 @@ def evaluate(weights: dict, clients: dict) -> dict:
 
 
 class SGD:
-    """`v = momentum * v + g + decay * w; w -= rate * v` (optax: decayed weights, then SGD with momentum)."""
+    """`v = momentum * v + g + decay * w + pull * (w - start); w -= rate * v`.
 
-    def __init__(self, rate, momentum=0.0, decay=0.0):
-        self.rate, self.momentum, self.decay = rate, momentum, decay
+    In optax decayed weights, then SGD with momentum; `pull` is the strength of FedProx.
+    """
+
+    def __init__(self, rate, momentum=0.0, decay=0.0, pull=0.0):
+        self.rate, self.momentum, self.decay, self.pull = rate, momentum, decay, pull
 
     def run(self, weights: dict, steps: list[dict]) -> tuple[dict, np.ndarray]:
         """The trained weights, and the statistics of every batch before its step."""
-        trace, statistics = jax.tree.map(np.zeros_like, weights), np.zeros(3)
+        start, trace, statistics = weights, jax.tree.map(np.zeros_like, weights), np.zeros(3)
         for batch in steps:
             statistics = statistics + measured(weights, batch)
-            slope = jax.tree.map(lambda g, w: g + self.decay * w, gradient(weights, batch), weights)
+            slope = jax.tree.map(
+                lambda g, w, s: g + self.decay * w + self.pull * (w - s), gradient(weights, batch), weights, start
+            )
             trace = jax.tree.map(lambda t, g: self.momentum * t + g, trace, slope)
             weights = jax.tree.map(lambda w, t: w - self.rate * t, weights, trace)
         return weights, statistics

@@ -77,7 +77,8 @@ def compose(
     aggregate and what the work shares are finite; and the total weight is not zero. Otherwise the whole state but
     the round number stays as it was, bit for bit. Where the weights of clients tell apart rows of the model's, or
     fields (a weight `[k]` for leaves `[k, ...]`, one a cluster; or a dict of weights for a dict of parts), so it is
-    for each of them by itself: a row without weight keeps its weights and its part of the finalizer's state.
+    for each of them by itself: a row without weight keeps its weights and, in all leaves that begin with as many
+    rows, its part of the finalizer's state.
 
     Args:
       model: the model.

@@ -26,18 +26,6 @@ def test_it_ends_where_the_pull_and_the_clients_agree(strength, fixed_point, rou
     np.testing.assert_allclose(state.weights, fixed_point, rtol=2e-5)
 
 
-def pulled_update(weights, rate, strength):
-    updates, sizes = [], []
-    for client in CLIENTS.values():
-        end = weights
-        for batch in reference.batches(client, 3, 2):
-            slope = jax.tree.map(lambda g, w, x: g + strength * (w - x), reference.gradient(end, batch), end, weights)
-            end = jax.tree.map(lambda w, g: w - rate * g, end, slope)
-        updates.append(jax.tree.map(np.subtract, weights, end))
-        sizes.append(2.0 * len(client["y"]))
-    return jax.tree.map(lambda *u: sum(s * x for s, x in zip(sizes, u)) / sum(sizes), *updates)
-
-
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_two_rounds_by_a_function_of_the_round_agree_with_the_oracle(lanes):
     process = fed_prox(MODEL, lambda round_num: optax.sgd(0.4 * 0.5**round_num), strength=0.5, key=KEY)
@@ -46,7 +34,8 @@ def test_two_rounds_by_a_function_of_the_round_agree_with_the_oracle(lanes):
     weights = reference.as_float64(state.weights)
     for rate in (0.4, 0.2):
         state, _ = process.next(state, reference.cohort(CLIENTS, num_epochs=2))
-        weights = jax.tree.map(np.subtract, weights, pulled_update(weights, rate, 0.5))
+        update, _ = reference.fed_avg_update(weights, CLIENTS, reference.SGD(rate, pull=0.5), 3, 2)
+        weights = jax.tree.map(np.subtract, weights, update)
         reference.assert_close(state.weights, weights)
 
 
