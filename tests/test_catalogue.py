@@ -46,14 +46,20 @@ AGGREGATOR_CASES = {
     ),
     "private_mean adaptive": lambda: (
         aggregators.private_mean(aggregators.AdaptiveNorm(noise_stddev=2.0), 0.5, 20, key=KEY),
-        {"finite": True},
+        {"neutral": aggregators.private_mean(math.inf, 0.0, 20, key=KEY), "weighted": False, "finite": True},
     ),
     "compress": lambda: (
         aggregators.compress(send_half, key=KEY),
         {"neutral": aggregators.compress(lambda value, key: (value, 0), key=KEY)},
     ),
-    "quantize": lambda: (aggregators.quantize(4, key=KEY), {}),
-    "median": lambda: (aggregators.median(), {"finite": True}),
+    "quantize": lambda: (
+        aggregators.quantize(3, key=KEY),
+        {"neutral": aggregators.compress(lambda value, key: (value, 0), key=KEY)},
+    ),
+    "median": lambda: (
+        aggregators.median(),
+        {"neutral": aggregators.trimmed_mean(0.0), "weighted": False, "finite": True},
+    ),
     "trimmed_mean": lambda: (
         aggregators.trimmed_mean(0.2),
         {"neutral": aggregators.trimmed_mean(0.0), "weighted": False, "finite": True},
@@ -79,10 +85,8 @@ def send_half(value, key):
 
 
 SLOW = {
-    "clip_by_norm adaptive", "compress", "private_mean", "private_mean adaptive", "quantize", "median", "trimmed_mean",
-    "reservoir_sample", "secure_sum_then_finalize", "client_distribution", "fed_avg", "fed_avg private",
-    "fed_avg rates", "fed_prox", "fed_sgd",
-    "compose clustered",
+    "clip_by_norm adaptive", "compress", "reservoir_sample", "secure_sum_then_finalize", "client_distribution",
+    "fed_avg", "fed_avg private", "fed_avg rates", "fed_prox", "fed_sgd", "compose clustered",
 }  # fmt: skip
 """What another case, or the tests of its own file, run the greater part of."""
 

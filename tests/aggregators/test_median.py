@@ -26,13 +26,6 @@ def trimmed():
     return fc.aggregators.as_process(fc.aggregators.trimmed_mean(0.3), VALUE)
 
 
-@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
-def test_keep_the_laws(name):
-    aggregator = {"median": fc.aggregators.median(), "trimmed_mean": fc.aggregators.trimmed_mean(0.2)}[name]
-    neutral = fc.aggregators.trimmed_mean(0.0)
-    fc.testing.check_aggregator(aggregator, "float32[3]", neutral=neutral, weighted=False, finite=True)
-
-
 def _draw(seed, number):
     random = np.random.default_rng(seed)
     return [{"w": random.normal(size=3).astype(np.float32), "b": np.float32(random.normal())} for _ in range(number)]

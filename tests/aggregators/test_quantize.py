@@ -24,10 +24,6 @@ def process():
     return fc.aggregators.as_process(quantize(3, key=KEY), VALUE)
 
 
-def test_keeps_the_laws():
-    fc.testing.check_aggregator(quantize(3, key=KEY), "float32[5]", neutral=compress(lambda v, k: (v, 0), key=KEY))
-
-
 def _draw(seed, number):
     random = np.random.default_rng(seed)
     return random.normal(size=(number, 40)).astype(np.float32)
