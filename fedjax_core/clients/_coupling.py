@@ -1,7 +1,9 @@
 """Whether padding can reach what a model does with the other examples of a batch."""
 
 import functools
+import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +15,8 @@ from fedjax_core import trees, types
 from fedjax_core.contracts import Model
 from fedjax_core.model_calls import MASKED, losses, predicted
 
-_MASK = (True, False, True, True, False)
+# Eight, since some models take batches of an even number alone.
+_MASK = (True, False, True, True, False, True, True, False)
 _OPAQUE = ("pallas_call", "ffi_call", "pure_callback", "io_callback")
 
 
@@ -21,7 +24,8 @@ def warn_of_coupled_rows(model: Model, training: bool) -> None:
     """Warns, once for a model, if padded rows of a batch change what the model gives for the other rows.
 
     The model is traced first, which is enough to clear a model that never combines rows. Only where an
-    operation may combine them, the model is run on two small batches that differ in padded rows alone.
+    operation may combine them, the model is run on two small batches that differ in padded rows alone. If it
+    fails on these, or gives nothing but NaN, the warning says that it could not be tried.
 
     Args:
       model: the model.
@@ -45,23 +49,33 @@ def warn_of_coupled_rows(model: Model, training: bool) -> None:
     >>> [str(warning.message).partition(";")[0] for warning in caught]
     ['padding changes the loss `contrastive` of the other examples of a batch']
     """
+    looked_at = (model.init, model.predict, model.loss, model.batch_type, bool(training))
     try:
-        _warn_once(model.init, model.predict, model.loss, model.batch_type, bool(training))
+        hash(looked_at)
     except TypeError:  # a callable that cannot be hashed is told of each time
-        _warn_once.__wrapped__(model.init, model.predict, model.loss, model.batch_type, bool(training))
+        _warn_once.__wrapped__(*looked_at)
+    else:
+        _warn_once(*looked_at)
 
 
 @functools.lru_cache(maxsize=16)
 def _warn_once(init, predict, loss, batch_type, training: bool) -> None:
-    model = Model(init, predict, loss, {}, batch_type)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a model's own warnings, which would be errors where a user makes them so
-            coupled = _may_couple(model, training) and _coupled(model, training)
-    except Exception:  # a model that does not run is refused elsewhere, where the message says why
-        return
-    if coupled:
-        warnings.warn(_message(model, coupled), UserWarning, stacklevel=2)
+    message = _found(Model(init, predict, loss, {}, batch_type), training)
+    if message:
+        warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _found(model: Model, training: bool) -> str:
+    """What there is to tell of a model; "" for nothing."""
+    with warnings.catch_warnings(), jax.debug_nans(False):
+        warnings.simplefilter("ignore")  # a model's own warnings, which would be errors where a user makes them so
+        if not _may_couple(model, training):
+            return ""
+        try:
+            coupled = _coupled(model, training)
+        except Exception as error:  # what is wrong with it for any batch is refused where it is used
+            return _untried(model, error)
+    return _message(model, coupled) if coupled else ""
 
 
 _REPAIRED = {
@@ -71,35 +85,53 @@ _REPAIRED = {
     ),
     "predictions": (
         "`def predict(weights, batch, key=None, training=False, mask=None)`, and leave out there what the mask "
-        "excludes, for example `jnp.mean(x, axis=0, where=mask[:, None])`; in a module use flax's own BatchNorm, "
-        "which is given the mask, a GroupNorm or LayerNorm, or name the parameter that takes the mask: "
-        '`fc.models.from_linen(module, ..., mask="mask")`'
+        "excludes, for example `jnp.mean(x, axis=0, where=mask[:, None])`; in a module use its library's own batch "
+        "normalization without an axis name, which is given the mask, or a group or layer normalization, or with flax "
+        "name the parameter "
+        'that takes the mask: `fc.models.from_linen(module, ..., mask="mask")`, '
+        '`fc.models.from_nnx(create, ..., mask="mask")`'
     ),
 }
 
 
 def _message(model: Model, coupled: str) -> str:
-    function = model.loss if coupled == "loss" else model.predict
-    name = getattr(function, "__qualname__", repr(function))
     return (
-        f"padding changes the {coupled} `{name}` of the other examples of a batch; batches are padded to one size, so "
-        f"results depend on the batch size: write {_REPAIRED[coupled]}"
+        f"padding changes the {coupled} `{_name(model.loss if coupled == 'loss' else model.predict)}` of the other "
+        "examples of a batch; batches are padded to one size, so results depend on the batch size: write "
+        f"{_REPAIRED[coupled]}"
     )
+
+
+def _untried(model: Model, error: Exception) -> str:
+    return (
+        f"whether padding changes what `{_name(model.predict)}` and `{_name(model.loss)}` give for the other examples "
+        f"of a batch could not be tried on random batches: {type(error).__name__}: {error}; if they combine examples, "
+        f"write {_REPAIRED['predictions']}; if they do not, or leave padding out, write "
+        "`warnings.filterwarnings('ignore', 'whether padding changes')`"
+    )
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _may_couple(model: Model, training: bool) -> bool:
     """Whether an operation may combine rows, by how it treats the dimension that holds them."""
+    try:
+        return _combines(*_traced(model, training))
+    except Exception:  # running it tells what cannot be traced so, or what another JAX describes otherwise
+        return True
+
+
+def _traced(model: Model, training: bool) -> tuple[Any, int]:
+    """The jaxpr of a model and its loss, and the size that its dimensions of rows have, and no others."""
     weights, fixed = jax.eval_shape(model.init, _abstract_key()), _fixed_size(model)
     others = (weights, _abstract_batch(model, 1))
     num_rows = trees.distinct_size(others) if fixed is None else fixed
     if any(size % num_rows == 0 for leaf in jax.tree.leaves(others) for size in leaf.shape):
-        return True
+        raise ValueError(f"{num_rows} rows are not told from other dimensions")
     arguments = (weights, _abstract_batch(model, num_rows), jax.ShapeDtypeStruct((num_rows,), bool), _abstract_key())
-    jaxpr = jax.make_jaxpr(functools.partial(_run, model, training))(*arguments).jaxpr
-    try:
-        return _combines(jaxpr, num_rows)
-    except (KeyError, AttributeError, TypeError):  # an operation whose parameters another JAX names otherwise
-        return True
+    return jax.make_jaxpr(functools.partial(_run, model, training))(*arguments).jaxpr, num_rows
 
 
 def _fixed_size(model: Model) -> int | None:
@@ -129,20 +161,34 @@ def _combines(jaxpr, num_rows: int) -> bool:
 
 def _eqn_combines(eqn, num_rows: int) -> bool:
     inputs = [_row_dims(variable, num_rows) for variable in eqn.invars]
+    most = max(map(len, inputs), default=0)
+    if eqn.primitive.name in _OPAQUE:  # before what is inside: a kernel's blocks have other dimensions
+        return most > 0
     if eqn.primitive.name == "scan" and _carries_over_rows(eqn, inputs):
         return True
     inner = list(core.jaxprs_in_params(eqn.params))
     if inner:
         return any(_combines(jaxpr, num_rows) for jaxpr in inner)
-    most = max(map(len, inputs), default=0)
     if not most:
         return False
+    if eqn.primitive.name == "reshape" and _mixes(eqn, num_rows):
+        return True
     kept = [len(_row_dims(variable, num_rows)) for variable in eqn.outvars]
-    return (
-        eqn.primitive.name in _OPAQUE
-        or any(not number or number > most for number in kept)
-        or any(dim in dims for dims, worked in zip(inputs, _along(eqn)) for dim in worked)
+    return any(not number or number > most for number in kept) or any(
+        dim in dims for dims, worked in zip(inputs, _along(eqn)) for dim in worked
     )
+
+
+def _mixes(reshape, num_rows: int) -> bool:
+    """Whether a reshape puts what was one row into several, as `[B, T]` to `[T, B]` does.
+
+    Of a dimension that holds more than rows, `[B * T]`, the sizes do not say which of both comes first.
+    """
+    before, after = (
+        {math.prod(shape[:dim]) for dim, size in enumerate(shape) if size == num_rows}
+        for shape in (reshape.invars[0].aval.shape, reshape.outvars[0].aval.shape)
+    )
+    return bool(before and after) and before != after
 
 
 def _carries_over_rows(eqn, inputs: list[list[int]]) -> bool:
@@ -167,12 +213,16 @@ def _row_dims(variable, num_rows: int) -> list[int]:
 def _along(eqn) -> list[tuple[int, ...]]:
     """Along which dimensions of each input an operation works that keeps the shape."""
     name, params = eqn.primitive.name, eqn.params
-    if name.startswith("cum"):
+    if name.startswith("cum") or name == "top_k":
         return [(params["axis"],)]
-    if name == "sort":
+    if name in ("sort", "concatenate"):
         return [(params["dimension"],)] * len(eqn.invars)
     if name == "rev":
         return [params["dimensions"]]
+    if name == "pad":
+        return [tuple(dim for dim, padded in enumerate(params["padding_config"]) if any(padded))]
+    if name == "fft":
+        return [tuple(range(eqn.invars[0].aval.ndim))[-len(params["fft_lengths"]) :]]
     if name.startswith("reduce_window"):
         return [tuple(dim for dim, size in enumerate(params["window_dimensions"]) if size > 1)] * len(eqn.invars)
     if name == "conv_general_dilated":
@@ -185,21 +235,44 @@ def _along(eqn) -> list[tuple[int, ...]]:
 
 
 def _coupled(model: Model, training: bool) -> str:
-    """What other padding changes: "predictions", "loss", or "" for nothing."""
-    random = np.random.default_rng(0)
-    mask = np.resize(_MASK, _fixed_size(model) or len(_MASK))
-    batch = jax.tree.map(functools.partial(_random, random), _abstract_batch(model, len(mask)))
-    other = jax.tree.map(lambda x: np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, _changed(x)), batch)
+    """What other padding changes: "predictions", "loss", or "" for nothing.
 
-    @jax.jit
+    Raises:
+      ValueError: they are NaN for every example, which shows nothing.
+    """
+    mask = np.resize(_MASK, _fixed_size(model) or len(_MASK))
+    abstract = _abstract_batch(model, len(mask))
+
     def run(key, batch, mask):
         init_key, run_key = jax.random.split(key)
         return _run(model, training, _moved(model.init(init_key)), batch, mask, run_key)
 
-    (outputs, loss), (other_outputs, other_loss) = (run(jax.random.key(0), b, mask) for b in (batch, other))
-    if _differ(outputs, other_outputs, mask):
-        return "predictions"
-    return "loss" if _differ(loss, other_loss, mask) else ""
+    compiled = jax.jit(run).lower(_abstract_key(), abstract, mask).compile()
+    for draw in _DRAWS:
+        batch = jax.tree.map(functools.partial(_random, np.random.default_rng(0), draw), abstract)
+        other = jax.tree.map(lambda x: np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, _changed(x)), batch)
+        with jax.ensure_compile_time_eval():  # where this is called while something else is traced
+            results = [_of_examples(compiled(jax.random.key(0), b, mask), mask) for b in (batch, other)]
+        (predictions, loss), (other_predictions, other_loss) = results
+        if _differ(predictions, other_predictions):
+            return "predictions"
+        if _differ(loss, other_loss):
+            return "loss"
+        # Where one example gives numbers these were compared; a NaN that reaches it from others is in all of them.
+        if not any(leaf.size and np.isnan(leaf).all() for leaf in jax.tree.leaves(results)):
+            return ""
+    raise ValueError("predictions or losses are NaN")
+
+
+def _of_examples(result: tuple[Any, Any], mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What `_run` gives for the rows that are examples; running state, of whatever size, is of all rows."""
+    output, loss = result
+    predictions, running, values = (
+        [np.asarray(leaf).astype(np.float64) for leaf in jax.tree.leaves(part)]
+        for part in (output.predictions, output.non_trainable, loss)
+    )
+    predictions = [leaf[mask] if leaf.shape[:1] == mask.shape else leaf for leaf in predictions]
+    return [*predictions, *running], [leaf[mask] for leaf in values]
 
 
 def _moved(weights):
@@ -213,10 +286,14 @@ def _moved(weights):
     return jax.tree_util.tree_map_with_path(move, weights)
 
 
-def _random(random: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Normal floats; integers are 0 or 1, which any number of classes or words has."""
+_DRAWS = (np.random.Generator.normal, np.random.Generator.random)
+"""Of floats: any, and those that a logarithm or a root takes."""
+
+
+def _random(random: np.random.Generator, draw: Callable, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Floats as drawn; integers are 0 or 1, which any number of classes or words has."""
     if jnp.issubdtype(leaf.dtype, jnp.floating):
-        return random.normal(size=leaf.shape).astype(leaf.dtype)
+        return np.asarray(draw(random, size=leaf.shape)).astype(leaf.dtype)
     return random.integers(0, 2, leaf.shape).astype(leaf.dtype)
 
 
@@ -225,14 +302,11 @@ def _changed(x: np.ndarray) -> np.ndarray:
     return (3 * x + 2 if jnp.issubdtype(x.dtype, jnp.floating) else 1 - x).astype(x.dtype)
 
 
-def _differ(a, b, mask: np.ndarray) -> bool:
-    return any(_leaves_differ(*leaves, mask) for leaves in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+def _differ(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    return any(map(_leaves_differ, some, others))
 
 
-def _leaves_differ(a, b, mask: np.ndarray) -> bool:
-    """Beyond what another order of the same sums would give; running state has no rows."""
-    a, b = (np.asarray(x).astype(np.float64) for x in (a, b))
-    if a.shape[:1] == mask.shape:
-        a, b = a[mask], b[mask]
+def _leaves_differ(a: np.ndarray, b: np.ndarray) -> bool:
+    """Beyond what another order of the same sums would give."""
     scale = np.max(np.abs(a), initial=0, where=np.isfinite(a))
     return not np.allclose(a, b, rtol=0, atol=1e-3 * scale + 1e-9, equal_nan=True)

@@ -3,6 +3,7 @@ import warnings
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -64,6 +65,13 @@ INDEPENDENT = {
     "a map over examples": lambda: predicting(lambda x: jax.lax.map(jnp.tanh, x)),
     "a loss that takes the mask": lambda: models.mlp(6, 4, 3)._replace(loss=masked_negatives),
     "a mean that nothing reads": lambda: predicting(lambda x: x + 0 * jnp.mean(x)),
+    "NaN for one example": lambda: predicting(lambda x: x.at[0, 0].set(jnp.nan) + 0 * jnp.mean(x[-1])),
+    "only numbers above 0": lambda: predicting(lambda x: jnp.log(x.min(1, keepdims=True)) + 0 * x + 0 * jnp.mean(x)),
+    "two views": lambda: predicting(lambda x: jnp.split(jnp.tanh(jnp.concatenate([x, 2 * x])), 2)[0]),
+    "predictions without rows": lambda: predicting(lambda x: x)._replace(
+        predict=lambda weights, batch, key=None, training=False: {"x": batch["x"], "bias": weights["bias"]},
+        loss=lambda predictions, batch: predictions["bias"].sum() + predictions["x"][:, 0] + 0 * batch["x"].mean(),
+    ),
     "one batch size": lambda: linen(nn.Dense(3), {"x": "float32[5,6]", "y": "int32[5]"}),
 }
 
@@ -76,7 +84,7 @@ def test_there_is_no_false_alarm(name, training):
         warnings.simplefilter("always")
         warn_of_coupled_rows(model, training)
     assert not [str(warning.message) for warning in caught if warning.category is UserWarning]
-    algorithms.metrics_process(model)  # raises unless the model can be run: one that cannot is passed over in silence
+    algorithms.metrics_process(model)  # raises unless the model can be run
 
 
 def test_a_model_that_warns_is_looked_at_all_the_same():
@@ -106,6 +114,16 @@ COUPLED = {
     "window": lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (3, 1), (1, 1), "SAME"),
     "convolved": lambda x: jax.vmap(lambda column: jnp.convolve(column, jnp.ones(3), "same"), 1, 1)(x),
     "attention": lambda x: jax.nn.softmax(x @ x.T) @ x,
+    "in pairs": lambda x: (x.reshape(-1, 2, 6) - x.reshape(-1, 2, 6).mean(1, keepdims=True)).reshape(x.shape),
+    "scrambled": lambda x: x.T.reshape(x.shape),
+    "transformed": lambda x: jnp.fft.fft(x, axis=0).real,
+    "padded": lambda x: jax.lax.pad(x, 0.0, [(-1, 1, 0), (0, 0, 0)]),
+    "concatenated": lambda x: jnp.concatenate([x, x])[1::2],
+    "greatest first": lambda x: jax.lax.top_k(x.T, x.shape[0])[0].T,
+    "called back": lambda x: jax.pure_callback(
+        lambda x: np.asarray(x)[::-1], jax.ShapeDtypeStruct(x.shape, x.dtype), x
+    ),
+    "only numbers above 0": lambda x: jnp.log(x) - jnp.log(x).mean(0)[None],
 }
 
 
@@ -113,6 +131,18 @@ COUPLED = {
 def test_predictions_that_padding_changes_are_told_of(name):
     with pytest.warns(UserWarning, match=r"predicting\.<locals>\.predict.*mask=None.*where=mask"):
         warn_of_coupled_rows(predicting(COUPLED[name]), training=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: (x - x.mean(0)[None]) / 0 * 0, "ValueError: predictions or losses are NaN"),
+        (lambda x: (x.reshape(-1, 32, 6) - x.mean(0)[None, None]).reshape(x.shape), "TypeError: .*reshape"),
+    ],
+)
+def test_what_cannot_be_tried_is_told_of(function, reason):
+    with pytest.warns(UserWarning, match=f"predicting.*could not be tried on random batches: {reason}.*mask=None"):
+        warn_of_coupled_rows(predicting(function), training=True)
 
 
 def test_a_module_is_told_of_by_its_name_and_only_where_it_couples():
@@ -132,6 +162,24 @@ def test_a_head_of_zeros_hides_nothing():
         warn_of_coupled_rows(linen(Headed()), training=True)
 
 
+def test_statistics_over_an_axis_of_its_own_are_told_of():
+    """A BatchNorm with an axis name takes the mean of means over it, and is not given the mask."""
+
+    class Mapped(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            norm = nn.vmap(
+                lambda module, row: nn.BatchNorm(use_running_average=not train, axis_name="rows")(row[None])[0],
+                variable_axes={"params": None, "batch_stats": None},
+                split_rngs={"params": False},
+                axis_name="rows",
+            )
+            return nn.Dense(3)(norm(self, x))
+
+    with pytest.warns(UserWarning, match="padding changes the predictions.*without an axis name"):
+        warn_of_coupled_rows(linen(Mapped()), training=True)
+
+
 def test_a_mask_that_is_not_used_is_told_of():
     model = predicting(lambda x: x)
 
@@ -149,6 +197,13 @@ def test_a_loss_is_told_of_once_where_an_algorithm_is_built():
         for _ in range(2):
             algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(0))
     assert [str(warning.message)[:52] for warning in caught] == ["padding changes the loss `in_batch_negatives` of the"]
+
+
+def test_a_loss_is_told_of_while_something_else_is_traced():
+    """As where the optimizer is one of each round's own."""
+    model = models.mlp(6, 4, 3)._replace(loss=lambda *args: in_batch_negatives(*args))
+    with pytest.warns(UserWarning, match="padding changes the loss"):
+        jax.eval_shape(lambda x: (warn_of_coupled_rows(model, training=True), x)[1], jnp.ones(3))
 
 
 @pytest.mark.parametrize("build", [clients.local_evaluation, clients.training_loss])
