@@ -1,7 +1,8 @@
 """What the adapters share: how a module is fed, and told whether it trains."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -140,6 +141,38 @@ def missing_key() -> ValueError:
         "this module draws random numbers in training, but got `key=None`; write "
         "`model.predict(weights, batch, key, training=True)`"
     )
+
+
+@contextlib.contextmanager
+def telling_of_axes(repaired: str) -> Iterator[None]:
+    """Within it, a module that takes a mean over a mapped axis that is not there is told what to write.
+
+    Args:
+      repaired: what to write.
+
+    Raises:
+      ValueError: a name of an axis is unknown.
+
+    Example:
+      >>> try:
+      ...     with telling_of_axes("leave `axis_name` out"):
+      ...         jax.lax.pmean(jnp.ones(3), "batch")
+      ... except ValueError as error:
+      ...     print(str(error).rpartition("trains ")[-1])
+      (unbound axis name: batch); leave `axis_name` out
+    """
+    try:
+        yield
+    except NameError as error:
+        if "axis name" not in str(error):
+            raise
+        raise ValueError(
+            "this module takes a mean over the mapped axis of a name that nothing has where a client trains "
+            f"({str(error).partition('.')[0]}); {repaired}"
+        ) from error
+
+
+WITHOUT_AXIS = "leave `axis_name` out of its BatchNorm, whose statistics are then over the examples of a client's batch"
 
 
 def metrics_dict(metrics: Mapping | None) -> dict:

@@ -54,7 +54,7 @@ def from_equinox(
       ImportError: equinox is not installed.
       TypeError: `create` gives no module.
       ValueError: `batch_type` lacks one of the inputs, or `running` is another word; when predicting, a key is needed
-        and missing.
+        and missing, or a layer's axis has another name.
 
     Example:
       >>> import equinox as eqx
@@ -74,8 +74,10 @@ def from_equinox(
     def predict(weights, batch, key=None, training=False, mask=None):
         module, state = parts.module(weights)
         values = [batch[name] for name in names]
+        key = key if training else None
         try:
-            predictions, state = _mapped(module, state, values, key if training else None, training, mask, axis_name)
+            with _adapting.telling_of_axes("write from_equinox(..., axis_name=...) with the one that its layers have"):
+                predictions, state = _mapped(module, state, values, key, training, mask, axis_name)
         except RuntimeError as error:  # dropout asks for it so
             if training and key is None:
                 raise _adapting.missing_key() from error

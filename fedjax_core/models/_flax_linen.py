@@ -51,7 +51,7 @@ def from_linen(
 
     Raises:
       ValueError: `batch_type` lacks one of the inputs, the module has no such parameter, or `running` is another
-        word; when predicting, a key is needed and missing.
+        word; when predicting, a key is needed and missing, or a `BatchNorm` has an `axis_name` that is not there.
 
     Example:
       >>> import flax.linen as nn
@@ -110,7 +110,7 @@ def _apply(module, variables, values, arguments, streams, mutable):
     from flax import errors
 
     try:
-        with nn.intercept_methods(_give_mask):
+        with nn.intercept_methods(_give_mask), _adapting.telling_of_axes(_adapting.WITHOUT_AXIS):
             return module.apply(variables, *values, rngs=streams, mutable=mutable, **arguments)
     except errors.InvalidRngError as error:
         raise _adapting.missing_key() from error

@@ -53,7 +53,7 @@ def from_nnx(
 
     Raises:
       ValueError: `batch_type` lacks one of the inputs, the module has no such parameter, or `running` is another
-        word; when predicting, a key is needed and missing.
+        word; when predicting, a key is needed and missing, or a `BatchNorm` has an `axis_name` that is not there.
 
     Example:
       >>> from flax import nnx
@@ -90,7 +90,8 @@ def from_nnx(
             _filled(abstract.others, others),
         )
         module.train() if training else module.eval()
-        predictions = module(*[batch[name] for name in names], **arguments(training, mask, batch))
+        with _adapting.telling_of_axes(_adapting.WITHOUT_AXIS):
+            predictions = module(*[batch[name] for name in names], **arguments(training, mask, batch))
         return predictions, _same_keys(nnx.to_pure_dict(_split(module).others), others)
 
     train = _masking.masked(functools.partial(apply, True), batch_type)

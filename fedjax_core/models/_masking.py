@@ -76,11 +76,12 @@ def masked(run: Callable, batch_type: types.Type) -> Callable:
         if mask is None:
             return run(mask, weights, batch, key)
         if not known:
-            known.append(_row_axes(run, batch_type, weights, key))
-        (axes,) = known
-        if not axes:
+            # A module of one batch size, or one that fails, which its real call tells better: the next is looked at.
+            with contextlib.suppress(Exception):
+                known.append(_row_axes(run, batch_type, weights, key))
+        if not known or not known[0]:
             return run(mask, weights, batch, key)
-        with _calling(_Call(mask, axes, 0)):
+        with _calling(_Call(mask, known[0], 0)):
             return run(mask, weights, batch, key)
 
     return call
@@ -91,11 +92,7 @@ def _row_axes(run: Callable, batch_type: types.Type, weights: Any, key: jax.Arra
     size = trees.distinct_size((weights, _abstract(batch_type, 1)))
     found = {}
     with _calling(_Call(None, found, size)):
-        try:
-            mask = jax.ShapeDtypeStruct((size,), bool)
-            jax.eval_shape(run, mask, weights, _abstract(batch_type, size), key)
-        except Exception:  # a module of one batch size, or one that fails, which its real call tells better
-            return {}
+        jax.eval_shape(run, jax.ShapeDtypeStruct((size,), bool), weights, _abstract(batch_type, size), key)
     return {name: axis for name, axis in found.items() if axis is not None}
 
 

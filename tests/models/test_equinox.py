@@ -88,14 +88,6 @@ def test_padding_is_not_in_batch_statistics(mode, padding):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, jax.tree.leaves(state))
 
 
-def test_a_batch_of_padding_alone_leaves_finite_numbers_and_the_state(laws):
-    model = net()
-    weights, batch = laws.initial(model), laws.random_batch(model, 4, 3)
-    output = predicted(model, weights, batch, jnp.zeros(4, bool), jax.random.key(0), training=True)
-    assert jnp.isfinite(output.predictions).all()
-    jax.tree.map(np.testing.assert_array_equal, output.non_trainable, weights.non_trainable)
-
-
 def test_weights_are_nested_dicts_without_what_is_not_an_array():
     weights = net().init(jax.random.key(0))
     assert isinstance(weights, ModelWeights)
@@ -104,28 +96,6 @@ def test_weights_are_nested_dicts_without_what_is_not_an_array():
     }
     assert list(weights.non_trainable) == ["state"]
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(weights.non_trainable))
-
-
-def test_running_state_can_be_frozen(laws):
-    model = net(running="freeze")
-    batch = laws.random_batch(model, 4, 3)
-    predictions = model.predict(laws.initial(model), batch, jax.random.key(0), training=True)
-    assert predictions.shape == (4, 3)
-
-
-def test_dropout_is_drawn_for_each_example_from_the_key(laws):
-    def dropout(key):
-        return eqx.nn.Dropout(0.5)
-
-    model = models.from_equinox(dropout, models.squared_error(), {"x": "float32[?,90]", "y": "float32[?,90]"})
-    weights, batch = laws.initial(model), {"x": np.ones((2, 90), np.float32)}
-    first, again, other = (model.predict(weights, batch, jax.random.key(seed), training=True) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-    assert (first[0] != first[1]).any()
-    np.testing.assert_array_equal(model.predict(weights, batch), batch["x"])
-    with pytest.raises(ValueError, match="got `key=None`"):
-        model.predict(weights, batch, training=True)
 
 
 def test_weights_go_back_into_the_module():
@@ -139,10 +109,13 @@ def test_weights_go_back_into_the_module():
 def test_wrong_kinds_are_refused():
     with pytest.raises(TypeError, match=r"gives an equinox.Module.*got .*; write `lambda key"):
         models.from_equinox(lambda key: jnp.ones(3), models.cross_entropy(), VECTORS)
-    with pytest.raises(ValueError, match="'image' is not one of"):
-        models.from_equinox(mlp, models.cross_entropy(), VECTORS, inputs="image")
-    with pytest.raises(ValueError, match='"average", "keep" or "freeze", got \'mean\''):
-        models.from_equinox(mlp, models.cross_entropy(), VECTORS, running="mean")
+
+
+def test_an_axis_of_another_name_is_refused(laws):
+    model = net(axis_name="rows")
+    batch = laws.random_batch(model, 4, 3)
+    with pytest.raises(ValueError, match=r"unbound axis name: batch\); write from_equinox\(\.\.\., axis_name="):
+        predicted(model, laws.initial(model), batch, jnp.ones(4, bool), jax.random.key(0), training=True)
 
 
 def test_a_missing_extra_is_one_error(monkeypatch):

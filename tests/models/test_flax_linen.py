@@ -95,16 +95,6 @@ def test_training_normalizes_with_the_batch(laws):
     np.testing.assert_allclose(model.predict(weights, {"x": x}), x / np.sqrt(1 + 1e-5), rtol=1e-5)
 
 
-def test_dropout_comes_from_the_key_and_only_in_training(laws):
-    model = models.from_linen(Dropped(), models.squared_error(), {"x": "float32[?,90]", "y": "float32[?,90]"})
-    weights, batch = laws.initial(model), {"x": np.ones((2, 90), np.float32)}
-    first, again, other = (model.predict(weights, batch, jax.random.key(seed), training=True) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-    assert set(np.unique(first)) == {0, 2}
-    np.testing.assert_array_equal(model.predict(weights, batch), batch["x"])
-
-
 def test_a_stream_of_another_name_comes_from_the_key(laws):
     model = models.from_linen(Noisy(), models.cross_entropy(), {"x": "float32[?,4]", "y": "int32[?]"})
     weights, batch = laws.initial(model), {"x": np.ones((2, 4), np.float32)}
@@ -148,11 +138,6 @@ def test_initial_weights_are_those_of_the_key(laws):
     first, again, other = (laws.initial(model, seed) for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert trees.norm(trees.subtract(first.trainable, other.trainable)) > 0
-
-
-def test_refuses_a_batch_without_the_input():
-    with pytest.raises(ValueError, match=r"'image' is not one of <x=float32\[\?,8,8,1\],y=int32\[\?\]>"):
-        models.from_linen(ConvNet(), models.cross_entropy(), IMAGES, inputs="image")
 
 
 def test_refuses_an_input_of_unknown_rank(laws):

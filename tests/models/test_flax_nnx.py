@@ -94,25 +94,6 @@ def test_training_normalizes_with_the_batch(laws):
     np.testing.assert_allclose(model.predict(weights, {"x": x}), x / np.sqrt(1 + 1e-5), rtol=1e-5)
 
 
-def test_dropout_comes_from_the_key_and_only_in_training(laws):
-    batch_type = {"x": "float32[?,90]", "y": "float32[?,90]"}
-    model = models.from_nnx(lambda rngs: nnx.Dropout(0.5, rngs=rngs), models.squared_error(), batch_type)
-    weights, batch = laws.initial(model), {"x": np.ones((2, 90), np.float32)}
-    assert weights == {}
-    first, again, other = (model.predict(weights, batch, jax.random.key(seed), training=True) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-    assert set(np.unique(first)) == {0, 2}
-    np.testing.assert_array_equal(model.predict(weights, batch), batch["x"])
-
-
-def test_training_without_a_needed_key_is_refused(laws):
-    model = _conv_net()
-    weights, batch = laws.initial(model), laws.random_batch(model, 2, 3)
-    with pytest.raises(ValueError, match=r"got `key=None`; write `model\.predict\(weights, batch, key"):
-        model.predict(weights, batch, training=True)
-
-
 def test_layers_of_a_list_have_integer_keys(laws):
     def create(rngs):
         return nnx.Sequential(nnx.Linear(4, 5, rngs=rngs), nnx.relu, nnx.Linear(5, 3, rngs=rngs))
@@ -155,8 +136,3 @@ def test_scans_over_batches_inside_jit(laws):
     trained = train(weights)
     assert trees.is_finite(trained)
     assert jnp.any(trained["dense"]["kernel"] != weights.trainable["dense"]["kernel"])
-
-
-def test_refuses_a_batch_without_the_input():
-    with pytest.raises(ValueError, match=r"'image' is not one of <x=float32\[\?,8,8,1\],y=int32\[\?\]>"):
-        models.from_nnx(ConvNet, models.cross_entropy(), IMAGES, inputs="image")

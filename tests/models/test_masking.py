@@ -15,6 +15,8 @@ MASKS = [jnp.array(mask) for mask in ([True, True, True, False], [True, True, Fa
 X = np.array([[0], [3], [6], [9]], np.float32)
 EXPECTED = [[-np.sqrt(1.5), 0, np.sqrt(1.5)], [-1, 1]]
 """The examples that each mask keeps, normalized."""
+MOVED = [(0.03, 1.05), (0.015, 1.0125)]
+"""Where they leave the running averages, which start at 0 and 1."""
 
 
 class Within(nn.Module):
@@ -71,8 +73,47 @@ def trained(model, batch, mask):
 def test_each_call_has_its_own_mask_also_within_transforms(name):
     """Called without `jit`, so that a transform that keeps what it traced would keep the first mask."""
     model = TRANSFORMED[name]()
-    for mask, expected in zip(MASKS, EXPECTED, strict=True):
-        np.testing.assert_allclose(trained(model, {"x": X}, mask)[:, 0], expected, rtol=1e-4, atol=1e-5)
+    weights = model.init(jax.random.key(0))
+    for mask, expected, moved in zip(MASKS, EXPECTED, MOVED, strict=True):
+        output = predicted(model, weights, {"x": X}, mask, training=True)
+        np.testing.assert_allclose(output.predictions[mask, 0], expected, rtol=1e-4, atol=1e-5)
+        found = sorted(leaf.item() for leaf in jax.tree.leaves(output.non_trainable))
+        np.testing.assert_allclose(found, moved, rtol=1e-5)
+
+
+def test_a_call_that_fails_does_not_hide_the_mask_from_the_next():
+    class Dropped(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return Within("remat")(x, train) + 0 * jax.random.normal(self.make_rng("noise"), x.shape)
+
+    model = _linen(Dropped())
+    with pytest.raises(ValueError, match="got `key=None`"):
+        predicted(model, model.init(jax.random.key(0)), {"x": X}, MASKS[0], training=True)
+    np.testing.assert_allclose(trained(model, {"x": X}, MASKS[0])[:, 0], EXPECTED[0], rtol=1e-4, atol=1e-5)
+
+
+class OverAxis(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.BatchNorm(use_running_average=not train, axis_name="devices")(x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: _linen(OverAxis()),
+        lambda: models.from_nnx(
+            lambda rngs: nnx.BatchNorm(1, axis_name="devices", rngs=rngs), models.squared_error(), ROWS
+        ),
+    ],
+)
+def test_statistics_over_an_axis_that_is_not_there_are_refused(model):
+    model = model()
+    weights = model.init(jax.random.key(0))
+    assert np.shape(model.predict(weights, {"x": X})) == (4, 1)
+    with pytest.raises(ValueError, match=r"unbound axis name: devices\); leave `axis_name` out of its BatchNorm"):
+        predicted(model, weights, {"x": X}, MASKS[0], training=True)
 
 
 def test_lanes_have_masks_of_their_own():
@@ -150,25 +191,3 @@ def test_a_module_can_take_the_mask_itself():
     np.testing.assert_allclose(model.predict({}, {"x": X})[:, 0], [-4.5, -1.5, 1.5, 4.5])
     with pytest.raises(ValueError, match=r"which has x, rows, got 'mask'; write `def __call__\(self, x, mask\)`"):
         _linen(Centered(), mask="mask")
-
-
-@pytest.mark.parametrize("running", ["average", "keep", "freeze"])
-@pytest.mark.parametrize("adapt", ["linen", "nnx"])
-def test_running_state_is_given_unless_it_is_frozen(adapt, running):
-    if adapt == "linen":
-        model = _linen(Within("remat"), running=running)
-    else:
-        model = models.from_nnx(Jitted, models.squared_error(), ROWS, running=running)
-    weights = model.init(jax.random.key(0))
-    output = predicted(model, weights, {"x": X}, MASKS[0], training=True)
-    moved = sorted(float(leaf[0]) for leaf in jax.tree.leaves(output.non_trainable))
-    np.testing.assert_allclose(moved, [] if running == "freeze" else [0.03, 1.05], rtol=1e-5)
-    assert model.running == ("average" if running == "average" else "keep")
-    assert predicted(model, weights, {"x": X}, MASKS[0]).non_trainable == ()
-
-
-@pytest.mark.parametrize("adapt", [models.from_linen, models.from_nnx])
-def test_another_word_for_running_is_refused(adapt):
-    module = Within("remat") if adapt is models.from_linen else Jitted
-    with pytest.raises(ValueError, match=r'running=\.\.\.\) is "average", "keep" or "freeze", got \'none\''):
-        adapt(module, models.squared_error(), ROWS, running="none")
