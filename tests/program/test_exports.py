@@ -4,9 +4,11 @@ import pathlib
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import safetensors.flax
 import safetensors.numpy
@@ -112,6 +114,34 @@ def test_predictions_that_depend_on_no_input(tmp_path):
     model = _model(predict, "<x=float32[?,3],y=int32[?]>")
     batch = {"x": np.ones((4, 3), np.float32), "y": np.ones(4, np.int32)}
     np.testing.assert_allclose(_exported(model, tmp_path).call(model.init(None), batch), [[0.0, 1.0]] * 4)
+
+
+class Normalized(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.BatchNorm(use_running_average=not train)(x)
+
+
+def test_a_run_exports_the_running_state_that_it_leaves(tmp_path):
+    """A client's 0, 3, 6 move the averages from 0 and 1 to .03 and 1.05, by which predictions are normalized."""
+    batch_type = {"x": "float32[?,1]", "y": "float32[?,1]"}
+    model = fc.models.from_linen(Normalized(), fc.models.squared_error(), batch_type)
+    x = np.array([[0], [3], [6]], np.float32)
+    result = fc.program.Run(
+        fc.algorithms.fed_avg(model, optax.sgd(0.0), key=jax.random.key(0)),
+        fc.data.from_clients([{"x": x, "y": x}]),
+        sampler=1,
+        batching=fc.data.Batching(4),
+        rounds=1,
+        folder=tmp_path / "run",
+        exports=export_predict(model),
+        key=jax.random.key(1),
+    ).train()
+    weights = safetensors.numpy.load_file(result.exports[0] / "weights.safetensors")
+    averages = {name.rpartition(".")[2]: array.tolist() for name, array in weights.items() if "batch_stats" in name}
+    assert averages == {"mean": [pytest.approx(0.03)], "var": [pytest.approx(1.05)]}
+    exported = jax.export.deserialize(bytearray((result.exports[0] / "predict.jax").read_bytes()))
+    np.testing.assert_allclose(exported.call(weights, {"x": x}), (x - 0.03) / np.sqrt(1.05 + 1e-5), rtol=1e-5)
 
 
 def test_platforms(tmp_path):
