@@ -170,17 +170,23 @@ def _check_adds(metric: Any, zeros: list, sample: tuple) -> None:
     repaired = "write a fc.Metric(measure, finalize) whose statistic adds up, or measure it after the run"
     if not zeros or any(np.any(np.asarray(leaf) != 0) for leaf in zeros):
         raise TypeError(f"{rule} from zeros, got {zeros!r}; {repaired}")
-    try:
-        whole = _updated(metric, zeros, *sample)
+
+    def in_four_ways(sample):
         first, second = (jax.tree.map(lambda x, rows=rows: x[rows], sample) for rows in (slice(3), slice(3, None)))
-        onto = _updated(metric, _updated(metric, zeros, *first), *second)
         one_by_one = jax.vmap(lambda *one: _updated(metric, zeros, *_batch_of_one(one)))(*sample)
+        return (
+            _updated(metric, zeros, *sample),
+            _updated(metric, _updated(metric, zeros, *first), *second),
+            trees.add(_updated(metric, zeros, *first), _updated(metric, zeros, *second)),
+            [state.sum(axis=0) for state in one_by_one],
+        )
+
+    try:
+        whole, *others = jax.jit(in_four_ways)(sample)  # one program: Keras's operations one by one take seconds
     except Exception as error:
         raise TypeError(
             f"the Keras metric {metric.name!r} cannot be measured: {type(error).__name__}: {error}"
         ) from error
-    single = [state.sum(axis=0) for state in one_by_one]
-    halves = trees.add(_updated(metric, zeros, *first), _updated(metric, zeros, *second))
-    for other in (onto, single, halves):
+    for other in others:
         if not all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(whole, other, strict=True)):
             raise TypeError(f"{rule}, and it does not; {repaired}")
