@@ -211,12 +211,12 @@ TRAINING = fc.clients.local_training(MODEL, optax.sgd(0.2), EVALUATED)
 LEARNERS = fc.data.from_clients(reference.make_clients((7, 1, 0, 3, 12, 5, 2, 4, 9, 2, 3, 3)))
 
 
-def remembering(add, shared=lambda result: ()):
+def remembering(add, share=lambda result: (result, ())):
     """Federated averaging whose client work keeps a number: `add(result, included, shared)` is what a round adds."""
 
     def run(state, weights, data, key):
         result, _ = TRAINING.run(state, weights, data, key)
-        return result, shared(result)
+        return share(result)
 
     def commit(state, result, included, shared):
         _, values, measurements = EVALUATED.next(EVALUATED.initialize(), result.metrics)
@@ -233,6 +233,11 @@ def norms(result):
     return fc.federated_map(lambda r: fc.trees.norm(r.update), result)
 
 
+def share_a_guarded_mean(result):
+    mean, fit = fc.algorithms.guarded_mean(norms(result))
+    return fc.algorithms.leave_out(result, unless=fit), mean
+
+
 def total(fn, *args):
     return fc.federated_sum(fc.federated_map(lambda *values: jnp.asarray(fn(*values), "float32"), *args))
 
@@ -242,17 +247,15 @@ KEEPING_WORKS = {
         lambda result, included, shared: total(fc.trees.norm, result.update)
     ),
     "it counts who is included": lambda: remembering(lambda result, included, shared: total(lambda i: i, included)),
-    "it shares a guarded mean": lambda: remembering(
-        lambda result, included, shared: shared, lambda result: fc.algorithms.guarded_mean(norms(result))[0]
-    ),
+    "it shares a guarded mean": lambda: remembering(lambda result, included, shared: shared, share_a_guarded_mean),
 }
 BREAKING_WORKS = {
     "it counts everybody": lambda: remembering(lambda result, included, shared: total(lambda i: 1, included)),
     "it shares a mean that is not guarded": lambda: remembering(
-        lambda result, included, shared: shared, lambda result: fc.federated_mean(norms(result))
+        lambda result, included, shared: shared, lambda result: (result, fc.federated_mean(norms(result)))
     ),
     "it shares what is no aggregate of the finite": lambda: remembering(
-        lambda result, included, shared: shared, lambda result: total(jnp.isnan, norms(result))
+        lambda result, included, shared: shared, lambda result: (result, total(jnp.isnan, norms(result)))
     ),
 }
 
