@@ -10,9 +10,9 @@ The rooms, each importing only from those above it:
   templates     processes and their contracts
   contracts     the NamedTuples that the rooms below fill
   model_calls   how a model is called: predictions, losses, metrics of a batch
+  data          federated data sets, batching, partitioners
   aggregators, metrics, models, clients, privacy    the catalogue
   algorithms    the round and its callers
-  data          federated data sets, batching, partitioners
   program       training loops, files, plots
   participant   one real participant of a federation and its messages
   cli           the command line

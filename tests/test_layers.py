@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -10,15 +11,10 @@ import fedjax_core
 PACKAGE = pathlib.Path(fedjax_core.__file__).parent
 ROOMS = [
     "_signposts", "types", "trees", "language", "engine", "computations", "templates", "contracts", "model_calls",
-    "aggregators", "metrics", "models", "clients", "privacy", "analytics", "algorithms", "data", "program",
-    "participant", "cli", "testing",
+    "data", "aggregators", "metrics", "models", "clients", "privacy", "algorithms", "program", "participant", "cli",
+    "testing",
 ]  # fmt: skip
-CATALOGUE = {"aggregators", "metrics", "models", "clients", "privacy", "analytics"}
-PARTS = {
-    "_type": "types",
-    "_testing": "testing",
-}
-"""Private files next to the rooms that are one file, by how their names begin."""
+CATALOGUE = {"aggregators", "metrics", "models", "clients", "privacy"}
 
 
 def module_name(path: pathlib.Path) -> str:
@@ -30,8 +26,7 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def room_of(module: str) -> str:
-    room = module.split(".")[0]
-    return next((whole for part, whole in PARTS.items() if room.startswith(part)), room)
+    return module.split(".")[0]
 
 
 def imported_modules(module: str) -> set[str]:
@@ -113,6 +108,13 @@ def test_rooms_are_public_and_their_files_private(module):
     room, *file = module.split(".")
     if file and room not in ("templates",) and file[0] not in PUBLIC_SUBROOMS.get(room, ()):
         assert file[-1].startswith("_"), module
+
+
+def test_the_maps_show_the_rooms_in_their_order():
+    """That of the package's docstring and that of the README."""
+    package = re.findall(r"^  ((?:\w+, )*\w+)  ", fedjax_core.__doc__, re.MULTILINE)
+    readme = re.findall(r"^\| `(\w+)` \|", (PACKAGE.parent / "README.md").read_text(), re.MULTILINE)
+    assert ", ".join(package).split(", ") == readme == [room for room in ROOMS if not room.startswith("_")]
 
 
 @pytest.mark.parametrize("module", INSIDE)

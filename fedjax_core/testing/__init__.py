@@ -20,15 +20,15 @@ The law `devices` needs several, which a CPU shows with
 """
 
 from fedjax_core._signposts import signpost
-from fedjax_core._testing_aggregator import (
+from fedjax_core.testing._aggregator import (
     AGGREGATION_PROCESS_LAWS,
     AGGREGATOR_LAWS,
     check_aggregation_process,
     check_aggregator,
 )
-from fedjax_core._testing_debug import NonFinite, debug_client
-from fedjax_core._testing_learning import LEARNING_PROCESS_LAWS, check_learning_process
-from fedjax_core._testing_metric import METRIC_LAWS, check_metric
+from fedjax_core.testing._debug import NonFinite, debug_client
+from fedjax_core.testing._learning import LEARNING_PROCESS_LAWS, check_learning_process
+from fedjax_core.testing._metric import METRIC_LAWS, check_metric
 
 __all__ = [
     "AGGREGATION_PROCESS_LAWS",

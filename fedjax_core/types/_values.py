@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_core import _type_classes, _type_containers, _type_dtypes
-from fedjax_core._type_base import Placement, Type
-from fedjax_core._type_classes import FederatedType, SequenceType, StructType, TensorType
+from fedjax_core.types import _classes, _containers, _dtypes
+from fedjax_core.types._base import Placement, Type
+from fedjax_core.types._classes import FederatedType, SequenceType, StructType, TensorType
 
 
 def at_server(spec: Any) -> FederatedType:
@@ -56,10 +56,10 @@ def type_of(value: Any) -> Type:
     """
     key = _cache_key(value)
     if key is None:
-        return _type_classes.of_tree(value, _value_leaf)
+        return _classes.of_tree(value, _value_leaf)
     found = _cache.get(key)
     if found is None:
-        found = _type_classes.of_tree(value, _value_leaf)
+        found = _classes.of_tree(value, _value_leaf)
         if not _any_declared(value):
             if len(_cache) >= _CACHE_SIZE:
                 _cache.clear()
@@ -88,7 +88,7 @@ def _signature(leaf: Any) -> Any | None:
     if _is_concrete(kind):
         return leaf.dtype, leaf.shape
     if kind is int:
-        return int if _type_dtypes.fits(leaf) else None
+        return int if _dtypes.fits(leaf) else None
     return kind if kind in (bool, float, complex) else None
 
 
@@ -109,7 +109,7 @@ def _any_declared(value: Any) -> bool:
 
 def _value_leaf(value: Any) -> Type:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return _type_classes.abstract_tensor(value)
+        return _classes.abstract_tensor(value)
     for scalar in (bool, int, float, complex):
         if isinstance(value, scalar):
             return _scalar(scalar, value)
@@ -121,7 +121,7 @@ def _value_leaf(value: Any) -> Type:
 
 def _scalar(scalar: type, value: Any) -> Type:
     type_ = TensorType(scalar)
-    if scalar is int and not _type_dtypes.fits(value):
+    if scalar is int and not _dtypes.fits(value):
         raise ValueError(
             f"the integer {value} does not fit {type_}; write it as a float, or enable 64-bit integers "
             f"with jax.config.update('jax_enable_x64', True)"
@@ -163,7 +163,7 @@ def _leaves(type_: Type, path: str):
         yield path, type_
         return
     for position, (name, child) in enumerate(type_.elements):
-        yield from _leaves(child, _type_containers.join(path, name, position))
+        yield from _leaves(child, _containers.join(path, name, position))
 
 
 def matched(type_: Type, value: Any) -> Any:
@@ -220,7 +220,7 @@ def _matched_struct(target: StructType, source: StructType) -> StructType:
     elements, container = dict(source.elements), source.container
     if len(target) != len(source):
         return source
-    if _type_containers.is_dict(container) and target.names != source.names and elements.keys() == set(target.names):
+    if _containers.is_dict(container) and target.names != source.names and elements.keys() == set(target.names):
         names, container = target.names, None
         children = [elements[name] for name in names]
     else:

@@ -4,7 +4,7 @@ import enum
 import functools
 from typing import Any
 
-from fedjax_core import _type_assignability
+from fedjax_core.types import _assignability
 
 
 class Placement(enum.Enum):
@@ -116,7 +116,7 @@ class Type:
           False
         """
         _require_type(source, "is_assignable_from")
-        return self == source or _type_assignability.is_assignable(self, source)
+        return self == source or _assignability.is_assignable(self, source)
 
     def is_equivalent_to(self, other: "Type") -> bool:
         """Whether each of the two types is assignable from the other.
@@ -152,7 +152,7 @@ class Type:
           The first difference is at y: expected int32[2], got int32[3] (dimension 0 is 3, not 2).
         """
         _require_type(source, "check_assignable_from")
-        difference = None if self == source else _type_assignability.first_difference(self, source)
+        difference = None if self == source else _assignability.first_difference(self, source)
         if difference is None:
             return
         where = f"at {difference.path}: " if difference.path else "the whole type: "

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from fedjax_core._type_base import Type
-from fedjax_core._type_classes import FederatedType, FunctionType, SequenceType, StructType
-from fedjax_core._type_notation import name_text
+from fedjax_core.types._base import Type
+from fedjax_core.types._classes import FederatedType, FunctionType, SequenceType, StructType
+from fedjax_core.types._notation import name_text
 
 
 def laid_out(type_: Type, names: Mapping[Type, str], *, start: int = 0, indent: int = 0) -> str:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import trees
-from fedjax_core._testing_laws import chosen, compare, hold, sentences
 from fedjax_core.contracts import Metric
+from fedjax_core.testing._laws import chosen, compare, hold, sentences
 
 _FEWEST = 4
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from fedjax_core import _type_containers, _type_dtypes, _type_notation
-from fedjax_core._type_base import SERVER, Placement, Type
+from fedjax_core.types import _containers, _dtypes, _notation
+from fedjax_core.types._base import SERVER, Placement, Type
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -36,8 +36,8 @@ class TensorType(Type):
     kind = "tensor"
 
     def __post_init__(self):
-        object.__setattr__(self, "dtype", _type_dtypes.as_dtype(self.dtype))
-        object.__setattr__(self, "shape", _type_dtypes.as_shape(self.shape))
+        object.__setattr__(self, "dtype", _dtypes.as_dtype(self.dtype))
+        object.__setattr__(self, "shape", _dtypes.as_shape(self.shape))
 
     def _render(self, indent: int | None) -> str:
         if self.shape is None:
@@ -80,7 +80,7 @@ class StructType(Type):
     def __post_init__(self):
         elements, container = self.elements, self.container
         if isinstance(elements, Mapping):
-            names, children, found = _type_containers.flatten(elements)
+            names, children, found = _containers.flatten(elements)
             elements, container = list(zip(names, children, strict=True)), container or found
         elif isinstance(elements, str) or not isinstance(elements, Iterable):
             raise TypeError(
@@ -88,9 +88,9 @@ class StructType(Type):
                 f"write StructType([('x', 'float32'), ('y', 'int32')])"
             )
         elements = tuple(_as_element(element) for element in elements)
-        _type_containers.check_names([name for name, _ in elements])
+        _containers.check_names([name for name, _ in elements])
         if container is None:
-            container = _type_containers.default_container(tuple(name for name, _ in elements))
+            container = _containers.default_container(tuple(name for name, _ in elements))
         elif container.num_leaves != len(elements):
             raise ValueError(f"the container {container} has {container.num_leaves} children, not {len(elements)}")
         object.__setattr__(self, "elements", elements)
@@ -165,37 +165,37 @@ class StructType(Type):
           >>> parse_type("<b=int32,a=int32>").unpack({"a": 1, "b": 2})
           [2, 1]
         """
-        children, container = _type_containers.flatten_unnamed(value)
+        children, container = _containers.flatten_unnamed(value)
         # A container is equal to another only if the names and their order are.
         return children if container == self.container else self._unpack_other(value)
 
     def _check_static(self, value: Any, children: list[Any], container: Any) -> None:
         """Refuses an instance of the type's own class with other static fields, which `pack` would replace."""
-        if _type_containers.is_of_one_class(self.container, container) and not isinstance(value, Mapping):
-            wanted, found = _type_containers.static_texts(self.pack(children), value)
+        if _containers.is_of_one_class(self.container, container) and not isinstance(value, Mapping):
+            wanted, found = _containers.static_texts(self.pack(children), value)
             raise TypeError(
-                f"a value of type {self} is a {_type_containers.describe(container)} with the static fields {wanted}, "
+                f"a value of type {self} is a {_containers.describe(container)} with the static fields {wanted}, "
                 f"got {found}; static fields are part of the type: give them the same values, or make what declares "
                 "the type anew with these"
             )
 
     def _unpack_other(self, value: Any) -> list[Any]:
         """The children of a value in another container than the type's."""
-        names, children, container = _type_containers.flatten(value)
+        names, children, container = _containers.flatten(value)
         if len(children) == 1 and children[0] is value:
             raise TypeError(f"a value of type {self} is a struct, got {value!r} of type {type(value).__name__}")
         if names == self.names:
             self._check_static(value, children, container)
             return children
         if isinstance(value, Mapping):
-            names, children = _type_containers.in_order(self.names, names, children, value)
-            reason = _type_containers.dict_reason(self.names, names)
+            names, children = _containers.in_order(self.names, names, children, value)
+            reason = _containers.dict_reason(self.names, names)
         else:
-            reason = _type_containers.names_reason(self.names, names, "; a dict is matched by name, in any order")
+            reason = _containers.names_reason(self.names, names, "; a dict is matched by name, in any order")
         if reason:
             raise TypeError(
-                f"a value of type {self} has the elements {_type_containers.listed(self.names)}, got a "
-                f"{_type_containers.describe(container)} with {_type_containers.listed(names)}: {reason}"
+                f"a value of type {self} has the elements {_containers.listed(self.names)}, got a "
+                f"{_containers.describe(container)} with {_containers.listed(names)}: {reason}"
             )
         return children
 
@@ -205,7 +205,7 @@ class StructType(Type):
     def _render(self, indent: int | None) -> str:
         deeper = None if indent is None else indent + 1
         parts = [
-            ("" if name is None else f"{_type_notation.name_text(name)}=") + child._render(deeper)
+            ("" if name is None else f"{_notation.name_text(name)}=") + child._render(deeper)
             for name, child in self.elements
         ]
         if indent is None or not parts:
@@ -358,7 +358,7 @@ def parse_type(text: str) -> Type:
     """
     if not isinstance(text, str):
         raise TypeError(f"a notation is a string, got {text!r}; use to_type for other descriptions of a type")
-    return _build(_type_notation.read(text))
+    return _build(_notation.read(text))
 
 
 def _build(node: tuple) -> Type:
@@ -396,7 +396,7 @@ def to_type(spec: Any) -> Type:
 def _spec_leaf(spec: Any) -> Type:
     if isinstance(spec, str):
         return parse_type(spec)
-    if _type_dtypes.is_dtype_like(spec):
+    if _dtypes.is_dtype_like(spec):
         return TensorType(spec)
     if isinstance(spec, jax.ShapeDtypeStruct):
         return abstract_tensor(spec)
@@ -409,8 +409,8 @@ def _spec_leaf(spec: Any) -> Type:
 def abstract_tensor(value: Any) -> TensorType:
     """The type of anything with a shape and a dtype; sizes that are symbols are not known."""
     shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
-    dtype = _type_dtypes.as_dtype(value.dtype)
-    return TensorType(_type_dtypes.canonical(dtype), shape)
+    dtype = _dtypes.as_dtype(value.dtype)
+    return TensorType(_dtypes.canonical(dtype), shape)
 
 
 def of_tree(tree: Any, leaf_type: Callable[[Any], Type], path: str = "") -> Type:
@@ -422,7 +422,7 @@ def of_tree(tree: Any, leaf_type: Callable[[Any], Type], path: str = "") -> Type
     if isinstance(declared, Type):
         return declared
     try:
-        names, children, container = _type_containers.flatten(tree)
+        names, children, container = _containers.flatten(tree)
         if len(children) == 1 and children[0] is tree:
             return leaf_type(tree)
     except (TypeError, ValueError) as error:
@@ -431,5 +431,5 @@ def of_tree(tree: Any, leaf_type: Callable[[Any], Type], path: str = "") -> Type
         raise type(error)(f"at {path}: {error}") from None
     elements = []
     for position, (name, child) in enumerate(zip(names, children, strict=True)):
-        elements.append((name, of_tree(child, leaf_type, _type_containers.join(path, name, position))))
+        elements.append((name, of_tree(child, leaf_type, _containers.join(path, name, position))))
     return StructType(elements, container)

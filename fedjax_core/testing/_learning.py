@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core._testing_laws import chosen, compare, hold, sentences
-from fedjax_core._testing_rounds import SHARED, Cases, Rounds, check_finite
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.templates import LearningProcess
+from fedjax_core.testing._laws import chosen, compare, hold, sentences
+from fedjax_core.testing._rounds import SHARED, Cases, Rounds, check_finite
 
 _FEWEST = 11  # more than the engine has virtual shards, so that there are several waves
 _WITHOUT = 2

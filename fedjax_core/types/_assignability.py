@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from fedjax_core import _type_containers, _type_dtypes
+from fedjax_core.types import _containers, _dtypes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +56,11 @@ def _tensor(target, source, path: str) -> Difference | None:
 
 def _dtype_reason(target, source) -> str:
     reason = f"its dtype is {source}, not {target}, and nothing is converted by itself"
-    if _type_dtypes.is_key(target):
+    if _dtypes.is_key(target):
         return f"{reason}; keys come from jax.random.key(seed)"
-    if _type_dtypes.canonical(target) != target:
+    if _dtypes.canonical(target) != target:
         return f"{reason}; {target} needs jax.config.update('jax_enable_x64', True)"
-    if _type_dtypes.is_key(source):
+    if _dtypes.is_key(source):
         return reason
     return f"{reason}; convert the value with jnp.asarray(value, '{target}')"
 
@@ -79,11 +79,11 @@ def _shape_reason(target, source) -> str | None:
 
 
 def _struct(target, source, path: str) -> Difference | None:
-    reason = _type_containers.names_reason(target.names, source.names)
+    reason = _containers.names_reason(target.names, source.names)
     if reason:
         return Difference(path, target, source, reason)
     for position, ((name, child), other) in enumerate(zip(target.elements, source.children, strict=True)):
-        difference = first_difference(child, other, _type_containers.join(path, name, position))
+        difference = first_difference(child, other, _containers.join(path, name, position))
         if difference:
             return difference
     return None
@@ -98,12 +98,12 @@ def _function(target, source, path: str) -> Difference | None:
         takes = "takes nothing" if source.parameter is None else "takes a parameter"
         return Difference(path, target, source, f"it {takes}")
     if target.parameter is not None:
-        inner = _type_containers.join(path, "parameter", 0)
+        inner = _containers.join(path, "parameter", 0)
         found = first_difference(source.parameter, target.parameter, inner)
         if found:
             reason = f"{found.reason}; a function must take every value that the required one takes"
             return Difference(found.path, found.source, found.target, reason)
-    return first_difference(target.result, source.result, _type_containers.join(path, "result", 1))
+    return first_difference(target.result, source.result, _containers.join(path, "result", 1))
 
 
 def _federated(target, source, path: str) -> Difference | None:

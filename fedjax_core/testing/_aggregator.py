@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core._testing_laws import chosen, compare, hold, sentences
-from fedjax_core._testing_rounds import SHARED, Cases, Rounds, check_finite
 from fedjax_core.aggregators import as_process
 from fedjax_core.contracts import Aggregator
 from fedjax_core.engine import Cohort, client_digests
 from fedjax_core.templates import AggregationProcess
+from fedjax_core.testing._laws import chosen, compare, hold, sentences
+from fedjax_core.testing._rounds import SHARED, Cases, Rounds, check_finite
 
 _CLIENTS, _LEFT_OUT = 20, 3
 _OVERHEAD = 16  # bytes that the engine takes for a client beside its arguments

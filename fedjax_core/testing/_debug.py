@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core._testing_laws import as_numpy
 from fedjax_core.engine import ClientSequences, Cohort
 from fedjax_core.templates import LearningProcess
+from fedjax_core.testing._laws import as_numpy
 
 
 class NonFinite(NamedTuple):

@@ -15,8 +15,8 @@ Example:
 """
 
 from fedjax_core._signposts import signpost
-from fedjax_core._type_base import CLIENTS, SERVER, Placement, Type, TypeNotAssignableError
-from fedjax_core._type_classes import (
+from fedjax_core.types._base import CLIENTS, SERVER, Placement, Type, TypeNotAssignableError
+from fedjax_core.types._classes import (
     FederatedType,
     FunctionType,
     SequenceType,
@@ -25,8 +25,8 @@ from fedjax_core._type_classes import (
     parse_type,
     to_type,
 )
-from fedjax_core._type_layout import laid_out, shortened
-from fedjax_core._type_values import at_clients, at_server, matched, matched_type, tree_of_types, type_leaves, type_of
+from fedjax_core.types._layout import laid_out, shortened
+from fedjax_core.types._values import at_clients, at_server, matched, matched_type, tree_of_types, type_leaves, type_of
 
 __all__ = [
     "CLIENTS",

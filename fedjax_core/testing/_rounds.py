@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core._testing_laws import as_numpy, compare, described
 from fedjax_core.engine import EngineConfig
+from fedjax_core.testing._laws import as_numpy, compare, described
 
 _LANES = 3
 _COMPILED = "/jax/core/compile/backend_compile_duration"

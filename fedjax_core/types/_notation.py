@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-from fedjax_core import _type_dtypes
+from fedjax_core.types import _dtypes
 
 PLACEMENTS = ("SERVER", "CLIENTS")
 _WORD = re.compile(r"[^\s=,<>\[\]{}()*@\"-]+")
@@ -159,7 +159,7 @@ class _Reader:
         if name == "key" and self.accepts("<"):
             name = f"key<{self.word('the name of a key implementation')}>"
             self.expect(">")
-        dtype = _type_dtypes.dtype_named(name)
+        dtype = _dtypes.dtype_named(name)
         if dtype is None:
             self.position = start
             self.fail("a dtype of JAX")

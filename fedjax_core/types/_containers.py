@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax import tree_util
 
-from fedjax_core import _type_notation
+from fedjax_core.types import _notation
 
 Names = tuple[str | None, ...]
 
@@ -80,7 +80,7 @@ def join(path: str, name: str | None, position: int) -> str:
     if name is None:
         return f"{path}[{position}]"
     if not name.isidentifier() or keyword.iskeyword(name):
-        return f"{path}[{_type_notation.quoted(name)}]"
+        return f"{path}[{_notation.quoted(name)}]"
     return f"{path}.{name}" if path else name
 
 
