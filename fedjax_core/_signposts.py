@@ -62,7 +62,7 @@ def _written(room: str, name: str) -> str:
 def _contents() -> dict[str, tuple[str, ...]]:
     """The public names of each public module, the root first."""
     root = sys.modules[_PACKAGE]
-    folder = pathlib.Path(root.__file__).parent
+    folder = pathlib.Path(__file__).parent
     contents = {_PACKAGE: tuple(root.__all__)}
     for path in sorted(folder.rglob("*.py")):
         parts = [part for part in path.relative_to(folder).with_suffix("").parts if part != "__init__"]

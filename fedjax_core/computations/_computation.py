@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.core
 
 from fedjax_core import types
 from fedjax_core.computations._body import Body

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,16 @@ from fedjax_core.engine import Cohort, EngineConfig, member_type_of_list, read_s
 from fedjax_core.language.graph import Node, Parameter, Placed, abstract_of, explained, infer, is_placed, user_location
 
 
+@overload
+def federated_computation(spec: type, /, *specs: Any) -> Callable[[Callable], Computation]: ...
+@overload
+def federated_computation(fn: Callable[[], Any], /) -> Computation: ...
+@overload
+def federated_computation(fn: Callable, /) -> "PolymorphicComputation": ...
+@overload
+def federated_computation(fn: Callable, /, *specs: Any) -> Computation: ...
+@overload
+def federated_computation(*specs: Any) -> Callable[[Callable], Computation]: ...
 def federated_computation(*args):
     """Makes a function of placed values a computation.
 
@@ -47,6 +58,16 @@ def federated_computation(*args):
     return _decorated(args, _federated, "federated_computation")
 
 
+@overload
+def computation(spec: type, /, *specs: Any) -> Callable[[Callable], Computation]: ...
+@overload
+def computation(fn: Callable[[], Any], /) -> Computation: ...
+@overload
+def computation(fn: Callable, /) -> "PolymorphicComputation": ...
+@overload
+def computation(fn: Callable, /, *specs: Any) -> Computation: ...
+@overload
+def computation(*specs: Any) -> Callable[[Callable], Computation]: ...
 def computation(*args):
     """Makes a pure JAX function, without placements, a computation.
 
@@ -126,10 +147,11 @@ def _place(type_: types.Type, name: str, path: str):
         return type_.pack([_place(t, name, f"{path}.{label}") for t, label in zip(type_.children, labels)])
     if isinstance(type_, types.FunctionType):
         raise TypeError(f"argument {path!r}: a function is no argument of a computation, got {type_}")
-    member = type_.member if isinstance(type_, types.FederatedType) else type_
-    placement = type_.placement if isinstance(type_, types.FederatedType) else None
+    if isinstance(type_, types.FederatedType):
+        member, placement, equal = type_.member, type_.placement, bool(type_.all_equal)
+    else:
+        member, placement, equal = type_, None, True
     abstract = abstract_of(member, f"{path.replace('.', '_')}_")
-    equal = type_.all_equal if placement is not None else True
     return Placed(Node(Parameter(path), (), abstract, placement, equal, user_location()))
 
 

@@ -167,11 +167,12 @@ def _split_struct(declared, value, type_: types.Type, what: str, members: dict):
     if is_placed(declared):
         members[node_of(declared)] = value
         return
+    struct = types.of_kind(type_, types.StructType)
     try:
-        children = type_.unpack(value)
+        children = struct.unpack(value)
     except TypeError as error:
         raise TypeError(f"{what}: {error}") from None
-    for part, child, child_type in zip(type_.unpack(declared), children, type_.children):
+    for part, child, child_type in zip(struct.unpack(declared), children, struct.children):
         _split_struct(part, child, child_type, what, members)
 
 

@@ -88,6 +88,7 @@ def run_traced(plan: Plan, server: dict[Node, object], cohort: PackedCohort | No
     for phase, pass_ in zip(plan.phases, (*plan.passes, None)):
         known |= zip(phase.outputs, evaluate(phase.outputs, {n: known[n] for n in phase.inputs}))
         if pass_ is not None:
+            assert cohort is not None  # the passes are over its clients
             known |= _run_pass(plan, pass_, known, cohort)
     counts = evaluate(tuple(check.count for check in plan.checks), known)
     return evaluate(plan.outputs, known), sum(counts, jnp.zeros((), jnp.int32))

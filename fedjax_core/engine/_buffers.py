@@ -34,9 +34,9 @@ class BufferPool:
             memory = self._free[size].pop() if self._free[size] else np.empty(size + _ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
         # No NumPy array: views of views refer to the array at the bottom alone, so one in between would go too early.
-        owner = (ctypes.c_uint8 * size).from_buffer(memory, start)
+        owner = (ctypes.c_uint8 * size).from_buffer(memory, start)  # pyright: ignore[reportArgumentType]  # NumPy's types lack it
         weakref.finalize(owner, self._give_back, size, memory).atexit = False
-        return np.frombuffer(owner, dtype).reshape(shape)
+        return np.frombuffer(owner, dtype).reshape(shape)  # pyright: ignore[reportCallIssue, reportArgumentType]  # likewise
 
     def _give_back(self, size: int, memory: np.ndarray):
         with self._lock:

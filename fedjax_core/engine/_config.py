@@ -100,7 +100,7 @@ def _check_axes(mesh: jax.sharding.Mesh):
 
 
 @functools.cache
-def device_memory(device: jax.Device) -> int:
+def device_memory(device: jax.Device) -> int:  # pyright: ignore[reportInvalidTypeForm]  # for JAX's types a variable
     """The bytes that a device has; of a CPU device, its share of the machine's memory."""
     stats = None if device.platform == "cpu" else device.memory_stats()
     if stats and stats.get("bytes_limit"):

@@ -166,7 +166,7 @@ def _is_by_id(value: dict, member: types.Type, name: str) -> bool:
 def _names_of(member: types.Type) -> set[str]:
     """The names of a client's struct, or of its batch's."""
     struct = member.element if isinstance(member, types.SequenceType) else member
-    return set(struct.names) - {None} if isinstance(struct, types.StructType) else set()
+    return {name for name in struct.names if name is not None} if isinstance(struct, types.StructType) else set()
 
 
 def _is_client(entry: Any, member: types.Type) -> bool:

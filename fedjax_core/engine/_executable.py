@@ -129,7 +129,7 @@ class Executable:
             if self._config.lanes == "auto":
                 lanes = tuned_lanes(self.plan, self._config, server, cohort)
                 tuned = dataclasses.replace(self._config, lanes=lanes)
-                if self.plan.passes and not len(cohort):
+                if self.plan.passes and cohort is not None and not len(cohort):
                     return Program(self.plan, tuned.resolve())  # there was nobody to measure
                 self._config = tuned
             if self._program is None:

@@ -87,4 +87,4 @@ def _carrier(dtype) -> jnp.dtype:
 
 
 def _is_key(dtype) -> bool:
-    return jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key)

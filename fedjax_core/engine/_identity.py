@@ -25,8 +25,9 @@ def client_digests(ids: AbstractSequence | np.ndarray) -> np.ndarray:
     Raises:
       TypeError: an id is neither a string nor an integer.
     """
-    if hasattr(ids, "digests"):
-        return ids.digests
+    known = getattr(ids, "digests", None)
+    if known is not None:
+        return known
     digests = np.empty(len(ids), np.uint64)
     for start in range(0, len(ids), _CHUNK):
         here = slice(start, start + _CHUNK)

@@ -4,6 +4,8 @@ import functools
 from typing import Any
 
 import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import trees, types
@@ -111,7 +113,7 @@ def member_type_of_list(clients: list) -> types.Type:
     if not first:
         raise ValueError("a client without batches does not tell its type; declare it, as in at_clients('float32[?]*')")
     element = types.type_of(first[0])
-    shapes = [leaf.shape for _, leaf in types.type_leaves(element)]
+    shapes = [types.of_kind(leaf, types.TensorType).shape for _, leaf in types.type_leaves(element)]
     if not all(shapes):
         return types.SequenceType(element)
     batch = jax.tree.map(lambda t: types.TensorType(t.dtype, (None, *t.shape[1:])), types.tree_of_types(element))
@@ -157,7 +159,7 @@ def _stack(arrays, member, described):
                 f"{array.shape} and for the first client {arrays[0].shape}; data of different sizes is a sequence"
             )
     is_traced = any(isinstance(array, jax.core.Tracer) for array in arrays)
-    if is_traced or jax.dtypes.issubdtype(member.dtype, jax.dtypes.prng_key):
+    if is_traced or jnp.issubdtype(member.dtype, jax.dtypes.prng_key):
         return jax.numpy.stack(arrays)
     # On the host: in JAX it would be a program to compile for every number of clients.
     return np.stack([np.asarray(array) for array in arrays])

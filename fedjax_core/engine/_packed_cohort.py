@@ -34,8 +34,8 @@ class PackedCohort:
     """
 
     value: Any
-    identity: jax.Array
-    client_index: jax.Array
+    identity: jax.Array | np.ndarray
+    client_index: jax.Array | np.ndarray
     extra: dict[str, Any]
     population: int | None = dataclasses.field(default=None, metadata={"static": True})
 

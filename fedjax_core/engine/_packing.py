@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import trees, types
@@ -167,7 +168,7 @@ def _rows(array, table: np.ndarray):
     if len(array) == 0:
         return trees.zeros_like(jax.ShapeDtypeStruct((*table.shape, *array.shape[1:]), array.dtype))
     here = np.maximum(table, 0)
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return array[here]
     taken = np.asarray(array)[here]
     taken[table < 0] = 0

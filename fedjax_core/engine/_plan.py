@@ -19,6 +19,7 @@ from fedjax_core.language.graph import (
     Node,
     Parameter,
     ancestors,
+    is_made_by,
 )
 
 
@@ -34,8 +35,8 @@ class Pass:
       server_inputs: the server's values that its clients read.
     """
 
-    aggregates: tuple[Node, ...]
-    collected: tuple[Node, ...]
+    aggregates: tuple[Node[Aggregate], ...]
+    collected: tuple[Node[Collect], ...]
     materialized: tuple[Node, ...]
     server_inputs: tuple[Node, ...]
 
@@ -66,26 +67,26 @@ class Plan:
       passes: the clients' work.
     """
 
-    parameters: tuple[Node, ...]
+    parameters: tuple[Node[Parameter], ...]
     outputs: tuple[Node, ...]
     checks: tuple[Check, ...]
     phases: tuple[ServerPhase, ...]
     passes: tuple[Pass, ...]
 
     @functools.cached_property
-    def client_parameters(self) -> tuple[Node, ...]:
+    def client_parameters(self) -> tuple[Node[Parameter], ...]:
         """The arguments of which every client has its own."""
         return tuple(p for p in self.parameters if p.per_client)
 
     @functools.cached_property
-    def client_values(self) -> tuple[Node, ...]:
+    def client_values(self) -> tuple[Node[ClientValue], ...]:
         """What the program reads of the clients beside the arguments, in order; a name may occur more than once."""
-        return tuple(n for n in ancestors(self.outputs) if isinstance(n.operation, ClientValue))
+        return tuple(n for n in ancestors(self.outputs) if is_made_by(n, ClientValue))
 
     @functools.cached_property
-    def client_indices(self) -> tuple[Node, ...]:
+    def client_indices(self) -> tuple[Node[ClientIndex], ...]:
         """Where the program reads the clients' rows in the population."""
-        return tuple(n for n in ancestors(self.outputs) if isinstance(n.operation, ClientIndex))
+        return tuple(n for n in ancestors(self.outputs) if is_made_by(n, ClientIndex))
 
     @functools.cached_property
     def extra(self) -> tuple[str, ...]:
@@ -93,7 +94,7 @@ class Plan:
         return tuple(dict.fromkeys(n.operation.name for n in self.client_values))
 
 
-def plan_of(parameters: tuple[Node, ...], outputs: tuple[Node, ...]) -> Plan:
+def plan_of(parameters: tuple[Node[Parameter], ...], outputs: tuple[Node, ...]) -> Plan:
     """Cuts the graph of `outputs` into passes."""
     nodes = tuple(ancestors(outputs))
     checks = tuple(node.check for node in nodes if node.check is not None)
@@ -125,8 +126,8 @@ def _passes_needed(node: Node, levels) -> int:
 
 def _pass(k: int, nodes, levels, outputs) -> Pass:
     ending = [n for n in nodes if is_pass_result(n) and levels[n] == k + 1]
-    aggregates = tuple(n for n in ending if isinstance(n.operation, Aggregate))
-    collected = tuple(n for n in ending if isinstance(n.operation, Collect))
+    aggregates = tuple(n for n in ending if is_made_by(n, Aggregate))
+    collected = tuple(n for n in ending if is_made_by(n, Collect))
     results = [n for n in outputs if n.per_client and levels[n] == k]
     materialized = tuple(dict.fromkeys([*(n.inputs[0] for n in collected), *results]))
     roots = [*(n.inputs[0] for n in aggregates), *materialized]

@@ -59,6 +59,7 @@ class Program:
             if phase.outputs:
                 known |= self._run_stage(k, known)
             if k < len(self.plan.passes):
+                assert cohort is not None  # the passes are over its clients
                 known |= self._run_pass(k, known, cohort)
         # Last, since to read a count is to wait for the devices.
         for check in self.plan.checks:

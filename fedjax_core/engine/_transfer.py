@@ -24,7 +24,7 @@ def shard(arrays: Any, layout: Layout) -> Any:
 def _shard_leaf(layout: Layout, leaf):
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return leaf
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = _shard_leaf(layout, jax.random.key_data(leaf))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     return _join_leaves(layout, *(leaf[i : i + 1] for i in range(len(layout.local))))

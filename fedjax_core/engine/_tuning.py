@@ -28,16 +28,16 @@ _WORSE = (2.0, 1.5, 1.3, 1.2, 1.15)  # per turn: how many times the fewest secon
 _FILE = "lanes.json"
 
 
-def tuned_lanes(plan: Plan, config: EngineConfig, server: dict[Node, object], cohort: Cohort) -> int:
+def tuned_lanes(plan: Plan, config: EngineConfig, server: dict[Node, object], cohort: Cohort | None) -> int:
     """The fastest number of lanes for a program, remembered in a file of the user's cache folder.
 
     Args:
       plan: the program.
       config: its devices and memory budget.
       server: the values of its arguments that exist once.
-      cohort: its clients; of many, some are measured.
+      cohort: its clients, None where it has no passes; of many, some are measured.
     """
-    if not plan.passes or not len(cohort):
+    if not plan.passes or cohort is None or not len(cohort):
         return 1
 
     @functools.cache

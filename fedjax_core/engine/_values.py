@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
@@ -56,7 +57,7 @@ def _same_containers(a: types.Type, b: types.Type) -> bool:
 
 
 def _repair(target: types.TensorType, found) -> str:
-    if jax.dtypes.issubdtype(target.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(target.dtype, jax.dtypes.prng_key):
         return "; make a key with jax.random.key(seed)"
     if isinstance(found, types.TensorType) and found.dtype != target.dtype:
         return f"; convert it with .astype({str(types.TensorType(target.dtype))!r})"
@@ -81,20 +82,20 @@ def _array_of_list(value, type_: types.TensorType, what: str) -> np.ndarray:
     except ValueError:
         raise TypeError(f"{what}: expected {type_}, got a list of unequal lengths") from None
     numbers = array.dtype in (np.int64, np.float64)
-    if array.size == 0 or (numbers and jax.dtypes.issubdtype(type_.dtype, np.floating)):
+    if array.size == 0 or (numbers and jnp.issubdtype(type_.dtype, np.floating)):
         return array.astype(type_.dtype)
-    if array.dtype == np.int64 and jax.dtypes.issubdtype(type_.dtype, np.integer):
+    if array.dtype == np.int64 and jnp.issubdtype(type_.dtype, np.integer):
         return _checked_integers(array, type_.dtype, what)
     return _canonical(array, type_, what)
 
 
-def _number(value, type_, what):
+def _number(value: bool | int | float | complex, type_: types.TensorType, what: str):
     # bool comes first, since True is an int for Python.
     kinds = ((bool, np.bool_), (int, np.number), (float, np.inexact), (complex, np.complexfloating))
     kind = next(dtype for python, dtype in kinds if isinstance(value, python))
-    if type_.shape != () or not jax.dtypes.issubdtype(type_.dtype, kind):
+    if type_.shape != () or not jnp.issubdtype(type_.dtype, kind):
         raise TypeError(f"{what}: expected {type_}, got the {type(value).__name__} {value!r}")
-    if jax.dtypes.issubdtype(type_.dtype, np.integer):
+    if isinstance(value, int) and jnp.issubdtype(type_.dtype, np.integer):
         limits = jax.numpy.iinfo(type_.dtype)
         if not limits.min <= value <= limits.max:
             raise ValueError(f"{what}: {value} does not fit {type_}")

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -93,10 +93,10 @@ def _sequence(element: types.Type, fresh) -> ClientBatches:
         shape = _shape(tensor)[len(batch) :]
         return _tensor(tensor, (rows, *(symbol(next(fresh)) if d is None else d for d in shape)))
 
-    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    scalar = cast(jax.Array, jax.ShapeDtypeStruct((), jnp.int32))  # stands for one
     return ClientBatches(
         examples=jax.tree.map(leaf, types.tree_of_types(element)),
-        index=jax.ShapeDtypeStruct((steps, size), jnp.int32),
+        index=cast(jax.Array, jax.ShapeDtypeStruct((steps, size), jnp.int32)),
         first=scalar,
         common=scalar,
         bound=scalar,

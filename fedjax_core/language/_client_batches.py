@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fedjax_core import trees, types
@@ -35,11 +36,11 @@ class ClientBatches:
     """
 
     examples: Any
-    index: jax.Array
-    first: jax.Array
-    common: jax.Array
-    bound: jax.Array
-    num_batches: jax.Array
+    index: jax.Array | np.ndarray
+    first: jax.Array | np.int32
+    common: jax.Array | np.int32
+    bound: jax.Array | np.int32
+    num_batches: jax.Array | np.ndarray
     element: types.Type = dataclasses.field(metadata={"static": True})
     transforms: tuple[Callable, ...] = dataclasses.field(default=(), metadata={"static": True})
     guarded: bool = dataclasses.field(default=True, metadata={"static": True})
@@ -188,7 +189,7 @@ def is_batched(element: types.Type) -> bool:
 
 def batch_dimension(element: types.Type) -> tuple:
     """`(None,)` for batches of any size, `(B,)` for batches of a fixed one, else `()`."""
-    shapes = [leaf.shape for _, leaf in types.type_leaves(element)]
+    shapes = [types.of_kind(leaf, types.TensorType).shape for _, leaf in types.type_leaves(element)]
     leading = {shape[:1] if shape else () for shape in shapes}
     return leading.pop() if len(leading) == 1 else ()
 

@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import jax
 import numpy as np
@@ -104,6 +104,7 @@ class ClientValue:
 
 
 Operation = Parameter | Map | Broadcast | Aggregate | Collect | Trim | ClientIdentity | ClientIndex | ClientValue
+Made = TypeVar("Made", bound=Operation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,7 +122,7 @@ class Check:
 
 # Equal by identity: a comparison or `repr` by fields would walk the graph below, and a shared node once for each path.
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Node:
+class Node(Generic[Made]):
     """One value of a federated program.
 
     Attributes:
@@ -134,7 +135,7 @@ class Node:
       check: the rule that this value is subject to, if any.
     """
 
-    operation: Operation
+    operation: Made
     inputs: tuple["Node", ...]
     abstract: Any
     placement: Placement | None
@@ -172,6 +173,11 @@ def ancestors(nodes) -> Iterator[Node]:
             seen.add(node)
             stack.append((node, True))
             stack.extend((i, False) for i in reversed(dependencies(node)) if i not in seen)
+
+
+def is_made_by(node: Node, operation: type[Made]) -> TypeGuard[Node[Made]]:
+    """Whether a node is made by an operation of this class."""
+    return isinstance(node.operation, operation)
 
 
 def dependencies(node: Node) -> tuple[Node, ...]:

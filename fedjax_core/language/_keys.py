@@ -37,8 +37,8 @@ def federated_split_key(key) -> Placed:
     """
     node = placed_argument(key, "federated_split_key", at=SERVER, repaired="fc.federated_split_key(server_key)")
     member = node.member_type
-    is_tensor = isinstance(member, types.TensorType) and member.shape == ()
-    if not (is_tensor and jnp.issubdtype(member.dtype, jax.dtypes.prng_key)):
+    is_tensor = isinstance(member, types.TensorType)
+    if not (is_tensor and member.shape == () and jnp.issubdtype(member.dtype, jax.dtypes.prng_key)):
         raise TypeError(
             f"federated_split_key takes one key, got {node.type} at {user_location()}; make it with "
             "jax.random.key(seed)"

@@ -61,7 +61,9 @@ def federated_value(value: Any, placement: Placement) -> Placed:
 def constant(x):
     """An array or number as an array of the dtype that it has as a type."""
     # A copy: the program is compiled at its first call, and the caller may write to the array before that.
-    return strong(x) if isinstance(x, jax.Array) else np.array(x, types.type_of(x).dtype)
+    return (
+        strong(x) if isinstance(x, jax.Array) else np.array(x, types.of_kind(types.type_of(x), types.TensorType).dtype)
+    )
 
 
 def federated_eval(fn: Callable, placement: Placement) -> Placed:

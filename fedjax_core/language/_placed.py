@@ -1,6 +1,7 @@
 """Placed values: what the arguments of a federated computation look like from inside."""
 
 import contextlib
+from typing import ClassVar
 
 import jax
 
@@ -22,7 +23,7 @@ class Placed:
 
     __slots__ = ("_node",)
     # Python does this by itself only for an `__eq__` in the class body, and the operators are set below.
-    __hash__ = None
+    __hash__: ClassVar[None] = None
 
     def __init__(self, node: Node):
         object.__setattr__(self, "_node", node)

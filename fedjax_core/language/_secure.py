@@ -153,7 +153,8 @@ def _exact(name, node: Node, limits, *, zero, add, fold, read, high=None) -> Pla
 
     operation = dataclasses.replace(_reductions.sequential(name, None, accumulate, merge, report), zero=start)
     reduced = Placed(_reductions.reduce_node(operation, node))
-    return _checked(name, *map(node_of, reduced), limits)
+    total, refused, too_large = map(node_of, reduced)
+    return _checked(name, total, refused, too_large, limits)
 
 
 _identity = Map(lambda value: value, structural=True)

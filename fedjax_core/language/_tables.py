@@ -43,7 +43,7 @@ def federated_select(keys, table, fn: Callable | None = None) -> Placed:
     repaired = "fc.federated_select(keys, table) with the keys at CLIENTS and the table at SERVER"
     rows = placed_argument(table, "federated_select", at=SERVER, repaired=repaired)
     pick = fn or (lambda table, key: jax.tree.map(lambda leaf: leaf[key], table))
-    many = len(node.member_type.shape) == 1
+    many = len(_shape(node.member_type) or ()) == 1
     node = _of_table(node, rows)
 
     def select(keys, table):
@@ -113,11 +113,16 @@ def federated_client_index() -> Placed:
 
 def _of_table(keys: Node, table: Node) -> Node:
     """The keys; those that are the clients' own rows in the population say how many rows the table has."""
-    leading = {leaf.shape[:1] for _, leaf in types.type_leaves(table.member_type) if leaf.shape is not None}
+    shapes = [_shape(leaf) for _, leaf in types.type_leaves(table.member_type)]
+    leading = {shape[:1] for shape in shapes if shape is not None}
     if not isinstance(keys.operation, ClientIndex) or len(leading) != 1:
         return keys
     (rows,) = leading.pop() or (None,)
     return dataclasses.replace(keys, operation=ClientIndex(rows))
+
+
+def _shape(type_: types.Type) -> tuple[int | None, ...] | None:
+    return types.of_kind(type_, types.TensorType).shape
 
 
 def _keys_argument(operator: str, keys) -> Node:
@@ -133,7 +138,7 @@ def _keys_argument(operator: str, keys) -> Node:
 
 
 def _check_rows(table: Node, keys: Node, rows: Node):
-    key_shape = keys.member_type.shape
+    key_shape = _shape(keys.member_type) or ()
     expected = jax.tree.map(
         lambda leaf: types.TensorType(leaf.dtype, (*key_shape, *leaf.shape[1:])) if leaf.shape else None,
         types.tree_of_types(table.member_type),

@@ -1,7 +1,7 @@
 """The graph of a federated program: what the engine, computations and the checks of a round read of it.
 
 * Nodes and the operations that make them: `Node`, `Parameter`, `Map`, `Broadcast`, `Aggregate`, `Collect`, `Trim`,
-  `ClientIdentity`, `ClientIndex`, `ClientValue`, `Check`; `ancestors`; `user_location`.
+  `ClientIdentity`, `ClientIndex`, `ClientValue`, `Check`; `is_made_by`, `ancestors`; `user_location`.
 * Placed values and the nodes behind them: `Placed`, `is_placed`, `node_of`, `derive`, `map_nodes`, `placed_argument`,
   `explained`; `replaced`, for nodes over other inputs.
 * Values without content: `abstract_of`, `infer`; and with it: `strong`, `first_rows`, `batch_dimension`, `is_batched`.
@@ -23,6 +23,7 @@ from fedjax_core.language._graph import (
     Parameter,
     Trim,
     ancestors,
+    is_made_by,
     user_location,
 )
 from fedjax_core.language._inlining import replaced
@@ -58,6 +59,7 @@ __all__ = [
     "first_rows",
     "infer",
     "is_batched",
+    "is_made_by",
     "is_placed",
     "map_nodes",
     "node_of",

@@ -15,7 +15,7 @@ Example:
 """
 
 from fedjax_core._signposts import signpost
-from fedjax_core.types._base import CLIENTS, SERVER, Placement, Type, TypeNotAssignableError
+from fedjax_core.types._base import CLIENTS, SERVER, Placement, Type, TypeNotAssignableError, of_kind
 from fedjax_core.types._classes import (
     FederatedType,
     FunctionType,
@@ -26,7 +26,16 @@ from fedjax_core.types._classes import (
     to_type,
 )
 from fedjax_core.types._layout import laid_out, shortened
-from fedjax_core.types._values import at_clients, at_server, matched, matched_type, tree_of_types, type_leaves, type_of
+from fedjax_core.types._values import (
+    at_clients,
+    at_server,
+    matched,
+    matched_type,
+    member_of,
+    tree_of_types,
+    type_leaves,
+    type_of,
+)
 
 __all__ = [
     "CLIENTS",
@@ -44,6 +53,8 @@ __all__ = [
     "laid_out",
     "matched",
     "matched_type",
+    "member_of",
+    "of_kind",
     "parse_type",
     "shortened",
     "to_type",

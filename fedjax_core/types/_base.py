@@ -2,7 +2,7 @@
 
 import enum
 import functools
-from typing import Any
+from typing import Any, TypeVar
 
 from fedjax_core.types import _assignability
 
@@ -49,6 +49,9 @@ class Type:
     @functools.cached_property
     def _notation(self) -> str:
         return self._render(None)
+
+    def _render(self, indent: int | None) -> str:
+        raise NotImplementedError  # each type has its own
 
     def _parts(self) -> tuple["Type", ...]:
         return ()
@@ -161,6 +164,30 @@ class Type:
             f"The first difference is {where}expected {difference.target}, got {difference.source} "
             f"({difference.reason})."
         )
+
+
+Kind = TypeVar("Kind", bound=Type)
+
+
+def of_kind(type_: Type, kind: type[Kind]) -> Kind:
+    """The type itself, which is then known to be of a class: where a part of a type is a `Type` for all one knows.
+
+    Args:
+      type_: any type.
+      kind: `TensorType`, `StructType`, `SequenceType`, `FunctionType` or `FederatedType`.
+
+    Raises:
+      TypeError: the type is of another class.
+
+    Example:
+      >>> from fedjax_core.types import StructType, parse_type
+      >>> signature = parse_type("(int32 -> <a=int32,b=bool>)")
+      >>> of_kind(signature.result, StructType).names
+      ('a', 'b')
+    """
+    if not isinstance(type_, kind):
+        raise TypeError(f"expected a {kind.__name__}, got {type_}; parse_type(text) makes a type of a notation")
+    return type_
 
 
 def _require_type(source: Any, method: str) -> None:

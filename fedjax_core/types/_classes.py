@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -34,6 +34,10 @@ class TensorType(Type):
     shape: tuple[int | None, ...] | None = ()
 
     kind = "tensor"
+
+    if TYPE_CHECKING:  # the constructors take more than the fields hold
+
+        def __init__(self, dtype: Any, shape: Iterable[int | None] | None = ()) -> None: ...
 
     def __post_init__(self):
         object.__setattr__(self, "dtype", _dtypes.as_dtype(self.dtype))
@@ -76,6 +80,10 @@ class StructType(Type):
     container: Any = None
 
     kind = "struct"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, elements: Iterable[Any], container: Any = None) -> None: ...
 
     def __post_init__(self):
         elements, container = self.elements, self.container
@@ -240,6 +248,10 @@ class SequenceType(Type):
 
     kind = "sequence"
 
+    if TYPE_CHECKING:
+
+        def __init__(self, element: Any) -> None: ...
+
     def __post_init__(self):
         object.__setattr__(self, "element", _part(self.element, "a sequence's element"))
         _refuse(self.element, ("federated", "function", "sequence"), "a sequence")
@@ -267,6 +279,10 @@ class FunctionType(Type):
     result: Type
 
     kind = "function"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, parameter: Any, result: Any) -> None: ...
 
     def __post_init__(self):
         if self.parameter is not None:
@@ -306,6 +322,10 @@ class FederatedType(Type):
     all_equal: bool | None = None
 
     kind = "federated"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, member: Any, placement: Placement, all_equal: bool | None = None) -> None: ...
 
     def __post_init__(self):
         object.__setattr__(self, "member", _part(self.member, "a federated value's member"))
@@ -373,6 +393,7 @@ def _build(node: tuple) -> Type:
             return FunctionType(None if parameter is None else _build(parameter), _build(result))
         case ("federated", member, placement, all_equal):
             return FederatedType(_build(member), Placement(placement), all_equal)
+    raise AssertionError(f"the notation has no {node[0]}")
 
 
 def to_type(spec: Any) -> Type:

@@ -63,9 +63,10 @@ def default_container(names: Names) -> Any:
     With a name for every element it is a dict, an `OrderedDict` where the names are not in
     the sorted order of a dict's fields; otherwise, and for no elements, it is a tuple.
     """
-    if not names or None in names:
+    named = [name for name in names if name is not None]
+    if not names or len(named) < len(names):
         return jax.tree.structure((0,) * len(names))
-    kind = dict if list(names) == sorted(names) else collections.OrderedDict
+    kind = dict if named == sorted(named) else collections.OrderedDict
     return jax.tree.structure(kind.fromkeys(names, 0))
 
 
@@ -127,7 +128,7 @@ def dict_reason(wanted: Names, found: Names) -> str | None:
     problems = {
         "missing": [name for name in wanted if name not in found],
         "not expected": [name for name in found if name not in wanted],
-        "given twice": sorted({name for name in found if found.count(name) > 1}),
+        "given twice": sorted({name for name in found if name is not None and found.count(name) > 1}),
     }
     named = "; ".join(f"{problem} {names}" for problem, names in problems.items() if names)
     shown = ", ".join(f"{name!r}: ..." for name in wanted[:_NUM_SHOWN]) + (", ..." if len(wanted) > _NUM_SHOWN else "")
@@ -152,7 +153,7 @@ def names_reason(wanted: Names, found: Names, repair: str | None = None) -> str 
         return reason + (f"; not expected {surplus}" if surplus and None not in wanted else "")
     for position, (name, other) in enumerate(zip(wanted, found, strict=True)):
         if other is not None and other != name:
-            if None not in found and sorted(map(str, wanted)) == sorted(found):
+            if None not in found and sorted(map(str, wanted)) == sorted(map(str, found)):
                 return "the same names in another order" + (
                     "; a dict's fields come in sorted order, a collections.OrderedDict or a NamedTuple keeps any"
                     if repair is None

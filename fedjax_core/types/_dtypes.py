@@ -28,7 +28,7 @@ def is_key(dtype: Any) -> bool:
     if isinstance(dtype, np.dtype) or hasattr(dtype, "dtype"):
         return False
     try:
-        return bool(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key))
+        return bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
     except (TypeError, ValueError):
         return False
 
@@ -91,7 +91,9 @@ def fits(value: int) -> bool:
 
 def canonical(dtype: Any) -> Any:
     """`dtype` as JAX holds it: the 64-bit dtypes become 32-bit while `jax_enable_x64` is off."""
-    if jax.config.jax_enable_x64 or dtype.name not in _WITHOUT_X64:
+    # JAX gives its flags to the class as it runs, where no checker sees them.
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    if x64 or dtype.name not in _WITHOUT_X64:
         return dtype
     return _BY_NAME[_WITHOUT_X64[dtype.name]]
 

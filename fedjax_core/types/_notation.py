@@ -60,7 +60,9 @@ class _Reader:
         )
 
     def space(self) -> None:
-        self.position = _SPACE.match(self.text, self.position).end()
+        found = _SPACE.match(self.text, self.position)
+        assert found is not None  # it matches no space too
+        self.position = found.end()
 
     def accepts(self, token: str) -> bool:
         self.space()

@@ -4,10 +4,11 @@ import functools
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 from fedjax_core.types import _classes, _containers, _dtypes
-from fedjax_core.types._base import Placement, Type
+from fedjax_core.types._base import Placement, Type, of_kind
 from fedjax_core.types._classes import FederatedType, SequenceType, StructType, TensorType
 
 
@@ -37,6 +38,19 @@ def at_clients(spec: Any, all_equal: bool = False) -> FederatedType:
       ('{float32[3]}@CLIENTS', 'int32@CLIENTS')
     """
     return FederatedType(spec, Placement.CLIENTS, all_equal)
+
+
+def member_of(type_: Type) -> Type:
+    """The type of the value at one place, of a federated type.
+
+    Raises:
+      TypeError: the type is not federated.
+
+    Example:
+      >>> str(member_of(at_clients("float32[3]")))
+      'float32[3]'
+    """
+    return of_kind(type_, FederatedType).member
 
 
 def type_of(value: Any) -> Type:
@@ -76,7 +90,8 @@ def _cache_key(value: Any) -> Any | None:
     try:
         leaves, structure = jax.tree.flatten(value)
         signatures = tuple([_signature(leaf) for leaf in leaves])
-        key = (structure, jax.config.jax_enable_x64, signatures)
+        # JAX gives its flags to the class as it runs, where no checker sees them.
+        key = (structure, jax.config.jax_enable_x64, signatures)  # pyright: ignore[reportAttributeAccessIssue]
         hash(key)
     except (TypeError, ValueError):
         return None
@@ -205,12 +220,12 @@ def matched_type(target: Type, source: Type) -> Type:
     """
     if target.kind != source.kind or target == source:
         return source
-    match source:
-        case StructType():
+    match target, source:
+        case StructType(), StructType():
             return _matched_struct(target, source)
-        case SequenceType():
+        case SequenceType(), SequenceType():
             return SequenceType(matched_type(target.element, source.element))
-        case FederatedType():
+        case FederatedType(), FederatedType():
             member = matched_type(target.member, source.member)
             return FederatedType(member, source.placement, source.all_equal)
     return source
