@@ -3,15 +3,21 @@
 Axis letters: `B` examples of a batch. A batch is a pytree whose leaves have the leading axis
 `B`, by convention a dict with the inputs `x` and the labels `y`. A `mask` is bool `[B]`, False
 on padding; whoever calls a model does so by `model_calls.predicted` and `model_calls.losses`, and masks the losses.
+
+The types of the fields have the names of the parameters, for editors. Where they are before a `/`, they are given by
+position, and a function may have others. Where a field is `... | Callable`, the function may have a further parameter,
+which is found by its name.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from fedjax_core import types
 from fedjax_core._signposts import signpost
+from fedjax_core.language import Placed
+from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
 
 __all__ = [
     "Aggregator",
@@ -52,6 +58,14 @@ class ModelWeights(NamedTuple):
     non_trainable: Any
 
 
+class _Measure(Protocol):
+    def __call__(self, predictions: Any, batch: Any, mask: jax.Array, /) -> Any: ...
+
+
+class _FinalizeMetric(Protocol):
+    def __call__(self, statistic: Any, /) -> Any: ...
+
+
 class Metric(NamedTuple):
     """A number about predictions that can be added up over batches and clients.
 
@@ -80,8 +94,20 @@ class Metric(NamedTuple):
       0.25
     """
 
-    measure: Callable[[Any, Any, jax.Array], Any]
-    finalize: Callable[[Any], Any]
+    measure: _Measure
+    finalize: _FinalizeMetric
+
+
+class _InitModel(Protocol):
+    def __call__(self, key: jax.Array, /) -> Any: ...
+
+
+class _Predict(Protocol):
+    def __call__(self, weights: Any, batch: Any, /, key: jax.Array | None = None, training: bool = False) -> Any: ...
+
+
+class _Loss(Protocol):
+    def __call__(self, predictions: Any, batch: Any, /) -> jax.Array: ...
 
 
 class Model(NamedTuple):
@@ -125,9 +151,9 @@ class Model(NamedTuple):
       Array([1., 4.], dtype=float32)
     """
 
-    init: Callable[[jax.Array], Any]
-    predict: Callable[..., Any]
-    loss: Callable[..., jax.Array]
+    init: _InitModel
+    predict: _Predict | Callable[..., Any]
+    loss: _Loss | Callable[..., jax.Array]
     metrics: Mapping[str, Metric]
     batch_type: types.Type
     running: str = "average"
@@ -197,6 +223,14 @@ class ClientResult(NamedTuple):
     running: Any = ()
 
 
+class _InitState(Protocol):
+    def __call__(self, weights: Placed, /) -> Any: ...
+
+
+class _Distribute(Protocol):
+    def __call__(self, state: Placed, weights: Placed, /) -> MeasuredProcessOutput: ...
+
+
 class Distributor(NamedTuple):
     """How the server's weights get to the clients: pure functions over placed values.
 
@@ -206,8 +240,16 @@ class Distributor(NamedTuple):
         What is sent is what the client work takes: the weights, or a part of them.
     """
 
-    init: Callable
-    next: Callable
+    init: _InitState
+    next: _Distribute
+
+
+class _Run(Protocol):
+    def __call__(self, state: Placed, weights: Placed, data: Placed, key: Placed, /) -> tuple[Any, Any]: ...
+
+
+class _Commit(Protocol):
+    def __call__(self, state: Placed, result: Placed, included: Placed, shared: Placed, /) -> MeasuredProcessOutput: ...
 
 
 class ClientWork(NamedTuple):
@@ -228,9 +270,17 @@ class ClientWork(NamedTuple):
         the client is fit and contributes. The state counts only if the round does.
     """
 
-    init: Callable
-    run: Callable
-    commit: Callable
+    init: _InitState
+    run: _Run | Callable[..., tuple[Any, Any]]
+    commit: _Commit
+
+
+class _InitAggregator(Protocol):
+    def __call__(self, value_type: types.Type, /) -> Any: ...
+
+
+class _Aggregate(Protocol):
+    def __call__(self, state: Placed, value: Placed, weight: Placed, /) -> MeasuredProcessOutput: ...
 
 
 class Aggregator(NamedTuple):
@@ -254,9 +304,13 @@ class Aggregator(NamedTuple):
       always_releases: whether a result counts even if nobody contributed, as a noised one does.
     """
 
-    init: Callable
-    next: Callable
+    init: _InitAggregator
+    next: _Aggregate
     always_releases: bool = False
+
+
+class _Move(Protocol):
+    def __call__(self, state: Placed, weights: Placed, update: Placed, /) -> MeasuredProcessOutput: ...
 
 
 class Finalizer(NamedTuple):
@@ -270,8 +324,12 @@ class Finalizer(NamedTuple):
         the reason why there is none.
     """
 
-    init: Callable
-    next: Callable
+    init: _InitState
+    next: _Move | Callable[..., MeasuredProcessOutput]
+
+
+class _CreateAggregation(Protocol):
+    def __call__(self, metric_finalizers: Any, local_unfinalized_metrics_type: types.Type, /) -> AggregationProcess: ...
 
 
 class MetricsAggregation(NamedTuple):
@@ -282,4 +340,4 @@ class MetricsAggregation(NamedTuple):
         weight. The finalizers are a dict of `Metric.finalize` by name.
     """
 
-    create: Callable
+    create: _CreateAggregation

@@ -72,7 +72,7 @@ def predicted(
     >>> predicted(model, jnp.ones(3), {"x": jnp.ones((2, 3)), "y": jnp.ones(2)})
     Predicted(predictions=Array([3., 3.], dtype=float32), non_trainable=())
     """
-    mode = {"key": key, "training": True} if training else {"key": key} if key is not None else {}
+    mode: dict[str, Any] = {"key": key, "training": True} if training else {"key": key} if key is not None else {}
     output = model.predict(weights, batch, **mode, **_mask_argument(model.predict, batch, mask))
     if not isinstance(output, Predicted):
         return Predicted(output)
@@ -248,7 +248,8 @@ def model_metrics(model: Model) -> dict[str, Metric]:
         )
     for name, metric in model.metrics.items():
         if not isinstance(name, str) or not isinstance(metric, Metric):
-            called = f"{metric.__name__}()" if hasattr(metric, "__name__") else "Metric(measure, finalize)"
+            function = getattr(metric, "__name__", None)
+            called = "Metric(measure, finalize)" if function is None else f"{function}()"
             raise TypeError(
                 "the metrics of a model are a dict from name to Metric, got "
                 f"{name!r}: {metric!r}; write `{{{str(name)!r}: {called}}}`"

@@ -48,11 +48,11 @@ def each(**aggregators: Aggregator) -> Aggregator:
         return federated_zip({name: inner.init(value_type[name]) for name, inner in aggregators.items()})
 
     def next(state, value, weight):
-        member = value.fedjax_type.member
+        member = types.of_kind(types.member_of(value.fedjax_type), types.StructType)
         _check_fields(aggregators, member)
         weights = _weights(aggregators, weight)
         outputs = {name: inner.next(state[name], value[name], weights[name]) for name, inner in aggregators.items()}
-        results = member.pack([outputs[name].result for name in member.names])
+        results = member.pack([outputs[name].result for name in member.names if name is not None])
         return MeasuredProcessOutput(
             federated_zip({name: output.state for name, output in outputs.items()}),
             federated_zip(results),
@@ -63,7 +63,7 @@ def each(**aggregators: Aggregator) -> Aggregator:
 
 
 def _weights(aggregators: dict[str, Aggregator], weight: Placed) -> dict[str, Placed]:
-    has_fields = set(getattr(weight.fedjax_type.member, "names", ())) == set(aggregators)
+    has_fields = set(getattr(types.member_of(weight.fedjax_type), "names", ())) == set(aggregators)
     return {name: weight[name] if has_fields else weight for name in aggregators}
 
 

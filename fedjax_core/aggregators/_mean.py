@@ -66,19 +66,19 @@ def _mean_type(value: Placed, weight: Placed) -> types.Type:
 
     Its 0 / 0 would have no gradient, so that the division is our own.
     """
-    weight_type = weight.fedjax_type.member
+    value_type, weight_type = types.member_of(value.fedjax_type), types.member_of(weight.fedjax_type)
     if isinstance(weight_type, types.TensorType) and weight_type.shape == ():
-        return federated_mean(value, weight).fedjax_type.member
-    shapes = [jax.tree.map(_abstract, types.tree_of_types(v.fedjax_type.member)) for v in (weight, value)]
+        return types.member_of(federated_mean(value, weight).fedjax_type)
+    shapes = [jax.tree.map(_abstract, types.tree_of_types(type_)) for type_ in (weight_type, value_type)]
     try:
         jax.eval_shape(trees.expand, *shapes)
     except ValueError:
         raise TypeError(
             "mean takes one weight for each client, or one for each row or field of its value, got the weight "
-            f"{weight_type} for the value {value.fedjax_type.member}; for parts that are combined in ways of their own "
+            f"{weight_type} for the value {value_type}; for parts that are combined in ways of their own "
             "write fc.aggregators.each(...)"
         ) from None
-    return federated_mean(value).fedjax_type.member
+    return types.member_of(federated_mean(value).fedjax_type)
 
 
 def _abstract(tensor: types.TensorType) -> jax.ShapeDtypeStruct:

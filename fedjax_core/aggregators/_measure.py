@@ -86,12 +86,12 @@ class _Moments(NamedTuple):
       spread: the weighted sum of the squares of the distances from the mean.
     """
 
-    number: jax.Array
-    num_non_finite: jax.Array
-    weight: jax.Array
-    pairs: jax.Array
-    mean: jax.Array
-    spread: jax.Array
+    number: jax.Array | np.int32
+    num_non_finite: jax.Array | np.int32
+    weight: jax.Array | np.float32
+    pairs: jax.Array | np.float32
+    mean: jax.Array | np.float32
+    spread: jax.Array | np.float32
 
 
 _NOBODY = _Moments(np.int32(0), np.int32(0), *[np.float32(0)] * 4)  # of Python numbers x64 would make wider ones

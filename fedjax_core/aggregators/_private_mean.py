@@ -108,10 +108,10 @@ def private_mean(
     noise_key, count_key = jax.random.split(key)
     if isinstance(max_norm, AdaptiveNorm):
         count_stddev, sum_multiplier = _split_noise(max_norm.noise_stddev, noise_multiplier, cohort_size)
-        estimate = _norm_estimate(max_norm, count_stddev, cohort_size, count_key)
+        estimate, fixed = _norm_estimate(max_norm, count_stddev, cohort_size, count_key), None
     else:
         _check_max_norm(max_norm, noise_multiplier)
-        sum_multiplier, estimate = noise_multiplier, None
+        sum_multiplier, estimate, fixed = noise_multiplier, None, np.float32(max_norm)
 
     def init(value_type):
         check_entries("private_mean", value_type, "floats", (jnp.floating,))
@@ -120,7 +120,7 @@ def private_mean(
 
     def next(state, value, weight):
         check_one_weight("private_mean", weight)
-        bound = estimate.report(state["estimate"]) if estimate else federated_value(np.float32(max_norm), SERVER)
+        bound = estimate.report(state["estimate"]) if estimate else federated_value(fixed, SERVER)
         clipped, norms = federated_map(_clip, value, weight, federated_broadcast(bound))
         release = functools.partial(_release, _dtypes(value), sum_multiplier, cohort_size)
         round_key = federated_map(jax.random.fold_in, state["key"], state["round_num"])

@@ -118,7 +118,7 @@ def quantize(num_bits: int, inner: Aggregator | None = None, *, key: jax.Array) 
     """
 
     def holds(bits):
-        return isinstance(bits, numbers.Integral) and 1 <= bits <= 16
+        return isinstance(bits, numbers.Integral) and 1 <= int(bits) <= 16
 
     check_number("quantize(num_bits=...)", num_bits, "an integer from 1 to 16", holds, "write num_bits=8")
     inner = inner_or_mean("quantize", inner)

@@ -76,7 +76,7 @@ def reservoir_sample(sample_size: int, *, key: jax.Array) -> Aggregator:
     def next(state, value, weight):
         keys = federated_split_key(federated_map(jax.random.fold_in, state["key"], state["round_num"]))
         tagged = federated_zip((federated_map(draw_tag, keys), value))
-        start = functools.partial(empty, tagged.fedjax_type.member[1])
+        start = functools.partial(empty, types.of_kind(types.member_of(tagged.fedjax_type), types.StructType)[1])
         current = federated_aggregate(tagged, start, _accumulate, _merge, _by_tags)
         state, total = federated_map(_advance, state, current)
         result = tuple(federated_trim(reservoir["samples"], reservoir["count"]) for reservoir in (current, total))

@@ -10,7 +10,7 @@ from fedjax_core.algorithms._checks import check_key
 from fedjax_core.algorithms._compose import compose
 from fedjax_core.algorithms._metrics import metrics_process
 from fedjax_core.algorithms._slots import apply_optimizer, broadcast
-from fedjax_core.clients import ClientOptimizer, local_gradient, local_training
+from fedjax_core.clients import ClientOptimizer, Weighting, local_gradient, local_training
 from fedjax_core.contracts import Aggregator, Model
 from fedjax_core.templates import LearningProcess
 
@@ -21,7 +21,7 @@ def fed_avg(
     *,
     server_optimizer: optax.GradientTransformation | None = None,
     aggregator: Aggregator | None = None,
-    weighting="examples",
+    weighting: Weighting = "examples",
     metrics_aggregation: Any = None,
     key: jax.Array,
 ) -> LearningProcess:
@@ -88,7 +88,7 @@ def fed_sgd(
     *,
     server_optimizer: optax.GradientTransformation,
     aggregator: Aggregator | None = None,
-    weighting="examples",
+    weighting: Weighting = "examples",
     metrics_aggregation: Any = None,
     key: jax.Array,
 ) -> LearningProcess:

@@ -10,6 +10,7 @@ from fedjax_core.algorithms._fed_avg import fed_avg
 from fedjax_core.clients import (
     ClientOptimizer,
     LocalOptimizer,
+    Weighting,
     check_optimizer,
     map_optimizer,
     proximal,
@@ -28,7 +29,7 @@ def fed_prox(
     strength: float,
     server_optimizer: optax.GradientTransformation | None = None,
     aggregator: Aggregator | None = None,
-    weighting="examples",
+    weighting: Weighting = "examples",
     metrics_aggregation: Any = None,
     key: jax.Array,
 ) -> LearningProcess:

@@ -1,6 +1,6 @@
 """Who was left out of a round, and why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,7 +59,7 @@ def _report(listed: jax.Array) -> dict[str, jax.Array]:
     return {name: jnp.where(empty, -1, part.astype(jnp.int32)) for name, part in parts.items()}
 
 
-def left_out_clients(metrics: Any, client_ids: Sequence) -> dict:
+def left_out_clients(metrics: Any, client_ids: Sequence | Mapping[int, Any]) -> dict:
     """The clients that a round left out since something of theirs was not finite, up to 20 of them.
 
     Args:

@@ -95,12 +95,12 @@ def report(by: Callable, result: Placed, measurements: Placed, **counts: Placed)
 
 def parts(value: Placed) -> Any:
     """A placed struct as a struct of placed values; another placed value as it is."""
-    member = value.fedjax_type.member
+    member = types.member_of(value.fedjax_type)
     return member.pack(value) if isinstance(member, types.StructType) else value
 
 
 def _same_structure(a: Placed, b: Placed) -> bool:
-    first, second = (jax.tree.structure(types.tree_of_types(x.fedjax_type.member)) for x in (a, b))
+    first, second = (jax.tree.structure(types.tree_of_types(types.member_of(x.fedjax_type))) for x in (a, b))
     return first == second and first.num_leaves > 0
 
 

@@ -20,7 +20,7 @@ def learning_process(
     Returns:
       A `LearningProcess` that reports `round_num` and `weights_norm`, the L2 norm of the trainable weights.
     """
-    state_type = initialize.type_signature.result.member
+    state_type = types.member_of(initialize.type_signature.result)
     return LearningProcess(
         initialize,
         next,

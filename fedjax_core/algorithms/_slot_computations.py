@@ -10,7 +10,7 @@ from fedjax_core.algorithms._training_loss import why_no_training_loss
 from fedjax_core.clients import trainable_of, weights_type
 from fedjax_core.computations import Computation, federated_computation
 from fedjax_core.contracts import Aggregator, ClientWork, Distributor, Finalizer, Model
-from fedjax_core.types import CLIENTS, SERVER, FederatedType, Placement, Type
+from fedjax_core.types import CLIENTS, SERVER, Placement, Type
 
 
 class SlotComputations(NamedTuple):
@@ -40,9 +40,9 @@ class SlotComputations(NamedTuple):
     move: Computation
 
     @property
-    def result_type(self) -> Type:
+    def result_type(self) -> types.StructType:
         """The type of one client's `ClientResult`."""
-        return self.work.type_signature.result[0].member
+        return types.of_kind(types.member_of(_results(self.work)[0]), types.StructType)
 
     @property
     def moves_by_loss(self) -> bool:
@@ -79,20 +79,21 @@ def slot_computations(
     send = _step("distributor", distributor.next, CLIENTS, _result(start_distributor), weights)
 
     start_work = _start("client_work", client_work.init, weights)
-    given = (_result(send)["result"], data, types.at_clients(key_type), types.at_server("int32"))
+    given = (_results(send)["result"], data, types.at_clients(key_type), types.at_server("int32"))
     work = _work(client_work, whole, _result(start_work), *given)
-    result, shared = _result(work)
+    result, shared = _results(work)
+    answer = types.of_kind(types.member_of(result), types.StructType)
     included = types.at_clients("bool")
     commit = _step("client_work", client_work.commit, SERVER, _result(start_work), result, included, shared)
-    check_noised(result.member, shared.member, aggregator)
+    check_noised(answer, types.member_of(shared), aggregator)
 
-    update, weight = (types.at_clients(result.member[name]) for name in ("update", "weight"))
+    update, weight = (types.at_clients(answer[name]) for name in ("update", "weight"))
     start_aggregator = _start("aggregator", functools.partial(aggregator.init, update.member))
     add = _step("aggregator", aggregator.next, SERVER, _result(start_aggregator), update, weight)
 
     start_finalizer = _start("finalizer", finalizer.init, trainable)
-    given = (_result(start_finalizer), trainable, _result(add)["result"])
-    no_loss = why_no_training_loss(result.member["metrics"], aggregator)
+    given = (_result(start_finalizer), trainable, _results(add)["result"])
+    no_loss = why_no_training_loss(answer["metrics"], aggregator)
     move = _move(finalizer, no_loss, *given, result=trainable.member)
     return SlotComputations(
         start_distributor, send, start_work, work, commit, start_aggregator, add, start_finalizer, move
@@ -103,17 +104,20 @@ def _result(computation: Computation) -> Type:
     return computation.type_signature.result
 
 
-def _start(slot: str, init: Callable, *given: FederatedType) -> Computation:
+def _results(computation: Computation) -> types.StructType:
+    """The types of the fields of what a slot's function returns."""
+    return types.of_kind(computation.type_signature.result, types.StructType)
+
+
+def _start(slot: str, init: Callable, *given: Type) -> Computation:
     return federated_computation(lambda *values: first_state(slot, init, *values), *given)
 
 
-def _step(
-    slot: str, next: Callable, placement: Placement, *given: FederatedType, result: Type | None = None
-) -> Computation:
+def _step(slot: str, next: Callable, placement: Placement, *given: Type, result: Type | None = None) -> Computation:
     return federated_computation(lambda *values: run_slot(slot, next, values, placement, result), *given)
 
 
-def _move(finalizer: Finalizer, no_loss: str | None, *given: FederatedType, result: Type) -> Computation:
+def _move(finalizer: Finalizer, no_loss: str | None, *given: Type, result: Type) -> Computation:
     if not takes_argument(finalizer.next, "value"):
         return _step("finalizer", finalizer.next, SERVER, *given, result=result)
 
@@ -128,7 +132,7 @@ def _move(finalizer: Finalizer, no_loss: str | None, *given: FederatedType, resu
     return federated_computation(move, *given, *(() if no_loss else (types.at_server("float32"),)))
 
 
-def _work(client_work: ClientWork, weights_type: Type, *given: FederatedType) -> Computation:
+def _work(client_work: ClientWork, weights_type: Type, *given: Type) -> Computation:
     # `data` has the name that the round gives it: a dimension `?` is called by it, and a function that has been
     # traced for dimensions of these names is not traced again.
     def work(state, weights, data, key, round_num):

@@ -82,7 +82,7 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
 
     def next(state, weights, update, value=None):
         _check_update(weights, update)
-        if not asks_for(optimizer, weights.fedjax_type.member, "value", "value_fn"):
+        if not asks_for(optimizer, types.member_of(weights.fedjax_type), "value", "value_fn"):
             return MeasuredProcessOutput(*federated_map(step, state, weights, update))
         if value is None:
             raise TypeError(
@@ -103,7 +103,7 @@ def _no_value_fn(weights):
 
 def _check_update(weights: Placed, update: Placed) -> None:
     """An update of other shapes could be broadcast to those of the weights, and nobody would hear of it."""
-    taken, found = (value.fedjax_type.member for value in (weights, update))
+    taken, found = (types.member_of(value.fedjax_type) for value in (weights, update))
     containers, others = (jax.tree.structure(types.tree_of_types(type_)) for type_ in (taken, found))
     if taken.is_equivalent_to(found) and containers == others:
         return
@@ -146,7 +146,7 @@ def on_part(predicate: Callable[[str], bool], finalizer: Finalizer) -> Finalizer
     chosen = functools.partial(trees.part, predicate)
 
     def init(weights):
-        member = weights.fedjax_type.member
+        member = types.member_of(weights.fedjax_type)
         if not jax.tree.leaves(chosen(types.tree_of_types(member))):
             paths = [path for path, _ in types.type_leaves(member)]
             raise TypeError(f"on_part(predicate=...) chooses some of the paths {paths}, got none of them")

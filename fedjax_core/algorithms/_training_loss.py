@@ -27,7 +27,11 @@ def why_no_training_loss(metrics: types.Type, aggregator: Aggregator) -> str | N
         )
     # The statistic of `mean_loss`, not traced: of stacked weights, one model a cluster, `predict` may take no part.
     expected = types.to_type(("float32", "int32"))
-    if "loss" not in getattr(metrics, "names", ()) or not metrics["loss"].is_equivalent_to(expected):
+    if (
+        not isinstance(metrics, types.StructType)
+        or "loss" not in metrics
+        or not metrics["loss"].is_equivalent_to(expected)
+    ):
         return (
             f"it asks for `value`, the training loss of the round, but the clients measure {metrics}; let the "
             "client_work answer the statistics of fc.clients.accumulator(model)"

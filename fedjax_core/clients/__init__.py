@@ -43,6 +43,7 @@ from fedjax_core.clients._scaffold import scaffold_optimizer
 from fedjax_core.clients._step import training_step
 from fedjax_core.clients._trainer import Trained, local_trainer
 from fedjax_core.clients._training import ClientOptimizer, TrainingState, local_training, map_optimizer
+from fedjax_core.clients._weighting import Weighting
 from fedjax_core.clients._work import client_work
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "LocalOptimizer",
     "Trained",
     "TrainingState",
+    "Weighting",
     "abstract_statistics",
     "accumulator",
     "check_optimizer",

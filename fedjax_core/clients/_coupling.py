@@ -135,7 +135,8 @@ def _traced(model: Model, training: bool) -> tuple[Any, int]:
 
 
 def _fixed_size(model: Model) -> int | None:
-    return next((tensor.shape[0] for _, tensor in types.type_leaves(model.batch_type) if tensor.shape[0]), None)
+    shapes = (types.of_kind(leaf, types.TensorType).shape for _, leaf in types.type_leaves(model.batch_type))
+    return next((shape[0] for shape in shapes if shape and shape[0]), None)
 
 
 def _abstract_batch(model: Model, size: int) -> Any:

@@ -112,6 +112,7 @@ def _abstract_batch(model: Model, size: int) -> tuple:
 
 
 def _sized(tensor: types.TensorType, size: int) -> jax.ShapeDtypeStruct:
+    assert tensor.shape is not None  # a batch has rows
     return jax.ShapeDtypeStruct(tuple(size if d is None else d for d in tensor.shape), tensor.dtype)
 
 
@@ -136,7 +137,8 @@ def weights_type(model: Model) -> types.Type:
     '<bias=float32[3],kernel=float32[2,3]>'
     """
     weights = _shapes("the model's `init`", model.init)
-    for path, leaf in types.type_leaves(types.type_of(trainable_of(weights))):
+    for path, part in types.type_leaves(types.type_of(trainable_of(weights))):
+        leaf = types.of_kind(part, types.TensorType)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
                 f"trainable weights are floating point numbers, but {path!r} is {leaf}; keep it in "

@@ -55,13 +55,13 @@ def proximal(strength: float) -> optax.GradientTransformation:
     """
     _check_strength(strength)
 
-    def init(weights):
-        return ProximalState(weights)
+    def init(params):
+        return ProximalState(params)
 
-    def update(updates, state, weights=None):
-        if weights is None:
+    def update(updates, state, params=None):
+        if params is None:
             raise ValueError("proximal compares with the weights; write optimizer.update(gradient, state, weights)")
-        pull = jax.tree.map(lambda w, r: (strength * (w - r)).astype(w.dtype), weights, state.reference)
+        pull = jax.tree.map(lambda w, r: (strength * (w - r)).astype(w.dtype), params, state.reference)
         return trees.add(updates, pull), state
 
     return optax.GradientTransformation(init, update)

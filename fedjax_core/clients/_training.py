@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import jax
 import optax
@@ -20,6 +20,7 @@ from fedjax_core.templates import AggregationProcess, hyperparams
 
 ClientOptimizer = optax.GradientTransformation | LocalOptimizer | Callable[[jax.Array], Any]
 """An optimizer, or a function of the round number that gives one."""
+Made = TypeVar("Made")
 
 
 class TrainingState(NamedTuple):
@@ -31,7 +32,7 @@ class TrainingState(NamedTuple):
     """
 
     metrics: Any
-    hyperparams: dict[str, Any]
+    hyperparams: Any
 
 
 def local_training(
@@ -90,12 +91,7 @@ def local_training(
         return ClientResult(trained.update, weight, trained.statistics, running=trained.running)
 
     if _is_function_of_the_round(optimizer):
-
-        def train(weights, data, key, round_num):
-            trainer = local_trainer(model, _checked(optimizer(round_num), model))
-            return answer(trainer(weights, data, key))
-
-        return client_work(train, metrics_process)
+        return client_work(_training_by_round(model, optimizer, answer), metrics_process)
 
     optimizer = _checked(optimizer, model)
     trainer = local_trainer(model, optimizer)
@@ -108,9 +104,21 @@ def local_training(
     return _with_hyperparams(train, lambda weights: hyperparams(optimizer.init(trainable_of(weights))), metrics_process)
 
 
+def _training_by_round(
+    model: Model, optimizer: Callable[[jax.Array], Any], answer: Callable[[Trained], ClientResult]
+) -> Callable[..., ClientResult]:
+    """The training of a client, with the optimizer of the round."""
+
+    def train(weights, data, key, round_num):
+        trainer = local_trainer(model, _checked(optimizer(round_num), model))
+        return answer(trainer(weights, data, key))
+
+    return train
+
+
 def map_optimizer(
-    transform: Callable, optimizer: ClientOptimizer, argument: str = "client_optimizer"
-) -> ClientOptimizer:
+    transform: Callable[[Any], Made], optimizer: ClientOptimizer, argument: str = "client_optimizer"
+) -> Made | Callable[[jax.Array], Made]:
     """What `transform` makes of an optimizer; of a function of the round number, in every round.
 
     Args:
@@ -157,7 +165,9 @@ def _with_hyperparams(work: Callable, first: Callable, metrics_process: Aggregat
     return ClientWork(init, run, commit)
 
 
-def _is_function_of_the_round(optimizer: Any, argument: str = "client_optimizer") -> bool:
+def _is_function_of_the_round(
+    optimizer: Any, argument: str = "client_optimizer"
+) -> TypeGuard[Callable[[jax.Array], Any]]:
     if isinstance(optimizer, LocalOptimizer) or hasattr(optimizer, "update") or not callable(optimizer):
         return False
     # By the name of its parameter: `optax.sgd` without arguments would take the number of the round for its rate.
@@ -172,7 +182,7 @@ def _is_function_of_the_round(optimizer: Any, argument: str = "client_optimizer"
     return True
 
 
-def _checked(optimizer: optax.GradientTransformation | LocalOptimizer, model: Model) -> LocalOptimizer:
+def _checked(optimizer: Any, model: Model) -> LocalOptimizer:
     """The optimizer, unless it exchanges variables with a server that keeps none of a client for the next round."""
     optimizer = local_optimizer(optimizer, "client_optimizer")
     names = sorted(jax.eval_shape(optimizer.collect, _abstract_state(optimizer, model)))

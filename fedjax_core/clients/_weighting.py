@@ -1,12 +1,13 @@
 """How much a client counts in the mean."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 
 from fedjax_core.clients._accumulator import Accumulator
 
-Weighting = str | Callable
+Weighting = Literal["examples", "uniform"] | Callable
 
 
 def client_weight(weighting: Weighting, metrics: Accumulator, statistics: dict, num_examples):

@@ -126,8 +126,8 @@ class _Moments(NamedTuple):
 
 
 def _check_by_name(values: Placed, ranges: dict):
-    member = values.fedjax_type.member
-    if not isinstance(types.tree_of_types(member), dict):
+    member = types.member_of(values.fedjax_type)
+    if not isinstance(member, types.StructType) or not isinstance(types.tree_of_types(member), dict):
         raise TypeError(f"client_distribution takes metrics by name, got a finalizer of all that gives {member}")
     check_names("client_distribution(ranges=...)", ranges, member.names)
 
@@ -147,7 +147,7 @@ def _real(values: Any) -> Any:
 def _moments(values: Placed) -> Placed:
     """The tree of `_Moments` over the clients of a tree of values."""
     of_one = federated_map(lambda tree: jax.tree.map(_of_one, tree), values)
-    shapes = types.tree_of_types(of_one.fedjax_type.member)
+    shapes = types.tree_of_types(types.member_of(of_one.fedjax_type))
     zero = trees.zeros_like(jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape, t.dtype), shapes))
 
     def merge(a, b):
@@ -169,7 +169,7 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
     return _Moments(count, a.mean + distance * share, spread)
 
 
-def _count(values: dict, ranges: dict, num_bins: int) -> _Counts:
+def _count(values: dict, ranges: dict[str, tuple[float, float]], num_bins: int) -> _Counts:
     return _Counts(
         {name: (~trees.is_finite(value)).astype(jnp.int32) for name, value in values.items()},
         {name: _is_outside(values[name], *ends) for name, ends in ranges.items()},

@@ -73,7 +73,8 @@ def finalize_then_sample(sample_size: int = 100, *, key: jax.Array) -> MetricsAg
 
         @federated_computation(initialize.type_signature.result, types.at_clients(unfinalized_type))
         def next(state, unfinalized):
-            return sampling.next(state, federated_map(finalize, unfinalized), None)
+            finalized = federated_map(finalize, unfinalized)
+            return sampling.next(state, finalized, None)  # pyright: ignore[reportArgumentType]  # it weighs nobody
 
         return AggregationProcess(initialize, next)
 

@@ -27,12 +27,13 @@ def finalizer_of(finalizers, unfinalized: types.Type) -> Callable:
     {'loss': 1.5}
     """
     _check_unfinalized(unfinalized)
-    _check_finalizers(finalizers, unfinalized)
+    struct = types.of_kind(unfinalized, types.StructType)
+    _check_finalizers(finalizers, struct)
     if callable(finalizers):
         return finalizers
 
     def finalize(statistics):
-        by_name = dict(zip(unfinalized.names, unfinalized.unpack(statistics)))
+        by_name = dict(zip(struct.names, struct.unpack(statistics)))
         return {name: finalizer(by_name[name]) for name, finalizer in finalizers.items()}
 
     return finalize
@@ -74,6 +75,6 @@ def _check_finalizers(finalizers, unfinalized: types.StructType):
         )
     if set(finalizers) != set(unfinalized.names):
         raise MetricFinalizersMismatchError(
-            f"the finalizers {sorted(finalizers)} do not have the names of the metrics, {sorted(unfinalized.names)}; "
-            "give one per metric"
+            f"the finalizers {sorted(finalizers)} do not have the names of the metrics, "
+            f"{sorted(map(str, unfinalized.names))}; give one per metric"
         )

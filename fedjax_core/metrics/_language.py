@@ -135,7 +135,7 @@ def _is_one_of(labels, symbols):
 
 
 def _tokens(what: str, given) -> tuple[int, ...]:
-    tokens = tuple(given) if isinstance(given, Iterable) else (None,)
-    if not all(isinstance(token, numbers.Integral) and not isinstance(token, bool) for token in tokens):
+    tokens = tuple(given) if isinstance(given, Iterable) else None
+    if tokens is None or not all(isinstance(t, numbers.Integral) and not isinstance(t, bool) for t in tokens):
         raise TypeError(f"{what} is a tuple of integers such as (0,), got {given!r}")
     return tokens

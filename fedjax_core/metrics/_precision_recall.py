@@ -118,4 +118,5 @@ def _count_classes(name: str, label: str) -> Callable:
 
 
 def _counts(predicted: jax.Array, actual: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return tuple(jnp.sum(kind, axis=0, dtype=jnp.int32) for kind in (predicted & actual, predicted, actual))
+    both, predicted, actual = (jnp.sum(k, axis=0, dtype=jnp.int32) for k in (predicted & actual, predicted, actual))
+    return both, predicted, actual

@@ -55,7 +55,7 @@ def secure_sum(ranges: Mapping[str, Any], statistics: Placed, num_non_finite: Pl
     >>> print(result["loss"], measurements["num_clipped"]["loss"])
     11.25 1
     """
-    tensors = types.tree_of_types(statistics.fedjax_type.member)
+    tensors = types.tree_of_types(types.member_of(statistics.fedjax_type))
     check_names("secure_sum_then_finalize(ranges=...)", ranges, tensors)
     grids = {name: _grids(name, ranges.get(name), tensors[name]) for name in tensors}
 

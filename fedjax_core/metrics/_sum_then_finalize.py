@@ -44,7 +44,7 @@ def finalize_sum(finalizers: Mapping[str, Callable] | Callable, unfinalized: Pla
     >>> print(result["mean"]["loss"], result["worst"])
     1.0 3.0
     """
-    finalize = finalizer_of(finalizers, unfinalized.fedjax_type.member)
+    finalize = finalizer_of(finalizers, types.member_of(unfinalized.fedjax_type))
     total, measurements = _sum(*federated_map(_keep_finite, unfinalized))
     return federated_map(finalize, total), measurements
 

@@ -269,6 +269,7 @@ def _masked_norm_class() -> type:
             shape = (-1, *[1] * (x.ndim - 1))
             normal = (x - mean.reshape(shape)) / jnp.sqrt(variance.reshape(shape) + norm.eps)
             if norm.channelwise_affine:
+                assert norm.weight is not None and norm.bias is not None
                 normal = normal * norm.weight.reshape(shape) + norm.bias.reshape(shape)
             return normal, state
 

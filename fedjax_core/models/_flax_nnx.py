@@ -155,7 +155,7 @@ def _take_masks(module) -> None:
         # One with an axis name takes the mean of means over that axis, where each counts alike whatever its mask.
         if isinstance(part, nnx.BatchNorm) and part.axis_name is None:
             part.__class__ = _masked_class(type(part))
-            part.path_in_module = path
+            part.path_in_module = path  # pyright: ignore[reportAttributeAccessIssue]  # of its new class
 
 
 @functools.cache

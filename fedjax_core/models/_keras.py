@@ -168,7 +168,8 @@ def _others(model: Any) -> list:
 
 
 def _values(model: Any) -> tuple[list, list]:
-    return tuple([np.array(v.value) for v in part] for part in (model.trainable_variables, _others(model)))
+    trained, others = ([np.array(v.value) for v in part] for part in (model.trainable_variables, _others(model)))
+    return trained, others
 
 
 class _Paths:

@@ -76,6 +76,8 @@ class KerasCall:
       hands_on_mask: whether a layer's mask (of `mask_zero`, for example) comes out with the predictions.
     """
 
+    hands_on_mask: bool
+
     def __init__(self, model: Any, names: Sequence[str], is_single: bool):
         self.model = model
         self.names = names

@@ -124,8 +124,10 @@ def with_mask(method: Callable, name: Hashable, x: jax.Array, given: jax.Array |
     axis = _axis_of(name, x)
     if axis is None:
         return method(*args, **kwargs, **({} if given is None else {"mask": given}))
+    call = _current.get()
+    assert call is not None and call.mask is not None  # else there is no axis
     with jax.named_scope(MASKED):
-        rows = _rows(_current.get().mask, x, axis)
+        rows = _rows(call.mask, x, axis)
         mask = rows if given is None else rows & jnp.asarray(given, bool)
         return method(*args, **kwargs, mask=mask)
 

@@ -71,7 +71,7 @@ class AggregationProcess(MeasuredProcess):
         for what, argument in zip(("the value", "the weight"), _checks.argument_types(next_fn)[1:]):
             _checks.check_at_clients(f"{what} that `next_fn` aggregates", argument, error)
         for field in ("result", "measurements"):
-            _checks.check_at_server(f"`{field}`", next_fn.type_signature.result[field], error)
+            _checks.check_at_server(f"`{field}`", _checks.result_fields(next_fn)[field], error)
 
     @property
     def is_weighted(self) -> bool:
@@ -88,7 +88,7 @@ def _check_is_federated(initialize_fn: Computation, next_fn: Computation) -> Non
             "`fc.federated_value(state, fc.SERVER)`"
         )
     signature = next_fn.type_signature
-    parts = [part for whole in (signature.parameter, signature.result) for _, part in type_leaves(whole)]
+    parts = [part for whole in (*_checks.argument_types(next_fn), signature.result) for _, part in type_leaves(whole)]
     unplaced = [str(part) for part in parts if not isinstance(part, FederatedType)]
     if unplaced:
         raise errors.AggregationNotFederatedError(

@@ -13,6 +13,7 @@ from fedjax_core.types import (
     StructType,
     Type,
     TypeNotAssignableError,
+    of_kind,
     type_leaves,
 )
 
@@ -65,10 +66,7 @@ def check_iteration(initialize_fn: Any, next_fn: Any, takes_data: bool) -> Type:
 
 def _state_taken(initial: Type, next_fn: Computation, takes_data: bool) -> Type:
     arguments = argument_types(next_fn)
-    if takes_data and len(arguments) > 1:
-        candidates = arguments[:1]
-    else:
-        candidates = _whole_and_first(next_fn.type_signature.parameter)
+    candidates = arguments[:1] if takes_data and len(arguments) > 1 else _whole_and_first(_parameter(next_fn))
     for candidate in candidates:
         if candidate.is_assignable_from(initial):
             return candidate
@@ -101,14 +99,26 @@ def _difference(target: Type, source: Type) -> TypeNotAssignableError | None:
         return difference
 
 
+def result_fields(fn: Computation) -> StructType:
+    """The types of the fields of what `fn` returns, where that is a struct."""
+    return of_kind(fn.type_signature.result, StructType)
+
+
 def argument_types(fn: Computation) -> tuple[Type, ...]:
     """The types of the arguments of `fn`, one for each, whether or not they are structs."""
     return tuple(argument_type for _, argument_type in fn.parameters)
 
 
+def _parameter(fn: Computation) -> Type:
+    """The parameter of a computation that takes something."""
+    parameter = fn.type_signature.parameter
+    assert parameter is not None
+    return parameter
+
+
 def takes(fn: Computation, value_type: Type) -> bool:
     """Whether `fn` can be called with one value of this type and nothing else."""
-    return len(fn.parameters) == 1 and fn.type_signature.parameter.is_assignable_from(value_type)
+    return len(fn.parameters) == 1 and _parameter(fn).is_assignable_from(value_type)
 
 
 def returns_exactly(fn: Computation, output: type) -> bool:

@@ -10,7 +10,7 @@ from fedjax_core.language import federated_zip
 from fedjax_core.templates import _checks
 from fedjax_core.templates._measured_process import MeasuredProcess, MeasuredProcessOutput
 from fedjax_core.templates.errors import ProcessCompositionError
-from fedjax_core.types import FederatedType, Placement, Type, TypeNotAssignableError, to_type, type_leaves
+from fedjax_core.types import FederatedType, Placement, Type, TypeNotAssignableError, of_kind, to_type, type_leaves
 
 
 def chain(processes: Mapping[str, MeasuredProcess]) -> MeasuredProcess:
@@ -106,7 +106,7 @@ def _composed(
       parameters: `(name, type)` of each of `args`.
     """
     state_types = {name: process.state_type for name, process in processes.items()}
-    measured_types = {name: process.next.type_signature.result["measurements"] for name, process in processes.items()}
+    measured_types = {name: _checks.result_fields(process.next)["measurements"] for name, process in processes.items()}
     placement = _common_placement(caller, "states", state_types)
     measured_at = _common_placement(caller, "measurements", {n: t for n, t in measured_types.items() if type_leaves(t)})
     if any(process.next.type_signature.contains("federated") for process in processes.values()):
@@ -138,8 +138,9 @@ def _joined(placement: Placement | None, parts: dict[str, Any]):
 def _joined_type(placement: Placement | None, parts: dict[str, Type]):
     if placement is None:
         return parts
-    members = to_type({name: type_.member for name, type_ in parts.items()})
-    return FederatedType(members, placement, all(type_.all_equal for type_ in parts.values()))
+    federated = {name: of_kind(type_, FederatedType) for name, type_ in parts.items()}
+    members = to_type({name: type_.member for name, type_ in federated.items()})
+    return FederatedType(members, placement, all(type_.all_equal for type_ in federated.values()))
 
 
 def _common_placement(caller: str, what: str, parts: dict[str, Type]) -> Placement | None:
@@ -175,7 +176,7 @@ def _value_type(caller: str, name: str, process: MeasuredProcess) -> Type:
 
 def _check_links(processes: Mapping[str, MeasuredProcess]) -> None:
     for (first, giver), (second, taker) in itertools.pairwise(processes.items()):
-        given = giver.next.type_signature.result["result"]
+        given = _checks.result_fields(giver.next)["result"]
         try:
             _value_type("chain", second, taker).check_assignable_from(given)
         except TypeNotAssignableError as difference:

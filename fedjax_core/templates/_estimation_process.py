@@ -3,7 +3,6 @@
 from fedjax_core.computations import Computation, computation, federated_computation
 from fedjax_core.templates import _checks, errors
 from fedjax_core.templates._iterative_process import IterativeProcess
-from fedjax_core.types import FederatedType, type_leaves
 
 
 class EstimationProcess(IterativeProcess):
@@ -106,13 +105,12 @@ class EstimationProcess(IterativeProcess):
 
 def _composed(outer: Computation, inner: Computation) -> Computation:
     signatures = (inner.type_signature, outer.type_signature)
-    boundary = [part for signature in signatures for part in (signature.parameter, signature.result)]
-    if any(isinstance(part, FederatedType) for whole in boundary for _, part in type_leaves(whole)):
-        decorate = federated_computation
+    if any(signature.contains("federated") for signature in signatures):
+        decorate, first, second = federated_computation, inner, outer
     else:
-        decorate, inner, outer = computation, inner.as_function(), outer.as_function()
+        decorate, first, second = computation, inner.as_function(), outer.as_function()
 
     def report(state):
-        return outer(inner(state))
+        return second(first(state))
 
     return decorate(report, signatures[0].parameter)

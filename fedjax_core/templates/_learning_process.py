@@ -8,7 +8,7 @@ from fedjax_core.engine import EngineConfig
 from fedjax_core.templates import _checks, errors
 from fedjax_core.templates._hyperparams import hyperparams, with_hyperparams
 from fedjax_core.templates._iterative_process import IterativeProcess
-from fedjax_core.types import SequenceType, Type, type_leaves
+from fedjax_core.types import SequenceType, Type, member_of, type_leaves
 
 
 class LearningProcessOutput(NamedTuple):
@@ -144,7 +144,7 @@ class LearningProcess(IterativeProcess):
         _check_state_and_output(initialize_fn, next_fn)
         _check_data(next_fn)
         _check_metrics(next_fn)
-        state_type = self.state_type.member
+        state_type = member_of(self.state_type)
         _check_reads_state("report_fn", report_fn, state_type, errors.ReportFnTypeSignatureError)
         if get_model_weights is None:
             get_model_weights = computation(lambda state: state, state_type)
@@ -209,7 +209,7 @@ class LearningProcess(IterativeProcess):
         def set_hparams(state, hparams):
             return with_hyperparams(state, hparams)
 
-        state_type = self.state_type.member
+        state_type = member_of(self.state_type)
         get = computation(get_hparams, state_type)
         return get, computation(set_hparams, state_type, get.type_signature.result)
 
@@ -253,7 +253,7 @@ class LearningProcess(IterativeProcess):
 
     def _letters(self) -> dict[str, Type]:
         weights = self.get_model_weights.type_signature.result
-        metrics = self.next.type_signature.result["metrics"].member
+        metrics = member_of(_checks.result_fields(self.next)["metrics"])
         return {**super()._letters(), "W": weights, "M": metrics}
 
 
@@ -277,15 +277,16 @@ def _check_data(next_fn: Computation) -> None:
         )
     data_type = arguments[1]
     _checks.check_at_clients("the data that `next_fn` takes", data_type, errors.LearningProcessPlacementError)
-    if not all(isinstance(part, SequenceType) for _, part in type_leaves(data_type.member)):
+    member = member_of(data_type)
+    if not all(isinstance(part, SequenceType) for _, part in type_leaves(member)):
         raise errors.LearningProcessSequenceTypeError(
             "the data of a client must be a sequence or a (nested) struct of sequences only, got "
-            f"{data_type.member}; declare a sequence of batches: `fc.at_clients(fc.types.SequenceType(batch_type))`"
+            f"{member}; declare a sequence of batches: `fc.at_clients(fc.types.SequenceType(batch_type))`"
         )
 
 
 def _check_metrics(next_fn: Computation) -> None:
-    metrics_type = next_fn.type_signature.result["metrics"]
+    metrics_type = _checks.result_fields(next_fn)["metrics"]
     _checks.check_at_server("the metrics", metrics_type, errors.LearningProcessPlacementError)
 
 

@@ -75,7 +75,7 @@ class MeasuredProcess(IterativeProcess):
         """
         super().__init__(initialize_fn, next_fn)
         _check_returns_output(next_fn)
-        _checks.check_next_state(self.state_type, next_fn.type_signature.result["state"])
+        _checks.check_next_state(self.state_type, _checks.result_fields(next_fn)["state"])
 
 
 def _check_returns_output(next_fn: Computation) -> None:

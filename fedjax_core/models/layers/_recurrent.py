@@ -100,4 +100,5 @@ def _project(x, kernel):
 def _run(cell, projected, kernel, bias, initial):
     if initial is None:
         initial = (jnp.zeros((projected.shape[1], kernel.shape[0]), projected.dtype),) * cell.num_states
-    return _recurrence.recur(cell, projected, kernel, bias, initial).swapaxes(0, 1)
+    hidden: jax.Array = _recurrence.recur(cell, projected, kernel, bias, initial)
+    return hidden.swapaxes(0, 1)

@@ -145,7 +145,8 @@ def _run_lstm(params, x, carry, dtype):
     recurrent_kernel = _joined(params, "kernel", ("hi", "hf", "hg", "ho"))
     bias = _joined(params, "bias", ("hi", "hf", "hg", "ho"))
     cell, hidden = carry
-    return lstm(*_promoted(dtype, x, kernel, recurrent_kernel, bias, carry=hidden), (hidden, cell))
+    x, kernel, recurrent_kernel, bias = _promoted(dtype, x, kernel, recurrent_kernel, bias, carry=hidden)
+    return lstm(x, kernel, recurrent_kernel, bias, (hidden, cell))
 
 
 def _run_gru(params, x, carry, dtype):
@@ -153,7 +154,9 @@ def _run_gru(params, x, carry, dtype):
     recurrent_kernel = _joined(params, "kernel", ("hr", "hz", "hn"))
     new = params["hn"]["bias"]
     recurrent_bias = jnp.concatenate([jnp.zeros_like(new), jnp.zeros_like(new), new])
-    return gru(*_promoted(dtype, x, kernel, recurrent_kernel, bias, recurrent_bias, carry=carry), carry)
+    arrays = (x, kernel, recurrent_kernel, bias, recurrent_bias)
+    x, kernel, recurrent_kernel, bias, recurrent_bias = _promoted(dtype, *arrays, carry=carry)
+    return gru(x, kernel, recurrent_kernel, bias, recurrent_bias, carry)
 
 
 def _joined(params, part, names):
