@@ -76,7 +76,7 @@ class Batching:
             raise TypeError(f"Batching({name}=...) must be True or False, got {value!r}; {_repaired(name, True)}")
         object.__setattr__(self, name, bool(value))
 
-    def num_steps(self, num_examples: np.ndarray, max_steps: np.ndarray | None = None) -> np.ndarray:
+    def num_steps(self, num_examples: np.ndarray, max_steps: np.ndarray | int | None = None) -> np.ndarray:
         """The number of batches that clients of these sizes take, int64.
 
         Args:
@@ -142,6 +142,7 @@ class BatchedClients:
 
     @functools.cached_property
     def _seeds(self) -> np.ndarray:
+        assert self.seed is not None  # there is one where the batching shuffles
         return _hashing.fold(self.seed, identities(self.digests))
 
     def batch_rows(self, clients: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -72,7 +73,7 @@ def _numeric(value, where) -> np.ndarray:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{where} must be an array, got rows of different shapes; pad them first") from error
-    is_number = jax.dtypes.issubdtype(array.dtype, np.number) and array.dtype.char not in "gG"
+    is_number = jnp.issubdtype(array.dtype, np.number) and array.dtype.char not in "gG"
     if not is_number and array.dtype != np.bool_:
         raise TypeError(
             f"{where} must hold numbers or booleans of a type that JAX has, got dtype {array.dtype}; encode it first, "

@@ -146,7 +146,7 @@ class FederatedData(Mapping):
         return len(self._ids)
 
     __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]  # not all mappings are like `Mapping`
 
     def __repr__(self) -> str:
         return f"FederatedData({len(self)} clients with {self.sizes.sum()} examples of {self.element_type})"

@@ -1,12 +1,14 @@
 """Randomness of the host: numbers that are a pure function of a key and of what they are drawn for."""
 
 import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core.engine import GOLDEN, mix
 
 
-def seed(key: jax.Array, purpose: str) -> np.ndarray:
+def seed(key: jax.Array | None, purpose: str) -> np.ndarray:
     """Condenses a typed key and what it is used for into one uint64, `[1]`.
 
     Args:
@@ -16,8 +18,12 @@ def seed(key: jax.Array, purpose: str) -> np.ndarray:
     Raises:
       TypeError: `key` is anything else.
     """
-    is_key = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not is_key or isinstance(key, jax.core.Tracer) or key.shape:
+    if (
+        not isinstance(key, jax.Array)
+        or isinstance(key, jax.core.Tracer)
+        or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        or key.shape
+    ):
         raise TypeError(
             f"{purpose} draws on the host and needs one typed key with a known value, got {_described(key)}; "
             "pass key=jax.random.key(0)"
@@ -49,6 +55,6 @@ def uniform(tag: np.ndarray) -> np.ndarray:
     return (tag >> np.uint64(11)) * 2.0**-53
 
 
-def generator(key: jax.Array, purpose: str) -> np.random.Generator:
+def generator(key: jax.Array | None, purpose: str) -> np.random.Generator:
     """A NumPy generator for draws that hashing does not give, such as Dirichlet's."""
     return np.random.Generator(np.random.Philox(int(seed(key, purpose)[0])))

@@ -3,6 +3,7 @@
 import difflib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar, overload
 
 import numpy as np
 
@@ -82,6 +83,10 @@ class ClientIds(Sequence):
     def __len__(self) -> int:
         return len(self._store) if self._rows is None else len(self._rows)
 
+    @overload
+    def __getitem__(self, place: int) -> str | int: ...
+    @overload
+    def __getitem__(self, place: slice) -> "ClientIds": ...
     def __getitem__(self, place):
         if isinstance(place, slice):
             everyone = np.arange(*place.indices(len(self)), dtype=np.int32)
@@ -123,7 +128,7 @@ class ClientIds(Sequence):
             return NotImplemented
         return len(other) == len(self) and all(a == b for a, b in zip(self, other))
 
-    __hash__ = None
+    __hash__: ClassVar[None] = None
 
     def __repr__(self) -> str:
         if len(self) <= _NUM_SHOWN:
@@ -141,7 +146,7 @@ class ClientIds(Sequence):
         rows = self.find(ids)
         twice = np.flatnonzero(np.bincount(rows)[rows] > 1)
         if len(twice):
-            name = self.population[rows[twice[0]]]
+            name = self.population[int(rows[twice[0]])]
             raise ValueError(f"a subset has a client once, got {name!r} twice; leave one of them out")
         return self._view(rows)
 
@@ -173,6 +178,7 @@ class ClientIds(Sequence):
     @functools.cached_property
     def _order(self) -> np.ndarray | None:
         """The places by ascending row, None where they are in this order."""
+        assert self._rows is not None  # those of a part
         ascends = (self._rows[1:] >= self._rows[:-1]).all()
         return None if ascends else np.argsort(self._rows, kind="stable")
 

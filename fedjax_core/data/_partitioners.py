@@ -89,7 +89,7 @@ def iid() -> Partitioner:
     """
 
     def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:
-        num_rows = _num_rows("iid()", arrays, num_clients)
+        num_rows, num_clients = _sizes("iid()", arrays, num_clients)
         owners = np.empty(num_rows, np.int64)
         owners[_hashing.generator(key, "iid").permutation(num_rows)] = np.arange(num_rows) % num_clients
         return owners
@@ -130,7 +130,7 @@ def dirichlet(alpha: float, column: str = "y") -> Partitioner:
         )
 
     def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:
-        num_rows = _num_rows("dirichlet(alpha)", arrays, num_clients)
+        num_rows, num_clients = _sizes("dirichlet(alpha)", arrays, num_clients)
         random = _hashing.generator(key, "dirichlet")
         labels = _labels("dirichlet(alpha)", arrays, column)
         left = np.bincount(labels)
@@ -139,7 +139,7 @@ def dirichlet(alpha: float, column: str = "y") -> Partitioner:
         prior = alpha * left / num_rows
         mixtures = random.dirichlet(prior, num_clients)
         for client in random.permutation(num_clients):
-            counts[client] = _draw(random, mixtures[client], prior, sizes[client], left)
+            counts[client] = _draw(random, mixtures[client], prior, int(sizes[client]), left)
             left = left - counts[client]
         return _deal(random, labels, counts)
 
@@ -200,7 +200,7 @@ def shards(shards_per_client: int, column: str = "y") -> Partitioner:
     _check_positive("shards(shards_per_client=...)", shards_per_client)
 
     def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:
-        num_rows = _num_rows("shards(k)", arrays, num_clients)
+        num_rows, num_clients = _sizes("shards(k)", arrays, num_clients)
         num_shards = num_clients * shards_per_client
         if num_shards > num_rows:
             raise ValueError(
@@ -263,7 +263,7 @@ def _labels(what: str, arrays: Mapping, name: str) -> np.ndarray:
     return np.unique(_column(what, arrays, name), return_inverse=True)[1]
 
 
-def _num_rows(what: str, arrays: Mapping, num_clients: int | None) -> int:
+def _sizes(what: str, arrays: Mapping, num_clients: int | None) -> tuple[int, int]:
     if num_clients is None:
         raise ValueError(f"{what} needs the number of clients, got None; use partition(arrays, 100, {what}, key=key)")
     num_rows = len(jax.tree.leaves(arrays)[0])
@@ -272,7 +272,7 @@ def _num_rows(what: str, arrays: Mapping, num_clients: int | None) -> int:
             f"{what} leaves no client empty and needs a row for each, got {num_rows} rows for "
             f"{num_clients} clients; use at most {num_rows} clients"
         )
-    return num_rows
+    return num_rows, num_clients
 
 
 def _check_positive(what: str, value) -> None:

@@ -89,14 +89,14 @@ def weighted_sampler(
       ['ada', 'eve']
     """
     cohort_size = checked_number("weighted_sampler", ids, cohort_size, replace)
-    weights = _checked_weights(ids, weights, cohort_size, replace)
-    upto = np.cumsum(weights)
+    relative = _checked_weights(ids, weights, cohort_size, replace)
+    upto = np.cumsum(relative)
     seed = _hashing.seed(key, "weighted_sampler")
 
     def sample(round_num: int) -> Sequence:
         here = _of_round("weighted_sampler", seed, round_num)
         if not replace:
-            return picked(ids, _successive(here, weights, upto, cohort_size))
+            return picked(ids, _successive(here, relative, upto, cohort_size))
         return picked(ids, _in_proportion(_draws(here, 0, cohort_size), upto))
 
     return sample
@@ -127,9 +127,9 @@ def _in_proportion(uniform: np.ndarray, upto: np.ndarray) -> np.ndarray:
     return np.searchsorted(upto, uniform * upto[-1], side="right") if len(uniform) else np.empty(0, np.int64)
 
 
-def _checked_weights(ids: Sequence, weights: Sequence, cohort_size: int, replace: bool) -> np.ndarray:
+def _checked_weights(ids: Sequence, given: Sequence, cohort_size: int, replace: bool) -> np.ndarray:
     """The weights with 1.0 for the largest, float64 `[len(ids)]`."""
-    weights = numbers("weighted_sampler(weights=...)", weights, "for a dict use [weights[i] for i in ids]")
+    weights = numbers("weighted_sampler(weights=...)", given, "for a dict use [weights[i] for i in ids]")
     if weights.shape != (len(ids),):
         raise ValueError(
             f"weighted_sampler(weights=...) has one weight a client, got the shape {weights.shape} for {len(ids)} "
@@ -175,22 +175,22 @@ def poisson_sampler(ids: Sequence, probability: float | Sequence, *, key: jax.Ar
       [10, 10, 12, 8, 12]
     """
     check_ids("poisson_sampler", ids)
-    probability = numbers("poisson_sampler(probability=...)", probability, "for example 0.01")
-    if probability.shape not in ((), (len(ids),)):
+    chances = numbers("poisson_sampler(probability=...)", probability, "for example 0.01")
+    if chances.shape not in ((), (len(ids),)):
         raise ValueError(
-            f"poisson_sampler(probability=...) is a number or has one a client, got the shape {probability.shape} "
+            f"poisson_sampler(probability=...) is a number or has one a client, got the shape {chances.shape} "
             f"for {len(ids)} ids; for example 0.01"
         )
-    wrong = probability[~((probability >= 0) & (probability <= 1))]
+    wrong = chances[~((chances >= 0) & (chances <= 1))]
     if wrong.size:
         raise ValueError(f"poisson_sampler(probability=...) must be from 0 to 1, got {wrong.flat[0]}; for example 0.01")
-    seed, draw = _hashing.seed(key, "poisson_sampler"), Independent(len(ids), probability)
+    seed, draw = _hashing.seed(key, "poisson_sampler"), Independent(len(ids), chances)
 
     def sample(round_num: int) -> Sequence:
         return picked(ids, draw(_of_round("poisson_sampler", seed, round_num)))
 
     # The largest probability bounds the cost of every client.
-    sample.sampling = ("poisson", float(probability.max(initial=0)))
+    sample.sampling = ("poisson", float(chances.max(initial=0)))
     return sample
 
 

@@ -12,15 +12,17 @@ from fedjax_core.engine import ranges
 
 
 class ExampleSource(Protocol):
-    """The examples of `N` numbered clients: all that `FederatedData` asks of a store.
+    """The examples of `N` numbered clients: all that `FederatedData` asks of a store."""
 
-    Attributes:
-      element: a pytree like one example, whose leaves are `jax.ShapeDtypeStruct`.
-      sizes: int64 `[N]`, the number of examples of each client.
-    """
+    @property
+    def element(self) -> Any:
+        """A pytree like one example, whose leaves are `jax.ShapeDtypeStruct`."""
+        ...
 
-    element: Any
-    sizes: np.ndarray
+    @property
+    def sizes(self) -> np.ndarray:
+        """The number of examples of each client, int64 `[N]`."""
+        ...
 
     def examples(self, client: int) -> Any:
         """The examples of one client: a pytree like the element's, `[sizes[client], ...]`."""
@@ -88,8 +90,9 @@ def read_rows(source: ExampleSource, clients: np.ndarray, sizes: np.ndarray, row
       rows: int64 `[sum(sizes)]`, which ones, in each client's own numbering, one client after another.
       out: a pytree like the element's, with `sum(sizes)` rows.
     """
-    if hasattr(source, "read_rows"):
-        return source.read_rows(clients, sizes, rows, out)
+    own = getattr(source, "read_rows", None)
+    if own is not None:
+        return own(clients, sizes, rows, out)
     targets, end = jax.tree.leaves(out), 0
     for client, size in zip(clients.tolist(), sizes.tolist()):
         start, end = end, end + size

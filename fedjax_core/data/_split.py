@@ -37,8 +37,12 @@ class Split:
     def element(self) -> Any:
         return self.source.element
 
-    @functools.cached_property
+    @property
     def sizes(self) -> np.ndarray:
+        return self._sizes
+
+    @functools.cached_property
+    def _sizes(self) -> np.ndarray:
         return self._of_part(self.source.sizes)
 
     def sizes_of(self, clients: np.ndarray) -> np.ndarray:
