@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from fedjax_core.cli._config import RunOptions, on_this_machine
-from fedjax_core.cli._folder import options_of, resumed_options
+from fedjax_core.cli._folder import given_folder, options_of, resumed_options
 from fedjax_core.cli._inspect import describe, evaluate, watch
 from fedjax_core.cli._toml import read_config
 from fedjax_core.cli._train import resume, train
@@ -60,7 +60,8 @@ class Resume:
     options: _Options = dataclasses.field(default_factory=dict)
 
     def run(self) -> None:
-        resume(on_this_machine(resumed_options(self.folder, self.options)), self.folder)
+        folder = given_folder("resume", self.folder)
+        resume(on_this_machine(resumed_options(folder, self.options)), folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Evaluate:
     """Prints one line of JSON."""
 
     def run(self) -> None:
-        evaluate(on_this_machine(options_of("evaluate", self.folder)), self.folder, self.json)
+        folder = given_folder("evaluate", self.folder)
+        evaluate(on_this_machine(options_of("evaluate", folder)), folder, self.json)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,8 @@ class Watch:
     """Seconds from the start of an evaluation, or of a look in vain, to the next one."""
 
     def run(self) -> None:
-        watch(on_this_machine(options_of("watch", self.folder)), self.folder, self.throttle_secs)
+        folder = given_folder("watch", self.folder)
+        watch(on_this_machine(options_of("watch", folder)), folder, self.throttle_secs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -222,4 +222,5 @@ def on_this_machine(given: RunOptions) -> RunConfig:
             f"--devices {available}"
         )
     lanes = EngineConfig(lanes=options.get("lanes"), devices=devices).resolve().lanes
-    return RunConfig(**dict.fromkeys(SETTINGS) | options | {"devices": devices, "lanes": lanes})
+    settings: dict[str, Any] = dict.fromkeys(SETTINGS) | options | {"devices": devices, "lanes": lanes}
+    return RunConfig(**settings)

@@ -19,6 +19,7 @@ def new_folder(out: pathlib.Path | None, config: RunConfig) -> RunFolder:
     try:
         folder = RunFolder.dated("runs", f"{config.data}_{config.algorithm}") if out is None else RunFolder(out)
     except FileExistsError:
+        assert out is not None  # a dated folder takes a name that there is not
         advice = f", or go on with its run: {command('resume', out)}" if (out / FILE).is_file() else ""
         raise UsageError(f"--out {out} exists and is never overwritten; choose a new folder{advice}") from None
     except OSError as error:
@@ -32,16 +33,25 @@ def save_options(folder: RunFolder, config: RunConfig) -> None:
     folder.write_text(FILE, config_text(config.options()))
 
 
-def options_of(verb: str, folder: pathlib.Path | None) -> RunOptions:
-    """The settings of a run, defaults included; `verb` is the command that needs them.
+def given_folder(verb: str, folder: pathlib.Path | None) -> pathlib.Path:
+    """The folder that the command `verb` was given.
 
     Raises:
-      UsageError: no folder was given, there is no such folder, or no run in it.
+      UsageError: none was given.
     """
     if folder is None:
         raise UsageError(
             f"{verb} needs the folder of a run; for example {command(verb, _latest() or pathlib.Path('runs/first'))}"
         )
+    return folder
+
+
+def options_of(verb: str, folder: pathlib.Path) -> RunOptions:
+    """The settings of a run, defaults included; `verb` is the command that needs them.
+
+    Raises:
+      UsageError: there is no such folder, or no run in it.
+    """
     if folder.is_file():
         is_of_run = (folder.parent / FILE).is_file()
         advice = f"write {command(verb, folder.parent)}" if is_of_run else "give the folder of a run"
@@ -53,7 +63,7 @@ def options_of(verb: str, folder: pathlib.Path | None) -> RunOptions:
     return with_defaults(read_config(folder / FILE))
 
 
-def resumed_options(folder: pathlib.Path | None, given: RunOptions) -> RunOptions:
+def resumed_options(folder: pathlib.Path, given: RunOptions) -> RunOptions:
     """The settings of a run with what the user wants otherwise.
 
     Raises:
@@ -72,7 +82,7 @@ def resumed_options(folder: pathlib.Path | None, given: RunOptions) -> RunOption
     return with_defaults(options | given)
 
 
-def command(*words: str | os.PathLike) -> str:
+def command(*words: str | os.PathLike | int) -> str:
     """A command to be typed."""
     return f"`fedjax-core {shlex.join(map(str, words))}`"
 

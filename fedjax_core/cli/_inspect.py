@@ -6,12 +6,14 @@ import logging
 import math
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from fedjax_core import program
 from fedjax_core.cli._config import RunConfig
 from fedjax_core.cli._folder import command
 from fedjax_core.cli._run import arguments_of, plain_words, run_in
 from fedjax_core.cli._values import UsageError
+from fedjax_core.contracts import Model
 
 
 def _reader(folder: pathlib.Path, config: RunConfig, hook: Callable[[program.EvaluationResult], None]) -> program.Run:
@@ -35,6 +37,7 @@ def evaluate(config: RunConfig, folder: pathlib.Path, as_json: bool) -> None:
         except FileNotFoundError:
             wait = command("watch", folder)
             raise UsageError(f"{folder} has no checkpoint yet to evaluate; wait for one: {wait}") from None
+    assert run.evaluation is not None  # `arguments_of` has one
     metrics = program.flatten_metrics(results[0].metrics)
     metrics = {name.removeprefix("eval/"): value for name, value in metrics.items()}
     if as_json:
@@ -60,6 +63,7 @@ def watch(config: RunConfig, folder: pathlib.Path, throttle_secs: float) -> None
 
     with plain_words(folder), _quiet_log():
         run = _reader(folder, config, show)
+        assert run.checkpoints is not None
         if not run.checkpoints.rounds:
             print(f"waiting for the first checkpoint in {folder}", flush=True)
         run.watch(throttle_secs)
@@ -84,7 +88,9 @@ def describe(config: RunConfig, folder: pathlib.Path | None, try_rounds: int) ->
       UsageError: the checkpoint in the folder is of another model.
     """
     arguments = arguments_of(config)
-    run = program.Run(**arguments | {"exports": ()}) if folder is None else run_in(folder, config, arguments)
+    without_exports: dict[str, Any] = {**arguments, "exports": ()}
+    run = program.Run(**without_exports) if folder is None else run_in(folder, config, arguments)
+    assert run.evaluation is not None and not isinstance(run.evaluation.by, Model)  # a run makes a computation of one
     with plain_words(folder):
         texts = {
             "the process": run.process.describe(),

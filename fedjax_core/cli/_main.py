@@ -65,7 +65,7 @@ def _run(argv: list[str]) -> None:
 
 
 def _help() -> str:
-    lines = [(_usage(name), kind.__doc__.split("\n")[0]) for name, kind in COMMANDS.items()]
+    lines = [(_usage(name), (kind.__doc__ or "").split("\n")[0]) for name, kind in COMMANDS.items()]
     lines += [("COMMAND --help", "All options of a command."), ("--version", "The versions of fedjax_core and JAX.")]
     shown = "\n".join(f"  fedjax-core {usage:17} {summary}" for usage, summary in lines)
     return f"usage: fedjax-core COMMAND [OPTIONS]\n\nA functional engine for federated computation in JAX.\n\n{shown}"
@@ -96,6 +96,7 @@ def _parsed(command: str, argv: Sequence[str]) -> Any:
         if not end.code:
             raise
         option = re.search(r"--[\w-]+", refused.getvalue())  # every option has a default: a value is missing
+        assert option is not None
         raise UsageError(f"{option[0]} needs a value; `{program} --help` says which") from None
     if unknown:
         raise UsageError(_about_unknown(command, unknown[0], argv))

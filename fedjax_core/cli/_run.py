@@ -112,4 +112,5 @@ def plain_words(folder: pathlib.Path | None) -> Iterator[None]:
         try:
             yield
         except program.CheckpointTypeError as error:
+            assert folder is not None  # where the checkpoints are
             raise UsageError(f"{folder / FILE} was changed since the checkpoints were written: {error}") from None

@@ -93,6 +93,7 @@ def _train(folder: pathlib.Path, config: RunConfig, arguments: dict[str, Any]) -
         try:
             result = run.train()
         except KeyboardInterrupt:
+            assert run.checkpoints is not None
             kept = max(run.checkpoints.rounds, default=0)
             raise KeyboardInterrupt(
                 f"stopped by Ctrl-C after {kept} of {config.rounds} rounds; {folder} holds "
@@ -147,7 +148,9 @@ def _follow(round: program.Round, rounds: int, interrupt: threading.Event) -> No
 
 def _summarize(result: program.TrainResult, config: RunConfig, folder: pathlib.Path) -> None:
     held_out, records = program.flatten_metrics(result.held_out), result.history.records
-    accuracy = 100 * held_out[program.find_metric(held_out, "accuracy")]
+    name = program.find_metric(held_out, "accuracy")
+    assert name is not None  # every task measures it
+    accuracy = 100 * held_out[name]
     print(f"held-out accuracy {accuracy:.1f} % after {len(records)} rounds in {records[-1].seconds:.1f} s")
     if len(records) < config.rounds:
         print(f"ended before round {config.rounds}, as the held-out loss improved no more (--patience)")

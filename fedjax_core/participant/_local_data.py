@@ -78,6 +78,7 @@ class LocalData:
                 f"{batching} shuffles and needs a key, got none; use TrainingManager(key=jax.random.key(0))"
             )
         if not batching.drop_remainder:
+            assert batching.num_epochs is not None
             stream = int(self._data.sizes[0]) * batching.num_epochs
             batching = dataclasses.replace(batching, batch_size=min(batching.batch_size, stream))
         cohort = self._data.cohort(self._data.client_ids, batching, key=key)

@@ -65,6 +65,7 @@ def encode_message(message: Message, max_bytes: int = MAX_MESSAGE_BYTES) -> byte
         data = msgpack.packb([_VERSION, name, fields])
     except (ValueError, OverflowError) as error:
         raise MessageFormatError(f"{name} cannot be sent: {error}") from error
+    assert data is not None  # as it is where msgpack writes to a stream
     _check_size(len(data), max_bytes)
     return data
 

@@ -145,7 +145,7 @@ class TrainingManager:
             self._valid_data = LocalData("valid_data", valid_data, model.batch_type)
         self._init_key, self._rounds_key = (None, None) if key is None else jax.random.split(key)
         self._clock = clock
-        self._state = None
+        self._state: _State | None = None
         self._step = _training_step(model, self._optimizer_of)
         self._accumulator = accumulator(measured)
         self._measure = _measuring_step(model, self._accumulator)
@@ -290,9 +290,10 @@ class TrainingManager:
 
     def _auxiliary(self, meter: EffortMeter) -> dict[str, Any]:
         """The variables of the optimizer, and the model's running state if the server averages it."""
-        variables = self._optimizer_of(self._state.round_num).collect(self._state.optimizer)
+        state = self._current()
+        variables = self._optimizer_of(state.round_num).collect(state.optimizer)
         if self._has_running and self.model.running == "average":
-            running = {"state": self._state.weights.non_trainable, "num_examples": meter.n_examples}
+            running = {"state": state.weights.non_trainable, "num_examples": meter.n_examples}
             variables = {**variables, "running": running}
         return variables
 
@@ -304,7 +305,7 @@ class TrainingManager:
         self.logger.info("evaluation round %s: at most %s batches, %s seconds", message.round_i, *limits)
         values, states, effort = self.evaluate_under_constraints(message.batches, *limits)
         self.logger.info("evaluation round %s: packs the metrics", message.round_i)
-        return EvaluationReply(values["loss"], states, effort["n_steps"], round(effort["t_spent"], 3))
+        return EvaluationReply(values["loss"], states, int(effort["n_steps"]), round(effort["t_spent"], 3))
 
     def _trained(
         self, batches: Mapping[str, Any], n_epoch: int | None, n_steps: int | None, timeout: float | None
@@ -351,10 +352,10 @@ class TrainingManager:
                     "this participant has no weights yet: send them with the first request, or draw them from "
                     "TrainingManager(key=jax.random.key(0))"
                 )
-            self._take(self.model.init(self._init_key))
+            return self._take(self.model.init(self._init_key))
         return self._state
 
-    def _take(self, weights: Any) -> None:
+    def _take(self, weights: Any) -> _State:
         """Makes these weights its own; the optimizer goes on with the state that it has."""
         try:
             weights = jax.tree.map(jnp.array, trees.match(weights, like=self._weights_type))
@@ -365,6 +366,7 @@ class TrainingManager:
             self._state = _State(weights, optimizer, jnp.int32(0), _folded(self._rounds_key, 0), jnp.int32(0))
         else:
             self._state = self._state._replace(weights=weights)
+        return self._state
 
 
 def _training_step(model: Model, optimizer_of: Callable[[jax.Array], LocalOptimizer]) -> Callable:

@@ -6,12 +6,12 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Writes a file that takes the place of an earlier one only when it is complete.
 
     A crash, a full disk or Ctrl-C leaves the earlier file, or none, as it was.

@@ -181,7 +181,7 @@ def _arrays(folder: pathlib.Path, entries: dict[str, dict]) -> list[np.ndarray]:
     """The arrays in the order in which they were written."""
     stored = any(0 not in entry["shape"] for entry in entries.values())
     try:
-        found = _orbax().restore(folder.absolute()) if stored else {}
+        found = _orbax().restore(folder.absolute()) if stored else {}  # pyright: ignore[reportArgumentType]
     except Exception as error:  # whatever a library raises on files that are not what it wrote
         raise DamagedCheckpointError(f"{folder} cannot be read: {str(error)[:200] or error!r}") from error
     return [_verified(folder, name, entry, found) for name, entry in entries.items()]
@@ -237,13 +237,13 @@ def _write_arrays(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 
     folder.mkdir()
     handler = _orbax()
-    handler.save(folder, args=ocp.args.PyTreeSave(arrays))
-    handler.finalize(folder)
+    handler.save(folder, args=ocp.args.PyTreeSave(arrays))  # pyright: ignore[reportArgumentType]
+    handler.finalize(folder)  # pyright: ignore[reportArgumentType]
 
 
 @functools.cache
 def _orbax():
-    """Orbax's format, for this process alone.
+    """Orbax's format, for this process alone. It takes any path, though its types ask for one of etils.
 
     The handler without the `Checkpointer` that usually goes with it: that names a folder when it is
     complete, as we do with all that a checkpoint has. Imported here, since that takes as long as

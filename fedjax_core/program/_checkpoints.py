@@ -227,8 +227,8 @@ class Checkpoints:
         kept = set(rounds if self._keep_last is None else rounds[-self._keep_last :])
         if self._keep_every is not None:
             kept.update(number for number in rounds if number % self._keep_every == 0)
-        if self._best_metric is not None:
-            kept.add(self.best_round)
+        if self._best_metric is not None and (best := self.best_round) is not None:
+            kept.add(best)
         return [number for number in rounds if number not in kept]
 
     def _score(self, number: int) -> float:

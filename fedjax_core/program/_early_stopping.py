@@ -96,7 +96,7 @@ class Ending:
 
     def __init__(self, rounds: int | EarlyStopping | None, evaluate_every: int | None):
         self._rule = rounds if isinstance(rounds, EarlyStopping) else None
-        self.last_round = rounds if self._rule is None else self._rule.max_rounds
+        self.last_round: int | None = rounds.max_rounds if isinstance(rounds, EarlyStopping) else rounds
         self._every = evaluate_every
         # What the evaluation or the process measures was known before the run.
         self._is_checked = self._rule is None or not self._rule.is_of_participation
@@ -124,7 +124,7 @@ class Ending:
             so that the numbers of a round and those of its evaluation can be given one after the other.
         """
         rule = self._rule
-        if rule is not None and rule.metric in values and self._counts(number):
+        if rule is not None and rule.metric in values and self._counts(rule, number):
             value = values[rule.metric] if rule.mode == "min" else -values[rule.metric]
             # The first value is better than none; a comparison with NaN is false, so NaN never is.
             better = value < self._best - rule.min_delta
@@ -133,17 +133,18 @@ class Ending:
 
     def check_measured(self, record: Record) -> None:
         """Warns, once, if the first round did not measure the metric, since nothing may then end the run."""
-        if not self._is_checked:
+        rule = self._rule
+        if rule is not None and not self._is_checked:
             self._is_checked = True
-            if self._rule.metric not in record.metrics:
+            if rule.metric not in record.metrics:
                 warn(
-                    f"EarlyStopping(metric={self._rule.metric!r}) is not among what round {record.round} measured: "
+                    f"EarlyStopping(metric={rule.metric!r}) is not among what round {record.round} measured: "
                     f"{', '.join(record.metrics)}; it ends the run only after rounds that do"
                 )
 
     def _is_last(self, number: int) -> bool:
         return self.last_round is not None and number >= self.last_round
 
-    def _counts(self, number: int) -> bool:
+    def _counts(self, rule: EarlyStopping, number: int) -> bool:
         """The evaluation after the last round of a run that is extended later is not one of a longer run's."""
-        return not self._rule.is_held_out or (self._every is not None and number % self._every == 0)
+        return not rule.is_held_out or (self._every is not None and number % self._every == 0)

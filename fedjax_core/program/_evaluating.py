@@ -74,6 +74,12 @@ class Evaluation(NamedTuple):
     name: str | None = "evaluation"
 
 
+def measuring(evaluation: Evaluation) -> Computation | LearningProcess:
+    """What evaluates, after `checked_evaluation`, which makes a computation of a model."""
+    assert not isinstance(evaluation.by, Model)
+    return evaluation.by
+
+
 class Evaluator:
     """Evaluates the states of rounds on the same clients, which are packed once.
 
@@ -85,6 +91,7 @@ class Evaluator:
 
     def __init__(self, evaluation: Evaluation, select: Callable[[Any], Any], folder: pathlib.Path | None):
         self._evaluation = evaluation
+        self._by = measuring(evaluation)
         self._select = select
         self._folder = folder
         self._remembered = {}
@@ -95,21 +102,16 @@ class Evaluator:
         A process goes on from its state after the rounds before, so that a round which is evaluated again,
         by a run that was resumed for example, counts once in the metrics of all rounds.
         """
-        by = self._evaluation.by
-        measure = self._next if isinstance(by, LearningProcess) else self._measure
-        metrics = on_host(measure(number, self._select(state)))
+        by, value = self._by, self._select(state)
+        metrics = on_host(self._next(by, number, value) if isinstance(by, LearningProcess) else by(value, self._cohort))
         if self._outlet is not None:
             self._outlet.release(metrics, number)
         for hook in self._evaluation.hooks:
             hook(EvaluationResult(number, metrics))
         return metrics
 
-    def _measure(self, number: int, value: Any) -> Any:
-        return self._evaluation.by(value, self._cohort)
-
-    def _next(self, number: int, weights: Any) -> Any:
-        process = self._evaluation.by
-        state = process.set_model_weights(self._state_before(number), weights)
+    def _next(self, process: LearningProcess, number: int, weights: Any) -> Any:
+        state = process.set_model_weights(self._state_before(process, number), weights)
         state, metrics = process.next(state, self._cohort)
         if self._states is None:
             before = max((n for n in self._remembered if n < number), default=None)
@@ -122,11 +124,11 @@ class Evaluator:
         self._states.wait()
         return metrics
 
-    def _state_before(self, number: int) -> Any:
+    def _state_before(self, process: LearningProcess, number: int) -> Any:
         if self._states is None:
             earlier = [n for n in self._remembered if n < number]
-            return self._remembered[max(earlier)] if earlier else self._evaluation.by.initialize()
-        initial = self._evaluation.by.initialize()
+            return self._remembered[max(earlier)] if earlier else process.initialize()
+        initial = process.initialize()
         for before in reversed([n for n in self._states.rounds if n < number]):
             try:
                 return self._states.load(before, initial).state
@@ -137,6 +139,7 @@ class Evaluator:
     @functools.cached_property
     def _cohort(self) -> Any:
         data, batching, most = self._evaluation.data, self._evaluation.batching, self._evaluation.steps
+        assert batching is not None  # that of the training, by default
         if most is None:
             return data.cohort(data.client_ids, batching)
         steps = batching.num_steps(data.sizes)

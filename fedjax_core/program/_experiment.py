@@ -4,7 +4,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -139,12 +139,14 @@ class Experiment:
         self._job = _checked_job(job)
         every, train_rounds = _checked_frequency(min_eval_frequency), _checked_rounds(train_rounds)
         self._process, self._train_data = process, train_data
-        self.train_hooks, self.eval_hooks, self.exports = train_hooks, eval_hooks, exports
+        self.train_hooks, self.eval_hooks = train_hooks, eval_hooks
+        self.exports = cast(tuple[Export, ...], exports)  # what the run makes of them below
         self._evaluation = Evaluation(eval_data, evaluation, eval_metrics, None, eval_steps, every)
         self._arguments = {"sampler": cohort_size, "batching": batching, "rounds": train_rounds, "folder": run_dir}
         self._arguments |= {"key": key, **run_options}
         with _arguments.renamed("Experiment", _NAMES):
             run = self._run()
+        assert run.evaluation is not None and run.checkpoints is not None  # every run of an experiment has them
         self.train_hooks, self.eval_hooks, self.exports = run.on_round, run.evaluation.hooks, run.exports
         self._evaluation = run.evaluation._replace(every=_on_checkpoints(every, run.checkpoints.every))
         self._eval_delay_secs = _checks.checked_not_negative("Experiment", "eval_delay_secs", eval_delay_secs)
@@ -158,7 +160,7 @@ class Experiment:
         Raises:
           TypeError: one is not a function.
         """
-        self.train_hooks += _arguments.checked_functions("Experiment", "train_hooks", hooks)
+        self.train_hooks = (*self.train_hooks, *_arguments.checked_functions("Experiment", "train_hooks", hooks))
 
     def reset_export_strategies(self, new: Export | Sequence[Export] | None = None) -> tuple[Export, ...]:
         """Sets the `exports`.
@@ -310,6 +312,7 @@ class Experiment:
         run = self._run()
         number = int(_ROUNDS_OF_DELAY * math.log(self._job.worker + 1) * self._job.delay_scale)
         number = number if run.last_round is None else min(number, run.last_round)
+        assert run.checkpoints is not None
         wait_for_round(run.checkpoints, number, time=self._time, poll_secs=_POLL_SECONDS)
 
 

@@ -104,7 +104,7 @@ def _exported(model: Model, weights: Any, platforms: Sequence[str] | None) -> ja
     arrays = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in named_arrays(weights).items()}
     structure = jax.tree.structure(types.tree_of_types(model.batch_type))
 
-    def predict_with(absent: dict[str, jax.ShapeDtypeStruct], names: list[str]) -> Callable:
+    def predict_with(absent: dict[str, jax.ShapeDtypeStruct], names: list[str]) -> jax.stages.Wrapped:
         def predict(weights_by_name: dict, inputs: dict):
             fields = {**inputs, **{name: _zeros(field) for name, field in absent.items()}}
             given = jax.tree.unflatten(jax.tree.structure(weights), [weights_by_name[name] for name in arrays])
@@ -127,7 +127,9 @@ def _fields(batch_type: types.Type, symbolic: bool) -> dict[str, jax.ShapeDtypeS
     also which one it takes the number of examples from.
     """
     scope, fields = jax.export.SymbolicScope(), {}
-    for path, leaf in types.type_leaves(batch_type):
+    for path, part in types.type_leaves(batch_type):
+        leaf = types.of_kind(part, types.TensorType)
+        assert leaf.shape is not None  # a batch has rows
         name = path or "value"
         prefix = re.sub(r"\W", "_", name)
         unknown = [("b" if i == 0 else f"{prefix}_{i}") if symbolic else "64" for i in range(len(leaf.shape))]
@@ -146,7 +148,7 @@ def _plain(predictions: Any) -> Any:
     return predictions if isinstance(predictions, jax.Array) else named_arrays(predictions)
 
 
-def _serialized(exported: jax.export.Exported) -> bytes:
+def _serialized(exported: jax.export.Exported) -> bytearray:
     try:
         return exported.serialize()
     except ImportError as error:  # JAX says so itself, but not how it comes with this package

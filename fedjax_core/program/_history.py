@@ -134,7 +134,7 @@ class Record(NamedTuple):
     @property
     def num_left_out(self) -> int:
         """How many clients the round left out since something of theirs was not finite."""
-        return sum(_left_out_by_reason(self.metrics).values())
+        return int(sum(_left_out_by_reason(self.metrics).values()))
 
     @property
     def reasons_left_out(self) -> str:
@@ -214,7 +214,7 @@ class History:
         try:
             for line in lines:
                 *fields, left_out = json.loads(line)
-                history.append(Record(*fields, tuple((client, reason) for client, reason in left_out)))
+                history.append(Record(*fields, left_out=tuple((client, reason) for client, reason in left_out)))
         except (TypeError, ValueError) as error:
             raise ValueError(f"no lines of a history: {error}") from None
         return history
@@ -253,7 +253,7 @@ _LEFT_OUT = "client_work/train/num_non_finite_clients/"
 _NUM_EXAMPLES = ("client_work/train/num_examples", "client_work/train/current_round_metrics/num_examples")
 
 
-def _left_out_by_reason(metrics: dict[str, float | int]) -> dict[str, int]:
+def _left_out_by_reason(metrics: dict[str, float | int]) -> dict[str, float | int]:
     return {name.removeprefix(_LEFT_OUT): value for name, value in metrics.items() if name.startswith(_LEFT_OUT)}
 
 

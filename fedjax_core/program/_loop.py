@@ -34,7 +34,7 @@ class RoundCohort(NamedTuple):
     size: int
     metrics: dict[str, int]
     ids: Sequence = ()
-    client_index: Sequence = ()
+    client_index: Sequence | np.ndarray = ()
 
 
 def cohort_drawer(
@@ -118,6 +118,7 @@ def run_rounds(
                 outlet.take(round_)
             if is_last:
                 return round_
+    raise AssertionError("the numbers of rounds have no end")
 
 
 @contextlib.contextmanager

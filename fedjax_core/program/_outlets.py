@@ -131,23 +131,24 @@ def to_checkpoints(
       run_identity: see `Checkpoint`.
       environment: gives that of a `Checkpoint`, which the first round may decide.
     """
-    latest = saved = None
+    latest: Round | None = None
+    saved: int | None = None
 
-    def save() -> None:
+    def save(round_: Round) -> None:
         nonlocal saved
-        checkpoints.save(Checkpoint(latest.number, latest.state, history, run_identity, environment()))
-        saved = latest.number
+        checkpoints.save(Checkpoint(round_.number, round_.state, history, run_identity, environment()))
+        saved = round_.number
 
     def take(round_: Round) -> None:
         nonlocal latest
         latest = round_
         if round_.number % checkpoints.every == 0 or round_.is_last:
-            save()
+            save(round_)
 
     def interrupt() -> None:
         # A round that is in the history and was not released must run again, so it gets no checkpoint.
         if latest is not None and saved != latest.number == history.records[-1].round:
-            save()
+            save(latest)
 
     return Outlet(take, interrupt, checkpoints.wait)
 

@@ -16,7 +16,7 @@ from fedjax_core.program import _run_arguments as _arguments
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._early_stopping import EarlyStopping, Ending
 from fedjax_core.program._estimate import Estimate
-from fedjax_core.program._evaluating import Evaluation, Evaluator
+from fedjax_core.program._evaluating import Evaluation, Evaluator, measuring
 from fedjax_core.program._exports import Export
 from fedjax_core.program._loop import RoundCohort, cohort_drawer, run_rounds
 from fedjax_core.program._outlets import Outlet, Round
@@ -29,6 +29,7 @@ from fedjax_core.program._sole_writer import sole_writer
 from fedjax_core.program._trial import next_cohort, one_batch, try_rounds, typical_seconds
 from fedjax_core.program._watching import Time, watch
 from fedjax_core.templates import LearningProcess
+from fedjax_core.types import member_of
 
 
 class Run:
@@ -192,7 +193,7 @@ class Run:
             if ending.replay(start.history, start.completed):
                 return self._make_up(start, folder)
             if folder is not None:
-                save_settings(folder, self.settings, self.process.state_type.member)
+                save_settings(folder, self.settings, member_of(self.process.state_type))
             last = run_rounds(
                 start,
                 ending,
@@ -330,11 +331,13 @@ class Run:
     def _evaluator(self) -> Evaluator:
         if self.evaluation is None:
             raise ValueError("the run has no evaluation; give it evaluation=fc.program.Evaluation(test_data, model)")
-        keeps = self.folder is not None and self.evaluation.name is not None and self._writes
-        return self._evaluator_in(self.folder / self.evaluation.name if keeps else None)
+        if self.folder is None or self.evaluation.name is None or not self._writes:
+            return self._evaluator_in(None)
+        return self._evaluator_in(self.folder / self.evaluation.name)
 
     def _evaluator_in(self, folder: pathlib.Path | None) -> Evaluator:
-        return Evaluator(self.evaluation, _arguments.selection(self.process, self.evaluation.by), folder)
+        assert self.evaluation is not None
+        return Evaluator(self.evaluation, _arguments.selection(self.process, measuring(self.evaluation)), folder)
 
     def _try(self, draw: Callable[[int], RoundCohort], outlets: Sequence[Outlet], rounds: int = 1) -> Round:
         return try_rounds(self.process, self._first_state(), draw, rounds, outlets, self._time.clock)
@@ -399,6 +402,8 @@ class Run:
         return {} if self.accounting is None else {"privacy/epsilon": self.accounting.epsilon_so_far(number)}
 
     def _export(self, state: Any, metrics: Any) -> tuple[pathlib.Path, ...]:
+        if self.folder is None:
+            return ()  # exports are refused without one
         folders = tuple(self.folder / "exports" / export.name for export in self.exports)
         if folders and self._is_writer:
             weights = self.process.get_model_weights(state)

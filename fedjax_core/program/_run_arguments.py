@@ -19,7 +19,7 @@ from fedjax_core.privacy import Accounting, Sampling, everyone, fixed_size, pois
 from fedjax_core.program import _checks
 from fedjax_core.program._checkpoints import Checkpoints
 from fedjax_core.program._early_stopping import EarlyStopping
-from fedjax_core.program._evaluating import Evaluation
+from fedjax_core.program._evaluating import Evaluation, measuring
 from fedjax_core.program._exports import Export
 from fedjax_core.program._history import flatten_metrics
 from fedjax_core.program._releases import ReleaseManager
@@ -148,7 +148,7 @@ def selection(process: LearningProcess, by: Computation | LearningProcess) -> Ca
     """
     taken = by.set_model_weights.parameters[1][1] if isinstance(by, LearningProcess) else by.parameters[0][1]
     taken = getattr(taken, "member", taken)
-    weights, state = process.get_model_weights.type_signature.result, process.state_type.member
+    weights, state = process.get_model_weights.type_signature.result, types.member_of(process.state_type)
     if taken.is_assignable_from(weights):
         return process.get_model_weights
     if taken.is_assignable_from(state):
@@ -249,7 +249,7 @@ def checked_initial_state(state: Any, process: LearningProcess) -> Any:
     """
     if state is None:
         return None
-    expected, weights = process.state_type.member, process.get_model_weights.type_signature.result
+    expected, weights = types.member_of(process.state_type), process.get_model_weights.type_signature.result
     try:
         given = types.type_of(state)
     except TypeError as error:
@@ -287,17 +287,19 @@ def check_early_stopping(
             "evaluation=fc.program.Evaluation(test_data, model, every=10)"
         )
     else:
-        known = [f"held_out/{name}" for name in _measured_by(evaluation.by)]
+        known = [f"held_out/{name}" for name in _measured_by(measuring(evaluation))]
     if rounds.metric not in known:
         raise ValueError(
             f"EarlyStopping(metric={rounds.metric!r}) is not among what is measured; use one of {', '.join(known)}"
         )
 
 
-def _measured_by(measuring: Computation | LearningProcess) -> list[str]:
+def _measured_by(by: Computation | LearningProcess) -> list[str]:
     """The names of the numbers that a computation gives, or of the metrics of a process."""
-    is_process = isinstance(measuring, LearningProcess)
-    result = measuring.next.type_signature.result["metrics"] if is_process else measuring.type_signature.result
+    if isinstance(by, LearningProcess):
+        result = types.of_kind(by.next.type_signature.result, types.StructType)["metrics"]
+    else:
+        result = by.type_signature.result
     abstract = types.tree_of_types(getattr(result, "member", result))
     return list(flatten_metrics(jax.tree.map(lambda leaf: np.zeros([d or 1 for d in leaf.shape]), abstract)))
 

@@ -95,6 +95,7 @@ class RunFolder:
             save_csv(history, path)
             self._table, self._history = release_to_csv(path), history
             self._written = len(history)
+        assert self._table is not None
         for record in history.records[self._written :]:
             self._table.release(record.row(), record.round)
         self._written = len(history)

@@ -50,6 +50,7 @@ def _make(folder: pathlib.Path) -> None:
 
 
 def _lock(handle: int, folder: pathlib.Path) -> None:
+    assert fcntl is not None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -44,36 +44,39 @@ def release_to_tensorboard(folder: str | os.PathLike) -> ReleaseManager:
             "release_to_tensorboard needs tensorboardX, which is not installed; run: "
             "pip install 'fedjax-core[tensorboard]'"
         ) from error
-    writer, flushed = None, None
+    events: Any = event_pb2  # protobuf makes the names in them as it runs
+    summaries: Any = summary_pb2
+    writer: event_file_writer.EventsWriter | None = None
+    flushed: concurrent.futures.Future | None = None
     flusher = concurrent.futures.ThreadPoolExecutor(1)
 
-    def open_file(round_num: int) -> None:
+    def open_file(round_num: int) -> event_file_writer.EventsWriter:
         nonlocal writer
         os.makedirs(folder, exist_ok=True)
         # A process that is started within the same second takes the same name but for this part of it.
-        writer = event_file_writer.EventsWriter(os.path.join(folder, "events"), f".{uuid.uuid4().hex}")
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        writer.write_event(event_pb2.Event(wall_time=time.time(), step=round_num, session_log=start))
+        writer = made = event_file_writer.EventsWriter(os.path.join(folder, "events"), f".{uuid.uuid4().hex}")
+        start = events.SessionLog(status=events.SessionLog.START)
+        made.write_event(events.Event(wall_time=time.time(), step=round_num, session_log=start))
+        return made
 
     def values_of(name: str, leaf: Any) -> list:
         if isinstance(leaf, str):
             return summary.text(name, leaf).value
         if not isinstance(leaf, np.ndarray):
-            return [summary_pb2.Summary.Value(tag=name, simple_value=leaf)]
+            return [summaries.Summary.Value(tag=name, simple_value=leaf)]
         finite = leaf[np.isfinite(leaf)]
         return summary.histogram(name, finite, _BINS).value if finite.size else []
 
     def release(value: Any, round_num: int) -> None:
         nonlocal flushed
-        if writer is None:
-            open_file(round_num)
+        file = open_file(round_num) if writer is None else writer
         if flushed is not None:
             before, flushed = flushed, None
             before.result()  # or raises what it failed with
         values = [v for name, leaf in named_values(value).items() for v in values_of(name, leaf)]
-        of_round = summary_pb2.Summary(value=values)
-        writer.write_event(event_pb2.Event(wall_time=time.time(), step=round_num, summary=of_round))
-        flushed = flusher.submit(writer.flush)
+        of_round = summaries.Summary(value=values)
+        file.write_event(events.Event(wall_time=time.time(), step=round_num, summary=of_round))
+        flushed = flusher.submit(file.flush)
 
     def close() -> None:
         flusher.shutdown()

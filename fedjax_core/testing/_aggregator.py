@@ -193,7 +193,7 @@ def check_aggregation_process(
             f"check_aggregation_process(build=...) makes an AggregationProcess, got {build!r}; write `lambda: process`"
         )
     (_, value_type), *weight = process.next.parameters[1:]
-    values = _values(value_type.member)
+    values = _values(types.member_of(value_type))
     arguments = [(value, _weights(True)) if weight else (value,) for value in values]
     hold("the aggregation process", _PROCESS_LAWS, names, _make_rounds(build, arguments, tolerance, names))
 

@@ -127,5 +127,5 @@ def _differ(a: np.ndarray, b: np.ndarray, tolerance: float | None) -> np.ndarray
     wide = np.complex128 if jnp.issubdtype(a.dtype, jnp.complexfloating) else np.float64
     a, b = a.astype(wide), b.astype(wide)
     if tolerance is None:
-        return ~((a == b) & (np.signbit(a.real) == np.signbit(b.real)) | np.isnan(a) & np.isnan(b))
+        return ~((a == b) & (np.signbit(np.real(a)) == np.signbit(np.real(b))) | np.isnan(a) & np.isnan(b))
     return ~np.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -21,7 +21,7 @@ def _padding(rounds: Rounds):
     """Clients without examples change no weight."""
     found = rounds.run(rounds.cases.padded)
     weights = rounds.process.get_model_weights
-    compare(*([weights(o.state) for o in outputs] for outputs in (rounds.expected, found)), rounds.tolerance)
+    compare(*([weights(o.state) for o in outputs] for outputs in (rounds.expected, found)), tolerance=rounds.tolerance)
 
 
 def _empty(rounds: Rounds):
@@ -44,7 +44,7 @@ def _weights(rounds: Rounds):
     process, state = rounds.process, rounds.expected[-1].state
     weights = process.get_model_weights(state)
     compare(weights, process.get_model_weights(process.set_model_weights(process.initialize(), weights)))
-    compare(*map(jax.tree.leaves, (state, process.set_model_weights(state, weights))))
+    compare(jax.tree.leaves(state), jax.tree.leaves(process.set_model_weights(state, weights)))
     expected, found = process.report.type_signature.result, types.type_of(process.report(state))
     if not expected.is_assignable_from(found):
         raise AssertionError(f"report: expected {expected}, found {found}")
@@ -53,7 +53,7 @@ def _weights(rounds: Rounds):
 def _non_finite(rounds: Rounds):
     """A client of NaN leaves no trace: state and next round are those of a round that it had no part in."""
     spoilt, spared = rounds.run(rounds.cases.non_finite), rounds.run(rounds.cases.spared)
-    compare(*([output.state for output in outputs] for outputs in (spared, spoilt)), rounds.tolerance)
+    compare(*([output.state for output in outputs] for outputs in (spared, spoilt)), tolerance=rounds.tolerance)
     compare(spared[-1].metrics, spoilt[-1].metrics, rounds.tolerance)
     check_finite([output.state for output in rounds.expected], [output.state for output in spoilt])
 

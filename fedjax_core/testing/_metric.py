@@ -45,15 +45,16 @@ class _Measured:
 
 def _checked_mask(examples: Any, mask: np.ndarray | None) -> np.ndarray:
     sizes = {len(leaf) if leaf.ndim else None for leaf in jax.tree.leaves((examples, mask))}
-    if len(sizes) != 1 or None in sizes or min(sizes) < _FEWEST:
+    size = next(iter(sizes)) if len(sizes) == 1 else None
+    if size is None or size < _FEWEST:
         raise ValueError(
             f"check_metric(metric, predictions, batch) takes arrays with one row an example, of at least {_FEWEST} "
             f"examples, got {sorted(map(str, sizes))} rows"
         )
-    mask = np.arange(sizes.pop()) % 3 != 1 if mask is None else mask
-    if mask.all() or mask.sum() < 2:
-        raise ValueError(f"check_metric(mask=...) is False for some examples and True for two, got {mask.tolist()}")
-    return mask
+    checked = np.arange(size) % 3 != 1 if mask is None else mask
+    if checked.all() or checked.sum() < 2:
+        raise ValueError(f"check_metric(mask=...) is False for some examples and True for two, got {checked.tolist()}")
+    return checked
 
 
 def _padding(measured: _Measured):

@@ -133,7 +133,7 @@ def _compilations():
     """The names of what XLA compiles meanwhile."""
     names = []
 
-    def listen(event, duration, **details):
+    def listen(event: str, duration_secs: float, **details: str | int) -> None:
         if event == _COMPILED:
             names.append(str(details.get("fun_name", "a program")))
 
