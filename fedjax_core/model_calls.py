@@ -128,7 +128,7 @@ def _losses(loss: Callable[..., jax.Array], predictions: Any, batch: Any, mask: 
     return values
 
 
-def _mask_argument(function: Callable, batch: Any, mask: jax.Array | None) -> dict[str, jax.Array]:
+def _mask_argument(function: Callable, batch: Any, mask: jax.Array | None) -> dict[str, Any]:
     if not _takes_mask(function):
         return {}
     return {"mask": jnp.ones(jax.tree.leaves(batch)[0].shape[0], bool) if mask is None else mask}

@@ -2,6 +2,7 @@
 
 import numbers
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from fedjax_core.contracts import Aggregator
 from fedjax_core.language import Placed
 
 
-def check_number(call: str, value, rule: str, holds: Callable[[float], bool], repair: str) -> None:
+def check_number(call: str, value, rule: str, holds: Callable[[Any], bool], repair: str) -> None:
     """Raises unless `value` is a real number that keeps the rule.
 
     Args:
@@ -82,7 +83,7 @@ def check_one_weight(function: str, weight: Placed) -> None:
       Traceback (most recent call last):
       TypeError: median takes one weight for each client, got {float32[2]}@CLIENTS; only mean, each and sum take several
     """
-    member = weight.fedjax_type.member
+    member = types.member_of(weight.fedjax_type)
     if not (isinstance(member, types.TensorType) and member.shape == ()):
         raise TypeError(
             f"{function} takes one weight for each client, got {weight.fedjax_type}; only mean, each and sum take "

@@ -66,9 +66,10 @@ def _mean_type(value: Placed, weight: Placed) -> types.Type:
 
     Its 0 / 0 would have no gradient, so that the division is our own.
     """
-    value_type, weight_type = types.member_of(value.fedjax_type), types.member_of(weight.fedjax_type)
+    weight_type = types.member_of(weight.fedjax_type)
     if isinstance(weight_type, types.TensorType) and weight_type.shape == ():
         return types.member_of(federated_mean(value, weight).fedjax_type)
+    value_type = types.member_of(value.fedjax_type)
     shapes = [jax.tree.map(_abstract, types.tree_of_types(type_)) for type_ in (weight_type, value_type)]
     try:
         jax.eval_shape(trees.expand, *shapes)

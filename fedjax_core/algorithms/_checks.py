@@ -135,8 +135,8 @@ def takes_argument(fn: Callable, name: str) -> bool:
 
 
 def _check_client_result(result: Placed, weights: types.Type):
-    member = result.fedjax_type.member
-    if not isinstance(types.tree_of_types(member), ClientResult):
+    member = types.member_of(result.fedjax_type)
+    if not isinstance(member, types.StructType) or not isinstance(types.tree_of_types(member), ClientResult):
         raise ProcessCompositionError(
             f"the client_work gives every client a ClientResult, got {result.fedjax_type}; write `return "
             "fc.contracts.ClientResult(update, weight, metrics)`"
@@ -149,13 +149,13 @@ def _check_client_result(result: Placed, weights: types.Type):
 
 
 def _check_running(running: Placed, weights: types.Type):
-    if "non_trainable" not in getattr(weights, "names", ()):
+    if not isinstance(weights, types.StructType) or "non_trainable" not in weights:
         raise _misfit("client_work", "running state", f"(), since all of {weights} is trained", running.fedjax_type)
     expected = types.to_type(Running(weights["non_trainable"], "float32"))
     _check_fits("client_work", "running state", types.at_clients(expected), running)
 
 
-def check_noised(result: types.Type, shared: types.Type, aggregator: Aggregator):
+def check_noised(result: types.StructType, shared: types.Type, aggregator: Aggregator):
     """Checks what leaves the clients beside an aggregate that is noised.
 
     Running state is refused, since the round itself would average it without noise. Of what only the work uses, this
@@ -195,20 +195,21 @@ def _called(slot: str, fn: Callable, args: tuple, **named: Any):
 
 
 def _one_value(slot: str, what: str, value: Any, placement: Placement, member: types.Type | None) -> Placed:
-    expected = f"a value at {placement}" if member is None else types.FederatedType(member, placement)
+    typed = None if member is None else types.FederatedType(member, placement)
+    expected = f"a value at {placement}" if typed is None else typed
     try:
         one = placed(value, placement)
     except TypeError:
         raise _misfit(slot, what, expected, _described(value)) from None
-    if one.fedjax_type.placement is not placement:
+    if types.of_kind(one.fedjax_type, types.FederatedType).placement is not placement:
         raise _misfit(slot, what, expected, one.fedjax_type)
-    if member is not None:
-        _check_fits(slot, what, expected, one)
+    if typed is not None:
+        _check_fits(slot, what, typed, one)
     return one
 
 
 def _check_fits(slot: str, what: str, expected: types.FederatedType, value: Placed):
-    found = value.fedjax_type
+    found = types.of_kind(value.fedjax_type, types.FederatedType)
     if not expected.member.is_equivalent_to(found.member):
         raise _misfit(slot, what, expected, found)
     containers, others = (jax.tree.structure(types.tree_of_types(t.member)) for t in (expected, found))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fedjax_core.contracts import Aggregator
 
 
-def logger_of(logger: Any) -> logging.Logger:
+def logger_of(logger: Any) -> logging.Logger | logging.LoggerAdapter:
     """A logger, or the one of a name.
 
     Raises:

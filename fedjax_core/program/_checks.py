@@ -5,10 +5,11 @@ import operator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData
-from fedjax_core.types import SequenceType, Type, matched_type, type_leaves
+from fedjax_core.types import SequenceType, Type, matched_type, member_of, type_leaves
 
 
 def checked_count(caller: str, name: str, value: Any, least: int = 1) -> int:
@@ -51,7 +52,7 @@ def checked_not_negative(caller: str, name: str, value: Any) -> float:
 
 def check_key(caller: str, key: Any) -> None:
     """Raises TypeError unless the key is a single typed key."""
-    if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
         raise TypeError(f"{caller}(key=...) must be one typed key, got {key!r}; use jax.random.key(0)")
 
 
@@ -62,7 +63,7 @@ def check_data(caller: str, name: str, data: Any, taker: str, computation: Compu
             f"{caller}({name}=...) must be FederatedData, got {type(data).__name__}; use "
             "FederatedData.from_clients(...)"
         )
-    taken: Type = computation.parameters[1][1].member
+    taken = member_of(computation.parameters[1][1])
     given = matched_type(taken, SequenceType(data.element_type))
     if not taken.is_assignable_from(given):
         raise TypeError(
@@ -73,7 +74,7 @@ def check_data(caller: str, name: str, data: Any, taker: str, computation: Compu
 
 def _difference(taken: Type, given: Type) -> str:
     """Which fields differ, said in words where both are sequences of structs."""
-    if not isinstance(taken, SequenceType):
+    if not isinstance(taken, SequenceType) or not isinstance(given, SequenceType):
         return ""
     fields, others = ({path: str(leaf) for path, leaf in type_leaves(t.element)} for t in (taken, given))
     different = [name for name in {**fields, **others} if fields.get(name) != others.get(name)]

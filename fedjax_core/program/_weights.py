@@ -32,7 +32,7 @@ def save_weights(weights: Any, path: str | os.PathLike) -> None:
       ('dense.bias', array([0., 0., 0.], dtype=float32))
     """
     arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(weights).items()}
-    write_atomically(path, lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]  # which has an option besides
+    write_atomically(path, lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]  # an array may have any name
 
 
 def load_weights(path: str | os.PathLike, like: Any) -> Any:

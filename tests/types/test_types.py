@@ -408,3 +408,21 @@ def test_check_agrees_with_is_assignable(data):
 def test_all_names_are_exported():
     assert all(hasattr(types, name) for name in types.__all__)
     assert str(SERVER) == "SERVER" and CLIENTS is Placement.CLIENTS
+
+
+def test_a_part_of_a_type_is_said_to_be_of_a_class():
+    whole = parse_type("(int32 -> {<a=int32,b=bool>}@CLIENTS)")
+    result = types.of_kind(whole, FunctionType).result
+    assert types.of_kind(result, FederatedType) is result
+    assert str(types.member_of(result)) == "<a=int32,b=bool>"
+
+
+@pytest.mark.parametrize("kind", [StructType, SequenceType, FunctionType, FederatedType])
+def test_a_part_of_another_class_is_refused(kind):
+    with pytest.raises(TypeError, match=rf"^expected a {kind.__name__}, got int32; "):
+        types.of_kind(TensorType("int32"), kind)
+
+
+def test_a_type_without_a_placement_has_no_member():
+    with pytest.raises(TypeError, match=r"^expected a FederatedType, got int32; "):
+        types.member_of(TensorType("int32"))
