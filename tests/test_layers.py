@@ -10,9 +10,9 @@ import fedjax_core
 
 PACKAGE = pathlib.Path(fedjax_core.__file__).parent
 ROOMS = [
-    "_signposts", "types", "trees", "language", "engine", "computations", "templates", "contracts", "model_calls",
-    "data", "aggregators", "metrics", "models", "clients", "privacy", "algorithms", "program", "participant", "cli",
-    "testing",
+    "_signposts", "_checks", "types", "trees", "language", "engine", "computations", "templates", "contracts",
+    "model_calls", "data", "aggregators", "metrics", "models", "clients", "privacy", "algorithms", "program",
+    "participant", "cli", "testing",
 ]  # fmt: skip
 CATALOGUE = {"aggregators", "metrics", "models", "clients", "privacy"}
 

@@ -1,0 +1,152 @@
+"""What every room asks of its arguments: an error says the rule, what came, and the repaired call."""
+
+import numbers
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def message(call: str, rule: str, value: Any, repair: str) -> str:
+    """The sentence of all errors about an argument.
+
+    Args:
+      call: the function and the argument, such as "quantize(num_bits=...)".
+      rule: what the argument must be.
+      value: what was given for it.
+      repair: what to write instead.
+
+    Example:
+      >>> message("quantize(num_bits=...)", "an integer", 1.5, "write num_bits=8")
+      'quantize(num_bits=...) must be an integer, got 1.5; write num_bits=8'
+    """
+    return f"{call} must be {rule}, got {value!r}; {repair}"
+
+
+def check_key(call: str, key: Any) -> None:
+    """Raises a TypeError unless `key` is one typed key.
+
+    Example:
+      >>> check_key("quantize(key=...)", 7)
+      Traceback (most recent call last):
+      TypeError: quantize(key=...) must be one JAX key, got 7; write key=jax.random.key(0)
+    """
+    is_array = isinstance(key, jax.Array)
+    if not is_array or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
+        found = f"{key.dtype}{list(key.shape)}" if is_array else repr(key)
+        raise TypeError(f"{call} must be one JAX key, got {found}; write key=jax.random.key(0)")
+
+
+def check_integer(call: str, value: Any, least: int, repair: str) -> None:
+    """Raises unless `value` is an integer, of Python or NumPy; an array is none. Otherwise as `checked_integer`.
+
+    Example:
+      >>> check_integer("mlp(num_features=...)", 0, 1, "write num_features=10")
+      Traceback (most recent call last):
+      ValueError: mlp(num_features=...) must be an integer of at least 1, got 0; write num_features=10
+    """
+    if not isinstance(value, numbers.Integral):
+        raise TypeError(message(call, f"an integer of at least {least}", value, repair))
+    checked_integer(call, value, least, repair)
+
+
+def checked_integer(call: str, value: Any, least: int, repair: str) -> int:
+    """A count, which may be an array without dimensions, as a Python integer.
+
+    Args:
+      call: the function and the argument, to show, as `value` and `repair`: see `message`.
+      value: the argument.
+      least: the smallest that is allowed.
+      repair: what to write instead.
+
+    Raises:
+      TypeError: it is no integer (a bool is none).
+      ValueError: it is less than `least`.
+
+    Example:
+      >>> checked_integer("Run(rounds=...)", 0, 1, "write rounds=10")
+      Traceback (most recent call last):
+      ValueError: Run(rounds=...) must be an integer of at least 1, got 0; write rounds=10
+    """
+    wrong = message(call, f"an integer of at least {least}", value, repair)
+    if isinstance(value, bool):
+        raise TypeError(wrong)
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(wrong) from None
+    if value < least:
+        raise ValueError(wrong)
+    return value
+
+
+def checked_number(call: str, value: Any, rule: str, holds: Callable[[Any], bool], repair: str) -> float:
+    """A real number that keeps a rule, as a Python number.
+
+    Args:
+      call: the function and the argument, to show, as `value` and `repair`: see `message`.
+      value: the argument.
+      rule: what it must be.
+      holds: whether a number is so; it need not expect NaN, which never is.
+      repair: what to write instead.
+
+    Raises:
+      TypeError: it is no number (a bool and an array are none).
+      ValueError: it breaks the rule.
+
+    Example:
+      >>> checked_number("private_mean(max_norm=...)", -1, "positive", lambda x: x > 0, "write max_norm=1.0")
+      Traceback (most recent call last):
+      ValueError: private_mean(max_norm=...) must be positive, got -1; write max_norm=1.0
+    """
+    wrong = message(call, rule, value, repair)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(wrong)
+    if value != value or not holds(value):
+        raise ValueError(wrong)
+    return value if isinstance(value, int | float) else float(value)
+
+
+def check_choice(call: str, value: Any, words: tuple[str, ...], repair: str) -> None:
+    """Raises unless `value` is one of the words.
+
+    Raises:
+      TypeError: it is no string.
+      ValueError: it is another word.
+
+    Example:
+      >>> check_choice("EarlyStopping(mode=...)", "least", ("min", "max"), "write mode='min'")
+      Traceback (most recent call last):
+      ValueError: EarlyStopping(mode=...) must be 'min' or 'max', got 'least'; write mode='min'
+    """
+    wrong = message(call, " or ".join(map(repr, words)), value, repair)
+    if not isinstance(value, str):
+        raise TypeError(wrong)
+    if value not in words:
+        raise ValueError(wrong)
+
+
+def check_switch(call: str, value: Any, repair: str) -> None:
+    """Raises a TypeError unless `value` is True or False.
+
+    Example:
+      >>> check_switch("Run(progress=...)", "yes", "write progress=True")
+      Traceback (most recent call last):
+      TypeError: Run(progress=...) must be True or False, got 'yes'; write progress=True
+    """
+    if not isinstance(value, bool):
+        raise TypeError(message(call, "True or False", value, repair))
+
+
+def check_function(call: str, value: Any, what: str, repair: str) -> None:
+    """Raises a TypeError unless `value` can be called.
+
+    Example:
+      >>> check_function("zero_large(norm=...)", 2, "of the value", "L2 is fc.trees.norm")
+      Traceback (most recent call last):
+      TypeError: zero_large(norm=...) must be a function of the value, got 2; L2 is fc.trees.norm
+    """
+    if not callable(value):
+        raise TypeError(message(call, f"a function {what}", value, repair))
