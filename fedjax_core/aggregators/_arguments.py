@@ -1,55 +1,11 @@
 """What the functions of this room ask of their arguments."""
 
-import numbers
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
 from fedjax_core.aggregators._mean import mean
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import Placed
-
-
-def check_number(call: str, value, rule: str, holds: Callable[[Any], bool], repair: str) -> None:
-    """Raises unless `value` is a real number that keeps the rule.
-
-    Args:
-      call: the function and the argument, to show.
-      value: the argument.
-      rule: what it must be.
-      holds: whether a number is so; it need not expect NaN, which never is.
-      repair: what to write instead.
-
-    Raises:
-      TypeError: `value` is no number (a bool and an array are none).
-      ValueError: it breaks the rule.
-
-    Example:
-      >>> check_number("private_mean(max_norm=...)", -1, "positive", lambda x: x > 0, "write max_norm=1.0")
-      Traceback (most recent call last):
-      ValueError: private_mean(max_norm=...) must be positive, got -1; write max_norm=1.0
-    """
-    message = f"{call} must be {rule}, got {value!r}; {repair}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(message)
-    if value != value or not holds(value):
-        raise ValueError(message)
-
-
-def check_key(call: str, key) -> None:
-    """Raises a TypeError unless `key` is one typed key.
-
-    Example:
-      >>> check_key("quantize(key=...)", 7)
-      Traceback (most recent call last):
-      TypeError: quantize(key=...) is one JAX key, got 7; write key=jax.random.key(0)
-    """
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        found = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else repr(key)
-        raise TypeError(f"{call} is one JAX key, got {found}; write key=jax.random.key(0)")
 
 
 def inner_or_mean(function: str, inner) -> Aggregator:

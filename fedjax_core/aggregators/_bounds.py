@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_core import trees, types
-from fedjax_core.aggregators._arguments import check_number, check_one_weight
+from fedjax_core import _checks, trees, types
+from fedjax_core.aggregators._arguments import check_one_weight
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import federated_broadcast, federated_map, federated_sum, federated_value, federated_zip
@@ -37,7 +37,7 @@ def as_bound(argument: str, bound, repair: str) -> EstimationProcess:
     """
     if not isinstance(bound, EstimationProcess):
         rule = "positive, or an EstimationProcess"
-        check_number(argument, bound, rule, lambda x: x > 0, repair)
+        _checks.checked_number(argument, bound, rule, lambda x: x > 0, repair)
         return _constant(np.float32(bound))
     taken = [type_ for _, type_ in bound.next.parameters[1:]]
     reported, returned = bound.report.type_signature.result, bound.next.type_signature.result

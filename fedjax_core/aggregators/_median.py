@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import trees, types
-from fedjax_core.aggregators._arguments import check_entries, check_number, check_one_weight
+from fedjax_core import _checks, trees, types
+from fedjax_core.aggregators._arguments import check_entries, check_one_weight
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import federated_collect, federated_map, federated_value, federated_zip
 from fedjax_core.templates import MeasuredProcessOutput
@@ -80,8 +80,8 @@ def trimmed_mean(fraction: float) -> Aggregator:
       Yin et al. 2018, Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates
       (arXiv:1803.01498), definition 2.
     """
-    call, rule = "trimmed_mean(fraction=...)", "at least 0 and less than 0.5"
-    check_number(call, fraction, rule, lambda x: 0 <= x < 0.5, "write fraction=0.1, or use fc.aggregators.median()")
+    rule, repair = "at least 0 and less than 0.5", "write fraction=0.1, or use fc.aggregators.median()"
+    _checks.checked_number("trimmed_mean(fraction=...)", fraction, rule, lambda x: 0 <= x < 0.5, repair)
     ratio = fractions.Fraction(float(fraction)).limit_denominator(2**15)
     numerator, denominator = ratio.numerator, ratio.denominator
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_core import trees, types
-from fedjax_core.aggregators._arguments import check_entries, check_key, check_number, check_one_weight
+from fedjax_core import _checks, trees, types
+from fedjax_core.aggregators._arguments import check_entries, check_one_weight
 from fedjax_core.aggregators._bounds import finite_slope
 from fedjax_core.aggregators._clipping import scale_to
 from fedjax_core.aggregators._quantile import quantile_estimate
@@ -103,7 +103,7 @@ def private_mean(
       with Adaptive Clipping (arXiv:1905.03871), algorithm 1 and section 2.1.
     """
     _check_numbers(noise_multiplier, cohort_size)
-    check_key("private_mean(key=...)", key)
+    _checks.check_key("private_mean(key=...)", key)
     noise_multiplier, cohort_size = float(noise_multiplier), float(cohort_size)
     noise_key, count_key = jax.random.split(key)
     if isinstance(max_norm, AdaptiveNorm):
@@ -183,21 +183,21 @@ def _split_noise(count_stddev, noise_multiplier: float, cohort_size: float) -> t
     rule = f"finite and more than half of the noise multiplier, {needed}, since the count takes a part of the privacy"
     repair = f"write AdaptiveNorm(noise_stddev={max(2 * noise_multiplier, 1.0)})"
     call = "private_mean(max_norm=AdaptiveNorm(noise_stddev=...))"
-    check_number(call, count_stddev, rule, lambda x: needed < x < math.inf or not noise_multiplier, repair)
+    _checks.checked_number(call, count_stddev, rule, lambda x: needed < x < math.inf or not noise_multiplier, repair)
     if not noise_multiplier:
         return 0.0, 0.0
     return count_stddev, (noise_multiplier**-2 - (2 * count_stddev) ** -2) ** -0.5
 
 
 def _check_numbers(noise_multiplier, cohort_size) -> None:
-    check_number(
+    _checks.checked_number(
         "private_mean(noise_multiplier=...)",
         noise_multiplier,
         "finite and not negative",
         lambda x: 0 <= x < math.inf,
         "write noise_multiplier=1.0, or find it with fc.privacy.noise_multiplier(...)",
     )
-    check_number(
+    _checks.checked_number(
         "private_mean(cohort_size=...)",
         cohort_size,
         "finite and at least 1",
@@ -218,4 +218,4 @@ def _check_max_norm(max_norm, noise_multiplier: float) -> None:
         unclipped = norm == math.inf and noise_multiplier == 0
         return unclipped or _SMALLEST <= norm <= _LARGEST / max(noise_multiplier, 1)
 
-    check_number("private_mean(max_norm=...)", max_norm, rule, holds, "write max_norm=1.0")
+    _checks.checked_number("private_mean(max_norm=...)", max_norm, rule, holds, "write max_norm=1.0")

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_core import types
-from fedjax_core.aggregators._arguments import check_key, check_number
+from fedjax_core import _checks, types
 from fedjax_core.computations import federated_computation
 from fedjax_core.language import federated_broadcast, federated_map, federated_sum, federated_value
 from fedjax_core.templates import EstimationProcess
@@ -129,7 +128,7 @@ def _check_arguments(initial, target_quantile, learning_rate, noise_stddev, coho
     if cohort_size is not None:
         rules["cohort_size"] = (cohort_size, *_POSITIVE, "give the expected number of clients in a round")
     for name, (value, rule, holds, repair) in rules.items():
-        check_number(f"quantile_estimate({name}=...)", value, rule, holds, repair)
+        _checks.checked_number(f"quantile_estimate({name}=...)", value, rule, holds, repair)
     if noise_stddev and (cohort_size is None or key is None):
         raise TypeError(
             f"quantile_estimate(noise_stddev={noise_stddev!r}) needs a cohort_size, which must not depend on who takes "
@@ -137,4 +136,4 @@ def _check_arguments(initial, target_quantile, learning_rate, noise_stddev, coho
             f"noise_stddev={noise_stddev!r}, cohort_size=100, key=jax.random.key(0))"
         )
     if key is not None:
-        check_key("quantile_estimate(key=...)", key)
+        _checks.check_key("quantile_estimate(key=...)", key)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import trees
-from fedjax_core.aggregators._arguments import check_entries, check_key, check_number, inner_or_mean
+from fedjax_core import _checks, trees
+from fedjax_core.aggregators._arguments import check_entries, inner_or_mean
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import federated_map, federated_split_key, federated_sum, federated_value, federated_zip
 from fedjax_core.templates import MeasuredProcessOutput
@@ -47,13 +47,10 @@ def compress(round_trip: Callable, inner: Aggregator | None = None, *, key: jax.
     >>> print(f"{output.result.mean():.1f}, {output.measurements['num_bits_per_client'] / 32_000:.1f}")
     1.0, 0.5
     """
-    if not callable(round_trip):
-        raise TypeError(
-            f"compress(round_trip=...) is a function of a client's value and key, got {round_trip!r}; write "
-            "lambda value, key: (decoded_value, num_bits), or use fc.aggregators.quantize"
-        )
+    repair = "write lambda value, key: (decoded_value, num_bits), or use fc.aggregators.quantize"
+    _checks.check_function("compress(round_trip=...)", round_trip, "of a client's value and key", repair)
     inner = inner_or_mean("compress", inner)
-    check_key("compress(key=...)", key)
+    _checks.check_key("compress(key=...)", key)
 
     def init(value_type):
         start = {"key": federated_value(key, SERVER), "round_num": federated_value(jnp.int32(0), SERVER)}
@@ -120,9 +117,9 @@ def quantize(num_bits: int, inner: Aggregator | None = None, *, key: jax.Array) 
     def holds(bits):
         return isinstance(bits, numbers.Integral) and 1 <= int(bits) <= 16
 
-    check_number("quantize(num_bits=...)", num_bits, "an integer from 1 to 16", holds, "write num_bits=8")
+    _checks.checked_number("quantize(num_bits=...)", num_bits, "an integer from 1 to 16", holds, "write num_bits=8")
     inner = inner_or_mean("quantize", inner)
-    check_key("quantize(key=...)", key)
+    _checks.check_key("quantize(key=...)", key)
 
     def round_trip(value, key):
         rounded = jax.tree.map(lambda v, k: _round(v, k, 2**num_bits - 1), value, trees.split_key(key, value))

@@ -6,14 +6,12 @@ other rows are zeros.
 """
 
 import functools
-import numbers
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fedjax_core import trees, types
-from fedjax_core.aggregators._arguments import check_key
+from fedjax_core import _checks, trees, types
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import (
     federated_aggregate,
@@ -102,14 +100,10 @@ def check_sampling(function: str, sample_size, *, key) -> None:
 
     >>> check_sampling("finalize_then_sample", 0, key=jax.random.key(0))
     Traceback (most recent call last):
-    ValueError: finalize_then_sample(sample_size=...) must be a positive integer, got 0; write sample_size=100
+    ValueError: finalize_then_sample(sample_size=...) must be an integer of at least 1, got 0; write sample_size=100
     """
-    message = f"{function}(sample_size=...) must be a positive integer, got {sample_size!r}; write sample_size=100"
-    if isinstance(sample_size, bool) or not isinstance(sample_size, numbers.Integral):
-        raise TypeError(message)
-    if sample_size < 1:
-        raise ValueError(message)
-    check_key(f"{function}(key=...)", key)
+    _checks.check_integer(f"{function}(sample_size=...)", sample_size, 1, "write sample_size=100")
+    _checks.check_key(f"{function}(key=...)", key)
 
 
 def with_first(state: dict, value, *, key: jax.Array) -> dict:

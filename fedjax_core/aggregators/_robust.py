@@ -2,7 +2,7 @@
 
 import math
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.aggregators._arguments import inner_or_mean
 from fedjax_core.aggregators._clipping import clip_by_norm
 from fedjax_core.aggregators._quantile import quantile_estimate
@@ -47,12 +47,9 @@ def robust(inner: Aggregator | None = None, *, zeroing: bool = True, clipping: b
       Andrew et al. 2021, Differentially Private Learning with Adaptive Clipping, arXiv:1905.03871, for
       the estimates.
     """
-    for name, switch in {"zeroing": zeroing, "clipping": clipping}.items():
-        if not isinstance(switch, bool):
-            raise TypeError(
-                f"robust({name}=...) must be True or False, got {switch!r}; for a bound of your own write "
-                "zero_large(threshold, clip_by_norm(max_norm))"
-            )
+    repair = "for a bound of your own write zero_large(threshold, clip_by_norm(max_norm))"
+    _checks.check_switch("robust(zeroing=...)", zeroing, repair)
+    _checks.check_switch("robust(clipping=...)", clipping, repair)
     aggregator = inner_or_mean("robust", inner)
     if clipping:
         aggregator = clip_by_norm(quantile_estimate(initial=1.0, target_quantile=0.8, learning_rate=0.2), aggregator)

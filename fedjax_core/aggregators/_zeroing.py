@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from fedjax_core import trees
+from fedjax_core import _checks, trees
 from fedjax_core.aggregators._arguments import inner_or_mean
 from fedjax_core.aggregators._bounds import as_bound, bounded
 from fedjax_core.aggregators._entries import largest_entry
@@ -49,8 +49,8 @@ def zero_large(
     [1.5 2. ] 1
     """
     inner = inner_or_mean("zero_large", inner)
-    if norm is not None and not callable(norm):
-        raise TypeError(f"zero_large(norm=...) must be a function of the value, got {norm!r}; L2 is fc.trees.norm")
+    if norm is not None:
+        _checks.check_function("zero_large(norm=...)", norm, "of the value", "L2 is fc.trees.norm")
     repair = "to disable zeroing leave it out: fed_avg(..., aggregator=fc.aggregators.mean())"
     bound = as_bound("zero_large(threshold=...)", threshold, repair)
     size = functools.partial(_norm_if_finite, norm) if norm else largest_entry

@@ -269,8 +269,8 @@ def test_wrapping_keeps_that_it_always_releases():
         ({"noise_multiplier": None}, TypeError, "must be finite and not negative, got None"),
         ({"cohort_size": 0}, ValueError, r"private_mean\(cohort_size=...\) must be finite and at least 1, got 0"),
         ({"cohort_size": "all"}, TypeError, "got 'all'; write the number of clients in a round"),
-        ({"key": 0}, TypeError, r"private_mean\(key=...\) is one JAX key, got 0; write key=jax.random.key\(0\)"),
-        ({"key": jax.random.split(KEY)}, TypeError, "is one JAX key, got key<fry>"),
+        ({"key": 0}, TypeError, r"private_mean\(key=...\) must be one JAX key, got 0; write key=jax.random.key\(0\)"),
+        ({"key": jax.random.split(KEY)}, TypeError, "must be one JAX key, got key<fry>"),
     ],
 )
 def test_refuses(change, error, message):

@@ -172,7 +172,7 @@ def test_thirty_rounds_are_compiled_once_and_learn():
         ({"num_bits": True}, TypeError, "got True"),
         ({"num_bits": "8"}, TypeError, "got '8'"),
         ({"inner": mean}, TypeError, r"\(inner=...\) is an Aggregator, got .*; write inner=fc.aggregators.mean\(\)"),
-        ({"key": 1}, TypeError, r"quantize\(key=...\) is one JAX key, got 1"),
+        ({"key": 1}, TypeError, r"quantize\(key=...\) must be one JAX key, got 1"),
     ],
 )
 def test_refuses(wrong, error, message):
@@ -181,7 +181,7 @@ def test_refuses(wrong, error, message):
 
 
 def test_refuses_what_is_no_compressor():
-    with pytest.raises(TypeError, match=r"compress\(round_trip=...\) is a function .*, got 8; write lambda"):
+    with pytest.raises(TypeError, match=r"compress\(round_trip=...\) must be a function .*, got 8; write lambda"):
         compress(8, key=KEY)
 
 

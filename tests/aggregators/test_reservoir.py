@@ -281,20 +281,20 @@ def test_any_grouping_gives_the_same_reservoir(tags, cut):
 @pytest.mark.parametrize("wrong", [2.0, "2", None, True, np.bool_(True), jnp.int32(2)])
 def test_sample_size_that_is_no_integer_is_refused(wrong):
     with pytest.raises(
-        TypeError, match=r"reservoir_sample\(sample_size=\.\.\.\) must be a positive integer, got .*100"
+        TypeError, match=r"reservoir_sample\(sample_size=\.\.\.\) must be an integer of at least 1, got .*100"
     ):
         fc.aggregators.reservoir_sample(wrong, key=KEY)
 
 
 @pytest.mark.parametrize("wrong", [0, -3])
 def test_sample_size_that_is_not_positive_is_refused(wrong):
-    with pytest.raises(ValueError, match=rf"must be a positive integer, got {wrong}; write sample_size=100"):
+    with pytest.raises(ValueError, match=rf"must be an integer of at least 1, got {wrong}; write sample_size=100"):
         fc.aggregators.reservoir_sample(wrong, key=KEY)
 
 
 @pytest.mark.parametrize("wrong", [0, None, jax.random.PRNGKey(0), jax.random.split(KEY)])
 def test_what_is_no_key_is_refused(wrong):
-    with pytest.raises(TypeError, match=r"reservoir_sample\(key=\.\.\.\) is one JAX key"):
+    with pytest.raises(TypeError, match=r"reservoir_sample\(key=\.\.\.\) must be one JAX key"):
         fc.aggregators.reservoir_sample(2, key=wrong)
 
 

@@ -173,12 +173,14 @@ def test_finalizer_that_fails_is_refused_when_built(aggregation):
 
 @pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
 def test_sizes_are_checked_by_its_own_name(size, error):
-    with pytest.raises(error, match=r"finalize_then_sample\(sample_size=\.\.\.\) must be a positive integer, got"):
+    with pytest.raises(
+        error, match=r"finalize_then_sample\(sample_size=\.\.\.\) must be an integer of at least 1, got"
+    ):
         finalize_then_sample(size, key=KEY)
 
 
 def test_key_is_checked_and_required():
-    with pytest.raises(TypeError, match=r"finalize_then_sample\(key=\.\.\.\) is one JAX key"):
+    with pytest.raises(TypeError, match=r"finalize_then_sample\(key=\.\.\.\) must be one JAX key"):
         finalize_then_sample(key=jnp.uint32(0))
     with pytest.raises(TypeError, match="key"):
         finalize_then_sample(10)
