@@ -1,10 +1,10 @@
 """Noise, budget and rounds: from any two the third."""
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fedjax_core import _checks
 from fedjax_core.privacy._one_round import check_match, cost, load
 from fedjax_core.privacy._sampling import Sampling
 
@@ -79,7 +79,7 @@ def epsilon(
       and Analytical Moments Accountant (arXiv:1808.00087).
     """
     _check("epsilon", noise_multiplier=noise_multiplier, delta=delta)
-    _check_rounds("epsilon", rounds, 0)
+    _checks.check_integer("epsilon(rounds=...)", rounds, 0, "write rounds=100")
     _check_terms("epsilon", sampling, accountant, relation, sensitivity)
     return cost(noise_multiplier, sampling, accountant, relation, sensitivity)(rounds, delta)
 
@@ -118,7 +118,7 @@ def noise_multiplier(
       1.000
     """
     _check("noise_multiplier", epsilon=epsilon, delta=delta)
-    _check_rounds("noise_multiplier", rounds, 1)
+    _checks.check_integer("noise_multiplier(rounds=...)", rounds, 1, "write rounds=100")
     _check_terms("noise_multiplier", sampling, accountant, relation, sensitivity)
 
     def over(noise):
@@ -210,7 +210,7 @@ def accounting(
     spent = cost(noise_multiplier, sampling, accountant, relation, sensitivity)
 
     def epsilon_so_far(round_num: int) -> float:
-        _check_rounds("epsilon_so_far", round_num, 0, "round_num")
+        _checks.check_integer("epsilon_so_far(round_num=...)", round_num, 0, "write round_num=100")
         return spent(round_num, delta)
 
     return Accounting(sampling, delta, epsilon_so_far)
@@ -251,19 +251,7 @@ _RULES = {
 def _check(function: str, **values: float) -> None:
     for name, value in values.items():
         rule, holds, example = _RULES[name]
-        message = f"{function}({name}=...) must be {rule}, got {value!r}; write {name}={example}"
-        if not isinstance(value, numbers.Real) or isinstance(value, bool):
-            raise TypeError(message)
-        if not holds(value):
-            raise ValueError(message)
-
-
-def _check_rounds(function: str, value, least: int, name: str = "rounds") -> None:
-    message = f"{function}({name}=...) must be an integer of at least {least}, got {value!r}; write {name}=100"
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(message)
-    if value < least:
-        raise ValueError(message)
+        _checks.checked_number(f"{function}({name}=...)", value, rule, holds, f"write {name}={example}")
 
 
 def _check_terms(function: str, sampling, accountant, relation, sensitivity) -> None:
@@ -272,15 +260,10 @@ def _check_terms(function: str, sampling, accountant, relation, sensitivity) -> 
             f"{function}(sampling=...) must be everyone(), poisson(probability) or fixed_size(cohort_size, "
             f"population), got {sampling!r}; write sampling=fc.privacy.poisson(0.01)"
         )
-    if accountant not in ("rdp", "pld"):
-        raise ValueError(
-            f"{function}(accountant=...) must be 'rdp' or 'pld', got {accountant!r}; write accountant='rdp'"
-        )
-    if relation is not None and relation not in ("add_or_remove_one", "replace_one"):
-        raise ValueError(
-            f"{function}(relation=...) must be 'add_or_remove_one' or 'replace_one', got {relation!r}; leave it out "
-            "for the one that belongs to the sampling"
-        )
+    _checks.check_choice(f"{function}(accountant=...)", accountant, ("rdp", "pld"), "write accountant='rdp'")
+    if relation is not None:
+        repair = "leave it out for the one that belongs to the sampling"
+        _checks.check_choice(f"{function}(relation=...)", relation, ("add_or_remove_one", "replace_one"), repair)
     if sensitivity is not None:
         _check(function, sensitivity=sensitivity)
     check_match(sampling, accountant, relation)

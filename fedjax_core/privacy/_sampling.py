@@ -3,6 +3,8 @@
 import numbers
 from typing import NamedTuple
 
+from fedjax_core import _checks
+
 
 class Sampling(NamedTuple):
     """How the clients of a round are drawn; made by `everyone`, `poisson` and `fixed_size`.
@@ -48,11 +50,8 @@ def poisson(probability: float) -> Sampling:
       >>> print(poisson(0.01))
       poisson(0.01)
     """
-    message = f"poisson(probability=...) must be above 0 and at most 1, got {probability!r}; write poisson(0.01)"
-    if not isinstance(probability, numbers.Real) or isinstance(probability, bool):
-        raise TypeError(message)
-    if not 0 < probability <= 1:
-        raise ValueError(message)
+    rule, repair = "above 0 and at most 1", "write poisson(0.01)"
+    _checks.checked_number("poisson(probability=...)", probability, rule, lambda x: 0 < x <= 1, repair)
     return Sampling(float(probability), None, None)
 
 
