@@ -5,29 +5,6 @@ import numbers
 from collections.abc import Mapping
 
 
-def check_positive_integer(what: str, value) -> None:
-    """Raises unless `value` is a positive integer.
-
-    Args:
-      what: the argument, such as "top_k_accuracy(k=...)".
-      value: what was given for it.
-
-    Raises:
-      TypeError: it is no integer.
-      ValueError: it is not positive.
-
-    Example:
-      >>> check_positive_integer("top_k_accuracy(k=...)", 0)
-      Traceback (most recent call last):
-      ValueError: top_k_accuracy(k=...) must be a positive integer, got 0
-    """
-    rule = f"{what} must be a positive integer, got {value!r}"
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(rule)
-    if value <= 0:
-        raise ValueError(rule)
-
-
 def is_pair(value) -> bool:
     """Whether `value` is a range, a tuple or list of two real numbers.
 

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
+from fedjax_core import _checks
 from fedjax_core.contracts import Metric
 from fedjax_core.metrics import _labels
-from fedjax_core.metrics._arguments import check_positive_integer
 
 
 def accuracy(label: str = "y") -> Metric:
@@ -59,7 +59,7 @@ def top_k_accuracy(k: int, label: str = "y") -> Metric:
       >>> float(metric.finalize(metric.measure(scores, {"y": jnp.array([2, 0])}, mask)))
       0.5
     """
-    check_positive_integer("top_k_accuracy(k=...)", k)
+    _checks.check_integer("top_k_accuracy(k=...)", k, 1, "write k=5")
     return _top("top_k_accuracy", k, label)
 
 

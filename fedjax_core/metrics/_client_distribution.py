@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import trees, types
+from fedjax_core import _checks, trees, types
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import MetricsAggregation
 from fedjax_core.language import Placed, federated_aggregate, federated_map, federated_sum, federated_value
-from fedjax_core.metrics._arguments import check_names, check_positive_integer, check_range, is_real_number
+from fedjax_core.metrics._arguments import check_names, check_range, is_real_number
 from fedjax_core.metrics._finalizers import finalizer_of
 from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
 from fedjax_core.types import SERVER
@@ -258,5 +258,5 @@ def _checked(ranges, quantiles, num_bins) -> tuple[dict, tuple[float, ...]]:
         raise TypeError(rule)
     if not all(0 <= q <= 1 for q in quantiles):
         raise ValueError(rule)
-    check_positive_integer("client_distribution(num_bins=...)", num_bins)
+    _checks.check_integer("client_distribution(num_bins=...)", num_bins, 1, "write num_bins=1000")
     return dict(ranges or {}), quantiles

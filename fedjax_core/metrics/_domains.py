@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from fedjax_core import _checks
 from fedjax_core.contracts import Metric
 from fedjax_core.metrics import _labels
-from fedjax_core.metrics._arguments import check_positive_integer
 
 
 def per_domain(metric: Metric, num_domains: int, domain: str = "domain") -> Metric:
@@ -34,7 +34,7 @@ def per_domain(metric: Metric, num_domains: int, domain: str = "domain") -> Metr
     """
     if not isinstance(metric, Metric):
         raise TypeError(f"per_domain(metric, ...) takes a Metric, got {metric!r}; call it: fc.metrics.accuracy()")
-    check_positive_integer("per_domain(num_domains=...)", num_domains)
+    _checks.check_integer("per_domain(num_domains=...)", num_domains, 1, "write num_domains=2")
 
     def measure(predictions, batch, mask):
         domains = batch[domain]

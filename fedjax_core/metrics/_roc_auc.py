@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 
+from fedjax_core import _checks
 from fedjax_core.contracts import Metric
 from fedjax_core.metrics import _labels
-from fedjax_core.metrics._arguments import check_positive_integer, check_range
+from fedjax_core.metrics._arguments import check_range
 
 
 def roc_auc(num_bins: int = 200, *, range: tuple[float, float] = (0.0, 1.0), label: str = "y") -> Metric:
@@ -40,7 +41,7 @@ def roc_auc(num_bins: int = 200, *, range: tuple[float, float] = (0.0, 1.0), lab
       >>> print(metric.finalize(metric.measure(scores, batch, jnp.ones(4, bool))))
       0.75
     """
-    check_positive_integer("roc_auc(num_bins=...)", num_bins)
+    _checks.check_integer("roc_auc(num_bins=...)", num_bins, 1, "write num_bins=1000")
     check_range("roc_auc(range=...)", range)
     lower, upper = range
 

@@ -1,8 +1,8 @@
 """What the functions of this room ask of their arguments."""
 
-import numbers
-
 import jax.numpy as jnp
+
+from fedjax_core import _checks
 
 
 def check_positive(function: str, **sizes) -> None:
@@ -19,14 +19,10 @@ def check_positive(function: str, **sizes) -> None:
     Example:
       >>> check_positive("mlp", num_features=0)
       Traceback (most recent call last):
-      ValueError: mlp(num_features=...) must be a positive integer, got 0
+      ValueError: mlp(num_features=...) must be an integer of at least 1, got 0; write num_features=10
     """
     for name, size in sizes.items():
-        rule = f"{function}({name}=...) must be a positive integer, got {size!r}"
-        if not isinstance(size, numbers.Integral) or isinstance(size, bool):
-            raise TypeError(rule)
-        if size <= 0:
-            raise ValueError(rule)
+        _checks.check_integer(f"{function}({name}=...)", size, 1, f"write {name}=10")
 
 
 def check_labels(function: str, predictions, labels, label: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.contracts import Metric, Model
 from fedjax_core.models import _arguments, _layers, _losses, _recurrence
 
@@ -67,8 +67,7 @@ def character_model(
         num_layers=num_layers,
         sequence_length=sequence_length,
     )
-    if cell not in _CELLS:
-        raise ValueError(f"character_model(cell=...) must be 'lstm' or 'gru', got {cell!r}")
+    _checks.check_choice("character_model(cell=...)", cell, tuple(_CELLS), "write cell='lstm'")
 
     def init(key):
         embedding_key, dense_key, *layer_keys = jax.random.split(key, num_layers + 2)

@@ -84,7 +84,7 @@ def test_another_field_of_labels():
 
 @pytest.mark.parametrize(("k", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)])
 def test_refuses_a_k_that_is_no_positive_integer(k, error):
-    with pytest.raises(error, match=r"top_k_accuracy\(k=\.\.\.\) must be a positive integer, got"):
+    with pytest.raises(error, match=r"top_k_accuracy\(k=\.\.\.\) must be an integer of at least 1, got"):
         metrics.top_k_accuracy(k)
 
 

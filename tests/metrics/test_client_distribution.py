@@ -144,7 +144,7 @@ def test_reports_from_an_evaluation():
         ({"quantiles": "median"}, TypeError, "is a tuple of numbers from 0 to 1"),
         ({"quantiles": (0.5, 50)}, ValueError, "is a tuple of numbers from 0 to 1"),
         ({"quantiles": (float("nan"),)}, ValueError, "is a tuple of numbers from 0 to 1"),
-        ({"num_bins": 0}, ValueError, r"num_bins=...\) must be a positive integer, got 0"),
+        ({"num_bins": 0}, ValueError, r"num_bins=...\) must be an integer of at least 1, got 0"),
     ],
 )
 def test_errors(arguments, error, message):

@@ -49,7 +49,7 @@ def test_errors():
     scores, batch, mask = _batch(3)
     with pytest.raises(TypeError, match=r"per_domain\(metric, ...\) takes a Metric, got .*call it: fc.metrics"):
         metrics.per_domain(metrics.accuracy, 3)
-    with pytest.raises(ValueError, match=r"per_domain\(num_domains=...\) must be a positive integer, got 0"):
+    with pytest.raises(ValueError, match=r"per_domain\(num_domains=...\) must be an integer of at least 1, got 0"):
         metrics.per_domain(metrics.accuracy(), 0)
     metric = metrics.per_domain(metrics.accuracy(), 3)
     with pytest.raises(TypeError, match=r"per_domain compares with integer labels, got float.* in batch\['domain'\]"):

@@ -84,8 +84,8 @@ def test_billions_of_pairs_do_not_overflow():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_bins": 0}, ValueError, r"num_bins=...\) must be a positive integer, got 0"),
-        ({"num_bins": 1.5}, TypeError, r"num_bins=...\) must be a positive integer, got 1.5"),
+        ({"num_bins": 0}, ValueError, r"num_bins=...\) must be an integer of at least 1, got 0"),
+        ({"num_bins": 1.5}, TypeError, r"num_bins=...\) must be an integer of at least 1, got 1.5"),
         ({"range": (1, 0)}, ValueError, r"range=...\) must be two finite numbers, the lower first"),
         ({"range": (0, np.inf)}, ValueError, "must be two finite numbers"),
         ({"range": 1.0}, TypeError, "must be two finite numbers"),

@@ -31,10 +31,10 @@ def test_keeps_a_copy_of_the_callers_metrics():
 
 @pytest.mark.parametrize("sizes", [(0, 5), (7, -1)])
 def test_refuses_sizes_that_are_not_positive(sizes):
-    with pytest.raises(ValueError, match=r"logistic_regression\(num_.*=\.\.\.\) must be a positive integer"):
+    with pytest.raises(ValueError, match=r"logistic_regression\(num_.*=\.\.\.\) must be an integer of at least 1"):
         models.logistic_regression(*sizes)
 
 
 def test_refuses_sizes_that_are_no_integers():
-    with pytest.raises(TypeError, match="must be a positive integer, got True"):
+    with pytest.raises(TypeError, match="must be an integer of at least 1, got True"):
         models.logistic_regression(7, True)

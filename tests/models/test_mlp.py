@@ -32,5 +32,5 @@ def test_layers_get_keys_of_their_own():
 
 
 def test_refuses_an_empty_layer():
-    with pytest.raises(ValueError, match=r"mlp\(hidden=\.\.\.\) must be a positive integer, got 0"):
+    with pytest.raises(ValueError, match=r"mlp\(hidden=\.\.\.\) must be an integer of at least 1, got 0"):
         models.mlp(7, (6, 0), 5)
