@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_core import trees
+from fedjax_core import _checks, trees
 
 
 class ProximalState(NamedTuple):
@@ -82,8 +82,5 @@ def _is_proximal(state: Any) -> bool:
 def _check_strength(strength: Any):
     if isinstance(strength, jax.Array) and strength.shape == () and jnp.issubdtype(strength.dtype, jnp.floating):
         return
-    repaired = "use proximal(strength=0.1)"
-    if isinstance(strength, bool) or not isinstance(strength, int | float):
-        raise TypeError(f"proximal(strength=...) must be a number, got {strength!r}; {repaired}")
-    if not 0 <= strength < math.inf:
-        raise ValueError(f"proximal(strength=...) must be finite and at least 0, got {strength!r}; {repaired}")
+    rule, repair = "a number, finite and at least 0", "write proximal(strength=0.1)"
+    _checks.checked_number("proximal(strength=...)", strength, rule, lambda x: 0 <= x < math.inf, repair)

@@ -3,9 +3,6 @@
 import logging
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from fedjax_core.contracts import Aggregator
 
 
@@ -35,25 +32,3 @@ def check_aggregator(aggregator: Any):
             "TrainingManager(aggregator=...) is an Aggregator, or has a `prepare(update, n_steps, n_examples)`, got "
             f"{aggregator!r}{called}"
         )
-
-
-def check_key(key: Any):
-    """Raises unless `key` is one typed key, or None.
-
-    Raises:
-      TypeError: with the repaired call.
-    """
-    if key is None:
-        return
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        raise TypeError(f"TrainingManager(key=...) is one JAX key, got {key!r}; write key=jax.random.key(0)")
-
-
-def check_callable(name: str, value: Any, what: str, repaired: str):
-    """Raises unless an argument is a function.
-
-    Raises:
-      TypeError: with the repaired call.
-    """
-    if not callable(value):
-        raise TypeError(f"TrainingManager({name}=...) is a function {what}, got {value!r}; {repaired}")

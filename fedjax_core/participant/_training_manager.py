@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import trees
+from fedjax_core import _checks, trees
 from fedjax_core.clients import (
     Accumulator,
     ClientOptimizer,
@@ -23,7 +23,7 @@ from fedjax_core.clients import (
 from fedjax_core.contracts import Metric, Model
 from fedjax_core.data import Batching
 from fedjax_core.model_calls import model_metrics, predicted
-from fedjax_core.participant._arguments import check_aggregator, check_callable, check_key, logger_of
+from fedjax_core.participant._arguments import check_aggregator, logger_of
 from fedjax_core.participant._limits import EffortMeter, check_some_limit
 from fedjax_core.participant._local_data import LocalData
 from fedjax_core.participant._messages import ErrorReply, EvaluationReply, EvaluationRequest, TrainReply, TrainRequest
@@ -129,12 +129,12 @@ class TrainingManager:
         self.metrics = model_metrics(measured)
         self.logger = logger_of(type(self).__name__ if logger is None else logger)
         check_aggregator(aggregator)
-        check_key(key)
-        check_callable("clock", clock, "that gives seconds", "leave it out")
+        if key is not None:
+            _checks.check_key("TrainingManager(key=...)", key)
+        _checks.check_function("TrainingManager(clock=...)", clock, "that gives seconds", "leave it out")
         if on_step is not None:
-            check_callable(
-                "on_step", on_step, "of weights, batch and mask", "write on_step=lambda weights, batch, mask: None"
-            )
+            repair = "write on_step=lambda weights, batch, mask: None"
+            _checks.check_function("TrainingManager(on_step=...)", on_step, "of weights, batch and mask", repair)
         weights_type(model)  # refuses a model whose weights cannot be trained
         self._weights_type = jax.eval_shape(model.init, jax.random.key(0))
         self._optimizer_of = round_optimizer(optimizer)

@@ -85,15 +85,18 @@ def test_a_strength_of_zero_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, weights, expected)
 
 
+_REFUSED = r"strength=...\) must be a number, finite and at least 0, got .*; write proximal\(strength=0.1\)"
+
+
 @pytest.mark.parametrize("strength", [-0.1, float("nan"), float("inf")])
 def test_proximal_strength_is_finite_and_not_negative(strength):
-    with pytest.raises(ValueError, match=r"strength=...\) must be finite and at least 0, got .*; use proximal\("):
+    with pytest.raises(ValueError, match=_REFUSED):
         proximal(strength)
 
 
 @pytest.mark.parametrize("strength", ["0.1", True, None, np.ones(2)])
 def test_proximal_strength_is_a_number(strength):
-    with pytest.raises(TypeError, match=r"strength=...\) must be a number, got .*; use proximal\(strength=0.1\)"):
+    with pytest.raises(TypeError, match=_REFUSED):
         proximal(strength)
 
 

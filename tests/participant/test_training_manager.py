@@ -517,9 +517,9 @@ def test_another_kind_of_message_is_answered_by_an_error(shared):
         ({"valid_data": {"x": DATA["x"]}}, TypeError, r"valid_data=...\) holds"),
         ({"metrics": "accuracy"}, TypeError, r"write metrics=\[\"accuracy\"\]"),
         ({"logger": 3}, TypeError, "is a logger or the name of one, got 3"),
-        ({"on_step": 3}, TypeError, r"on_step=...\) is a function of weights, batch and mask, got 3; write"),
-        ({"clock": 3.0}, TypeError, r"TrainingManager\(clock=...\) is a function that gives seconds, got 3.0"),
-        ({"key": 0}, TypeError, r"TrainingManager\(key=...\) is one JAX key, got 0"),
+        ({"on_step": 3}, TypeError, r"on_step=...\) must be a function of weights, batch and mask, got 3; write"),
+        ({"clock": 3.0}, TypeError, r"TrainingManager\(clock=...\) must be a function that gives seconds, got 3.0"),
+        ({"key": 0}, TypeError, r"TrainingManager\(key=...\) must be one JAX key, got 0"),
     ],
 )
 def test_arguments_are_checked_when_it_is_built(change, error, message):
