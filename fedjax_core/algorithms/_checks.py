@@ -36,17 +36,6 @@ def check_kinds(caller: str, **arguments: Any):
             raise TypeError(f"{caller}({name}=...) is a fc.contracts.{_KINDS[name].__name__}, got {value!r}{called}")
 
 
-def check_key(caller: str, key: Any):
-    """Refuses what is no single typed key.
-
-    Raises:
-      TypeError: with the repaired call.
-    """
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        found = _described(key) if isinstance(key, jax.Array) else repr(key)
-        raise TypeError(f"{caller}(key=...) is one JAX key, got {found}; write key=jax.random.key(0)")
-
-
 def placed(value: Any, placement: Placement = SERVER) -> Placed:
     """A struct of placed values as one value; a struct without leaves, such as `()`, at `placement`."""
     return federated_zip(value) if jax.tree.leaves(value) else federated_value(value, placement)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.algorithms._acceptance import accept, weights_by_rows
-from fedjax_core.algorithms._checks import check_key, check_kinds
+from fedjax_core.algorithms._checks import check_kinds
 from fedjax_core.algorithms._guard import guard
 from fedjax_core.algorithms._left_out import by_reason, listed_clients
 from fedjax_core.algorithms._metrics import by_name, report
@@ -116,7 +116,7 @@ def compose(
     References:
       Reddi et al. 2021, Adaptive Federated Optimization, algorithm 1.
     """
-    check_key("compose", key)
+    _checks.check_key("compose(key=...)", key)
     check_kinds(
         "compose",
         model=model,

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import trees, types
-from fedjax_core.algorithms._checks import check_key
+from fedjax_core import _checks, trees, types
 from fedjax_core.algorithms._metrics import by_name, by_rounds, metrics_process, report
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.clients import local_evaluation, weights_type
@@ -108,7 +107,7 @@ def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | 
     0.5
     """
     if key is not None:
-        check_key("fed_eval", key)
+        _checks.check_key("fed_eval(key=...)", key)
     process = metrics_process(model, sum_then_finalize() if metrics_aggregation is None else metrics_aggregation)
     evaluate, whole = local_evaluation(model), weights_type(model)
 

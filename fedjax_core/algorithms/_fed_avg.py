@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import optax
 
+from fedjax_core import _checks
 from fedjax_core.aggregators import mean
-from fedjax_core.algorithms._checks import check_key
 from fedjax_core.algorithms._compose import compose
 from fedjax_core.algorithms._metrics import metrics_process
 from fedjax_core.algorithms._slots import apply_optimizer, broadcast
@@ -76,7 +76,7 @@ def fed_avg(
       algorithm 1. Reddi et al. 2021, Adaptive Federated Optimization, algorithms 1 and 2. Hsu et al.
       2019, Measuring the Effects of Non-Identical Data Distribution (FedAvgM).
     """
-    check_key("fed_avg", key)
+    _checks.check_key("fed_avg(key=...)", key)
     metrics = metrics_process(model, metrics_aggregation)
     work = local_training(model, client_optimizer, metrics, weighting=weighting)
     finalizer = apply_optimizer(optax.sgd(1.0) if server_optimizer is None else server_optimizer)
@@ -126,7 +126,7 @@ def fed_sgd(
       McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data,
       section 2.
     """
-    check_key("fed_sgd", key)
+    _checks.check_key("fed_sgd(key=...)", key)
     work = local_gradient(model, metrics_process(model, metrics_aggregation), weighting=weighting)
     aggregator = mean() if aggregator is None else aggregator
     return compose(model, broadcast(), work, aggregator, apply_optimizer(server_optimizer), key=key)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_core import trees, types
+from fedjax_core import _checks, trees, types
 from fedjax_core.algorithms._checks import check_kinds, takes_argument
 from fedjax_core.algorithms._extended import asks_for
 from fedjax_core.clients import LocalOptimizer, check_optimizer
@@ -137,11 +137,8 @@ def on_part(predicate: Callable[[str], bool], finalizer: Finalizer) -> Finalizer
     >>> type(finalizer).__name__
     'Finalizer'
     """
-    if not callable(predicate):
-        raise TypeError(
-            f"on_part(predicate=...) is a function of a leaf's path, got {predicate!r}; write "
-            'lambda path: path.startswith("body.")'
-        )
+    repair = 'write lambda path: path.startswith("body.")'
+    _checks.check_function("on_part(predicate=...)", predicate, "of a leaf's path", repair)
     check_kinds("on_part", finalizer=finalizer)
     chosen = functools.partial(trees.part, predicate)
 

@@ -230,7 +230,7 @@ def test_first_weights_of_fed_eval():
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(fc.algorithms.fed_eval(MODEL).initialize().weights))
     process = fc.algorithms.fed_eval(MODEL, key=KEY)
     reference.assert_close(process.initialize().weights, MODEL.init(KEY), rtol=1e-6)
-    with pytest.raises(TypeError, match=r"fed_eval\(key=\.\.\.\) is one JAX key"):
+    with pytest.raises(TypeError, match=r"fed_eval\(key=\.\.\.\) must be one JAX key"):
         fc.algorithms.fed_eval(MODEL, key=jax.random.PRNGKey(0))
 
 

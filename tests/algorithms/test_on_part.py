@@ -82,7 +82,7 @@ def test_predicate_that_chooses_nothing_is_refused():
 
 
 def test_arguments_of_a_wrong_kind_are_refused():
-    with pytest.raises(TypeError, match="is a function of a leaf's path, got 'body'"):
+    with pytest.raises(TypeError, match="must be a function of a leaf's path, got 'body'"):
         fc.algorithms.on_part("body", SGD)
     with pytest.raises(TypeError, match=r"on_part\(finalizer=...\) is a fc.contracts.Finalizer"):
         fc.algorithms.on_part(is_body, optax.sgd(1.0))
