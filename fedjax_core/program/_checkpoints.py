@@ -19,6 +19,7 @@ from fedjax_core.program._checkpoint_folder import (
     read_checkpoint,
     write_checkpoint,
 )
+from fedjax_core.program._checks import checked_count
 from fedjax_core.program._history import History, Record
 from fedjax_core.program._warn import warn
 
@@ -94,9 +95,9 @@ class Checkpoints:
           ValueError: a number is not positive, or an unknown `best_mode`.
         """
         self.folder = pathlib.Path(folder)
-        self.every = _positive("every", every)
-        self._keep_last = None if keep_last is None else _positive("keep_last", keep_last)
-        self._keep_every = None if keep_every is None else _positive("keep_every", keep_every)
+        self.every = checked_count("Checkpoints", "every", every)
+        self._keep_last = None if keep_last is None else checked_count("Checkpoints", "keep_last", keep_last)
+        self._keep_every = None if keep_every is None else checked_count("Checkpoints", "keep_every", keep_every)
         if best_metric is not None and not isinstance(best_metric, str):
             raise TypeError(
                 f"Checkpoints(best_metric=...) is the name of a metric, got {best_metric!r}; for example "
@@ -246,15 +247,3 @@ def _round(number: int) -> int:
     if number < 0:
         raise ValueError(f"the number of a round is at least 0, got {number}")
     return number
-
-
-def _positive(name: str, value) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"Checkpoints({name}=...) must be an integer, got {value!r}; use {name}=10") from None
-    if value < 1:
-        raise ValueError(f"Checkpoints({name}=...) must be at least 1, got {value}; use {name}=10")
-    return value

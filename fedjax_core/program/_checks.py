@@ -4,9 +4,6 @@ import math
 import operator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.types import SequenceType, Type, matched_type, member_of, type_leaves
@@ -30,12 +27,6 @@ def checked_count(caller: str, name: str, value: Any, least: int = 1) -> int:
     return value
 
 
-def check_switch(caller: str, name: str, value: Any) -> None:
-    """Raises TypeError unless the value is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{caller}({name}=...) must be True or False, got {value!r}; use {name}=True")
-
-
 def checked_not_negative(caller: str, name: str, value: Any) -> float:
     """Seconds or a factor.
 
@@ -48,12 +39,6 @@ def checked_not_negative(caller: str, name: str, value: Any) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"{caller}({name}=...) must be at least 0 and finite, got {value}; use {name}=60")
     return value
-
-
-def check_key(caller: str, key: Any) -> None:
-    """Raises TypeError unless the key is a single typed key."""
-    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
-        raise TypeError(f"{caller}(key=...) must be one typed key, got {key!r}; use jax.random.key(0)")
 
 
 def check_data(caller: str, name: str, data: Any, taker: str, computation: Computation) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import jax
 
+from fedjax_core._checks import check_switch
 from fedjax_core.computations import Computation
 from fedjax_core.contracts import Metric, Model
 from fedjax_core.data import Batching, FederatedData, Participation, Sampler
@@ -151,7 +152,7 @@ class Experiment:
         self._evaluation = run.evaluation._replace(every=_on_checkpoints(every, run.checkpoints.every))
         self._eval_delay_secs = _checks.checked_not_negative("Experiment", "eval_delay_secs", eval_delay_secs)
         self._throttle_secs = _checks.checked_not_negative("Experiment", "throttle_secs", throttle_secs)
-        _checks.check_switch("Experiment", "delay_by_round", delay_by_round)
+        check_switch("Experiment(delay_by_round=...)", delay_by_round, "use delay_by_round=True")
         self._delay_by_round, self._until = delay_by_round, _until(predicate)
 
     def extend_train_hooks(self, hooks: Sequence[Callable[[Round], Any]]) -> None:

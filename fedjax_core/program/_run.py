@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from fedjax_core._checks import check_key, check_switch
 from fedjax_core.data import Batching, FederatedData, Participation, Sampler, sample_clients
 from fedjax_core.privacy import Accounting
 from fedjax_core.program import _checks, _outlets
@@ -148,13 +149,13 @@ class Run:
         _checks.check_data("Run", "train_data", train_data, "the process", process.next)
         sampler = _arguments.checked_sampler(sampler, train_data)
         _checks.check_batching("Run", "batching", batching)
-        _checks.check_key("Run", key)
+        check_key("Run(key=...)", key)
         rounds = _arguments.checked_rounds(rounds)
         evaluation = _arguments.checked_evaluation(evaluation, process, batching)
         _arguments.check_accounting(accounting, sampler, len(train_data))
         _arguments.check_early_stopping(rounds, sampler, process, evaluation, accounting)
         initial_state = _arguments.checked_initial_state(initial_state, process)
-        _checks.check_switch("Run", "progress", progress)
+        check_switch("Run(progress=...)", progress, "use progress=True")
         self._folder = _arguments.checked_folder(folder)
         self.folder = self._folder.path if isinstance(self._folder, RunFolder) else self._folder
         self.checkpoints = _arguments.checked_checkpoints(checkpoints, self.folder)

@@ -619,7 +619,7 @@ def _weights_export():
         ({"eval_delay_secs": "soon"}, TypeError, "must be a number, got 'soon'"),
         ({"job": Job(delay_scale=float("nan"))}, ValueError, "at least 0 and finite, got nan"),
         ({"batching": 20}, TypeError, r"Experiment\(batching=...\) must be a Batching"),
-        ({"key": 0}, TypeError, r"Experiment\(key=...\) must be one typed key"),
+        ({"key": 0}, TypeError, r"Experiment\(key=...\) must be one JAX key"),
         ({"evaluation": None}, TypeError, r"Experiment\(evaluation=...\) must be a model, a computation .* got None"),
         ({"evaluation": len}, TypeError, "a computation of weights and client data, or a process"),
         ({"eval_metrics": {}}, ValueError, r"Experiment\(eval_metrics=...\) .* write evaluation=model, or leave out"),
