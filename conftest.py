@@ -1,7 +1,14 @@
 """Tests run on eight virtual CPU devices, under the strictness that a library's code should hold."""
 
+import contextlib
+import hashlib
 import importlib.util
 import os
+import pathlib
+import platform
+import shutil
+import tempfile
+import time
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -10,6 +17,47 @@ import hypothesis
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Most of the time of the tests is XLA's. A program that is compiled for the second time, also in an earlier run, comes
+# from a folder. Each process has one of its own, of links to the files of earlier runs, and gives its new ones away at
+# the end: JAX writes a file in place, so another process, or the run after one that was killed, could read half of it.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # their folder would be a part of each program's key
+_DAYS_KEPT = 14
+
+
+def _processor() -> str:
+    """The model and what it can do: a program for another one may fail on it."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return hashlib.sha256("".join(told).encode()).hexdigest()[:12]
+
+
+_KEPT = pathlib.Path(__file__).parent / ".programs" / _processor()
+
+
+def _link_all(source: pathlib.Path, folder: pathlib.Path) -> None:
+    for file in source.glob("*-cache"):
+        with contextlib.suppress(FileExistsError):
+            os.link(file, folder / file.name)
+
+
+def pytest_sessionstart(session):
+    _KEPT.mkdir(parents=True, exist_ok=True)
+    for old in _KEPT.iterdir():
+        if time.time() - old.stat().st_mtime > _DAYS_KEPT * 24 * 3600:
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+    session.config.programs = pathlib.Path(tempfile.mkdtemp(dir=_KEPT))
+    _link_all(_KEPT, session.config.programs)
+    jax.config.update("jax_compilation_cache_dir", str(session.config.programs))
+
+
+def pytest_sessionfinish(session):
+    _link_all(session.config.programs, _KEPT)
+    shutil.rmtree(session.config.programs)
+
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("default")
