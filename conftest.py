@@ -23,7 +23,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # the end: JAX writes a file in place, so another process, or the run after one that was killed, could read half of it.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # their folder would be a part of each program's key
+jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # their folder would be part of each key
 _DAYS_KEPT = 14
 
 

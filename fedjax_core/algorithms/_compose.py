@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from fedjax_core import _checks, types
 from fedjax_core.algorithms._acceptance import accept, weights_by_rows
 from fedjax_core.algorithms._checks import check_kinds
+from fedjax_core.algorithms._extended import training_loss
 from fedjax_core.algorithms._guard import guard
 from fedjax_core.algorithms._left_out import by_reason, listed_clients
 from fedjax_core.algorithms._metrics import by_name, report
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.algorithms._running import averaged_running
 from fedjax_core.algorithms._slot_computations import SlotComputations, slot_computations
-from fedjax_core.algorithms._training_loss import training_loss
 from fedjax_core.clients import trainable_of, weights_type, with_trainable
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator, ClientWork, Distributor, Finalizer, Model

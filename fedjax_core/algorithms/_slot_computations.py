@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from fedjax_core import types
 from fedjax_core.algorithms._checks import check_noised, first_state, run_client_work, run_slot, takes_argument
-from fedjax_core.algorithms._training_loss import why_no_training_loss
+from fedjax_core.algorithms._extended import why_no_training_loss
 from fedjax_core.clients import trainable_of, weights_type
 from fedjax_core.computations import Computation, federated_computation
 from fedjax_core.contracts import Aggregator, ClientWork, Distributor, Finalizer, Model

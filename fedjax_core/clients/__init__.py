@@ -26,11 +26,9 @@ and what all of them need to know of a model:
 """
 
 from fedjax_core._signposts import signpost
-from fedjax_core.clients._accumulator import Accumulator, accumulator
-from fedjax_core.clients._evaluation import local_evaluation
+from fedjax_core.clients._evaluation import Accumulator, accumulator, local_evaluation
 from fedjax_core.clients._gradient import local_gradient
 from fedjax_core.clients._local_optimizer import LocalOptimizer, check_optimizer, local_optimizer
-from fedjax_core.clients._loss import training_loss
 from fedjax_core.clients._measuring import (
     abstract_statistics,
     has_running_state,
@@ -40,7 +38,7 @@ from fedjax_core.clients._measuring import (
 )
 from fedjax_core.clients._proximal import proximal
 from fedjax_core.clients._scaffold import scaffold_optimizer
-from fedjax_core.clients._step import training_step
+from fedjax_core.clients._step import training_loss, training_step
 from fedjax_core.clients._trainer import Trained, local_trainer
 from fedjax_core.clients._training import ClientOptimizer, TrainingState, local_training, map_optimizer
 from fedjax_core.clients._weighting import Weighting

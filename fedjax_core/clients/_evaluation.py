@@ -1,11 +1,61 @@
-"""Evaluating a model on a client's batches."""
+"""The metrics of a client, accumulated batch by batch while it trains or for its evaluation."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from fedjax_core.clients._accumulator import accumulator
+from fedjax_core import trees
 from fedjax_core.clients._coupling import warn_of_coupled_rows
+from fedjax_core.clients._measuring import abstract_statistics, measure
 from fedjax_core.contracts import Model
-from fedjax_core.model_calls import predicted
+from fedjax_core.model_calls import model_metrics, predicted
+
+
+class Accumulator(NamedTuple):
+    """How the metrics of a model add up over batches: pure functions of statistics by name.
+
+    Attributes:
+      init: `() -> statistics` of no batch at all.
+      add: `(statistics, predictions, batch, mask) -> statistics` with one batch more.
+      finalize: `(statistics) -> metrics`, the values for people, by name.
+    """
+
+    init: Callable[[], dict[str, Any]]
+    add: Callable[..., dict[str, Any]]
+    finalize: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def accumulator(model: Model) -> Accumulator:
+    """The metrics of a model, its loss among them, for client work that measures while it trains.
+
+    Args:
+      model: the model.
+
+    Returns:
+      An `Accumulator` of `model_calls.model_metrics(model)`.
+
+    Raises:
+      TypeError: the model does not take batches of its `batch_type`, or the shape of a statistic depends on the
+        number of examples.
+
+    Example:
+
+    >>> import jax.numpy as jnp, fedjax_core as fc
+    >>> metrics = accumulator(fc.models.logistic_regression(2, 2))
+    >>> batch = {"x": jnp.eye(2), "y": jnp.array([0, 1])}
+    >>> statistics = metrics.add(metrics.init(), jnp.zeros((2, 2)), batch, jnp.array([True, False]))
+    >>> print({name: f"{value:.4f}" for name, value in metrics.finalize(statistics).items()})
+    {'loss': '0.6931', 'num_examples': '1.0000'}
+    """
+    metrics = model_metrics(model)
+    zero = trees.zeros_like(abstract_statistics(model))
+
+    def add(statistics, predictions, batch, mask):
+        return trees.add(statistics, measure(metrics, predictions, batch, mask))
+
+    def finalize(statistics):
+        return {name: metric.finalize(statistics[name]) for name, metric in metrics.items()}
+
+    return Accumulator(lambda: zero, add, finalize)
 
 
 def local_evaluation(model: Model) -> Callable:

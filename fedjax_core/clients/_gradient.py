@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees
-from fedjax_core.clients._accumulator import accumulator
-from fedjax_core.clients._loss import summed_loss
+from fedjax_core.clients._evaluation import accumulator
 from fedjax_core.clients._measuring import has_running_state, running_of, running_result, trainable_of, with_running
+from fedjax_core.clients._step import summed_loss
 from fedjax_core.clients._weighting import Weighting, check_weighting, client_weight
 from fedjax_core.clients._work import client_work
 from fedjax_core.contracts import ClientResult, ClientWork, Model

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_core import trees
-from fedjax_core.clients._accumulator import accumulator
+from fedjax_core.clients._evaluation import accumulator
 from fedjax_core.clients._local_optimizer import LocalOptimizer, local_optimizer
 from fedjax_core.clients._measuring import (
     has_running_state,

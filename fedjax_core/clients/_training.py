@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeGuard, TypeVar
 import jax
 import optax
 
-from fedjax_core.clients._accumulator import accumulator
+from fedjax_core.clients._evaluation import accumulator
 from fedjax_core.clients._local_optimizer import LocalOptimizer, local_optimizer
 from fedjax_core.clients._measuring import trainable_of
 from fedjax_core.clients._slope import with_finite_slope

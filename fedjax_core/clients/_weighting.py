@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from fedjax_core.clients._accumulator import Accumulator
+from fedjax_core.clients._evaluation import Accumulator
 
 Weighting = Literal["examples", "uniform"] | Callable
 

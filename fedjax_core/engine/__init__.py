@@ -13,19 +13,17 @@
 """
 
 from fedjax_core._signposts import signpost
+from fedjax_core.engine._cache import use_compilation_cache
 from fedjax_core.engine._cohort import ClientSequences, Cohort
-from fedjax_core.engine._compilation_cache import use_compilation_cache
 from fedjax_core.engine._config import EngineConfig
 from fedjax_core.engine._entries import read_streams
-from fedjax_core.engine._estimate import CallEstimate
-from fedjax_core.engine._executable import Executable
+from fedjax_core.engine._executable import CallEstimate, Executable
 from fedjax_core.engine._identity import GOLDEN, client_digests, identities, mix
-from fedjax_core.engine._lists import member_type_of_list
+from fedjax_core.engine._lists import member_type_of_list, ranges
 from fedjax_core.engine._machine import use_all_cores
 from fedjax_core.engine._members import concrete_member, traced_member
 from fedjax_core.engine._packed_cohort import PackedCohort, pack_cohort, stack_cohorts
 from fedjax_core.engine._plan import plan_of
-from fedjax_core.engine._ranges import ranges
 from fedjax_core.engine._values import as_member, conform
 
 __all__ = [

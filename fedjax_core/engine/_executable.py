@@ -3,7 +3,7 @@
 import dataclasses
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -11,16 +11,37 @@ from fedjax_core import types
 from fedjax_core.engine._arguments import bind_clients
 from fedjax_core.engine._as_function import packed_clients, run_traced
 from fedjax_core.engine._cohort import Cohort
-from fedjax_core.engine._config import EngineConfig
+from fedjax_core.engine._communication import exchanges, size_of
+from fedjax_core.engine._config import EngineConfig, Layout
 from fedjax_core.engine._describe import describe
-from fedjax_core.engine._estimate import CallEstimate, estimate
 from fedjax_core.engine._machine import warn_if_cores_idle
 from fedjax_core.engine._members import concrete_member, traced_member
 from fedjax_core.engine._packing import pack
 from fedjax_core.engine._plan import Plan
 from fedjax_core.engine._run import Program
+from fedjax_core.engine._schedule import make_schedule, wave_bytes
 from fedjax_core.engine._tuning import tuned_lanes
 from fedjax_core.language.graph import Node, Trim, ancestors, first_rows
+
+
+class CallEstimate(NamedTuple):
+    """What a call of a computation on a cohort takes.
+
+    Attributes:
+      received_bytes: what each client receives, as `Computation.describe` counts it; of a value with a dimension `?`
+        nothing counts.
+      sent_bytes: what each client sends, likewise.
+      device_bytes: what the clients' data take on one device at a time, padding included.
+      num_waves: in how many parts the cohort runs, one after the other.
+      num_programs: how many XLA programs are compiled for it, unless they are there already; the small ones that only
+        move arrays between devices do not count.
+    """
+
+    received_bytes: int
+    sent_bytes: int
+    device_bytes: int
+    num_waves: int
+    num_programs: int
 
 
 class Executable:
@@ -82,7 +103,7 @@ class Executable:
     def estimate(self, cohort: Cohort, name: str) -> CallEstimate:
         """What a run on a cohort takes; arguments and errors are those of `prefetch`."""
         self._check_cohort(cohort, f"{name}.estimate")
-        return estimate(self.plan, self._config.resolve(), cohort)
+        return _estimate(self.plan, self._config.resolve(), cohort)
 
     def describe(self, names: Mapping[types.Type, str]) -> str:
         """The plan in words, with `names` in place of some types."""
@@ -142,3 +163,19 @@ class Executable:
 
 def _is_weak(leaf: jax.Array) -> bool:
     return getattr(leaf, "weak_type", False)  # arrays of keys have no such attribute
+
+
+def _estimate(plan: Plan, layout: Layout, cohort: Cohort) -> CallEstimate:
+    """Estimates a call; reads no example and compiles nothing."""
+    schedule, communicated = make_schedule(cohort, layout), exchanges(plan)
+    received = [size_of(exchange.received).num_bytes for exchange in communicated]
+    sent = [size_of(exchange.sent).num_bytes for exchange in communicated]
+    # A cohort in several waves begins each pass with accumulators that a program of their own makes.
+    of_passes = len(plan.passes) * (2 if schedule.num_waves > 1 else 1)
+    return CallEstimate(
+        received_bytes=sum(received),
+        sent_bytes=sum(sent),
+        device_bytes=wave_bytes(cohort, schedule, layout.lanes) if plan.passes else 0,
+        num_waves=schedule.num_waves,
+        num_programs=sum(bool(phase.outputs) for phase in plan.phases) + of_passes,
+    )

@@ -19,9 +19,9 @@ from jax.sharding import PartitionSpec
 from fedjax_core import trees
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
-from fedjax_core.engine._flat import FlatTree, flatten, unflatten
 from fedjax_core.engine._packing import PackedClients, PackedSequences
 from fedjax_core.engine._plan import Pass, Plan, ServerPhase
+from fedjax_core.engine._transfer import FlatTree, flatten, unflatten
 from fedjax_core.engine._values import conform
 from fedjax_core.language import ClientBatches
 from fedjax_core.language.graph import Aggregate, ClientIdentity, ClientIndex, ClientValue, Node, ancestors

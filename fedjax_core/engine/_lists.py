@@ -11,7 +11,6 @@ import numpy as np
 from fedjax_core import trees, types
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._identity import client_digests
-from fedjax_core.engine._ranges import ranges
 from fedjax_core.engine._values import as_member
 from fedjax_core.language.graph import batch_dimension
 
@@ -210,3 +209,19 @@ def _check_alike(clients: list[list], element, described):
                         f"{what}, field {path!r}: a dimension `?` of an example has one size in all clients, got the "
                         f"shape {shape} and in {of} {first}; pad the examples, or make it the batch dimension"
                     )
+
+
+def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Concatenates `arange(start, start + size)` over all pairs, int64 `[sum(sizes)]`.
+
+    Args:
+      starts: integers `[C]`.
+      sizes: int64 `[C]`, not negative.
+
+    Example:
+
+    >>> ranges(np.array([10, 0]), np.array([3, 2])).tolist()
+    [10, 11, 12, 0, 1]
+    """
+    offsets = np.cumsum(sizes) - sizes
+    return np.repeat(starts - offsets, sizes) + np.arange(sizes.sum())

@@ -16,10 +16,10 @@ import numpy as np
 
 from fedjax_core import trees, types
 from fedjax_core.engine import _transfer
-from fedjax_core.engine._buffers import BufferPool
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._schedule import Schedule, make_schedule, of_clients, size_class, steps_class
+from fedjax_core.engine._transfer import BufferPool
 from fedjax_core.language.graph import is_batched
 from fedjax_core.types import Type
 

@@ -14,9 +14,9 @@ from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._execution import empty_program, pass_program, phase_program
-from fedjax_core.engine._flat import FlatTree, unflatten
 from fedjax_core.engine._packing import PackedClients, Packing, pack, pack_wave
 from fedjax_core.engine._plan import Pass, Plan
+from fedjax_core.engine._transfer import FlatTree, unflatten
 from fedjax_core.language.graph import Node
 
 # JAX has no type or code of an error for a process that is lost: the names of what noticed it are all there is.

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from fedjax_core.engine._cache_folder import cache_folder
+from fedjax_core.engine._cache import cache_folder
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import EngineConfig
 from fedjax_core.engine._plan import Plan

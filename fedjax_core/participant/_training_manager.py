@@ -23,12 +23,11 @@ from fedjax_core.clients import (
 from fedjax_core.contracts import Metric, Model
 from fedjax_core.data import Batching
 from fedjax_core.model_calls import model_metrics, predicted
-from fedjax_core.participant._arguments import check_aggregator, logger_of
+from fedjax_core.participant._arguments import check_aggregator, logger_of, round_optimizer
 from fedjax_core.participant._limits import EffortMeter, check_some_limit
 from fedjax_core.participant._local_data import LocalData
 from fedjax_core.participant._messages import ErrorReply, EvaluationReply, EvaluationRequest, TrainReply, TrainRequest
 from fedjax_core.participant._participant_metrics import with_metrics
-from fedjax_core.participant._round_optimizer import round_optimizer
 from fedjax_core.participant._step_bar import step_bar
 
 METRICS_LEVEL = logging.INFO + 5

@@ -21,16 +21,15 @@ flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its 
 from fedjax_core._signposts import signpost
 from fedjax_core.program._checkpoint_folder import CheckpointTypeError, DamagedCheckpointError
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
-from fedjax_core.program._csv import release_to_csv, save_csv
 from fedjax_core.program._curves import save_curves
 from fedjax_core.program._early_stopping import EarlyStopping
 from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, EvaluationResult
 from fedjax_core.program._experiment import Experiment
 from fedjax_core.program._exports import Export, export_predict, export_weights
+from fedjax_core.program._files import sole_writer
 from fedjax_core.program._history import History, Record, find_metric, flatten_metrics
 from fedjax_core.program._job import Job
-from fedjax_core.program._json_lines import release_to_json_lines
 from fedjax_core.program._outlets import Round
 from fedjax_core.program._releases import (
     ReleaseManager,
@@ -40,11 +39,11 @@ from fedjax_core.program._releases import (
     release_to_log,
     release_to_memory,
 )
+from fedjax_core.program._round_lines import release_to_csv, release_to_json_lines, save_csv
 from fedjax_core.program._run import Run
 from fedjax_core.program._run_end import TrainResult
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._run_settings import RunSettings
-from fedjax_core.program._sole_writer import sole_writer
 from fedjax_core.program._trackers import release_to_mlflow, release_to_tensorboard, release_to_wandb
 from fedjax_core.program._train import train
 from fedjax_core.program._weights import load_weights, save_weights

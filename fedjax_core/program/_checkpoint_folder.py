@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.program._atomic import write_folder_atomically
+from fedjax_core.program._files import write_folder_atomically
 
 _FORMAT = 2
 _ARRAYS, _HISTORY, _MANIFEST = "arrays", "history.jsonl", "manifest.json"

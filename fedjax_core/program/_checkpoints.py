@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_core import types
-from fedjax_core.program._atomic import remove_folder, remove_leftovers
 from fedjax_core.program._checkpoint_folder import (
     DamagedCheckpointError,
     host_arrays,
@@ -20,6 +19,7 @@ from fedjax_core.program._checkpoint_folder import (
     write_checkpoint,
 )
 from fedjax_core.program._checks import checked_count
+from fedjax_core.program._files import remove_folder, remove_leftovers
 from fedjax_core.program._history import History, Record
 from fedjax_core.program._warn import warn
 

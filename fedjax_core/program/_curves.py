@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from fedjax_core.program._atomic import write_atomically
+from fedjax_core.program._files import write_atomically
 from fedjax_core.program._history import History, find_metric
 
 _PANELS = (("loss", "Loss"), ("accuracy", "Accuracy"))

@@ -11,11 +11,11 @@ import numpy as np
 from fedjax_core.computations import Computation
 from fedjax_core.contracts import Metric, Model
 from fedjax_core.data import Batching, FederatedData
-from fedjax_core.program._atomic import remove_folder, remove_leftovers
 from fedjax_core.program._checkpoint_folder import DamagedCheckpointError
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
+from fedjax_core.program._files import remove_folder, remove_leftovers
 from fedjax_core.program._history import History, on_host
-from fedjax_core.program._json_lines import release_to_json_lines
+from fedjax_core.program._round_lines import release_to_json_lines
 from fedjax_core.program._warn import warn
 from fedjax_core.templates import LearningProcess
 

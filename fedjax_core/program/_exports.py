@@ -13,7 +13,7 @@ import numpy as np
 from fedjax_core import types
 from fedjax_core.contracts import Model
 from fedjax_core.model_calls import predicted
-from fedjax_core.program._atomic import write_atomically
+from fedjax_core.program._files import write_atomically
 from fedjax_core.program._weights import named_arrays
 
 _MISSING = "to export needs {}, which is not installed; run: pip install 'fedjax-core[export]'"

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_core.program._history import named_values, on_host
-from fedjax_core.program._round_lines import checked_round
 
 
 class ReleaseManager(NamedTuple):
@@ -221,3 +220,19 @@ def _described(leaf: Any) -> str:
     if isinstance(leaf, np.ndarray):
         return f"{leaf.dtype}{list(leaf.shape)}"
     return f"{leaf:.6g}" if isinstance(leaf, float) else str(leaf)
+
+
+def checked_round(round_num: int) -> int:
+    """The number of a round as a Python integer.
+
+    Raises:
+      TypeError: it is no integer.
+      ValueError: it is negative.
+    """
+    try:
+        number = operator.index(round_num)
+    except TypeError:
+        raise TypeError(f"release(value, round_num) takes an integer, got {round_num!r}; use int(round_num)") from None
+    if number < 0:
+        raise ValueError(f"release(value, round_num) takes a round from 0, got {number}")
+    return number

@@ -19,6 +19,7 @@ from fedjax_core.program._early_stopping import EarlyStopping, Ending
 from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, Evaluator, measuring
 from fedjax_core.program._exports import Export
+from fedjax_core.program._files import sole_writer
 from fedjax_core.program._loop import RoundCohort, cohort_drawer, run_rounds
 from fedjax_core.program._outlets import Outlet, Round
 from fedjax_core.program._releases import ReleaseManager
@@ -26,7 +27,6 @@ from fedjax_core.program._run_end import TrainResult, finish_if_unfinished, writ
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._run_settings import RunSettings, save_settings
 from fedjax_core.program._run_start import RunStart, environment_of, first_state, run_start
-from fedjax_core.program._sole_writer import sole_writer
 from fedjax_core.program._trial import next_cohort, one_batch, try_rounds, typical_seconds
 from fedjax_core.program._watching import Time, watch
 from fedjax_core.templates import LearningProcess

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_core.program._atomic import remove_leftovers, write_folder_atomically
 from fedjax_core.program._exports import Export
+from fedjax_core.program._files import remove_leftovers, write_folder_atomically
 from fedjax_core.program._history import History
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._weights import load_weights

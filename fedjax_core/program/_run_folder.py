@@ -5,10 +5,10 @@ import pathlib
 import time
 from typing import Any
 
-from fedjax_core.program._atomic import remove_leftovers, write_atomically
-from fedjax_core.program._csv import release_to_csv, save_csv
 from fedjax_core.program._curves import save_curves
+from fedjax_core.program._files import remove_leftovers, write_atomically
 from fedjax_core.program._history import History
+from fedjax_core.program._round_lines import release_to_csv, save_csv
 from fedjax_core.program._warn import warn
 from fedjax_core.program._weights import save_weights
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_core.program._atomic import write_atomically
+from fedjax_core.program._files import write_atomically
 
 
 def save_weights(weights: Any, path: str | os.PathLike) -> None:

@@ -1,12 +1,40 @@
-"""JAX's persistent compilation cache, in one call."""
+"""What can be made anew and is kept: the folder it is kept in, and what XLA compiles."""
 
 import os
 import pathlib
+import sys
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from fedjax_core.engine._cache_folder import cache_folder
+
+def cache_folder() -> pathlib.Path:
+    """The folder of fedjax_core in the user's cache folder; it need not exist yet, and may be deleted at any time.
+
+    `$XDG_CACHE_HOME` where it is set to an absolute path; otherwise `%LOCALAPPDATA%` on Windows,
+    `~/Library/Caches` on macOS, `~/.cache` elsewhere.
+
+    Returns:
+      An absolute path that ends in `fedjax_core`.
+
+    Raises:
+      RuntimeError: the user has no home folder and `XDG_CACHE_HOME` is not set.
+
+    Example:
+
+    >>> cache_folder().name
+    'fedjax_core'
+    """
+    return _users_cache() / "fedjax_core"
+
+
+def _users_cache() -> pathlib.Path:
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(chosen):
+        return pathlib.Path(chosen)
+    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
+        return pathlib.Path(os.environ["LOCALAPPDATA"])
+    return pathlib.Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
 
 
 def use_compilation_cache(folder: str | os.PathLike | None = None) -> pathlib.Path:
