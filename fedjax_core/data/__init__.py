@@ -1,24 +1,24 @@
-"""Client data: populations of clients, how they are batched and sampled, and data sets that are shipped.
+"""Client data: populations of clients, batching, the selection of cohorts, and data sets that ship with the package.
 
-  FederatedData             the examples of many clients, a mapping from client id to arrays
-  ClientIds                 the ids of a population, or of some of its clients, without an object for each
-  from_clients, from_arrays make it: of what each client holds, or of rows labelled with their client
-  partition                 deals rows to clients by a partitioner: iid, dirichlet, shards, by_column
-  Batching                  repeat, shuffle, cut into batches
-  sample_clients            the clients of a round, a pure function of key and round
+  FederatedData             the examples of many clients: a mapping from client id to arrays
+  ClientIds                 the ids of a population or of some of its clients, without a Python object for each id
+  from_clients, from_arrays build a FederatedData from what each client holds, or from rows labelled with their client
+  partition                 assigns rows to clients with a partitioner: iid, dirichlet, shards, by_column
+  Batching                  repeats and shuffles a client's examples and cuts them into batches
+  sample_clients            selects the clients of a round: a pure function of the key and the round number
   uniform_sampler, weighted_sampler, poisson_sampler, cyclic_sampler, fixed_cohorts
-                            samplers: functions from the round number to the ids
-  Effort                    limits of local training, as a number of steps for each client
-  participation             the clients that a round asks, and through stages those that report: a `Participation`
-  available, dropout        stages: clients that cannot be reached or fail; diurnal: availability over the day
+                            samplers: functions from the round number to client ids
+  Effort                    limits on local training, as a number of steps for each client
+  participation             selects the clients of a round and passes them through stages: a `Participation`
+  available, dropout        stages: clients that are unavailable or fail; diurnal: availability over the day
   local_effort, deadline, first_to_report, minimum_reports
-                            stages: fast and slow clients (lognormal_speeds), and for whom a round waits
-  digits, shakespeare       real data, shipped with the package
-  synthetic, synthetic_iid  made from a key
-  ExampleSource             the contract of another store of examples
+                            stages: fast and slow clients (lognormal_speeds), and which reports a round waits for
+  digits, shakespeare       real data sets that ship with the package
+  synthetic, synthetic_iid  data sets generated from a key
+  ExampleSource             the contract for any other store of examples
 
-This is a host room: NumPy, and nothing that JAX traces. `data.cohort(ids, batching, key=key)` is what a
-computation takes at CLIENTS; it reads nothing before it is used.
+This is a host room: it uses NumPy, and JAX traces nothing in it. A computation takes
+`data.cohort(ids, batching, key=key)` for a parameter at CLIENTS; a cohort reads no examples until it is used.
 """
 
 from fedjax_core._signposts import signpost

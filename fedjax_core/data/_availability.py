@@ -1,4 +1,4 @@
-"""Clients that cannot be reached, and clients that fail."""
+"""Clients that are unavailable, and clients that fail."""
 
 from collections.abc import Sequence
 
@@ -19,21 +19,22 @@ from fedjax_core.data._participation import (
 
 
 def available(probability: PerClient, *, key: jax.Array) -> Stage:
-    """Loses clients that are not available when they are asked.
+    """Removes clients that are unavailable when they are selected.
 
     Args:
-      probability: that a client is available, from 0 to 1 (or False and True): a number, a dict by client id,
-        or a function `(round_num, ids) -> [C]` of round and clients, such as `diurnal(...)`.
-      key: draws who is available, in each round anew.
+      probability: the probability that a client is available, from 0 to 1 (or False and True): a number, a dict by
+        client id, or a function `(round_num, ids) -> [C]`, such as `diurnal(...)`.
+      key: draws which clients are available, independently in each round.
 
     Returns:
-      A stage for `participation`; counts `unavailable`.
+      A stage for `participation`. It counts the clients it removes as `unavailable`.
 
     Raises:
-      TypeError: `probability` is of another kind, `key` is no typed key.
-      ValueError: a probability is not from 0 to 1, when it is known; or there is none for a client.
+      TypeError: `probability` is not a number, a dict or a function, or `key` is not a typed key.
+      ValueError: a probability is not from 0 to 1 or is missing for a client. Known values are checked now, the
+        values of a function in each round.
 
-    Example: only in every second round, and then everybody.
+    Example: nobody is available in odd rounds, everybody in even ones.
 
       >>> from fedjax_core import data as fd
       >>> even = available(lambda round_num, ids: round_num % 2 == 0, key=jax.random.key(0))
@@ -45,19 +46,20 @@ def available(probability: PerClient, *, key: jax.Array) -> Stage:
 
 
 def dropout(probability: PerClient, *, key: jax.Array) -> Stage:
-    """Loses clients that fail before they report.
+    """Removes clients that fail before they report.
 
     Args:
-      probability: that a client fails, from 0 to 1: a number, a dict by client id, or a function
+      probability: the probability that a client fails, from 0 to 1: a number, a dict by client id, or a function
         `(round_num, ids) -> [C]`.
-      key: draws who fails, in each round anew.
+      key: draws which clients fail, independently in each round.
 
     Returns:
-      A stage for `participation`; counts `dropped`.
+      A stage for `participation`. It counts the clients it removes as `dropped`.
 
     Raises:
-      TypeError: `probability` is of another kind, `key` is no typed key.
-      ValueError: a probability is not from 0 to 1, when it is known; or there is none for a client.
+      TypeError: `probability` is not a number, a dict or a function, or `key` is not a typed key.
+      ValueError: a probability is not from 0 to 1 or is missing for a client. Known values are checked now, the
+        values of a function in each round.
 
     Example:
       >>> from fedjax_core import data as fd
@@ -80,24 +82,25 @@ def _kept(function: str, probability: PerClient, reason: str, key: jax.Array, st
 
 
 def diurnal(low: float, high: float, *, rounds_per_day: float, key: jax.Array | None = None):
-    r"""Availability that goes up and down with the time of day.
+    r"""Availability that rises and falls with the time of day.
 
     .. math:: p_c(r) = low + (high - low) \, (1 + \cos 2 \pi (r / rounds\_per\_day - \phi_c)) / 2
 
     Args:
-      low: the probability of a client's worst hour, from 0 to 1.
-      high: of its best hour, from `low` to 1.
+      low: the probability at a client's worst hour, from 0 to 1.
+      high: the probability at its best hour, from `low` to 1.
       rounds_per_day: the period in rounds, positive.
-      key: draws each client's best hour :math:`\phi_c`, uniform over the day; None for round 0 for all of them.
+      key: draws each client's best hour :math:`\phi_c`, uniform over the day. With None the best hour of all
+        clients is round 0.
 
     Returns:
       A function `(round_num, ids) -> [C]` for `available` and `dropout`.
 
     Raises:
-      TypeError: `low`, `high` or `rounds_per_day` is no number, `key` no typed key.
-      ValueError: the numbers are not as described.
+      TypeError: `low`, `high` or `rounds_per_day` is not a number, or `key` is not a typed key.
+      ValueError: a number is outside its range.
 
-    Example:
+    Example: half a day after their best hour all clients are at their worst.
       >>> diurnal(0.2, 1.0, rounds_per_day=24)(12, ("ada", "bob"))
       array([0.2, 0.2])
     """
@@ -106,7 +109,7 @@ def diurnal(low: float, high: float, *, rounds_per_day: float, key: jax.Array | 
     check_probability("diurnal(low=...)", np.asarray(low))
     check_probability("diurnal(high=...)", np.asarray(high))
     if low > high:
-        raise ValueError(f"diurnal(low={low}, high={high}) goes from low to high; use diurnal({high}, {low}, ...)")
+        raise ValueError(f"diurnal(low={low}, high={high}) must have low <= high; use diurnal({high}, {low}, ...)")
     if not 0 < rounds_per_day < np.inf:
         raise ValueError(
             f"diurnal(rounds_per_day=...) must be positive and finite, got {rounds_per_day}; use rounds_per_day=24"

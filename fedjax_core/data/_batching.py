@@ -14,25 +14,24 @@ from fedjax_core.engine import identities, ranges
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """Epochs, shuffling and batch size, in the order in which they are applied.
+    """How a client's examples are repeated, shuffled and cut into batches.
 
-    The examples of a client are repeated `num_epochs` times, the repeated stream is shuffled, and
-    the shuffled stream is cut into batches. So batches cross epochs and only the last one may
-    be partial, as with `dataset.repeat(num_epochs).shuffle(buffer_size).batch(batch_size)` of tf.data.
+    The examples of a client are repeated `num_epochs` times, the repeated stream is shuffled, and the shuffled
+    stream is cut into batches. Batches may therefore span epochs, and only the last one may be partial, as with
+    `dataset.repeat(num_epochs).shuffle(buffer_size).batch(batch_size)` in tf.data.
 
     Attributes:
       batch_size: number of examples in a batch, at least 1.
-      num_epochs: how often every example occurs, at least 1. None repeats them as often as the step
-        limits of the cohort take (`data.cohort(..., max_steps=...)`), which is then the only end.
+      num_epochs: how often every example occurs, at least 1. With None the examples repeat without end, and the
+        cohort needs a step limit (`data.cohort(..., max_steps=...)`).
       shuffle: whether the stream is shuffled; the cohort then needs a key.
-      buffer_size: None shuffles the whole stream uniformly. A number shuffles within a window: the
-        i-th example (from 0) comes from the first `i + buffer_size` of the stream. A window as
-        long as the stream is uniform again.
-      drop_remainder: whether a partial last batch is left out.
+      buffer_size: the window of the shuffle: the i-th example (from 0) comes from the first `i + buffer_size` of
+        the stream. With None, or with a window as long as the stream, the whole stream is shuffled uniformly.
+      drop_remainder: whether a partial last batch is dropped.
 
     Raises:
-      TypeError: a size that is no integer, a switch that is no bool.
-      ValueError: a size below 1, or a `buffer_size` without `shuffle`.
+      TypeError: a size is not an integer, or a switch is not a bool.
+      ValueError: a size is below 1, or there is a `buffer_size` without `shuffle`.
 
     Example:
       >>> Batching(batch_size=20, num_epochs=10, shuffle=True)
@@ -77,14 +76,14 @@ class Batching:
         object.__setattr__(self, name, bool(value))
 
     def num_steps(self, num_examples: np.ndarray, max_steps: np.ndarray | int | None = None) -> np.ndarray:
-        """The number of batches that clients of these sizes take, int64.
+        """The number of batches of clients with these numbers of examples, int64.
 
         Args:
-          num_examples: of each client, `[...]`.
-          max_steps: at most so many, an integer or `[...]`; needed with `num_epochs=None`.
+          num_examples: number of examples of each client, `[...]`.
+          max_steps: upper limit, an integer or `[...]`; required with `num_epochs=None`.
 
         Raises:
-          ValueError: there is no end.
+          ValueError: `num_epochs` and `max_steps` are both None.
 
         Example:
           >>> Batching(batch_size=20, num_epochs=2).num_steps([15, 100, 0], max_steps=5)
@@ -109,12 +108,12 @@ class BatchedClients:
     """The batches of the clients of a cohort: the `ClientSequences` of `engine`.
 
     Attributes:
-      source: where the examples lie.
-      clients: int32 `[C]`, the source's number of each client of the cohort.
-      digests: uint64 `[C]`, `client_digests` of the ids, from which all randomness of a client comes.
+      source: the store of the examples.
+      clients: int32 `[C]`, the number that each client of the cohort has in the source.
+      digests: uint64 `[C]`, `client_digests` of the ids, from which all of a client's randomness derives.
       batching: how examples become batches.
-      seed: uint64 `[1]` from the key, or None without shuffling.
-      max_steps: int64 `[C]`, at most so many batches a client, the first ones; or None.
+      seed: uint64 `[1]`, derived from the key; None without shuffling.
+      max_steps: int64 `[C]`, the limit on each client's batches, of which the first are taken; or None.
     """
 
     source: _sources.ExampleSource
@@ -165,21 +164,17 @@ class BatchedClients:
 
 
 def _stream_lengths(batching: Batching, sizes: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """The length of the stream that each client's batches are cut from: whole epochs, int64."""
+    """The length in examples of the stream that each client's batches are cut from: whole epochs, int64."""
     if batching.num_epochs is not None:
         return sizes * batching.num_epochs
     return -(-steps * batching.batch_size // np.maximum(sizes, 1)) * sizes
 
 
 def check_end(batching: Batching, max_steps) -> None:
-    """Refuses batches without an end.
-
-    Raises:
-      ValueError: neither epochs nor steps are limited.
-    """
+    """Raises ValueError unless the number of epochs or of steps is limited."""
     if batching.num_epochs is None and max_steps is None:
         raise ValueError(
-            f"{batching} repeats the examples without end and needs a step limit, got none; use "
+            f"{batching} repeats the examples endlessly and needs a step limit, got none; use "
             "data.cohort(client_ids, batching, key=key, max_steps=100), or set num_epochs"
         )
 
@@ -188,8 +183,8 @@ def step_limits(batching: Batching, max_steps: int | np.ndarray | None, num_clie
     """The step limit of each client, int64 `[num_clients]`, or None.
 
     Raises:
-      TypeError: it is not of integers.
-      ValueError: it is negative, there is not one a client, or it is missing.
+      TypeError: a limit is not an integer.
+      ValueError: a limit is negative, there is not one limit per client, or the batching needs one and has none.
     """
     check_end(batching, max_steps)
     if max_steps is None:
@@ -197,35 +192,36 @@ def step_limits(batching: Batching, max_steps: int | np.ndarray | None, num_clie
     limits = np.asarray(max_steps)
     if limits.dtype.kind not in "iu" and limits.size:
         raise TypeError(
-            f"cohort(max_steps=...) is an integer, or has one a client, got {max_steps!r}; for example max_steps=100"
+            f"cohort(max_steps=...) must be an integer or one integer per client, got {max_steps!r}; for example "
+            "max_steps=100"
         )
     if limits.shape not in ((), (num_clients,)):
         raise ValueError(
-            f"cohort(max_steps=...) is an integer, or has one a client, got the shape {limits.shape} for "
-            f"{num_clients} clients"
+            f"cohort(max_steps=...) must be an integer or one integer per client, got the shape {limits.shape} for "
+            f"{num_clients} clients; for example max_steps=100"
         )
     if (limits < 0).any():
-        raise ValueError(f"cohort(max_steps=...) must be at least 0, got {limits.min()}; 0 is a client without steps")
+        raise ValueError(f"cohort(max_steps=...) must be at least 0, got {limits.min()}; use 0 for no steps")
     return np.broadcast_to(limits.astype(np.int64), (num_clients,))
 
 
 def batch_type(element: Any) -> types.Type:
-    """The type of any number of examples, such as `<x=float32[?,784],y=int32[?]>`."""
+    """The type of a batch of any number of examples, such as `<x=float32[?,784],y=int32[?]>`."""
     return types.type_of(jax.tree.map(lambda e: types.TensorType(e.dtype, (None, *e.shape)), element))
 
 
 def shuffled(lengths: np.ndarray, seeds: np.ndarray, buffer_size: int | None) -> np.ndarray:
-    """Permutes the stream of every client on its own.
+    """Permutes each client's stream independently.
 
     Args:
-      lengths: int64 `[C]`.
-      seeds: uint64 `[C]`; the permutation of a client is a function of its seed and length alone.
+      lengths: int64 `[C]`, the lengths of the streams.
+      seeds: uint64 `[C]`; a client's permutation depends only on its seed, its length and the window.
       buffer_size: the window, or None for the whole stream.
 
     Returns:
-      int32 `[sum(lengths)]`: for one client after another a permutation of `arange(length)`, sorted by tags.
-      With a window of b the tag of position p is uniform in [p, p + b), so that at least `p - b + 1`
-      positions come before it: the i-th is one of the first i + b.
+      int32 `[sum(lengths)]`: client after client, a permutation of `arange(length)`, obtained by sorting random tags.
+      With a window of b the tag of position p is uniform in [p, p + b), so at least `p - b + 1` positions come
+      before it: the i-th example is one of the first i + b.
     """
     positions = ranges(np.zeros_like(lengths), lengths)
     tag = _hashing.tags(np.repeat(seeds, lengths), positions)
@@ -236,7 +232,10 @@ def shuffled(lengths: np.ndarray, seeds: np.ndarray, buffer_size: int | None) ->
 
 
 def _grouped_argsort(tag: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """`np.lexsort((tag, client))`, several times faster: the client takes the place of the lowest bits."""
+    """`np.lexsort((tag, client))`, several times faster: sorts integers made of the client and the tag's top bits.
+
+    If two of these integers are equal, the dropped bits decide the order, and lexsort is used after all.
+    """
     client = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
     bits = np.uint64(len(lengths).bit_length())
     packed = (client << (np.uint64(64) - bits)) | (tag >> bits)

@@ -1,4 +1,4 @@
-"""The handwritten digits that come with the package."""
+"""The handwritten digits that ship with the package."""
 
 import io
 from importlib import resources
@@ -15,24 +15,25 @@ def digits(
     *,
     key: jax.Array | None = None,
 ) -> _federated_data.FederatedData:
-    """1,797 handwritten digits, dealt to clients.
+    """1,797 images of handwritten digits, partitioned over clients.
 
     An example is an image `x`, float32 `[8, 8, 1]` from 0 (background) to 1, and its digit `y`, an int32
-    from 0 to 9. Images have a channel, so that convolutions take them as they are; `map` makes vectors for a
-    model that wants these. The file does not tell who wrote what, so clients are made by a
-    partitioner, and there is no test set apart: hold some examples of every client out with
-    `split_examples`, or some clients with `split_clients`.
+    from 0 to 9. Images have a channel axis, so convolutions take them as they are; `map` flattens them for a model
+    that takes vectors. The data do not say who wrote which digit, so a partitioner assigns them to clients. There is
+    no separate test set: hold out some examples of every client with `split_examples`, or some clients with
+    `split_clients`.
 
     Args:
-      num_clients: how many clients, with the ids 0, 1, ...; None where the partitioner chooses them.
-      partitioner: deals the digits; None is `dirichlet(0.5)`, which gives every client few of the ten digits.
+      num_clients: number of clients, whose ids are 0, 1, ...; None where the partitioner chooses the clients.
+      partitioner: assigns the digits to clients; None is `dirichlet(0.5)`, which gives each client mostly a few of the
+        ten digits.
       key: for partitioners that draw.
 
     Returns:
       Data of the type `<x=float32[?,8,8,1],y=int32[?]>`.
 
     Raises:
-      ValueError: the partitioner does not fit, for instance more than 1,797 clients.
+      ValueError: the partitioner cannot serve so many clients, for instance more than 1,797.
       TypeError: the partitioner draws and there is no key.
 
     Example:
@@ -57,7 +58,7 @@ def digits(
 
 
 def digits_arrays() -> dict[str, np.ndarray]:
-    """All digits without clients, for a central baseline or to be partitioned after a split of one's own.
+    """All digits without clients, for a centralized baseline or a split of your own before partitioning.
 
     Returns:
       `{"x": float32 [1797, 8, 8, 1] from 0 to 1, "y": int32 [1797] from 0 to 9}`.

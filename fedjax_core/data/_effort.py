@@ -13,27 +13,27 @@ _ROUNDING = 1e-9  # 0.7 seconds at 10 steps a second are 7 steps, though 0.7 * 1
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """Limits of local training; whichever saturates first ends it.
+    """Limits on local training, which ends as soon as one of them is reached.
 
-    Steps and seconds are looked at after every step, so that at least one step runs, and the step
-    within which the seconds run out is the last one. For simulated clients the limits become a number
-    of steps for each client, `num_steps`, from a simulated speed: no clock is read.
+    Steps and seconds are checked after every step: at least one step runs, and the step during which the seconds
+    run out is the last. For simulated clients, `num_steps` turns the limits into a number of steps for each client,
+    given a simulated speed; no clock is read.
 
     Attributes:
-      max_epochs: how often a client's examples are gone through, at least 1. It is the `num_epochs` of the batching.
+      max_epochs: number of passes over a client's examples, at least 1. It must equal the `num_epochs` of the batching.
       max_steps: number of batches, at least 1.
-      max_seconds: of training, positive.
+      max_seconds: duration of training in seconds, positive.
 
     Raises:
-      TypeError: an epoch or step limit that is no integer, seconds that are no number.
-      ValueError: a limit of zero or less, or not finite, or no limit at all.
+      TypeError: a limit on epochs or steps is not an integer, or `max_seconds` is not a number.
+      ValueError: a limit is not positive and finite, or there is no limit at all.
 
     Example:
       >>> Effort(max_steps=100, max_seconds=60.0)
       Effort(max_epochs=None, max_steps=100, max_seconds=60.0)
       >>> Effort()
       Traceback (most recent call last):
-      ValueError: Effort() sets no limit, and training would not end; for example Effort(max_epochs=1)
+      ValueError: Effort() sets no limit, so training would never end; for example Effort(max_epochs=1)
     """
 
     max_epochs: int | None = None
@@ -42,7 +42,7 @@ class Effort:
 
     def __post_init__(self):
         if self.max_epochs is None and self.max_steps is None and self.max_seconds is None:
-            raise ValueError("Effort() sets no limit, and training would not end; for example Effort(max_epochs=1)")
+            raise ValueError("Effort() sets no limit, so training would never end; for example Effort(max_epochs=1)")
         self._check("max_epochs", int, "an integer", 1)
         self._check("max_steps", int, "an integer", 100)
         self._check("max_seconds", float, "a number", 60.0)
@@ -56,8 +56,8 @@ class Effort:
             raise TypeError(f"Effort({name}=...) must be {described}, got {value!r}; for example {name}={example}")
         if not 0 < value < math.inf:
             raise ValueError(
-                f"Effort({name}=...) must be positive and finite, got {value}; for example {name}={example}, or leave "
-                "it out where another limit holds"
+                f"Effort({name}=...) must be positive and finite, got {value}; for example {name}={example}, or "
+                "leave it out if there is another limit"
             )
         object.__setattr__(self, name, kind(value))
 
@@ -67,19 +67,20 @@ class Effort:
         batching: _batching.Batching,
         steps_per_second: float | np.ndarray | None = None,
     ) -> np.ndarray:
-        """The number of steps that clients of these sizes take under all limits.
+        """The number of steps that clients with these numbers of examples take under all limits.
 
         Args:
-          num_examples: of each client, `[C]`.
-          batching: how the examples become batches. Its `num_epochs` is one of the limits; with `None` steps and
-            seconds alone decide, and small clients go through their examples more often than large ones.
-          steps_per_second: speed of each client, positive, a number or `[C]`; needed with `max_seconds`.
+          num_examples: number of examples of each client, `[C]`.
+          batching: how the examples become batches. Its `num_epochs` is one of the limits; with None only steps and
+            seconds count, and small clients make more passes over their examples than large ones.
+          steps_per_second: speed of the clients, positive, a number or `[C]`; required with `max_seconds`.
 
         Returns:
           int64 `[C]`, for `data.cohort(..., max_steps=...)`; 0 for a client without a batch.
 
         Raises:
-          ValueError: `max_epochs` is not the batching's, a speed is missing, not positive or not finite.
+          ValueError: `max_epochs` is not the batching's `num_epochs`, or a speed is missing or is not positive and
+            finite.
 
         Example:
           >>> batching = _batching.Batching(batch_size=10, num_epochs=3)
@@ -94,17 +95,22 @@ class Effort:
         return batching.num_steps(num_examples, limit)
 
     def check_batching(self, batching: _batching.Batching) -> None:
-        """Refuses a batching with other epochs.
+        """Raises unless `batching` has as many epochs as this effort allows.
 
         Raises:
-          TypeError: it is no `Batching`.
-          ValueError: the epochs differ.
+          TypeError: `batching` is not a `Batching`.
+          ValueError: `max_epochs` is set and is not the batching's `num_epochs`.
+
+        Example:
+          >>> Effort(max_epochs=2).check_batching(_batching.Batching(batch_size=20))  # doctest: +ELLIPSIS
+          Traceback (most recent call last):
+          ValueError: Effort(max_epochs=2) must equal the num_epochs of the batching, got Batching(batch_size=20, ...
         """
         if not isinstance(batching, _batching.Batching):
             raise TypeError(f"an effort needs a Batching, got {batching!r}; use Batching(batch_size=20)")
         if self.max_epochs not in (None, batching.num_epochs):
             raise ValueError(
-                f"Effort(max_epochs={self.max_epochs}) is the num_epochs of the batching, got {batching}; use "
+                f"Effort(max_epochs={self.max_epochs}) must equal the num_epochs of the batching, got {batching}; use "
                 f"Batching(batch_size={batching.batch_size}, num_epochs={self.max_epochs})"
             )
 

@@ -1,7 +1,7 @@
-"""What one client holds: checked, canonical arrays with one row an example.
+"""What one client holds: checked, canonical arrays with one row per example.
 
-Examples are a dict of arrays (any pytree of arrays will do) that share their first dimension.
-A list counts as an array, not as a container.
+Examples are a dict of arrays (or any pytree of arrays) that share their first dimension. A list counts as an array,
+not as a container.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,20 +38,20 @@ def owner_of(client_id) -> str:
 
 
 def canonical(value: Any, where: str, owner: Callable[[int], str] | None = None) -> np.ndarray:
-    """The array that JAX would make of a field, on the host: 64-bit types narrow unless x64 is on.
+    """The array that JAX would make of a field, on the host: 64-bit types are narrowed unless x64 is on.
 
     Args:
-      value: an array or nested list of numbers with at least one dimension.
-      where: what an error calls it.
-      owner: row -> what an error calls the client that holds it, if `where` does not say.
+      value: an array or a nested list of numbers with at least one dimension.
+      where: how an error names the field.
+      owner: row -> how an error names the client that holds the row, if `where` does not say it.
 
     Raises:
-      TypeError: it does not hold numbers or booleans.
-      ValueError: it has no rows, its rows differ in shape, or an integer does not fit.
+      TypeError: `value` does not hold numbers or booleans.
+      ValueError: `value` is a scalar, its rows differ in shape, or an integer does not fit the narrowed type.
     """
     array = _numeric(value, where)
     if not array.ndim:
-        raise ValueError(f"{where} must have one row an example, got a scalar; wrap it: np.array([{value!r}])")
+        raise ValueError(f"{where} must have one row per example, got a scalar; wrap it: np.array([{value!r}])")
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     if dtype == array.dtype:
         return array
@@ -61,7 +61,7 @@ def canonical(value: Any, where: str, owner: Callable[[int], str] | None = None)
             whose = f" of {owner(row)}" if owner else ""
             raise ValueError(
                 f"{where}{whose} holds {_extreme(array[row])} in row {row}, which does not fit {dtype} (JAX runs "
-                "without 64-bit types); renumber it, split it in two fields, or "
+                "without 64-bit types); renumber the values, split them into two fields, or use "
                 'jax.config.update("jax_enable_x64", True)'
             )
     with np.errstate(over="ignore"):
@@ -76,8 +76,8 @@ def _numeric(value, where) -> np.ndarray:
     is_number = jnp.issubdtype(array.dtype, np.number) and array.dtype.char not in "gG"
     if not is_number and array.dtype != np.bool_:
         raise TypeError(
-            f"{where} must hold numbers or booleans of a type that JAX has, got dtype {array.dtype}; encode it first, "
-            "for instance np.unique(values, return_inverse=True)[1]"
+            f"{where} must hold numbers or booleans of a dtype that JAX has, got {array.dtype}; encode the values "
+            "first, for example with np.unique(values, return_inverse=True)[1]"
         )
     return array
 
@@ -100,7 +100,7 @@ def check_same_rows(leaves: Sequence[np.ndarray], names: Sequence[str], owner: s
         if len(leaf) != len(leaves[0]):
             raise ValueError(
                 f"{owner}: {field_of(name)} has {len(leaf)} rows and {field_of(names[0])} has {len(leaves[0])}; "
-                "every field needs one row an example"
+                "every field needs one row per example"
             )
 
 
@@ -110,11 +110,11 @@ def check_fields(examples: Any, expected: Any, owner: str, reference: str) -> li
     Args:
       examples: fields of one client.
       expected: a pytree of the fields that `reference` has.
-      owner: what an error calls the client.
-      reference: what an error calls the one it is compared with.
+      owner: how an error names the client.
+      reference: how an error names the client it is compared with.
 
     Raises:
-      ValueError: a field is missing or in excess.
+      ValueError: a field is missing, or there is one too many.
     """
     leaves, treedef = flatten(examples)
     if treedef == jax.tree.structure(expected):
@@ -123,10 +123,12 @@ def check_fields(examples: Any, expected: Any, owner: str, reference: str) -> li
     if missing := [n for n in wanted if n not in names]:
         raise ValueError(f"{owner} has no field {missing[0]!r}, which {reference} has; its fields are {names}")
     if excess := [n for n in names if n not in wanted]:
-        raise ValueError(f"{owner} has a field {excess[0]!r}, which {reference} has not; its fields are {wanted}")
+        raise ValueError(f"{owner} has a field {excess[0]!r}, which {reference} does not have; its fields are {wanted}")
     by_name = dict(zip(names, leaves))
-    if len(by_name) < len(wanted):  # fields without names of their own, told apart by their containers only
-        raise ValueError(f"{owner} has other containers than {reference}: {treedef}, {jax.tree.structure(expected)}")
+    if len(by_name) < len(wanted):  # several fields have the same path, so names cannot match them
+        raise ValueError(
+            f"{owner} has other containers than {reference}: {treedef} instead of {jax.tree.structure(expected)}"
+        )
     return [by_name[name] for name in wanted]
 
 
@@ -136,8 +138,8 @@ def check_like(leaf: np.ndarray, expected: Any, where: str, reference: str) -> N
     Args:
       leaf: `[rows, ...]`.
       expected: anything with the `dtype` and the `shape` of one row.
-      where: what an error calls the field.
-      reference: what an error calls the one it is compared with.
+      where: how an error names the field.
+      reference: how an error names the client it is compared with.
 
     Raises:
       TypeError: the dtypes differ.
@@ -151,5 +153,5 @@ def check_like(leaf: np.ndarray, expected: Any, where: str, reference: str) -> N
     if leaf.shape[1:] != tuple(expected.shape):
         raise ValueError(
             f"{where} has examples of shape {leaf.shape[1:]}, but {tuple(expected.shape)} in {reference}; "
-            "bring them to one shape first"
+            "give all examples one shape first, for example by padding"
         )

@@ -11,24 +11,28 @@ from fedjax_core import types
 from fedjax_core.data import _batching, _examples, _extra, _grouping, _hashing, _ids, _sources, _split
 from fedjax_core.engine import Cohort, read_streams
 
-_CHUNK = 1 << 15  # clients that are looked at together, so that the arrays stay in the cache
+_CHUNK = 1 << 15  # clients processed at a time, so that the arrays stay in the cache
 
 
 class FederatedData(Mapping):
-    """The examples of many clients, a mapping from client id to a dict of arrays.
+    """The examples of many clients: a mapping from client id to a dict of arrays.
 
-    In memory the examples of all clients are rows of the same arrays. `subset` and the splits are views of them: they
-    copy no examples, and keep each client's row in the population (`client_ids.rows`), which is what
-    `federated_client_index` gives a computation. `map` is applied when a client is read. Nothing is changed in place,
-    so that several threads may use the same data.
+    In memory, the examples of all clients are rows of the same arrays. `subset` and the splits are views: they copy no
+    examples, and each client keeps its row in the population (`client_ids.rows`), which is the number that
+    `federated_client_index` gives to a computation. `map` is applied when a client is read. Nothing is changed in
+    place, so several threads may share the data.
 
-    Arrays are what JAX would make of them: `float64` becomes `float32` and `int64` `int32` unless
+    Arrays have the dtypes that JAX would give them: `float64` becomes `float32` and `int64` becomes `int32` unless
     `jax_enable_x64` is on.
 
     Args:
-      ids: the clients' ids, strings or integers that differ from one another.
-      source: their examples, numbered in the order of `ids`. `from_clients` and `from_arrays` make one
-        from arrays; any object with the four members of `ExampleSource` will do.
+      ids: the clients' ids, distinct strings or integers.
+      source: the examples, numbered in the order of `ids`. `from_clients` and `from_arrays` build a source from
+        arrays; any object with the four members of `ExampleSource` will do.
+
+    Raises:
+      TypeError: an id is neither a string nor an integer.
+      ValueError: an id occurs twice, or `source` has another number of clients.
 
     Example:
       >>> data = FederatedData.from_clients({
@@ -45,10 +49,12 @@ class FederatedData(Mapping):
         self._ids = _ids.ClientIds(ids)
         self._source = source
         if len(self._ids) != len(source.sizes):
-            raise ValueError(f"FederatedData needs one id a client, got {len(self._ids)} for {len(source.sizes)}")
+            raise ValueError(
+                f"FederatedData needs one id per client, got {len(self._ids)} ids for {len(source.sizes)} clients"
+            )
 
     def _with(self, ids: _ids.ClientIds, source: _sources.ExampleSource) -> "FederatedData":
-        """Data of clients of the same population: `source` is numbered like this data's, whoever the `ids` are."""
+        """Data of some clients of the same population, whose numbers in `source` are those in this data's source."""
         data = object.__new__(FederatedData)
         data._ids, data._source = ids, source
         return data
@@ -58,21 +64,21 @@ class FederatedData(Mapping):
         """Builds the data from what each client holds.
 
         Args:
-          clients: a dict from client id to examples, or a list or a generator of examples, whose ids are then
-            0, 1, ... Examples are a dict of arrays (or any pytree of arrays) that share their first dimension,
-            their fields in any order; a client may have none (arrays of length 0).
+          clients: a dict from client id to examples, or a list or generator of examples, which get the ids
+            0, 1, ... Examples are a dict of arrays (or any pytree of arrays) that share their first dimension, with
+            the fields in any order. A client may have no examples (arrays of length 0).
 
         Raises:
-          ValueError: there is no client, or a client's fields disagree in length, or its fields or
-            their shapes are not those of the first client.
-          TypeError: a field does not hold numbers, or another dtype than the first client's.
+          ValueError: there is no client, a client's fields differ in length, or its fields or their shapes are
+            not those of the first client.
+          TypeError: a field does not hold numbers, or its dtype is not that of the first client.
 
         Example:
           >>> FederatedData.from_clients([{"x": np.zeros((5, 2))}, {"x": np.zeros((0, 2))}]).sizes
           array([5, 0])
           >>> FederatedData.from_clients({"a": {"x": [1.0], "y": [1, 2]}})
           Traceback (most recent call last):
-          ValueError: client 'a': field 'y' has 2 rows and field 'x' has 1; every field needs one row an example
+          ValueError: client 'a': field 'y' has 2 rows and field 'x' has 1; every field needs one row per example
         """
         if not isinstance(clients, Mapping | list | tuple):
             clients = read_streams(clients, "from_clients(clients)")
@@ -82,8 +88,9 @@ class FederatedData(Mapping):
             ids, examples = _ids.ClientIds(range(len(clients))), clients
         else:
             raise TypeError(
-                "from_clients takes a dict from client id to examples or a list of examples, got "
-                f"{type(clients).__name__}; for arrays of all clients' rows use from_arrays(arrays, client_ids)"
+                "from_clients takes a dict from client id to examples, or a list of examples, got "
+                f"{type(clients).__name__}; for arrays with the rows of all clients use "
+                "from_arrays(arrays, client_ids)"
             )
         return cls(ids, _grouping.joined(ids, examples))
 
@@ -92,14 +99,14 @@ class FederatedData(Mapping):
         """Builds the data from the rows of all clients, each labelled with its client.
 
         Args:
-          arrays: a dict (or any pytree) of arrays `[rows, ...]`. Arrays whose rows are grouped already are
-            not copied, so do not write to them afterwards.
-          client_ids: `[rows]`, the id of the client that holds the row, in any order. Clients come in the order of
-            their ids, integers before strings, so that the same ids make the same population; the rows of a
-            client keep their order.
+          arrays: a dict (or any pytree) of arrays `[rows, ...]`. Arrays whose rows are already grouped by client
+            are not copied, so do not write to them afterwards.
+          client_ids: `[rows]`, the id of the client that holds each row, in any order. The clients are sorted by
+            id, integers before strings, so the same ids always make the same population. The rows of a client keep
+            their order.
 
         Raises:
-          ValueError: the fields or `client_ids` differ in length, or an integer does not fit.
+          ValueError: the fields and `client_ids` differ in length, or an integer does not fit the narrowed type.
           TypeError: a field does not hold numbers, or an id is neither a string nor an integer.
 
         Example:
@@ -113,26 +120,37 @@ class FederatedData(Mapping):
 
     @property
     def client_ids(self) -> _ids.ClientIds:
-        """The clients' ids, strings and Python integers, in order: a sequence that makes each when it is looked at."""
+        """The clients' ids in order: a lazy sequence of strings and Python integers.
+
+        Example:
+          >>> train, _ = FederatedData.from_clients([{"x": [0.0]}] * 5).split_clients(0.4, key=jax.random.key(0))
+          >>> train.client_ids, train.client_ids.population
+          (ClientIds(0, 2), ClientIds(0, 1, 2, 3, 4))
+        """
         return self._ids
 
     @functools.cached_property
     def sizes(self) -> np.ndarray:
-        """The number of examples of each client, int64 `[len(self)]`; loads nothing."""
+        """The number of examples of each client, int64 `[len(self)]`. No example is read."""
         if self._ids.population is self._ids:
             return self._source.sizes
         return _sources.sizes_of(self._source, self._ids.rows)
 
     @property
     def element_type(self) -> types.Type:
-        """The type of one client's examples, such as `<x=float32[?,784],y=int32[?]>`."""
+        """The type of a client's examples and of each of its batches.
+
+        Example:
+          >>> FederatedData.from_clients([{"x": np.zeros((5, 784)), "y": [0, 1, 2, 3, 4]}]).element_type
+          parse_type('<x=float32[?,784],y=int32[?]>')
+        """
         return _batching.batch_type(self._source.element)
 
     def __getitem__(self, client_id: str | int) -> Any:
-        """The examples of one client: a dict of arrays `[size, ...]`, not to be written to.
+        """The examples of one client: a dict of arrays `[size, ...]`. Do not write to them.
 
         Raises:
-          UnknownClientError: there is no such client; a ValueError and a KeyError.
+          UnknownClientError: there is no such client. It is both a ValueError and a KeyError.
         """
         return self._source.examples(int(self._ids.find([client_id])[0]))
 
@@ -152,18 +170,18 @@ class FederatedData(Mapping):
         return f"FederatedData({len(self)} clients with {self.sizes.sum()} examples of {self.element_type})"
 
     def map(self, fn: Callable[[Any], Any]) -> "FederatedData":
-        """Preprocesses each client when it is read.
+        """Preprocesses each client's examples when they are read.
 
-        `fn` is called once now, on the first client that has examples, to learn what comes out, and
-        then whenever a client is read.
+        `fn` is called once right away, on the first client that has examples, to learn the type of its result, and
+        again whenever a client is read.
 
         Args:
-          fn: the examples of one client (a dict of arrays) -> a dict of arrays with as many rows.
-            Fields, dtypes and the shape of an example may change. It must not depend on
-            anything but its argument. It may be called from several threads.
+          fn: the examples of one client (a dict of arrays) -> a dict of arrays with as many rows. Fields, dtypes
+            and the shape of an example may change. The result must depend on the argument alone. `fn` may be
+            called from several threads.
 
         Raises:
-          ValueError: `fn` changed the number of rows, now or when the client is read.
+          ValueError: this data has no clients, or `fn` changed the number of rows, now or when a client is read.
 
         Example:
           >>> data = FederatedData.from_clients({"ada": {"pixels": np.full((2, 4), 255, np.uint8)}})
@@ -171,7 +189,9 @@ class FederatedData(Mapping):
           parse_type('<x=float32[?,4]>')
         """
         if not len(self):
-            raise ValueError("map needs at least one client to learn what fn returns; map before taking a subset")
+            raise ValueError(
+                "map needs at least one client to learn what fn returns, got none; map before taking the subset"
+            )
 
         def owner(client: int) -> str:
             return _examples.owner_of(population[client])
@@ -183,7 +203,7 @@ class FederatedData(Mapping):
         return self._with(self._ids, _sources.Mapped(self._source, fn, element, owner))
 
     def _first_with_examples(self) -> int:
-        """The number of the first client that has examples, or of the first one."""
+        """The number of the first client that has examples; of the first client if none has."""
         for start in range(0, len(self), _CHUNK):
             clients = self._ids[start : start + _CHUNK].rows
             sizes = _sources.sizes_of(self._source, clients)
@@ -192,7 +212,7 @@ class FederatedData(Mapping):
         return int(self._ids[:1].rows[0])
 
     def subset(self, client_ids: Iterable) -> "FederatedData":
-        """The data of some clients, in the given order: a view, which keeps their rows in the population.
+        """The data of some clients in the given order: a view, in which the clients keep their rows in the population.
 
         Raises:
           UnknownClientError: there is no such client.
@@ -206,16 +226,16 @@ class FederatedData(Mapping):
         return self._with(self._ids.subset(client_ids), self._source)
 
     def split_clients(self, fraction: float, *, key: jax.Array) -> tuple["FederatedData", "FederatedData"]:
-        """Splits the population in two, for instance to train on some clients and to test on others.
+        """Splits the population in two, for example to train on some clients and to test on the others.
 
-        Which clients are chosen depends on the key and the ids, not on their order.
+        Which clients are drawn depends on the key and the ids, not on their order.
 
         Args:
-          fraction: share of the clients in the first part, from 0 to 1; the number is rounded, halves up.
+          fraction: share of the clients in the first part, from 0 to 1. Their number is rounded, halves up.
           key: draws the clients.
 
         Returns:
-          The chosen clients and the others, both in this data's order.
+          The data of the drawn clients and of the others, both in this data's order.
 
         Raises:
           ValueError: `fraction` is not from 0 to 1.
@@ -237,15 +257,15 @@ class FederatedData(Mapping):
     def split_examples(
         self, fraction: float, *, key: jax.Array | None = None
     ) -> tuple["FederatedData", "FederatedData"]:
-        """Splits the examples of every client in two, when the client is read: nothing is copied.
+        """Splits the examples of every client in two. The split happens when a client is read; nothing is copied.
 
         Args:
-          fraction: share of each client's examples in the first part, from 0 to 1; the number is rounded, halves up.
-          key: draws the examples of the first part; None takes the client's first ones, which splits by
-            time where examples are in the order of time.
+          fraction: share of each client's examples in the first part, from 0 to 1. Their number is rounded, halves up.
+          key: draws the examples of the first part. None takes the client's first ones, which splits by time if the
+            examples are in chronological order.
 
         Returns:
-          Two data sets with the same clients. Examples keep their order. A client may have none left in one of them.
+          Two data sets with the same clients. Examples keep their order. A client may have no examples in one of them.
 
         Raises:
           ValueError: `fraction` is not from 0 to 1.
@@ -272,24 +292,25 @@ class FederatedData(Mapping):
         extra: Mapping[str, Any] | None = None,
         key: jax.Array | None = None,
     ) -> Cohort:
-        """The clients of one round, to be given to a computation. Reads nothing yet.
+        """The clients of one round, as an argument for a computation. No examples are read yet.
 
         Args:
-          client_ids: who takes part; a client may occur more than once and is then shuffled
-            independently each time.
+          client_ids: the ids of the clients. A client may occur more than once and is then shuffled independently
+            each time.
           batching: how each client's examples become batches.
-          key: draws the shuffling: a function of the key and the client, not of its place in the cohort.
-          max_steps: at most so many batches, the first ones, of each client; an integer for all, or an array
-            with one for each of `client_ids`, for example from `Effort.num_steps`. A weight by examples
-            counts those in the batches taken.
-          extra: what is known of each client beside its data, for `federated_client_value`: by name an array with one
-            row for each of `client_ids`, in this order, or a dict from client id to value.
+          max_steps: the limit on each client's batches, of which the first are taken: an integer for all clients, or
+            an array with one for each of `client_ids`, for example from `Effort.num_steps`. A weight by examples
+            counts the examples in the batches taken.
+          extra: values of each client beside its examples, for `federated_client_value`: a dict from name to either
+            an array with one row for each of `client_ids`, in this order, or a dict from client id to value.
+          key: draws the shuffling, which depends on the key and the client, not on the client's place in the cohort.
 
         Raises:
-          UnknownClientError: there is no such client; a ValueError and a KeyError.
-          ValueError: `batching` shuffles and there is no key, or has no end and there is no `max_steps`; a
-            limit is negative, or there is not one a client; `extra` does not have one row a client.
-          TypeError: a limit is no integer; `extra` holds something that is not a number or a boolean.
+          UnknownClientError: there is no such client. It is both a ValueError and a KeyError.
+          ValueError: `batching` shuffles and there is no key, or it repeats endlessly and there is no `max_steps`; a
+            limit is negative; `max_steps` or `extra` does not have one entry per client.
+          TypeError: `batching` is not a `Batching`, a limit is not an integer, or `extra` holds something other than
+            numbers and booleans.
 
         Example:
           >>> from fedjax_core.data import Batching
@@ -302,7 +323,7 @@ class FederatedData(Mapping):
         if batching.shuffle and key is None:
             raise ValueError(
                 f"{batching} shuffles and needs a key, got none; use "
-                "data.cohort(client_ids, batching, key=jax.random.key(0)), with another key every round"
+                "data.cohort(client_ids, batching, key=jax.random.key(0)), with a different key in every round"
             )
         clients = self._ids.find(client_ids)
         ids = self._ids if client_ids is self._ids else self._ids.population.take(clients)
@@ -313,7 +334,7 @@ class FederatedData(Mapping):
 
 
 def _lowest(tag: np.ndarray, count: int) -> np.ndarray:
-    """Which are the `count` lowest tags, bool; of equal ones the first."""
+    """Marks the `count` lowest tags, bool `[len(tag)]`; of equal tags the first."""
     if not 0 < count < len(tag):
         return np.full(len(tag), count > 0)
     last = np.partition(tag, count - 1)[count - 1]

@@ -1,4 +1,4 @@
-"""From loose arrays to the rows of all clients, one client after another."""
+"""Grouping of loose arrays into rows that are ordered by client."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from fedjax_core.data import _examples, _id_stores, _sources
 
 
 def joined(ids: Sequence, clients: Sequence) -> _sources.Flat:
-    """Joins the examples of the clients `ids`, all of which must look like the first one's."""
+    """Concatenates the examples of the clients `ids`, all of which must have the first client's fields and dtypes."""
     if not clients:
         raise ValueError(
-            "from_clients needs at least one client, since their examples tell the type; for a client without "
-            "examples give arrays of length 0: {'ada': {'x': np.zeros((0, 784), np.float32)}}"
+            "from_clients needs at least one client, whose examples determine the type; for a client without "
+            "examples use arrays of length 0: {'ada': {'x': np.zeros((0, 784), np.float32)}}"
         )
     reference = _examples.owner_of(ids[0])
     names, expected = _examples.field_names(clients[0]), None
@@ -52,8 +52,8 @@ def _row(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
 def numbered(client_ids: Sequence | np.ndarray) -> tuple[Sequence | np.ndarray, np.ndarray]:
     """The distinct ids in ascending order, integers before strings, and each row's place among them, int64.
 
-    The order is one of the ids alone: data of the same clients have the same rows in the population, however
-    their examples are shuffled.
+    The order depends on the ids alone: the same clients have the same rows in the population, however the rows of
+    `client_ids` are shuffled.
     """
     ids = _id_stores.compact(client_ids)
     if isinstance(ids, range):
@@ -73,8 +73,8 @@ def grouped(arrays: Any, owners: np.ndarray, ids: Sequence) -> _sources.Flat:
 
     Args:
       arrays: a pytree of arrays `[rows, ...]`.
-      owners: int64 `[rows]`, places in `ids`.
-      ids: all clients; one may own nothing.
+      owners: int64 `[rows]`, the place in `ids` of each row's client.
+      ids: the ids of all clients; a client may own no row.
     """
     leaves, treedef = _examples.flatten(arrays)
     names = _examples.field_names(arrays)
@@ -84,7 +84,7 @@ def grouped(arrays: Any, owners: np.ndarray, ids: Sequence) -> _sources.Flat:
         if len(np.shape(leaf)) and len(leaf) != len(owners):
             raise ValueError(
                 f"from_arrays: {_examples.field_of(name)} has {len(leaf)} rows and there are {len(owners)} client "
-                "ids; every field needs one row an example, and every row one client id"
+                "ids; every field needs one row per example, and every row one client id"
             )
 
     def owner(row: int) -> str:

@@ -1,4 +1,4 @@
-"""Randomness of the host: numbers that are a pure function of a key and of what they are drawn for."""
+"""Randomness on the host: numbers that are a pure function of a key and of what they are drawn for."""
 
 import jax
 import jax.core
@@ -9,14 +9,14 @@ from fedjax_core.engine import GOLDEN, mix
 
 
 def seed(key: jax.Array | None, purpose: str) -> np.ndarray:
-    """Condenses a typed key and what it is used for into one uint64, `[1]`.
+    """Condenses a typed key and its purpose into one uint64, `[1]`.
 
     Args:
       key: a scalar `jax.random.key`, not traced.
-      purpose: the function that draws, for the error and to keep draws for different purposes apart.
+      purpose: the name of the function that draws. Different purposes give independent draws, and errors name it.
 
     Raises:
-      TypeError: `key` is anything else.
+      TypeError: `key` is not a typed key, not a scalar, or traced.
     """
     if (
         not isinstance(key, jax.Array)
@@ -46,7 +46,7 @@ def fold(state: np.ndarray, *numbers: int | np.ndarray) -> np.ndarray:
 
 
 def tags(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """The `positions`-th outputs of the splitmix64 streams that start at `seeds`, uint64."""
+    """The outputs at `positions` of the splitmix64 streams that start at `seeds`, uint64."""
     return mix(seeds + (positions.astype(np.uint64) + np.uint64(1)) * GOLDEN)
 
 
@@ -56,5 +56,5 @@ def uniform(tag: np.ndarray) -> np.ndarray:
 
 
 def generator(key: jax.Array | None, purpose: str) -> np.random.Generator:
-    """A NumPy generator for draws that hashing does not give, such as Dirichlet's."""
+    """A NumPy generator for draws that hashing does not provide, such as Dirichlet draws."""
     return np.random.Generator(np.random.Philox(int(seed(key, purpose)[0])))

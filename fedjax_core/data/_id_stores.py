@@ -1,7 +1,7 @@
-"""How the ids of a population are held: a range, an array, or Python objects, never more than that.
+"""Storage for the ids of a population: as a range, as an array, or as Python objects.
 
-A store has a length, gives the ids and the digests of rows, and finds ids. Ids go in and out in compact form: a
-range, int64 `[n]`, fixed-width strings `[n]`, or a tuple of Python strings and integers.
+A store has a length, returns the ids and the digests of rows, and finds the rows of ids. Ids go in and out in compact
+form: a range, int64 `[n]`, fixed-width strings `[n]`, or a tuple of Python strings and integers.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Store(Protocol):
         ...
 
     def find(self, ids: Compact) -> np.ndarray:
-        """The row of each id, int64, -1 where it is not here."""
+        """The row of each id, int64; -1 for an id that is not in the store."""
         ...
 
     def digests(self, rows: np.ndarray | slice) -> np.ndarray:
@@ -34,7 +34,7 @@ class Store(Protocol):
         ...
 
     def repeated(self) -> int | None:
-        """A row whose id another row has too, or None."""
+        """A row whose id occurs in another row too, or None."""
         ...
 
 
@@ -49,7 +49,7 @@ def store_of(ids: Compact) -> Store:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Numbers:
-    """The integers of a range: nothing is held."""
+    """The integers of a range; no id is stored."""
 
     numbers: range
 
@@ -79,7 +79,7 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Integers:
-    """An array of integers, which may be mapped from a file.
+    """An array of integers, which may be memory-mapped from a file.
 
     Attributes:
       values: int64 `[N]`.
@@ -95,7 +95,7 @@ class Integers:
 
     @functools.cached_property
     def _order(self) -> np.ndarray | None:
-        """The rows by ascending value, None where they are in this order."""
+        """The rows sorted by value; None if the values already ascend."""
         return None if _ascending(self.values) else np.argsort(self.values, kind="stable")
 
     def find(self, ids: Compact) -> np.ndarray:
@@ -114,10 +114,10 @@ class Integers:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Texts:
-    """Strings, as an array of fixed width or as Python objects; integers among them may be of any width.
+    """Strings, as a fixed-width array or as Python objects, among which there may be integers of any size.
 
     Attributes:
-      values: fixed-width strings `[N]`, which may be mapped from a file, or a tuple.
+      values: fixed-width strings `[N]`, which may be memory-mapped from a file, or a tuple.
     """
 
     values: np.ndarray | tuple
@@ -136,7 +136,7 @@ class Texts:
 
     @functools.cached_property
     def _order(self) -> np.ndarray:
-        """The rows by ascending digest: 8 bytes a client, where a dict of rows has a hundred."""
+        """The rows sorted by digest: 8 bytes per client, where a dict from id to row would take about a hundred."""
         return np.argsort(self._digests, kind="stable")
 
     def find(self, ids: Compact) -> np.ndarray:
@@ -146,7 +146,7 @@ class Texts:
         return np.fromiter(rows, np.int64, len(ids))
 
     def _row(self, client_id, candidates: list) -> int:
-        """The one of the candidates, whose digests are the id's, that has this id."""
+        """The row of this id among the candidates, which all have its digest; -1 if there is none."""
         return next((row for row in candidates if self.values[row] == client_id), -1)
 
     def digests(self, rows: np.ndarray | slice) -> np.ndarray:
@@ -157,7 +157,7 @@ class Texts:
     def repeated(self) -> int | None:
         if isinstance(self.values, np.ndarray) and _ascending(self.values, strictly=True):
             return None
-        ordered = np.sort(self._digests)  # half the time of the order, which only a look-up by name needs
+        ordered = np.sort(self._digests)  # takes half the time of `_order`, which only look-ups by id need
         next_is_same = np.flatnonzero(ordered[1:] == ordered[:-1])  # equal ids have equal digests
         if not len(next_is_same):
             return None
@@ -173,11 +173,11 @@ def _ascending(values: np.ndarray, strictly: bool = False) -> bool:
 
 
 def places_of(values: np.ndarray, order: np.ndarray | None, wanted: np.ndarray) -> np.ndarray:
-    """Where `wanted` numbers first stand in `values`, int64, -1 where they do not.
+    """The first place of each of the `wanted` integers in `values`, int64 `[n]`; -1 for one that does not occur.
 
     Args:
       values: integers `[N]`.
-      order: their places in ascending order, stable; None where they ascend.
+      order: the stable argsort of `values`; None if they already ascend.
       wanted: integers `[n]`.
     """
     if not len(values):
@@ -188,7 +188,7 @@ def places_of(values: np.ndarray, order: np.ndarray | None, wanted: np.ndarray) 
 
 
 def _found_integers(ids: Compact, rows_of) -> np.ndarray:
-    """The rows of the integers among ids of any kind."""
+    """The row of each id, found by `rows_of` for integers that fit int64; -1 for all other ids."""
     if isinstance(ids, range):
         ids = np.array(ids, np.int64)
     if isinstance(ids, np.ndarray) and ids.dtype.kind == "i":
@@ -204,7 +204,7 @@ def compact(ids: Iterable) -> Compact:
     """Ids of any kind in compact form; arrays are not copied.
 
     Raises:
-      TypeError: an id is neither a string nor an integer, or `ids` is one id.
+      TypeError: an id is neither a string nor an integer, or `ids` is a single id.
     """
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         found = f"the string {ids!r}" if isinstance(ids, str) else repr(ids)
@@ -251,5 +251,5 @@ def _plain(client_id) -> str | int:
         return int(client_id)
     shown = f"use {client_id.decode(errors='replace')!r}" if isinstance(client_id, bytes) else f"use str({client_id!r})"
     raise TypeError(
-        f"a client id is a string or an integer, got {client_id!r} of type {type(client_id).__name__}; {shown}"
+        f"a client id must be a string or an integer, got {client_id!r} of type {type(client_id).__name__}; {shown}"
     )

@@ -1,4 +1,4 @@
-"""The names of the clients of a population."""
+"""The ids of the clients of a population."""
 
 import difflib
 import functools
@@ -9,32 +9,38 @@ import numpy as np
 
 from fedjax_core.data import _id_stores
 
-_NUM_COMPARED = 10_000  # how many ids an error message looks at for close matches
+_NUM_COMPARED = 10_000  # ids that are searched for close matches to put into an error message
 _NUM_SHOWN = 6
-_CHUNK = 1 << 13  # ids that are Python objects at a time
+_CHUNK = 1 << 13  # ids turned into Python objects at a time
 
 
 class UnknownClientError(ValueError, KeyError):
-    """A client id does not occur in the data."""
+    """A client id that does not occur in the data. It is both a ValueError and a KeyError.
+
+    Example:
+      >>> ClientIds(["ada", "bob"]).find(["adda"])
+      Traceback (most recent call last):
+      fedjax_core.data._ids.UnknownClientError: no client 'adda' in this data of 2 clients; the closest ids are 'ada'
+    """
 
     __str__ = ValueError.__str__
 
 
 class ClientIds(Sequence):
-    """Client ids in an order: a sequence of strings and Python integers that makes each when it is looked at.
+    """A lazy sequence of client ids: strings and Python integers, each created when it is accessed.
 
-    What `data.client_ids` is, and of a `cohort` the `ids`. A slice, a sample, a subset and a split are views: they
-    hold the rows of their clients in the population, and nothing of the ids. Ten million numbered clients take no
-    memory, and those named in an array take that array. A sequence with the same ids in the same order is equal, a
-    list or a tuple too.
+    `data.client_ids` and the `ids` of a cohort are such sequences. Slices, samples, subsets and splits are views: they
+    hold only the rows of their clients in the population. Ten million numbered clients take no memory, and clients
+    named in an array take only that array. Any sequence with the same ids in the same order is equal, including a
+    list or a tuple.
 
     Args:
-      ids: the ids of a population, distinct strings or integers; a range and an array are not copied (do not
-        write to it afterwards), so that an array may be mapped from a file.
+      ids: the ids of a population, distinct strings or integers. A range or an array is not copied, so an array may
+        be memory-mapped from a file; do not write to it afterwards.
 
     Raises:
-      TypeError: an id is neither a string nor an integer, or `ids` is one id.
-      ValueError: an id occurs twice.
+      TypeError: an id is neither a string nor an integer, or `ids` is a single id.
+      ValueError: an id occurs twice, or there are 2**31 clients or more.
 
     Example:
       >>> ids = ClientIds(range(10_000_000))
@@ -48,12 +54,14 @@ class ClientIds(Sequence):
         held = ids._store.take(ids.rows) if isinstance(ids, ClientIds) else _id_stores.compact(ids)
         self._store, self._rows = _id_stores.store_of(held), None
         if len(self) >= 2**31:
-            raise ValueError(f"a population has less than 2**31 clients, got {len(self)}; deal them to several")
+            raise ValueError(
+                f"a population must have fewer than 2**31 clients, got {len(self)}; split them into several populations"
+            )
         repeated = self._store.repeated()
         if repeated is not None:
             raise ValueError(
-                f"client ids must differ from one another, got {self[repeated]!r} twice; rows of one client "
-                "belong together: FederatedData.from_arrays(arrays, client_ids) groups them"
+                f"client ids must differ from one another, got {self[repeated]!r} twice; to group the rows of each "
+                "client use FederatedData.from_arrays(arrays, client_ids)"
             )
 
     def _view(self, rows: np.ndarray) -> "ClientIds":
@@ -63,7 +71,12 @@ class ClientIds(Sequence):
 
     @property
     def population(self) -> "ClientIds":
-        """All ids of the population whose rows these are."""
+        """The ids of the whole population that these ids belong to.
+
+        Example:
+          >>> ClientIds(["ada", "bob", "eve"])[1:].population
+          ClientIds('ada', 'bob', 'eve')
+        """
         if self._rows is None:
             return self
         everyone = object.__new__(ClientIds)
@@ -72,12 +85,17 @@ class ClientIds(Sequence):
 
     @property
     def rows(self) -> np.ndarray:
-        """Each client's row in its population, which subsets and splits keep, int32 `[len(self)]`."""
+        """Each client's row in the population, int32 `[len(self)]`. Subsets and splits keep it.
+
+        Example:
+          >>> ClientIds(["ada", "bob", "eve"]).subset(["eve", "ada"]).rows
+          array([2, 0], dtype=int32)
+        """
         return np.arange(len(self), dtype=np.int32) if self._rows is None else self._rows
 
     @property
     def digests(self) -> np.ndarray:
-        """uint64 `[len(self)]`: `client_digests` of the ids."""
+        """A 64-bit hash of each id, from which all of a client's randomness derives, uint64 `[len(self)]`."""
         return self._store.digests(slice(None) if self._rows is None else self._rows)
 
     def __len__(self) -> int:
@@ -94,7 +112,15 @@ class ClientIds(Sequence):
         return self._plain(np.array([range(len(self))[place]]))[0]
 
     def take(self, places: np.ndarray) -> "ClientIds":
-        """The ids at these places, a view; a place may occur more than once."""
+        """The ids at some places, as a view.
+
+        Args:
+          places: integers `[n]` from 0 to `len(self) - 1`; a place may occur more than once.
+
+        Example:
+          >>> ClientIds(["ada", "bob", "eve"]).take(np.array([2, 2, 0]))
+          ClientIds('eve', 'eve', 'ada')
+        """
         return self._view(places if self._rows is None else self._rows[places])
 
     def _plain(self, places: np.ndarray) -> Sequence:
@@ -137,25 +163,34 @@ class ClientIds(Sequence):
         return f"ClientIds({first}, ..., {self[-1]!r}; {len(self)} clients)"
 
     def subset(self, ids: Iterable) -> "ClientIds":
-        """These ids in the given order, a view.
+        """Some of these ids in the given order, as a view.
 
         Raises:
-          UnknownClientError: an id that is not among these.
+          UnknownClientError: an id is not among these.
           ValueError: an id occurs twice.
+
+        Example:
+          >>> ClientIds(["ada", "bob", "eve"]).subset(["eve", "ada"])
+          ClientIds('eve', 'ada')
         """
         rows = self.find(ids)
         twice = np.flatnonzero(np.bincount(rows)[rows] > 1)
         if len(twice):
             name = self.population[int(rows[twice[0]])]
-            raise ValueError(f"a subset has a client once, got {name!r} twice; leave one of them out")
+            raise ValueError(f"a subset must have each client once, got {name!r} twice; leave one of them out")
         return self._view(rows)
 
     def find(self, ids: Iterable) -> np.ndarray:
-        """The row in the population of each of `ids`, int32 `[len(ids)]`; an id may occur more than once.
+        """The row in the population of each of `ids`, int32 `[len(ids)]`. An id may occur more than once.
 
         Raises:
-          UnknownClientError: an id that is not among these.
-          TypeError: something that is neither a string nor an integer.
+          UnknownClientError: an id is not among these.
+          TypeError: an id is neither a string nor an integer.
+
+        Example: the rows are those in the population, not the places among these ids.
+
+          >>> ClientIds(["ada", "bob", "eve"])[1:].find(["eve", "bob"])
+          array([2, 1], dtype=int32)
         """
         ids = ids if isinstance(ids, ClientIds) else _id_stores.compact(ids)
         if isinstance(ids, ClientIds) and ids._store is self._store and (self._rows is None or self._rows is ids._rows):
@@ -167,7 +202,7 @@ class ClientIds(Sequence):
         return places.astype(np.int32) if self._rows is None else self._rows[places]
 
     def _places(self, ids) -> np.ndarray:
-        """The first place of each id, int64, -1 where it is not among these."""
+        """The first place of each id, int64; -1 for an id that is not among these."""
         if isinstance(ids, ClientIds):
             same = ids._store is self._store
             rows = ids.rows if same else self._store.find(ids._store.take(ids.rows))
@@ -177,8 +212,8 @@ class ClientIds(Sequence):
 
     @functools.cached_property
     def _order(self) -> np.ndarray | None:
-        """The places by ascending row, None where they are in this order."""
-        assert self._rows is not None  # those of a part
+        """The places sorted by row; None if the rows already ascend."""
+        assert self._rows is not None  # only views look places up
         ascends = (self._rows[1:] >= self._rows[:-1]).all()
         return None if ascends else np.argsort(self._rows, kind="stable")
 
@@ -195,16 +230,16 @@ class ClientIds(Sequence):
 
 
 def sequence(ids: Iterable) -> Sequence:
-    """The ids as they are held: `ClientIds` as they are, others as a tuple of Python strings and integers.
+    """`ids` as a sequence: `ClientIds` unchanged, other iterables as a tuple of Python strings and integers.
 
     Raises:
-      TypeError: an id is neither a string nor an integer, or `ids` is one id.
+      TypeError: an id is neither a string nor an integer, or `ids` is a single id.
     """
     return ids if isinstance(ids, ClientIds) else tuple(_id_stores.plain(_id_stores.compact(ids)))
 
 
 def taken(ids: Sequence, places: np.ndarray) -> Sequence:
-    """The ids at some places: a view of `ClientIds`, a tuple of others."""
+    """The ids at some places: a view of `ClientIds`, or a tuple for any other sequence."""
     if isinstance(ids, ClientIds):
         return ids.take(places)
     return tuple(ids[place] for place in places.tolist())

@@ -1,6 +1,6 @@
-"""Clients that take part independently of one another: Bernoulli trials, of which the failures are skipped.
+"""Selection of each client independently of the others: Bernoulli trials, in which runs of failures are skipped.
 
-Its bits are a promise, as in `_permutation.py`: what decides is integer arithmetic, and division of floats.
+The bits are a promise, as in `_permutation.py`: they depend only on integer arithmetic and on the division of floats.
 """
 
 import fractions
@@ -9,16 +9,16 @@ import numpy as np
 
 from fedjax_core.data import _hashing
 
-_FEW = 1 / 64  # from this chance on a tag for everybody is cheaper than a gap for each of those that are drawn
+_FEW = 1 / 64  # from this probability on, a tag for every client is cheaper than a gap for each selected one
 _CHUNK = 1 << 15  # clients hashed at a time, so that the arrays stay in the cache
-_BITS = 8  # of a gap that are drawn at a time
+_BITS = 8  # bits of a gap that are drawn at a time
 
 
 class Independent:
-    """Draws the clients of a round, each with its own chance.
+    """Draws the clients of a round, each with its own probability.
 
     Args:
-      population: `N`.
+      population: `N`, the number of clients.
       probability: float64, a scalar or `[N]`, from 0 to 1.
     """
 
@@ -29,10 +29,12 @@ class Independent:
         self._gaps = gap_thresholds(self._largest, population) if 0 < self._largest < _FEW else None
 
     def __call__(self, seed: np.ndarray) -> np.ndarray:
-        """The clients in ascending order, int64; takes time for the clients that the largest chance would draw.
+        """The selected clients in ascending order, int64.
+
+        Takes time for as many clients as are drawn where all of them have the largest probability.
 
         Args:
-          seed: uint64 `[1]`, the round's.
+          seed: uint64 `[1]`, the seed of the round.
         """
         if not self._largest:
             return np.empty(0, np.int64)
@@ -46,7 +48,7 @@ class Independent:
 
 
 def _below(seed: np.ndarray, population: int, probability: np.ndarray) -> np.ndarray:
-    """The clients whose tag, as a number in [0, 1), is below their probability."""
+    """The clients whose tag, mapped to [0, 1), is below their probability."""
     probability = np.broadcast_to(probability, (population,))
     found = [np.empty(0, np.int64)]
     for start in range(0, population, _CHUNK):
@@ -57,7 +59,7 @@ def _below(seed: np.ndarray, population: int, probability: np.ndarray) -> np.nda
 
 
 def _skipped(seed: np.ndarray, population: int, probability: float, thresholds: list[np.ndarray]) -> np.ndarray:
-    """The clients that come after one gap each, which is geometrically distributed."""
+    """The clients that are reached by adding up gaps, which are geometrically distributed."""
     expected = population * probability
     number = min(int(expected + 8 * expected**0.5 + 8), _CHUNK)
     found, last, drawn = [], -1, 0
@@ -78,22 +80,23 @@ def _gaps(seed: np.ndarray, numbers: np.ndarray, thresholds: list[np.ndarray]) -
 
 
 def gap_thresholds(probability: float, population: int) -> list[np.ndarray]:
-    r"""How to draw the gap before a client that takes part, digit by digit.
+    r"""The thresholds for drawing, digit by digit, how many clients are skipped before the next selected one.
 
     The gap :math:`G` has :math:`P(G \ge g) = q^g` with :math:`q = 1 - p`. Its digits in any base are independent of one
-    another: with :math:`x = q^{256^i}` the i-th has :math:`P(D \le d) = (1 - x^{d+1}) / (1 - x^{256})`, and what is
-    left beyond the last of them is above 0 with chance :math:`x`, which is a gap beyond the population.
+    another. In base 256, with :math:`x = q^{256^i}`, the i-th digit has
+    :math:`P(D \le d) = (1 - x^{d+1}) / (1 - x^{256})`. What remains above k digits is positive with probability
+    :math:`q^{256^k}`; with as many digits as are drawn here, such a gap exceeds the population.
 
     Args:
       probability: p, above 0 and below 1.
-      population: `N`.
+      population: `N`, the number of clients.
 
     Returns:
-      uint64 arrays, one for each digit from the lowest on: a digit is the number of the entries that are not above
-      64 random bits. Exact but for less than :math:`2^{-64}` an entry.
+      uint64 arrays, one for each digit from the lowest: a digit is the number of entries that do not exceed 64 random
+      bits. Each entry is exact to within :math:`2^{-64}`.
     """
     exact = fractions.Fraction(probability)
-    bits = exact.denominator.bit_length() + 192  # such that 1 - x keeps its leading bits through all the squares
+    bits = exact.denominator.bit_length() + 192  # so many that 1 - x keeps its leading bits through all squarings
     one = 1 << bits
     x = one - exact.numerator * one // exact.denominator
     thresholds, size = [], 1

@@ -1,17 +1,17 @@
 """Which selected clients report back.
 
-A sampler selects the clients of a round. Stages say, one after another, which of these drop out and how far the
-others get. A stage is a function `(round_num, Participation) -> Participation`; the ready ones are in
-`_availability.py` and `_stragglers.py`, and one's own keeps some of the clients:
+A sampler selects the clients of a round. Stages then say, one after another, which of them drop out and how far the
+others get. A stage is a function `(round_num, Participation) -> Participation`. `_availability.py` and
+`_stragglers.py` provide some; your own keeps some of the clients:
 
 ```python
 def charging(round_num, participation):
     return participation.keep([plugged_in(i, round_num) for i in participation.ids], "not_charging")
 ```
 
-All of them are pure functions of their key, the round number and the client's id, so a resumed run
-needs nothing else. The survivors are an ordinary cohort: a round with dropouts is, bit for bit, the round of the
-survivors alone.
+All of them are pure functions of their key, the round number and the client ids, so a resumed run needs no other
+state. The clients that remain are an ordinary cohort: a round with dropouts equals, bit for bit, a round for which
+only the remaining clients were selected.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,26 +26,35 @@ from fedjax_core.data._sampling import count, numbers
 from fedjax_core.engine import client_digests, identities
 
 REASONS = ("unavailable", "dropped", "late", "surplus")
-"""Why the ready stages lose a client."""
+"""The reasons for which the stages of this room remove a client."""
 
 PerClient = float | Mapping | Callable
 """A number for all clients, a dict by client id, or a function `(round_num, ids) -> [C]`."""
 
 
 class Participation(NamedTuple):
-    """The clients of a round that are still in it, and what became of the others.
+    """The clients that remain in a round, and how many were lost for which reason.
 
     Attributes:
-      ids: the clients' ids, `C` of them, in the order in which they were selected: a tuple, or `ClientIds` where the
-        sampler draws from these.
-      identity: uint64 `[C]`, what all randomness of a client comes from: its id, and which occurrence it is.
-      max_steps: int64 `[C]`, for `data.cohort(..., max_steps=...)`; None if nothing limits them.
-      seconds: float64 `[C]`, from the beginning of the round until the client reports; None without a model of speed.
-      selected: how many clients were selected.
-      lost: how many were lost, by reason.
-      skipped: whether the round is not to be run, because too few reported; `ids` is then empty.
-      extra: what `data.cohort(..., extra=...)` is given for `federated_client_value`: by name an array with one row for
-        each of `ids`, or a dict from client id to value.
+      ids: the ids of the `C` remaining clients, in the order in which they were selected: `ClientIds` if the sampler
+        returns these, otherwise a tuple.
+      identity: uint64 `[C]`, from which all of a client's randomness derives: it depends on the client's id and, if a
+        client was selected repeatedly, on the occurrence.
+      max_steps: int64 `[C]`, for `data.cohort(..., max_steps=...)`; None if nothing limits the steps.
+      seconds: float64 `[C]`, from the start of the round until the client reports; None if no stage models speed.
+      selected: number of clients that were selected.
+      lost: number of clients that were lost, by reason.
+      skipped: whether to skip the round because too few clients reported; `ids` is then empty.
+      extra: values of each client for `data.cohort(..., extra=...)`: a dict from name to either an array with one row
+        for each of `ids`, or a dict from client id to value.
+
+    Example: a stage that limits one client to a single step.
+
+      >>> from fedjax_core import data as fd
+      >>> def ada_stops(round_num, participation):
+      ...     return participation._replace(max_steps=np.array([1 if i == "ada" else 9 for i in participation.ids]))
+      >>> fd.participation(fd.fixed_cohorts([["bob", "ada"]]), ada_stops)(1).max_steps
+      array([9, 1])
     """
 
     ids: Sequence
@@ -58,19 +67,26 @@ class Participation(NamedTuple):
     extra: Mapping[str, Any] = MappingProxyType({})
 
     def keep(self, here: np.ndarray, reason: str) -> "Participation":
-        """The participation without some of the clients.
+        """Keeps some of the clients and counts the others as lost.
 
         Args:
-          here: bool `[C]`, who stays.
-          reason: the name under which the others are counted.
+          here: bool `[C]`, which clients to keep.
+          reason: the name under which the others are counted in `lost`.
 
         Raises:
-          ValueError: `here` is not one bool a client.
+          ValueError: `here` does not have one bool per client.
+
+        Example:
+          >>> from fedjax_core import data as fd
+          >>> selected = fd.participation(fd.fixed_cohorts([["ada", "bob", "eve"]]))(1)
+          >>> kept = selected.keep([True, False, True], "on_battery")
+          >>> kept.ids, kept.lost["on_battery"]
+          (('ada', 'eve'), 1)
         """
         here = np.asarray(here, bool if len(self.ids) == 0 else None)
         if here.shape != (len(self.ids),) or here.dtype != bool:
             raise ValueError(
-                f"Participation.keep takes one bool a client, got {here.dtype}{list(here.shape)} for {len(self.ids)} "
+                f"Participation.keep takes one bool per client, got {here.dtype}{list(here.shape)} for {len(self.ids)} "
                 "clients; for example participation.seconds < 60"
             )
         return self._replace(
@@ -84,11 +100,17 @@ class Participation(NamedTuple):
 
     @property
     def reported(self) -> int:
-        """How many clients reported, those of a skipped round too."""
+        """The number of clients that reported, also in a skipped round."""
         return self.selected - sum(self.lost.values())
 
     def metrics(self) -> dict[str, int]:
-        """The numbers of the round, for its record: `selected`, one for each reason, `reported`, `skipped` (0 or 1)."""
+        """The participation metrics of the round: `selected`, a count for each reason, `reported`, `skipped` (0 or 1).
+
+        Example:
+          >>> from fedjax_core import data as fd
+          >>> fd.participation(fd.fixed_cohorts([["ada", "bob"]]), fd.first_to_report(1))(1).metrics()
+          {'selected': 2, 'unavailable': 0, 'dropped': 0, 'late': 0, 'surplus': 1, 'reported': 1, 'skipped': 0}
+        """
         return {"selected": self.selected, **self.lost, "reported": self.reported, "skipped": int(self.skipped)}
 
 
@@ -100,19 +122,19 @@ Stage = Callable[[int, Participation], Participation]
 
 
 def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Participation]:
-    """Selects the clients of a round and goes through the stages, in the given order.
+    """Selects the clients of a round and passes them through the stages, in the given order.
 
     Args:
-      sampler: round number -> the ids of the clients that it selects, such as `uniform_sampler(...)`.
+      sampler: round number -> the ids of the selected clients, such as `uniform_sampler(...)`.
       *stages: `(round_num, participation) -> participation`, such as `dropout(0.1, key=key)`.
 
     Returns:
       A function from the round number (at least 0) to a `Participation`.
 
     Raises:
-      TypeError: the sampler or a stage is no function.
+      TypeError: the sampler or a stage is not a function.
 
-    Example: 13 clients are selected and the first 10 to report are taken; with fewer than 8 there is no round.
+    Example: 13 clients are selected and the first 10 to report are kept; if fewer than 8 report, the round is skipped.
 
       >>> import jax
       >>> from fedjax_core import data as fd
@@ -151,39 +173,41 @@ def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Participa
         return current
 
     if hasattr(sampler, "sampling"):
-        select.sampling = sampler.sampling  # who is lost on the way is not decided by what a client holds
+        # The sampler's privacy accounting carries over: it assumes that what a client holds does not decide its loss.
+        select.sampling = sampler.sampling
     return select
 
 
 def _checked(stage: Stage, participation: Participation) -> Participation:
     if not isinstance(participation, Participation):
         raise TypeError(
-            f"a stage of participation gives a Participation, got {participation!r} of {stage!r}; end it with "
+            f"a stage of participation must return a Participation, got {participation!r} from {stage!r}; end it with "
             "`return participation.keep(here, 'my_reason')`"
         )
     return participation
 
 
 def chance(seed: np.ndarray, round_num: int, participation: Participation) -> np.ndarray:
-    """A number in [0, 1) for each client, a function of seed, round and client, float64 `[C]`."""
+    """A number in [0, 1) for each client, which depends on seed, round and client only, float64 `[C]`."""
     return _hashing.uniform(_hashing.fold(seed, round_num, participation.identity))
 
 
 def lasting(seed: np.ndarray, ids: Sequence) -> np.ndarray:
-    """64 random bits of each client, the same in every round, uint64 `[C]`."""
+    """64 random bits for each client, the same in every round, uint64 `[C]`."""
     return _hashing.fold(seed, client_digests(ids))
 
 
 def per_client(what: str, value: PerClient, check: Callable[[str, np.ndarray], None]) -> Callable:
-    """A function `(round_num, ids) -> float64 [C]` of what is given for each client.
+    """Turns a number, a dict or a function into a function `(round_num, ids) -> float64 [C]`.
 
     Args:
       what: how an error names the argument, such as `dropout(probability=...)`.
       value: the argument.
-      check: `(what, values)`, refuses wrong values; those that are known now are checked now.
+      check: `(what, values)`, raises for wrong values. It sees values that are already known now, and those of a
+        function in each round.
 
     Raises:
-      TypeError: the argument is none of the three.
+      TypeError: `value` is none of the three.
     """
     if isinstance(value, Mapping):
         check(what, numbers(what, list(value.values()), "for example {'ada': 0.5}"))
@@ -191,7 +215,7 @@ def per_client(what: str, value: PerClient, check: Callable[[str, np.ndarray], N
         number = np.asarray(value)
         if number.shape or number.dtype.kind not in "iuf":
             raise TypeError(
-                f"{what} is a number, a dict by client id or a function (round_num, ids) -> [C], got {value!r}; "
+                f"{what} must be a number, a dict by client id or a function (round_num, ids) -> [C], got {value!r}; "
                 "for example lambda round_num, ids: [values[i] for i in ids]"
             )
         check(what, number)
@@ -201,7 +225,10 @@ def per_client(what: str, value: PerClient, check: Callable[[str, np.ndarray], N
             return np.fromiter((_of_client(what, value, i) for i in ids), np.float64, len(ids))
         given = np.asarray(value(round_num, ids) if callable(value) else value, np.float64)
         if given.shape not in ((), (len(ids),)):
-            raise ValueError(f"{what} has one value a client, got the shape {given.shape} for {len(ids)} clients")
+            raise ValueError(
+                f"{what} must give one value per client, got the shape {given.shape} for {len(ids)} clients; "
+                "for example lambda round_num, ids: [values[i] for i in ids]"
+            )
         if callable(value):
             check(what, given)
         return np.broadcast_to(given, (len(ids),))
@@ -211,37 +238,25 @@ def per_client(what: str, value: PerClient, check: Callable[[str, np.ndarray], N
 
 def _of_client(what: str, values: Mapping, client_id) -> float:
     if client_id not in values:
-        raise ValueError(f"{what} has a value for every client, got none for client {client_id!r}")
+        raise ValueError(f"{what} must have a value for every client, got none for client {client_id!r}; add one")
     return values[client_id]
 
 
 def check_number(what: str, value) -> None:
-    """Refuses what is no number.
-
-    Raises:
-      TypeError: with the value.
-    """
+    """Raises TypeError unless `value` is a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{what} must be a number, got {value!r}; for example 0.5")
 
 
 def check_probability(what: str, values: np.ndarray) -> None:
-    """Refuses what is not from 0 to 1.
-
-    Raises:
-      ValueError: with one of the values.
-    """
+    """Raises ValueError unless all values are from 0 to 1."""
     wrong = values[~((values >= 0) & (values <= 1))]
     if wrong.size:
         raise ValueError(f"{what} must be from 0 to 1, got {wrong.flat[0]}; for example 0.1")
 
 
 def check_positive(what: str, values: np.ndarray) -> None:
-    """Refuses what is not positive and finite.
-
-    Raises:
-      ValueError: with one of the values.
-    """
+    """Raises ValueError unless all values are positive and finite."""
     wrong = values[~((values > 0) & (values < np.inf))]
     if wrong.size:
         raise ValueError(f"{what} must be positive and finite, got {wrong.flat[0]}; for example 10.0")

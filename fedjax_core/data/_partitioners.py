@@ -1,9 +1,9 @@
-"""Ways to deal the rows of a central data set to clients.
+"""Ways to assign the rows of a central data set to clients.
 
-A partitioner is a function `(arrays, num_clients, key) -> client_ids`. It is given a dict of arrays
-`[rows, ...]` (64-bit types narrowed as JAX does), the number of clients and a key, and says for each
-row which client gets it: an integer below `num_clients`. With `num_clients=None` it chooses the
-clients itself, by any ids.
+A partitioner is a function `(arrays, num_clients, key) -> client_ids`. It takes a dict of arrays `[rows, ...]`
+(64-bit types narrowed as JAX narrows them), the number of clients and a key, and returns for each row the client
+that gets it: an integer below `num_clients`. With `num_clients=None` it chooses the clients itself and returns their
+ids.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,20 +19,23 @@ Partitioner = Callable[[Mapping, int | None, jax.Array | None], np.ndarray]
 def partition(
     arrays: Mapping, num_clients: int | None, partitioner: Partitioner, *, key: jax.Array | None = None
 ) -> _federated_data.FederatedData:
-    """Deals the rows of a central data set to clients; every row goes to exactly one.
+    """Assigns every row of a central data set to exactly one client.
 
     Args:
-      arrays: dict of arrays `[rows, ...]`. A column of strings that is the same as the client ids is dropped.
-      num_clients: how many clients, with the ids 0, 1, ..., `num_clients - 1`; None where the partitioner
-        chooses them (`by_column`).
-      partitioner: `iid()`, `dirichlet(alpha)`, `shards(k)`, `by_column(name)`, or one's own function.
+      arrays: dict of arrays `[rows, ...]`. A column of strings that equals the client ids is dropped.
+      num_clients: number of clients, whose ids are 0, 1, ..., `num_clients - 1`; None where the partitioner chooses
+        the clients (`by_column`).
+      partitioner: `iid()`, `dirichlet(alpha)`, `shards(k)`, `by_column(name)`, or your own function.
       key: for partitioners that draw.
 
     Returns:
       The clients' data. The rows of a client keep their order.
 
     Raises:
-      ValueError: `num_clients` is not positive, or the partitioner's answer does not fit.
+      TypeError: `arrays` is not a dict of arrays, `num_clients` is not an integer, or the partitioner draws and
+        there is no key.
+      ValueError: `num_clients` is not positive, the fields differ in length, or the partitioner returns something
+        other than a client for each row.
 
     Example:
       >>> arrays = {"x": np.zeros((100, 4)), "y": np.arange(100) % 10}
@@ -48,7 +51,7 @@ def partition(
         return _federated_data.FederatedData.from_arrays(kept, owners)
     if owners.dtype.kind not in "iu" or (owners.size and not 0 <= owners.min() <= owners.max() < num_clients):
         raise ValueError(
-            f"a partitioner must give every row an integer from 0 to {num_clients - 1}, got "
+            f"a partitioner must return for every row an integer from 0 to {num_clients - 1}, got "
             f"{owners.dtype} from {owners.min()} to {owners.max()}; for other ids use partition(arrays, None, ...)"
         )
     ids = _ids.ClientIds(range(num_clients))
@@ -78,10 +81,10 @@ def _names_clients(column, owners: np.ndarray) -> bool:
 
 
 def iid() -> Partitioner:
-    """Deals the rows at random; sizes differ by at most one, no client is empty.
+    """Assigns the rows at random. The clients' sizes differ by at most one, and no client is empty.
 
     Raises:
-      ValueError: when it is applied to fewer rows than clients.
+      ValueError: when applied: there are fewer rows than clients.
 
     Example:
       >>> partition({"x": np.arange(7)}, 3, iid(), key=jax.random.key(0)).sizes
@@ -98,19 +101,21 @@ def iid() -> Partitioner:
 
 
 def dirichlet(alpha: float, column: str = "y") -> Partitioner:
-    r"""Gives every client its own mixture of the labels.
+    r"""Gives every client its own mixture of labels, drawn from a Dirichlet distribution.
 
-    Client c draws :math:`q_c \sim \mathrm{Dir}(\alpha p)`, where p is the distribution of the labels in all rows, and
-    takes its rows by drawing labels from :math:`q_c`, without replacement. All clients get the same number of
-    rows (but for one), so no client is empty. Where a label is used up, `q_c` is renormalized over
-    those left, so that the clients served last deviate from their own mixture; the order of service is random.
+    Client c draws :math:`q_c \sim \mathrm{Dir}(\alpha p)`, where p is the distribution of the labels over all rows,
+    and then draws its rows, without replacement, with labels from :math:`q_c`. The clients' sizes differ by at most
+    one, so no client is empty. When a label is used up, :math:`q_c` is renormalized over the labels that are left, so
+    the clients that draw last deviate from their own mixture; the order in which clients draw is random.
 
     Args:
-      alpha: concentration. Large values approach iid clients, small ones give each client few labels.
-      column: name of the labels, `[rows]`.
+      alpha: concentration, positive. Large values approach iid clients, small ones give each client few labels.
+      column: name of the field with the labels, `[rows]`.
 
     Raises:
-      ValueError: `alpha` is not positive; when applied: fewer rows than clients, or no such column.
+      TypeError: `alpha` is not a number.
+      ValueError: `alpha` is not positive and finite; when applied: there are fewer rows than clients, or there is no
+        such column.
 
     Example:
       >>> arrays = {"x": np.zeros((1000, 4)), "y": np.arange(1000) % 10}
@@ -149,10 +154,11 @@ def dirichlet(alpha: float, column: str = "y") -> Partitioner:
 def _draw(
     random: np.random.Generator, mixture: np.ndarray, prior: np.ndarray, size: int, left: np.ndarray
 ) -> np.ndarray:
-    """How many rows of each label a client takes: `size` in all, at most `left` of each.
+    """The number of rows of each label that a client takes: `size` in total, at most `left` of each.
 
-    A Dirichlet variable that is renormalized over some of its parts is Dirichlet distributed with
-    the parameters of these parts, which is drawn where too little of `mixture` is left to renormalize.
+    A Dirichlet variable that is renormalized over some of its components is again Dirichlet distributed, with the
+    parameters of these components. That distribution is drawn from directly where too little of `mixture` is left to
+    renormalize it.
     """
     counts = np.zeros_like(left)
     while missing := size - counts.sum():
@@ -165,7 +171,7 @@ def _draw(
 
 
 def _deal(random: np.random.Generator, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Gives `counts[client, label]` random rows of each label to each client."""
+    """Assigns `counts[client, label]` random rows of each label to each client; returns the client of each row."""
     rows = random.permutation(len(labels))
     rows = rows[np.argsort(labels[rows], kind="stable")]
     num_clients, num_labels = counts.shape
@@ -175,17 +181,19 @@ def _deal(random: np.random.Generator, labels: np.ndarray, counts: np.ndarray) -
 
 
 def shards(shards_per_client: int, column: str = "y") -> Partitioner:
-    """Sorts the rows by label, cuts them into equal shards and deals these to the clients at random.
+    """Sorts the rows by label, cuts them into equal shards and assigns the shards to clients at random.
 
-    Every client gets `shards_per_client` shards, whose sizes differ by at most one, so no client is
-    empty and most see about as many labels as they have shards.
+    Every client gets `shards_per_client` shards, whose sizes differ by at most one, so no client is empty and most
+    clients have about as many labels as shards.
 
     Args:
-      shards_per_client: 2 in the paper.
-      column: name of the labels, `[rows]`.
+      shards_per_client: number of shards of each client, positive; 2 in the paper.
+      column: name of the field with the labels, `[rows]`.
 
     Raises:
-      ValueError: not positive; when applied: fewer rows than shards, or no such column.
+      TypeError: `shards_per_client` is not an integer.
+      ValueError: `shards_per_client` is not positive; when applied: there are fewer rows than shards, or there is no
+        such column.
 
     Example:
       >>> arrays = {"x": np.zeros((100, 4)), "y": np.arange(100) % 10}
@@ -204,7 +212,7 @@ def shards(shards_per_client: int, column: str = "y") -> Partitioner:
         num_shards = num_clients * shards_per_client
         if num_shards > num_rows:
             raise ValueError(
-                f"shards({shards_per_client}) of {num_clients} clients cuts {num_shards} shards, got {num_rows} rows; "
+                f"shards({shards_per_client}) cuts {num_shards} shards for {num_clients} clients, got {num_rows} rows; "
                 f"use at most shards({num_rows // num_clients})"
             )
         labels = _labels("shards(k)", arrays, column)
@@ -217,13 +225,13 @@ def shards(shards_per_client: int, column: str = "y") -> Partitioner:
 
 
 def by_column(name: str) -> Partitioner:
-    """Makes one client of all rows that have the same value in a column of strings or integers.
+    """Makes a client of all rows that have the same value in a column of strings or integers.
 
-    Takes neither a number of clients nor a key. A column of integers stays among the examples, one
-    of strings becomes the client ids only.
+    It needs neither a number of clients nor a key. A column of integers stays a field of the examples; a column of
+    strings only becomes the client ids.
 
     Args:
-      name: the column, `[rows]`.
+      name: name of the column, `[rows]`.
 
     Raises:
       ValueError: when applied: there is no such column, or a number of clients is given.
@@ -238,7 +246,7 @@ def by_column(name: str) -> Partitioner:
     def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:
         if num_clients is not None:
             raise ValueError(
-                f"by_column({name!r}) makes as many clients as there are values, got num_clients={num_clients}; use "
+                f"by_column({name!r}) makes one client of each value, got num_clients={num_clients}; use "
                 f"partition(arrays, None, by_column({name!r}))"
             )
         return _column(f"by_column({name!r})", arrays, name)
@@ -252,7 +260,7 @@ def _column(what: str, arrays: Mapping, name: str) -> np.ndarray:
     column = np.asarray(arrays[name])
     if column.ndim != 1 or column.dtype.kind not in "biuOU":
         raise ValueError(
-            f"{what} needs one integer or string a row in field {name!r}, got {column.dtype}{list(column.shape)}; "
+            f"{what} needs one integer or string per row in field {name!r}, got {column.dtype}{list(column.shape)}; "
             "name another column"
         )
     return column
@@ -269,7 +277,7 @@ def _sizes(what: str, arrays: Mapping, num_clients: int | None) -> tuple[int, in
     num_rows = len(jax.tree.leaves(arrays)[0])
     if num_rows < num_clients:
         raise ValueError(
-            f"{what} leaves no client empty and needs a row for each, got {num_rows} rows for "
+            f"{what} leaves no client empty and needs a row for each client, got {num_rows} rows for "
             f"{num_clients} clients; use at most {num_rows} clients"
         )
     return num_rows, num_clients

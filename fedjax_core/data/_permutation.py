@@ -1,7 +1,7 @@
-"""A permutation of a population that is never written down: each place is computed on its own.
+"""A random permutation of a population that is never stored: each place is computed on its own.
 
-Its bits are a promise: a resumed run draws the clients that it would have drawn. So the arithmetic is that of
-unsigned 64-bit integers alone, the same in every version of Python, NumPy and JAX.
+Its bits are a promise: a resumed run selects the clients that it would have selected. It therefore uses unsigned
+64-bit integer arithmetic only, which is the same in every version of Python, NumPy and JAX.
 """
 
 import math
@@ -10,21 +10,21 @@ import numpy as np
 
 from fedjax_core.data import _hashing
 
-_SORTED = 1024  # up to so many clients are shuffled as a whole, which is exactly uniform
+_SORTED = 1024  # populations of at most this size are shuffled as a whole, which is exactly uniform
 _ROUNDS = 10
-_CHUNK = 1 << 15  # places at a time, so that the arrays stay in the cache
+_CHUNK = 1 << 15  # places computed at a time, so that the arrays stay in the cache
 _HALF = np.uint64(32)
 
 
 def permuted(seed: np.ndarray, population: int, places: np.ndarray) -> np.ndarray:
-    """Who stands at these places of a random order of all clients, int64 `[n]`; takes time for `n` clients only.
+    """The clients at some places of a random order of the population, int64 `[n]`; takes time in proportion to n.
 
     Args:
-      seed: uint64 `[1]`, chooses the order.
-      population: `N`, how many clients there are.
+      seed: uint64 `[1]`, determines the order.
+      population: `N`, the number of clients.
       places: integers `[n]` from 0 to `N - 1`.
 
-    Example: everybody stands at one place.
+    Example: every client has exactly one place.
 
       >>> sorted(permuted(np.uint64([7]), 2000, np.arange(2000))) == list(range(2000))
       True
@@ -39,13 +39,13 @@ def permuted(seed: np.ndarray, population: int, places: np.ndarray) -> np.ndarra
 
 
 def walked(seed: np.ndarray, population: int, places: np.ndarray) -> np.ndarray:
-    r"""A keyed permutation of any number of places by a Feistel network and cycle walking (Black and Rogaway 2002).
+    r"""A keyed permutation of a population of any size: a Feistel network with cycle walking (Black and Rogaway 2002).
 
-    A place is written as two digits, of `a` and of `b` values with :math:`a b \ge N`. Each round adds to one of
-    them, modulo its number of values, a random function of the other: a permutation of all pairs, whatever the
-    functions are. A pair beyond the last client goes through it again until it comes back among
-    the clients, which fewer than one in :math:`\sqrt N` have to. Below some 20 clients ten rounds leave traces, above
-    100 a million keys show none, hence `_SORTED`.
+    A place is written as two digits, one of `a` values and one of `b` values, with :math:`a b \ge N`. Each round adds
+    to one digit, modulo its number of values, a random function of the other digit. This permutes the pairs, whatever
+    the functions are. A pair beyond the last client goes through the network again until it lands on a client; fewer
+    than one place in :math:`\sqrt N` needs this. With fewer than about 20 clients, ten rounds leave a measurable bias;
+    with more than 100, a million keys show none, hence `_SORTED`.
     """
     a = math.isqrt(max(population - 1, 0)) + 1
     b = -(-population // a)
@@ -65,6 +65,6 @@ def _network(seeds: list[np.ndarray], a: int, b: int, places: np.ndarray) -> np.
 
 
 def _added(digit: np.ndarray, tag: np.ndarray, size: int) -> np.ndarray:
-    """The sum modulo `size`, below 2**32, of a digit and of a tag that is scaled to as many values."""
+    """The sum, modulo `size`, of a digit and a tag that is scaled to `size` values; `size` is below 2**32."""
     total = digit + ((tag >> _HALF) * np.uint64(size) >> _HALF)
     return np.where(total >= size, total - np.uint64(size), total)

@@ -1,11 +1,12 @@
-"""Samplers: functions from the number of a round to the ids of its clients.
+"""Samplers: functions from the round number to the ids of the clients that are selected.
 
-A sampler is a pure function of what it was made of and of the round number, so that a resumed run needs
-nothing else. Any function from an integer to a list of ids is one. Those here give a view where they are given
-`ClientIds`, such as `data.client_ids`, and a list otherwise.
+A sampler is a pure function of its arguments and of the round number, so a resumed run needs no other state. Any
+function from an integer to a list of ids is a sampler. Those of this file return a view if they are given `ClientIds`,
+such as `data.client_ids`, and a list otherwise.
 
-A sampler's attribute `sampling` says what privacy accounting needs to know: the name and the arguments of a function in
-`fc.privacy`. By it a `Run` refuses an accounting for other cohorts; a function without the attribute is believed.
+A sampler's attribute `sampling` holds what privacy accounting needs: the name and the arguments of a function in
+`fc.privacy`. A `Run` compares it with its accounting and raises if the two disagree; a sampler without the attribute
+is not checked.
 """
 
 import functools
@@ -23,22 +24,22 @@ Sampler = Callable[[int], Sequence]
 
 
 def uniform_sampler(ids: Sequence, cohort_size: int, *, replace: bool = False, key: jax.Array) -> Sampler:
-    """Every client with the same chance.
+    """Selects every client with the same probability.
 
     Args:
       ids: the population, such as `data.client_ids`; its order matters.
-      cohort_size: clients a round.
+      cohort_size: number of clients per round.
+      replace: whether to draw with replacement. A client that is drawn several times in a round counts as several
+        clients, each with its own randomness.
       key: draws the clients; the round number is folded in.
-      replace: whether a client can be drawn more than once a round; each time it then counts as a client
-        of its own, with a randomness of its own.
 
     Returns:
-      A sampler: round number (at least 0) -> `cohort_size` ids in random order, without replacement those
+      A sampler: round number (at least 0) -> `cohort_size` ids in random order. Without replacement they are those
       of `sample_clients(round_num, ids, cohort_size, key=key)`.
 
     Raises:
-      TypeError: `ids` has no order, a number is no integer, `key` is no typed key.
-      ValueError: a number is negative, or `cohort_size` is more than there are.
+      TypeError: `ids` is not a sequence, a number is not an integer, or `key` is not a typed key.
+      ValueError: a number is negative, or `cohort_size` exceeds the population (without replacement).
 
     Example:
       >>> sampler = uniform_sampler(["ada", "bob", "eve"], 2, key=jax.random.key(0))
@@ -62,26 +63,27 @@ def uniform_sampler(ids: Sequence, cohort_size: int, *, replace: bool = False, k
 def weighted_sampler(
     ids: Sequence, weights: Sequence, cohort_size: int, *, replace: bool = False, key: jax.Array
 ) -> Sampler:
-    """Clients with a chance in proportion to their weights, such as `data.sizes`.
+    """Selects clients in proportion to weights, such as `data.sizes`.
 
-    Without replacement they are drawn one after another, each from those that are left in proportion to
-    their weights. The chance to be in a cohort is then in proportion to the weight only as long as
-    the cohort holds a small part of the total weight.
+    Without replacement, clients are drawn one after another, each in proportion to the weights of those that are
+    left. The probability of being in a cohort is then proportional to the weight only if the cohort holds a small
+    part of the total weight.
 
     Args:
       ids: the population; its order matters.
-      weights: `[len(ids)]`, finite and not negative. A client of weight 0 is never drawn.
-      cohort_size: clients a round.
+      weights: `[len(ids)]`, finite and at least 0. A client of weight 0 is never drawn.
+      cohort_size: number of clients per round.
+      replace: whether to draw with replacement.
       key: draws the clients; the round number is folded in.
-      replace: whether a client can be drawn more than once a round.
 
     Returns:
       A sampler: round number (at least 0) -> `cohort_size` ids in the order in which they are drawn.
 
     Raises:
-      TypeError: `ids` has no order, a number is no integer, `key` is no typed key.
-      ValueError: a weight is negative or not finite, there is not one a client, or fewer are positive
-        than clients are to be drawn.
+      TypeError: `ids` is not a sequence, a number is not an integer, a weight is not a number, or `key` is not a
+        typed key.
+      ValueError: a weight is negative or not finite, there is not one weight per client, or fewer clients have a
+        positive weight than are to be drawn.
 
     Example:
       >>> sampler = weighted_sampler(["ada", "bob", "eve"], [1, 0, 9], 2, key=jax.random.key(0))
@@ -103,10 +105,10 @@ def weighted_sampler(
 
 
 def _successive(seed: np.ndarray, weights: np.ndarray, upto: np.ndarray, cohort_size: int) -> np.ndarray:
-    """Draws one after another from those that are left: draws from all, of which repeated ones do not count.
+    """Draws clients one after another, each from those that are left, by ignoring repeated draws from all clients.
 
-    Where most are repeated, those drawn so far are taken out, which takes time for the population; at least the next
-    one then counts.
+    If most draws are repeats, the clients drawn so far get weight 0, which takes time in proportion to the population;
+    at least the next draw is then a new client.
     """
     drawn, chosen = 0, np.empty(0, np.int64)
     while len(chosen) < cohort_size:
@@ -123,17 +125,17 @@ def _successive(seed: np.ndarray, weights: np.ndarray, upto: np.ndarray, cohort_
 
 
 def _in_proportion(uniform: np.ndarray, upto: np.ndarray) -> np.ndarray:
-    """The clients that numbers in [0, 1) fall on, by their cumulated weights. None of weight 0: `u * total < total`."""
+    """The clients that numbers in [0, 1) fall on by cumulative weight, never one of weight 0: `u * total < total`."""
     return np.searchsorted(upto, uniform * upto[-1], side="right") if len(uniform) else np.empty(0, np.int64)
 
 
 def _checked_weights(ids: Sequence, given: Sequence, cohort_size: int, replace: bool) -> np.ndarray:
-    """The weights with 1.0 for the largest, float64 `[len(ids)]`."""
+    """The weights, scaled so that the largest is 1.0, float64 `[len(ids)]`."""
     weights = numbers("weighted_sampler(weights=...)", given, "for a dict use [weights[i] for i in ids]")
     if weights.shape != (len(ids),):
         raise ValueError(
-            f"weighted_sampler(weights=...) has one weight a client, got the shape {weights.shape} for {len(ids)} "
-            "ids; for example data.sizes with data.client_ids"
+            f"weighted_sampler(weights=...) must have one weight per client, got the shape {weights.shape} for "
+            f"{len(ids)} ids; for example data.sizes with data.client_ids"
         )
     wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if len(wrong):
@@ -152,22 +154,23 @@ def _checked_weights(ids: Sequence, given: Sequence, cohort_size: int, replace: 
 
 
 def poisson_sampler(ids: Sequence, probability: float | Sequence, *, key: jax.Array) -> Sampler:
-    """Every client with a probability of its own, independently: the sampling that privacy accounting assumes.
+    """Selects every client independently of the others: the sampling that privacy accounting assumes.
 
-    The size of a cohort varies, and may be zero: a round of nobody leaves the state of a `LearningProcess`
-    as it was but for the round number, unless the aggregator always releases.
+    The cohort size varies and may be zero. A round without clients leaves the state of a `LearningProcess` unchanged,
+    except for the round number, unless the aggregator always releases.
 
     Args:
       ids: the population; its order matters.
-      probability: that a client takes part in a round, from 0 to 1; a number, or one a client `[len(ids)]`.
+      probability: the probability that a client is selected in a round, from 0 to 1: a number, or one for each client,
+        `[len(ids)]`.
       key: draws the clients; the round number is folded in.
 
     Returns:
       A sampler: round number (at least 0) -> ids in the order of the population.
 
     Raises:
-      TypeError: `ids` has no order, a probability is no number, `key` is no typed key.
-      ValueError: a probability is not from 0 to 1, or there is not one a client.
+      TypeError: `ids` is not a sequence, a probability is not a number, or `key` is not a typed key.
+      ValueError: a probability is not from 0 to 1, or there is not one probability per client.
 
     Example:
       >>> sampler = poisson_sampler(range(1000), 0.01, key=jax.random.key(0))
@@ -178,8 +181,8 @@ def poisson_sampler(ids: Sequence, probability: float | Sequence, *, key: jax.Ar
     chances = numbers("poisson_sampler(probability=...)", probability, "for example 0.01")
     if chances.shape not in ((), (len(ids),)):
         raise ValueError(
-            f"poisson_sampler(probability=...) is a number or has one a client, got the shape {chances.shape} "
-            f"for {len(ids)} ids; for example 0.01"
+            f"poisson_sampler(probability=...) must be a number or one number per client, got the shape "
+            f"{chances.shape} for {len(ids)} ids; for example 0.01"
         )
     wrong = chances[~((chances >= 0) & (chances <= 1))]
     if wrong.size:
@@ -189,24 +192,24 @@ def poisson_sampler(ids: Sequence, probability: float | Sequence, *, key: jax.Ar
     def sample(round_num: int) -> Sequence:
         return picked(ids, draw(_of_round("poisson_sampler", seed, round_num)))
 
-    # The largest probability bounds the cost of every client.
+    # The largest probability bounds the privacy loss of every client.
     sample.sampling = ("poisson", float(chances.max(initial=0)))
     return sample
 
 
 def fixed_cohorts(cohorts: Iterable[Iterable], *, first_round: int = 1) -> Sampler:
-    """Cohorts that are known beforehand, one after another and then from the start.
+    """Goes through cohorts that are known in advance, one per round, and starts over after the last.
 
     Args:
-      cohorts: per round the ids of its clients; one cohort is everybody's in every round.
-      first_round: the number of the round that takes the first of them; `program.train` counts from 1.
+      cohorts: the ids of the clients of each round. A single cohort is used in every round.
+      first_round: the number of the round that uses the first cohort; `program.train` counts from 1.
 
     Returns:
-      A sampler: round number (at least `first_round`) -> ids in their order.
+      A sampler: round number (at least `first_round`) -> ids in the given order.
 
     Raises:
-      TypeError: a cohort is no sequence of ids.
-      ValueError: there is no cohort.
+      TypeError: a cohort is not a sequence of ids, or `first_round` is not an integer.
+      ValueError: there is no cohort, or `first_round` is negative.
 
     Example:
       >>> sampler = fixed_cohorts([["ada", "bob"], ["eve"]])
@@ -216,7 +219,7 @@ def fixed_cohorts(cohorts: Iterable[Iterable], *, first_round: int = 1) -> Sampl
     cohorts = [_ids.sequence(cohort) for cohort in cohorts]
     first_round = count("fixed_cohorts", "first_round", first_round)
     if not cohorts:
-        raise ValueError("fixed_cohorts(cohorts=...) has at least one cohort, got none; use [data.client_ids]")
+        raise ValueError("fixed_cohorts(cohorts=...) must have at least one cohort, got none; use [data.client_ids]")
 
     def sample(round_num: int) -> Sequence:
         cohort = cohorts[_since("fixed_cohorts", round_num, first_round) % len(cohorts)]
@@ -226,24 +229,24 @@ def fixed_cohorts(cohorts: Iterable[Iterable], *, first_round: int = 1) -> Sampl
 
 
 def cyclic_sampler(ids: Sequence, cohort_size: int, *, first_round: int = 1, key: jax.Array) -> Sampler:
-    """Every client once before any twice ("minimize reuse"), in an order that is drawn anew each time.
+    """Selects every client once before any client twice ("minimize reuse"), each time in a new random order.
 
-    The population is gone through in epochs, each a random order of all clients, cut into cohorts. A
-    cohort that begins in one epoch and ends in the next never holds a client twice: the next epoch
-    then begins with others. A round takes time for its own clients, not for the population.
+    The rounds go through the population in epochs, each a random order of all clients that is cut into cohorts. A
+    cohort that begins in one epoch and ends in the next never holds a client twice: the next epoch then begins with
+    other clients. A round takes time in proportion to its cohort, not to the population.
 
     Args:
       ids: the population; its order matters.
-      cohort_size: clients a round.
-      key: draws the orders; the epoch is folded in.
+      cohort_size: number of clients per round.
       first_round: the number of the round with which the first epoch begins; `program.train` counts from 1.
+      key: draws the orders; the epoch is folded in.
 
     Returns:
       A sampler: round number (at least `first_round`) -> `cohort_size` distinct ids.
 
     Raises:
-      TypeError: `ids` has no order, a number is no integer, `key` is no typed key.
-      ValueError: a number is negative, or `cohort_size` is more than there are.
+      TypeError: `ids` is not a sequence, a number is not an integer, or `key` is not a typed key.
+      ValueError: a number is negative, or `cohort_size` exceeds the population.
 
     Example:
       >>> sampler = cyclic_sampler(["ada", "bob", "eve"], 2, key=jax.random.key(0))
@@ -257,7 +260,7 @@ def cyclic_sampler(ids: Sequence, cohort_size: int, *, first_round: int = 1, key
     def clients(epoch: int, start: int, stop: int) -> np.ndarray:
         return permuted(_hashing.fold(seed, epoch), population, np.arange(start, stop))
 
-    @functools.lru_cache(maxsize=2)  # of a round
+    @functools.lru_cache(maxsize=2)  # a round needs at most two epochs
     def first(epoch: int) -> np.ndarray:
         return _first_of_epoch(epoch, clients, population, cohort_size)
 
@@ -273,11 +276,12 @@ def cyclic_sampler(ids: Sequence, cohort_size: int, *, first_round: int = 1, key
 
 
 def _first_of_epoch(epoch: int, clients: Callable, population: int, cohort_size: int) -> np.ndarray:
-    """The first places of an epoch: shuffled, but for clients that a cohort begun in the epoch before already holds.
+    """The clients at the first `cohort_size` places of an epoch: shuffled, without repeats within a cohort.
 
-    They come right after the clients that complete this cohort, so that at most the first `cohort_size`
-    places change, which these are. The end of an epoch, which the next one avoids, is therefore known without
-    the epochs before, unless a population is smaller than two cohorts.
+    A cohort that began in the epoch before already holds some clients. Where these stand among the first places, they
+    move back until right after the clients that complete this cohort, so nothing beyond the first `cohort_size` places
+    changes. The end of an epoch, which the next epoch avoids, is therefore known without computing earlier epochs,
+    unless the population is smaller than two cohorts.
     """
     number = min(cohort_size, population)
 
@@ -296,7 +300,7 @@ def _first_of_epoch(epoch: int, clients: Callable, population: int, cohort_size:
 
 
 def _after(order: np.ndarray, held, cohort_size: int) -> np.ndarray:
-    """The order, such that the first clients complete a cohort that holds some already."""
+    """Reorders clients such that the first ones complete a cohort that already holds the clients `held`."""
     if not len(held):
         return order
     free = ~np.isin(order, held)
@@ -319,5 +323,5 @@ def _since(function: str, round_num: int, first_round: int) -> int:
 
 
 def _draws(seed: np.ndarray, start: int, number: int) -> np.ndarray:
-    """The next numbers in [0, 1) of the stream of a seed, float64 `[number]`."""
+    """The `number` random numbers in [0, 1) from place `start` on in the stream of a seed, float64 `[number]`."""
     return _hashing.uniform(_hashing.tags(seed, np.arange(start, start + number)))

@@ -1,7 +1,7 @@
-"""Who takes part in a round.
+"""The uniform selection of a round's clients, and the argument checks that samplers share.
 
-A round's clients are the first ones of a random order of the population, a function of key and round of which
-only their places are computed (`_permutation.py`).
+The clients of a round are the first ones of a random order of the population. The order is a function of the key and
+the round number, and only the first places of it are computed (`_permutation.py`).
 """
 
 import operator
@@ -16,23 +16,24 @@ from fedjax_core.data._permutation import permuted
 
 
 def sample_clients(round_num: int, ids: Sequence, cohort_size: int, *, key: jax.Array) -> Sequence:
-    """Draws the clients of a round, uniformly and without replacement.
+    """Selects the clients of a round uniformly, without replacement.
 
-    A pure function of its arguments, so a resumed run draws what it would have drawn. It takes time for the clients
-    that are drawn, not for the population, and a smaller cohort of the round is the beginning of a larger one. For
-    other ways to draw see `uniform_sampler`, `weighted_sampler`, `poisson_sampler`, `cyclic_sampler`, `fixed_cohorts`.
+    This is a pure function of its arguments, so a resumed run selects the clients that it would have selected. It
+    takes time in proportion to the cohort, not to the population, and a smaller cohort of a round is the beginning of
+    a larger one. For other ways to select clients see `uniform_sampler`, `weighted_sampler`, `poisson_sampler`,
+    `cyclic_sampler` and `fixed_cohorts`.
 
     Args:
-      key: the experiment's key; the round number is folded in.
       round_num: the number of the round, at least 0.
-      ids: the population, such as `data.client_ids`.
-      cohort_size: how many to draw.
+      ids: the population, such as `data.client_ids`; its order matters.
+      cohort_size: number of clients to select.
+      key: the experiment's key; the round number is folded in.
 
     Returns:
-      `cohort_size` of the ids, in random order: a list, or a view where `ids` are `ClientIds`.
+      `cohort_size` of the ids, in random order: a view if `ids` are `ClientIds`, otherwise a list.
 
     Raises:
-      TypeError: `key` is not a typed key, or a number is no integer.
+      TypeError: `ids` is not a sequence, a number is not an integer, or `key` is not a typed key.
       ValueError: there are fewer ids than `cohort_size`, or a number is negative.
 
     Example:
@@ -50,16 +51,16 @@ def sample_clients(round_num: int, ids: Sequence, cohort_size: int, *, key: jax.
 
 
 def picked(ids: Sequence, clients: np.ndarray) -> Sequence:
-    """The ids of the clients of these numbers: a view of `ClientIds`, a list of others."""
+    """The ids of the clients with these numbers: a view of `ClientIds`, or a list for any other sequence."""
     return ids.take(clients) if isinstance(ids, ClientIds) else [ids[i] for i in clients.tolist()]
 
 
 def checked_number(function: str, ids: Sequence, cohort_size: int, replace: bool = False) -> int:
-    """`cohort_size` as an integer, if `ids` is a population from which as many can be drawn.
+    """Returns `cohort_size` as an integer, if so many clients can be drawn from `ids`.
 
     Raises:
-      TypeError: `ids` has no order, or `cohort_size` is no integer.
-      ValueError: it is negative, or more than there are.
+      TypeError: `ids` is not a sequence, or `cohort_size` is not an integer.
+      ValueError: `cohort_size` is negative or exceeds the number of ids.
     """
     check_ids(function, ids)
     cohort_size = count(function, "cohort_size", cohort_size)
@@ -70,33 +71,25 @@ def checked_number(function: str, ids: Sequence, cohort_size: int, replace: bool
         )
     if cohort_size and not len(ids):
         raise ValueError(
-            f"{function}(cohort_size={cohort_size}) draws from some clients, got no ids; use cohort_size=0"
+            f"{function}(cohort_size={cohort_size}) needs clients to draw from, got no ids; use cohort_size=0"
         )
     return cohort_size
 
 
 def check_ids(function: str, ids: Sequence) -> None:
-    """Refuses what cannot be indexed by number.
-
-    Raises:
-      TypeError: with the repaired call.
-    """
+    """Raises TypeError unless `ids` is a sequence."""
     if isinstance(ids, Mapping):
         raise TypeError(
-            f"{function}(ids=...) is a sequence of client ids, got a {type(ids).__name__}; use its keys: "
-            "`data.client_ids` or list(ids)"
+            f"{function}(ids=...) must be a sequence of client ids, got a {type(ids).__name__}; use its keys: "
+            "data.client_ids or list(ids)"
         )
     if isinstance(ids, str) or not (hasattr(ids, "__len__") and hasattr(ids, "__getitem__")):
         repaired = "list(ids)" if isinstance(ids, Iterable) and not isinstance(ids, str) else f"[{ids!r}]"
-        raise TypeError(f"{function}(ids=...) is a sequence of client ids, got {ids!r}; use {repaired}")
+        raise TypeError(f"{function}(ids=...) must be a sequence of client ids, got {ids!r}; use {repaired}")
 
 
 def numbers(what: str, values, repaired: str) -> np.ndarray:
-    """`values` as float64.
-
-    Raises:
-      TypeError: they are no numbers; with the repaired argument.
-    """
+    """Returns `values` as float64; raises TypeError unless they are numbers."""
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):
@@ -104,11 +97,11 @@ def numbers(what: str, values, repaired: str) -> np.ndarray:
 
 
 def count(function: str, name: str, value) -> int:
-    """`value` as an integer of at least 0.
+    """Returns `value` as a Python integer.
 
     Raises:
-      TypeError: it is no integer.
-      ValueError: it is negative.
+      TypeError: `value` is not an integer.
+      ValueError: `value` is negative.
     """
     try:
         value = operator.index(value)

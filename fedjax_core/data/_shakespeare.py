@@ -1,4 +1,4 @@
-"""Shakespeare's plays: one client for each speaking role."""
+"""Shakespeare's plays, with one client for each speaking role."""
 
 import dataclasses
 import lzma
@@ -16,9 +16,9 @@ _BEGIN, _END, _PAD = "\x02", "\x03", "\x00"  # stand for the special symbols in 
 
 @dataclasses.dataclass(frozen=True)
 class CharacterVocabulary:
-    """Characters and their numbers, with four special symbols.
+    """Numbers for characters and for four special symbols.
 
-    Symbol 0 is padding, 1 to n are the characters, then come begin, end and unknown.
+    Symbol 0 is padding, symbols 1 to n are the characters, and n + 1 to n + 3 are begin, end and unknown.
 
     Attributes:
       characters: the n characters, in the order of their numbers.
@@ -35,7 +35,7 @@ class CharacterVocabulary:
 
     @property
     def pad(self) -> int:
-        """The symbol that fills up a sequence; no character, to be masked in losses and metrics."""
+        """The symbol that fills up a sequence: not a character, to be masked in losses and metrics."""
         return 0
 
     @property
@@ -55,11 +55,11 @@ class CharacterVocabulary:
 
     @property
     def size(self) -> int:
-        """The number of symbols, the special ones included: how many classes a model predicts."""
+        """The number of symbols including the special ones: the number of classes that a model predicts."""
         return len(self.characters) + 4
 
     def encode(self, text: str) -> np.ndarray:
-        """The symbols of a text, int32 `[len(text)]`; adds no special symbols."""
+        """The symbols of a text, int32 `[len(text)]`. It adds no begin, end or padding."""
         numbers = {character: symbol for symbol, character in enumerate(self.characters, 1)}
         return np.fromiter((numbers.get(c, self.unknown) for c in text), np.int32, len(text))
 
@@ -67,14 +67,19 @@ class CharacterVocabulary:
         """The text of symbols: nothing for padding and begin, a line break for end, U+FFFD for unknown.
 
         Raises:
-          ValueError: a number that is no symbol.
+          ValueError: a number is not a symbol of this vocabulary.
+
+        Example:
+          >>> CharacterVocabulary("abc").decode([2, 1, 9])
+          Traceback (most recent call last):
+          ValueError: decode takes symbols from 0 to 6, got 9; for the predictions of a model pass their argmax
         """
         texts = ["", *self.characters, "", "\n", "\ufffd"]
         symbols = np.asarray(symbols, np.int64).ravel().tolist()
         if wrong := [s for s in symbols if not 0 <= s < self.size]:
             raise ValueError(
                 f"decode takes symbols from 0 to {self.size - 1}, got {wrong[0]}; "
-                "for a model's predictions give their argmax"
+                "for the predictions of a model pass their argmax"
             )
         return "".join(texts[s] for s in symbols)
 
@@ -86,21 +91,21 @@ shakespeare_vocabulary = CharacterVocabulary(
 
 
 def shakespeare(split: str = "train", *, sequence_length: int = 80) -> _federated_data.FederatedData:
-    """What 1,373 roles of Shakespeare's 37 plays say, for next-character prediction.
+    """The speeches of 1,373 roles in Shakespeare's 37 plays, for next-character prediction.
 
-    A client is a speaking role, with an id like `"hamlet/OPHELIA"`; together they have 30,737 speeches with
-    4.2 million characters. The first 80 % of a role's speeches (rounded down, but at least one) are for
-    training, the later ones for testing. Both splits have the same clients in the same order; the 244 roles that
-    speak only once have no test examples, and a client without examples contributes nothing to a round.
+    Each client is a speaking role, with an id such as `"hamlet/OPHELIA"`; together they have 30,737 speeches with
+    4.2 million characters. The first 80 % of a role's speeches (rounded down, but at least one) are for training, the
+    later ones for testing. Both splits have the same clients in the same order. The 244 roles that speak only once
+    have no test examples; a client without examples contributes nothing to a round.
 
-    A role's speeches follow one another: for each, the input is begin and its characters, the target
-    its characters and end, so that every character and every end is predicted once and nothing is predicted
-    across speeches. This stream is cut every `sequence_length` symbols, and only the last sequence of a client is
-    padded (in `x` and in `y`) with symbol 0, which losses and metrics should mask. `shakespeare_vocabulary` turns
-    text to symbols and back, its `size` is 90.
+    The speeches of a role are joined into one stream. The input of a speech is begin followed by its characters, the
+    target its characters followed by end, so every character and every end is predicted once, and nothing is predicted
+    across speeches. The stream is cut every `sequence_length` symbols. Only the last sequence of a client is padded
+    (in `x` and in `y`) with symbol 0, which losses and metrics should mask. `shakespeare_vocabulary` converts text to
+    symbols and back; its `size` is 90.
 
     Args:
-      split: "train", "test", or "all" (both parts of each role, for a split of one's own by `split_clients`).
+      split: "train", "test", or "all" (both parts of each role, for a split of your own with `split_clients`).
       sequence_length: `L`, positive.
 
     Returns:
@@ -108,7 +113,7 @@ def shakespeare(split: str = "train", *, sequence_length: int = 80) -> _federate
 
     Raises:
       ValueError: there is no such split, or the length is not positive.
-      TypeError: the length is no integer.
+      TypeError: the length is not an integer.
 
     Example:
       >>> train, test = shakespeare("train"), shakespeare("test")
@@ -140,10 +145,10 @@ def shakespeare(split: str = "train", *, sequence_length: int = 80) -> _federate
 
 
 def shakespeare_speeches() -> dict[str, tuple[str, ...]]:
-    """The speeches of every role as text, in the order of the play; for another task or vocabulary.
+    """The speeches of every role as text, in the order of the play, for other tasks or vocabularies.
 
     Returns:
-      A dict from client id ("play/ROLE") to speeches, ASCII with one line break after each line but the last.
+      A dict from client id ("play/ROLE") to speeches, ASCII with a line break between lines.
 
     Example:
       >>> shakespeare_speeches()["macbeth/FLEANCE"][0]
@@ -160,7 +165,7 @@ def _part(speeches: tuple, split: str) -> tuple:
 
 
 def _sequences(texts: list[str], sizes: np.ndarray, length: int) -> np.ndarray:
-    """The symbols of the texts, each padded to its number of sequences, int32 `[sum(sizes), length]`."""
+    """The symbols of the texts, each padded to `size` sequences, int32 `[sum(sizes), length]`."""
     padded = "".join(text.ljust(size * length, _PAD) for text, size in zip(texts, sizes.tolist()))
     return _byte_symbols()[np.frombuffer(padded.encode("ascii"), np.uint8)].reshape(-1, length)
 

@@ -1,4 +1,4 @@
-"""Where the examples of a population lie, and how they come to the engine."""
+"""Sources: where the examples of a population are stored, and how the engine reads them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,11 +12,26 @@ from fedjax_core.engine import ranges
 
 
 class ExampleSource(Protocol):
-    """The examples of `N` numbered clients: all that `FederatedData` asks of a store."""
+    """The examples of `N` numbered clients: all that `FederatedData` needs from a store.
+
+    Example: clients whose examples are computed when they are read.
+
+      >>> class Ramps:
+      ...     element = {"x": jax.ShapeDtypeStruct((), np.float32)}
+      ...     sizes = np.array([2, 3])
+      ...     def examples(self, client):
+      ...         return {"x": np.arange(self.sizes[client], dtype=np.float32)}
+      ...     def read(self, clients, out):
+      ...         np.concatenate([self.examples(c)["x"] for c in clients], out=out["x"])
+      >>> from fedjax_core import data as fd
+      >>> data = fd.FederatedData(["ada", "bob"], Ramps())
+      >>> data, data["bob"]["x"]
+      (FederatedData(2 clients with 5 examples of <x=float32[?]>), array([0., 1., 2.], dtype=float32))
+    """
 
     @property
     def element(self) -> Any:
-        """A pytree like one example, whose leaves are `jax.ShapeDtypeStruct`."""
+        """A pytree with the structure of one example, whose leaves are `jax.ShapeDtypeStruct`."""
         ...
 
     @property
@@ -25,7 +40,7 @@ class ExampleSource(Protocol):
         ...
 
     def examples(self, client: int) -> Any:
-        """The examples of one client: a pytree like the element's, `[sizes[client], ...]`."""
+        """The examples of one client: a pytree like `element`, of arrays `[sizes[client], ...]`."""
         ...
 
     def read(self, clients: np.ndarray, out: Any) -> None:
@@ -35,12 +50,12 @@ class ExampleSource(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Flat:
-    """Examples in memory; each client's are consecutive rows of the same arrays.
+    """Examples in memory, where each client's examples are consecutive rows of the same arrays.
 
     Attributes:
       arrays: a pytree of arrays `[rows, ...]`.
       starts: int64 `[N]`, each client's first row.
-      sizes: int64 `[N]`.
+      sizes: int64 `[N]`, each client's number of rows.
     """
 
     arrays: Any
@@ -75,7 +90,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def sizes_of(source: ExampleSource, clients: np.ndarray) -> np.ndarray:
-    """The number of examples of some clients, int64 `[C]`: a `Split` does not write those of all clients down."""
+    """The number of examples of some clients, int64 `[C]`; a `Split` computes it without the sizes of all clients."""
     of_some = getattr(source, "sizes_of", None)
     return source.sizes[clients] if of_some is None else of_some(clients)
 
@@ -84,11 +99,11 @@ def read_rows(source: ExampleSource, clients: np.ndarray, sizes: np.ndarray, row
     """Copies some examples of each of `clients` into the arrays of `out`.
 
     Args:
-      source: where they lie; one without a `read_rows` of its own gives all examples of a client at a time.
+      source: the examples. If the source has no `read_rows` of its own, all examples of each client are read.
       clients: int64 `[C]`.
-      sizes: int64 `[C]`, how many of each.
-      rows: int64 `[sum(sizes)]`, which ones, in each client's own numbering, one client after another.
-      out: a pytree like the element's, with `sum(sizes)` rows.
+      sizes: int64 `[C]`, number of examples to copy of each client.
+      rows: int64 `[sum(sizes)]`, which examples to copy, counted within each client, client after client.
+      out: a pytree like `element`, of arrays with `sum(sizes)` rows.
     """
     own = getattr(source, "read_rows", None)
     if own is not None:
@@ -102,12 +117,12 @@ def read_rows(source: ExampleSource, clients: np.ndarray, sizes: np.ndarray, row
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mapped:
-    """Another source's clients, each passed through a function whenever it is read.
+    """The clients of another source, whose examples pass through a function whenever they are read.
 
     Attributes:
-      source: the examples that go in.
+      source: the examples that `fn` takes.
       fn: examples of one client -> examples of one client, with as many rows.
-      element: what comes out.
+      element: a pytree like one example of `fn`'s results.
       owner: client number -> how an error names the client.
     """
 
@@ -143,10 +158,10 @@ class Mapped:
 
 
 def mapped_examples(fn: Callable, examples: Any, num_rows: int, owner: str) -> Any:
-    """Applies `fn` to a client's examples and makes canonical arrays of the result.
+    """Applies `fn` to a client's examples and converts the result to canonical arrays.
 
     Raises:
-      ValueError: the result has another number of rows, or no fields.
+      ValueError: the result has another number of rows than `num_rows`, or no fields.
     """
     leaves, treedef = _examples.flatten(result := fn(examples))
     if not leaves:
@@ -157,7 +172,7 @@ def mapped_examples(fn: Callable, examples: Any, num_rows: int, owner: str) -> A
         if len(leaf) != num_rows:
             raise ValueError(
                 f"{owner}: {_examples.field_of(name)} came out with {len(leaf)} rows of {num_rows}; fn must keep "
-                "the number of rows, since sizes are known without loading; to drop or add examples build the "
-                "data anew: FederatedData.from_clients({i: fn(examples) for i, examples in data.items()})"
+                "the number of rows, since sizes are known without reading; to drop or add examples build new "
+                "data: FederatedData.from_clients({i: fn(examples) for i, examples in data.items()})"
             )
     return jax.tree.unflatten(treedef, leaves)

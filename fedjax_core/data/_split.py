@@ -1,4 +1,4 @@
-"""One half of a split of every client's examples: which ones is computed when a client is read."""
+"""One part of a split of every client's examples, computed when a client is read."""
 
 import dataclasses
 import functools
@@ -14,17 +14,17 @@ from fedjax_core.engine import ranges
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """A part of each client's examples of another source; implements `ExampleSource`.
+    """A part of the examples of each client of another source; implements `ExampleSource`.
 
-    It holds nothing of any client, so that it takes no memory and no time to make, and data that are mapped from a
-    file stay where they are.
+    It stores nothing per client, so creating it takes neither memory nor time, and memory-mapped data stay in their
+    file.
 
     Attributes:
       source: the examples that are split.
-      ids: the ids of its clients, by number.
+      ids: the ids of the source's clients, by number.
       fraction: share of a client's examples in the first part.
       seed: uint64 `[1]`, draws the first part; None takes the first examples.
-      second: whether this is the other part.
+      second: whether this is the second part.
     """
 
     source: _sources.ExampleSource
@@ -57,7 +57,7 @@ class Split:
             rows = self._rows(np.array([client]))
         else:
             first = int(share(self.fraction, _sources.sizes_of(self.source, np.array([client])))[0])
-            rows = slice(first, None) if self.second else slice(first)  # a view, of a file maybe
+            rows = slice(first, None) if self.second else slice(first)  # a slice is a view, which copies nothing
         return jax.tree.map(lambda a: a[rows], self.source.examples(client))
 
     def read(self, clients: np.ndarray, out: Any) -> None:
@@ -70,7 +70,7 @@ class Split:
         _sources.read_rows(self.source, clients, sizes, rows, out)
 
     def _rows(self, clients: np.ndarray) -> np.ndarray:
-        """The examples of the part in the clients' own numbering, ascending, one client after another."""
+        """Which examples are in this part, counted within each client, ascending, client after client."""
         sizes = _sources.sizes_of(self.source, clients)
         first = share(self.fraction, sizes)
         if self.seed is None:
@@ -85,5 +85,5 @@ class Split:
 
 
 def share(fraction: float, count: np.ndarray) -> np.ndarray:
-    """That share of a number, rounded, halves up, int64."""
+    """`count * fraction`, rounded to the nearest integer, halves up, int64."""
     return np.floor(count * fraction + 0.5).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Clients of different speed: how far they get, when they report, and for whom a round waits."""
+"""Clients of different speeds: how many steps they take, when they report, and which reports a round waits for."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,26 +27,26 @@ def local_effort(
     steps_per_second: PerClient | None = None,
     examples_per_second: PerClient | None = None,
 ) -> Stage:
-    """Says how many steps each client takes, and when it then reports.
+    """Determines how many steps each client takes and when it then reports.
 
-    With `Effort(max_seconds=...)` a slow client takes fewer steps, and nobody is late; with other limits it takes
-    all of them, and `deadline` or `first_to_report` may not wait for it.
+    With `Effort(max_seconds=...)` a slow client takes fewer steps, and nobody is late. With other limits it takes all
+    its steps, and `deadline` or `first_to_report` may not wait for it.
 
     Args:
       effort: the limits.
-      data: the population; its sizes are used, nothing is read.
-      batching: the one that the cohorts of the rounds are made with.
+      data: the population, of which only the sizes are used; no examples are read.
+      batching: the batching of the rounds' cohorts.
       steps_per_second: the clients' speed, positive: a number, a dict by client id, or a function
         `(round_num, ids) -> [C]`, such as `lognormal_speeds(...)`.
-      examples_per_second: the same, where a step takes as long as it takes to go through `batch_size` examples.
+      examples_per_second: the same speed in examples, for a step of `batch_size` examples. Give one of the two.
 
     Returns:
-      A stage for `participation`; sets `max_steps`, and `seconds` if there is a speed.
+      A stage for `participation`. It sets `max_steps`, and `seconds` if there is a speed.
 
     Raises:
-      TypeError: an argument of another kind.
-      ValueError: both speeds, none though the effort limits seconds, one that is not positive; other epochs
-        than the batching's.
+      TypeError: an argument has the wrong type.
+      ValueError: both speeds are given, the effort limits seconds and no speed is given, a speed is not positive and
+        finite, or the effort's epochs are not the batching's.
 
     Example:
       >>> from fedjax_core import data as fd
@@ -61,7 +61,10 @@ def local_effort(
     if not isinstance(effort, Effort):
         raise TypeError(f"local_effort takes an Effort, got {effort!r}; for example Effort(max_seconds=60.0)")
     if not isinstance(data, _federated_data.FederatedData):
-        raise TypeError(f"local_effort takes the FederatedData of the clients, got {type(data).__name__}")
+        raise TypeError(
+            f"local_effort takes the FederatedData of the clients, got {type(data).__name__}; for example "
+            "FederatedData.from_clients({'ada': {'x': [1.0]}})"
+        )
     effort.check_batching(batching)
     speeds = _steps_per_second(effort, batching, steps_per_second, examples_per_second)
 
@@ -95,20 +98,20 @@ def _steps_per_second(effort: Effort, batching: _batching.Batching, steps, examp
 
 
 def lognormal_speeds(median: float, sigma: float, *, key: jax.Array) -> Callable[[int, Sequence], np.ndarray]:
-    """Speeds of a population with fast and slow clients; a client's is the same in every round.
+    """Speeds for a population of fast and slow clients; a client has the same speed in every round.
 
     Args:
-      median: half of the clients are faster, positive; in steps or examples a second.
-      sigma: standard deviation of the logarithm, at least 0. With 0.5 one client in six is more than 1.65 times
-        slower than the median.
+      median: the speed that half of the clients exceed, in steps or examples per second, positive.
+      sigma: standard deviation of the logarithm of the speed, at least 0. With 0.5, one client in six is more than
+        1.65 times slower than the median.
       key: draws the speeds.
 
     Returns:
       A function `(round_num, ids) -> [C]` for `local_effort`.
 
     Raises:
-      TypeError: `median` or `sigma` is no number, `key` no typed key.
-      ValueError: the numbers are not as described.
+      TypeError: `median` or `sigma` is not a number, or `key` is not a typed key.
+      ValueError: a number is outside its range.
 
     Example:
       >>> lognormal_speeds(10.0, 0.0, key=jax.random.key(0))(1, ("ada", "bob"))
@@ -129,18 +132,21 @@ def lognormal_speeds(median: float, sigma: float, *, key: jax.Array) -> Callable
 
 
 def deadline(seconds: float) -> Stage:
-    """Loses clients that report later than a time after the beginning of the round.
+    """Removes clients that report too late.
 
     Args:
-      seconds: positive. Clients limited by `Effort(max_seconds=...)` end with the step within which these
-        run out, a little later than that.
+      seconds: the latest time for a report, in seconds from the start of the round, positive. A client limited by
+        `Effort(max_seconds=...)` finishes the step during which its seconds run out, so it reports a little later
+        than that limit.
 
     Returns:
-      A stage for `participation`, after `local_effort` with a speed; counts `late`.
+      A stage for `participation`, to be placed after a `local_effort` with a speed. It counts the clients it removes
+      as `late`.
 
     Raises:
-      TypeError: `seconds` is no number.
-      ValueError: `seconds` is not positive; or, in the first round, no stage before it says when clients report.
+      TypeError: `seconds` is not a number.
+      ValueError: `seconds` is not positive and finite; or, in the first round, no stage before it says when clients
+        report.
 
     Example:
       >>> from fedjax_core import data as fd
@@ -155,8 +161,8 @@ def deadline(seconds: float) -> Stage:
     def stage(round_num: int, participation: Participation) -> Participation:
         if participation.seconds is None:
             raise ValueError(
-                f"deadline({seconds}) needs to know when clients report, got a participation without a model of "
-                "speed; put local_effort(effort, data, batching, steps_per_second=10.0) before it"
+                f"deadline({seconds}) needs to know when clients report, got a participation without report times; "
+                "put local_effort(effort, data, batching, steps_per_second=10.0) before it"
             )
         return participation.keep(participation.seconds <= seconds, "late")
 
@@ -164,18 +170,18 @@ def deadline(seconds: float) -> Stage:
 
 
 def first_to_report(num_clients: int) -> Stage:
-    """Loses all but the first clients to report: the sampler asks for more than are needed ("over-selection").
+    """Keeps only the first clients to report, for a sampler that selects more than are needed ("over-selection").
 
     Args:
-      num_clients: how many are needed. Among clients that report at the same time those that were asked
-        first are taken, so without `local_effort` the first of the sampler's order.
+      num_clients: number of clients to keep, at least 0. Among clients that report at the same time, those selected
+        first are kept; without `local_effort` these are the first in the sampler's order.
 
     Returns:
-      A stage for `participation`, after `local_effort`; counts `surplus`.
+      A stage for `participation`, to be placed after `local_effort`. It counts the clients it removes as `surplus`.
 
     Raises:
-      TypeError: `num_clients` is no integer.
-      ValueError: it is negative.
+      TypeError: `num_clients` is not an integer.
+      ValueError: `num_clients` is negative.
 
     Example:
       >>> from fedjax_core import data as fd
@@ -196,18 +202,18 @@ def first_to_report(num_clients: int) -> Stage:
 
 
 def minimum_reports(num_clients: int) -> Stage:
-    """Skips the round if fewer clients report.
+    """Skips the round if too few clients report.
 
     Args:
-      num_clients: how many are needed.
+      num_clients: number of reports that the round needs, at least 0.
 
     Returns:
-      A stage for `participation`, the last one. The participation of a skipped round has no clients and says `skipped`;
-      `next` is then not called, so that the state stays what it is.
+      A stage for `participation`, to be placed last. The participation of a skipped round has no clients, and its
+      `skipped` is True; `next` is then not called, so the state does not change.
 
     Raises:
-      TypeError: `num_clients` is no integer.
-      ValueError: it is negative.
+      TypeError: `num_clients` is not an integer.
+      ValueError: `num_clients` is negative.
 
     Example:
       >>> from fedjax_core import data as fd

@@ -13,37 +13,37 @@ _NUM_CLASSES = 10
 
 
 def synthetic(alpha: float, beta: float, num_clients: int = 30, *, key: jax.Array) -> _federated_data.FederatedData:
-    r"""Clients whose models and whose features differ, each by a chosen amount.
+    r"""Synthetic clients whose models and features differ, each by a chosen amount.
 
-    Client k draws its own linear model and labels its own Gaussian features with it:
+    Client k draws its own linear model and uses it to label its own Gaussian features:
 
     .. math::
       u_k &\sim N(0, \alpha), & W_k &\sim N(u_k, 1)^{60 \times 10}, & b_k &\sim N(u_k, 1)^{10} \\
       B_k &\sim N(0, \beta), & v_k &\sim N(B_k, 1)^{60}, & x &\sim N(v_k, \Sigma),\ \Sigma_{jj} = j^{-1.2} \\
       y &= \operatorname{argmax}(\operatorname{softmax}(x W_k + b_k))
 
-    `alpha` is meant to tell how much the models differ, `beta` how much the features do. Both are variances, as
-    the second argument of N in the paper; the authors' program passes them as standard deviations, which is the
-    same for the values 0 and 1 but not for 0.5. Even (0, 0) is not iid, since every client draws its own
-    :math:`W_k` and :math:`v_k`; see `synthetic_iid`. Note that :math:`u_k` moves the scores of all classes alike, so
-    that `alpha`, followed to the letter, changes no label: clients differ by the rest of :math:`W_k` and by `beta`.
+    `alpha` is meant to control how much the models differ, `beta` how much the features do. Both are variances, like
+    the second argument of N in the paper. The authors' program passes them as standard deviations, which makes no
+    difference for 0 and 1 but does for 0.5. Even (0, 0) is not iid, since every client draws its own :math:`W_k` and
+    :math:`v_k`; see `synthetic_iid`. Note that :math:`u_k` shifts the scores of all classes equally, so `alpha`,
+    taken literally, changes no label: clients differ by the rest of :math:`W_k` and by `beta`.
 
-    The number of examples is 50 plus the integer part of a lognormal draw (mean 4, standard deviation 2 of the
-    logarithm), so a few clients hold most of them. What a client holds depends on the key and its number
-    alone, not on how many clients there are.
+    The number of examples is 50 plus the integer part of a lognormal draw (whose logarithm has mean 4 and standard
+    deviation 2), so a few clients hold most of the examples. What a client holds depends on the key and the client's
+    number only, not on the number of clients.
 
     Args:
       alpha: variance of the models' means, at least 0.
       beta: variance of the features' means, at least 0.
-      num_clients: how many clients, with the ids 0, 1, ...; 30 in the paper.
+      num_clients: number of clients, whose ids are 0, 1, ...; 30 in the paper.
       key: draws everything.
 
     Returns:
-      Data of the type `<x=float32[?,60],y=int32[?]>`, labels from 0 to 9.
+      Data of the type `<x=float32[?,60],y=int32[?]>`, with labels from 0 to 9.
 
     Raises:
-      ValueError: a negative variance, or no client.
-      TypeError: `key` is not a typed key, or the number of clients is no integer.
+      ValueError: a variance is negative or not a finite number, or there is no client.
+      TypeError: `key` is not a typed key, or the number of clients is not an integer.
 
     Example:
       >>> synthetic(1.0, 1.0, num_clients=3, key=jax.random.key(0)).element_type
@@ -55,7 +55,7 @@ def synthetic(alpha: float, beta: float, num_clients: int = 30, *, key: jax.Arra
     for name, value in (("alpha", alpha), ("beta", beta)):
         if not isinstance(value, numbers.Real) or not 0 <= value < np.inf:
             raise ValueError(
-                f"synthetic({name}=...) is a variance and must be a number of at least 0, got {value!r}; use 1.0"
+                f"synthetic({name}=...) is a variance and must be a finite number of at least 0, got {value!r}; use 1.0"
             )
 
     def client(random: np.random.Generator) -> dict:
@@ -68,22 +68,22 @@ def synthetic(alpha: float, beta: float, num_clients: int = 30, *, key: jax.Arra
 
 
 def synthetic_iid(num_clients: int = 30, *, key: jax.Array) -> _federated_data.FederatedData:
-    r"""The task of `synthetic` with one model and one distribution of features for all clients.
+    r"""The task of `synthetic`, with the same model and the same distribution of features for all clients.
 
     .. math:: W \sim N(0, 1)^{60 \times 10}, \quad b \sim N(0, 1)^{10}, \quad x \sim N(0, \Sigma)
 
-    with the same :math:`\Sigma`, labels and numbers of examples as there.
+    :math:`\Sigma`, the labels and the numbers of examples are defined as in `synthetic`.
 
     Args:
-      num_clients: how many clients, with the ids 0, 1, ...
+      num_clients: number of clients, whose ids are 0, 1, ...
       key: draws everything.
 
     Returns:
-      Data of the type `<x=float32[?,60],y=int32[?]>`, labels from 0 to 9.
+      Data of the type `<x=float32[?,60],y=int32[?]>`, with labels from 0 to 9.
 
     Raises:
-      ValueError: no client.
-      TypeError: `key` is not a typed key, or the number of clients is no integer.
+      ValueError: there is no client.
+      TypeError: `key` is not a typed key, or the number of clients is not an integer.
 
     Example:
       >>> synthetic_iid(num_clients=3, key=jax.random.key(0)).client_ids

@@ -50,7 +50,7 @@ def test_more_clients_are_available_by_day():
     [
         ((-0.1, 1.0, 24), r"diurnal\(low=...\) must be from 0 to 1, got -0.1"),
         ((0.1, 1.1, 24), r"diurnal\(high=...\) must be from 0 to 1, got 1.1"),
-        ((0.9, 0.1, 24), r"goes from low to high; use diurnal\(0.1, 0.9, ...\)"),
+        ((0.9, 0.1, 24), r"must have low <= high; use diurnal\(0.1, 0.9, ...\)"),
         ((0.1, 0.9, 0), r"rounds_per_day=...\) must be positive and finite, got 0"),
     ],
 )

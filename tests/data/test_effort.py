@@ -56,7 +56,7 @@ def test_the_batching_may_have_an_end_of_its_own():
         ({"max_epochs": 0}, ValueError, r"max_epochs=...\) must be positive and finite, got 0"),
         ({"max_steps": -1}, ValueError, r"max_steps=...\) must be positive .*, got -1; for example max_steps=100"),
         ({"max_seconds": 0.0}, ValueError, r"max_seconds=...\) must be positive and finite, got 0.0"),
-        ({"max_seconds": np.inf}, ValueError, "got inf; .* or leave it out where another limit holds"),
+        ({"max_seconds": np.inf}, ValueError, "got inf; .* or leave it out if there is another limit"),
         ({"max_seconds": np.nan}, ValueError, "got nan"),
         ({"max_steps": 1.0}, TypeError, r"max_steps=...\) must be an integer, got 1.0"),
         ({"max_epochs": True}, TypeError, r"max_epochs=...\) must be an integer, got True"),
@@ -133,10 +133,10 @@ def test_a_client_that_occurs_twice_has_two_limits():
 @pytest.mark.parametrize(
     "batching, max_steps, error, message",
     [
-        (Batching(3), 1.5, TypeError, r"max_steps=...\) is an integer, or has one a client, got 1.5"),
+        (Batching(3), 1.5, TypeError, r"max_steps=...\) must be an integer or one integer per client, got 1.5"),
         (Batching(3), [1, 2], ValueError, r"got the shape \(2,\) for 5 clients"),
         (Batching(3), -1, ValueError, r"max_steps=...\) must be at least 0, got -1"),
-        (Batching(3, None), None, ValueError, "without end and needs a step limit, .* or set num_epochs"),
+        (Batching(3, None), None, ValueError, "endlessly and needs a step limit, .* or set num_epochs"),
     ],
 )
 def test_wrong_step_limits_are_refused(batching, max_steps, error, message):

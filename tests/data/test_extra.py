@@ -35,12 +35,12 @@ def test_a_cohort_keeps_what_it_was_given():
     ("extra", "error", "words"),
     [
         ({"delay": [1, 2, 3]}, ValueError, r"one row for each of the cohort's 2 clients, in their order, got 3 rows"),
-        ({"delay": 1}, ValueError, r"extra=\{'delay': ...\}\) has one row .* got 1; .*give a dict from client id"),
-        ({"delay": {"eve": 1}}, ValueError, r"has no value of client 'ada'"),
+        ({"delay": 1}, ValueError, r"extra=\{'delay': ...\}\) must have one row .* got 1; .*use a dict from client id"),
+        ({"delay": {"eve": 1}}, ValueError, r"got none for client 'ada'"),
         ({"delay": ["slow", "fast"]}, TypeError, r"'delay'.* must hold numbers or booleans"),
         ({"delay": [1, 2**40]}, ValueError, r"of client 'ada' holds 1099511627776 in row 1, which does not fit int32"),
-        ([1, 2], TypeError, r"is a dict from name to values, got \[1, 2\]; use extra="),
-        ({1: [1, 2]}, TypeError, r"is a dict from name to values"),
+        ([1, 2], TypeError, r"must be a dict from name to values, got \[1, 2\]; use extra="),
+        ({1: [1, 2]}, TypeError, r"must be a dict from name to values"),
     ],
 )
 def test_what_is_refused(extra, error, words):

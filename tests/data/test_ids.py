@@ -136,7 +136,7 @@ def test_what_is_no_id_is_refused(ids, message):
 
 
 def test_a_population_has_32_bit_rows():
-    with pytest.raises(ValueError, match=r"less than 2\*\*31 clients, got 2147483648"):
+    with pytest.raises(ValueError, match=r"fewer than 2\*\*31 clients, got 2147483648"):
         ClientIds(range(2**31))
 
 

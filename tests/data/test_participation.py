@@ -138,7 +138,7 @@ def test_stages_are_functions_that_keep_clients():
     present = participation(EVERYONE, even, even)(0)
     assert present.ids == IDS[::2] and present.lost["odd"] == 100 and present.max_steps is None
     for wrong in ([True], [1] * 200, None):
-        with pytest.raises(ValueError, match=r"takes one bool a client, got .* for 200 clients"):
+        with pytest.raises(ValueError, match=r"takes one bool per client, got .* for 200 clients"):
             participation(EVERYONE, lambda r, present, wrong=wrong: present.keep(wrong, "odd"))(0)
 
 
@@ -152,14 +152,18 @@ def test_stages_are_functions_that_keep_clients():
         (
             lambda: participation(EVERYONE, lambda r, present: None)(0),
             TypeError,
-            "gives a Participation, got None of <func",
+            "must return a Participation, got None from <func",
         ),
         (lambda: dropout({"a": "often"}, key=KEY), TypeError, r"must be numbers, got \['often'\]; for example \{'ada'"),
         (lambda: dropout(-0.1, key=KEY), ValueError, r"dropout\(probability=...\) must be from 0 to 1, got -0.1"),
         (lambda: dropout({"a": 0.5, "b": 2}, key=KEY), ValueError, "must be from 0 to 1, got 2.0"),
-        (lambda: dropout([0.5], key=KEY), TypeError, r"is a number, a dict by client id or a function .*got \[0.5\]"),
+        (
+            lambda: dropout([0.5], key=KEY),
+            TypeError,
+            r"must be a number, a dict by client id or a function .*got \[0.5\]",
+        ),
         (lambda: dropout(0.1, key=0), TypeError, "dropout draws on the host and needs one typed key"),
-        (lambda: available("often", key=KEY), TypeError, "is a number, a dict by client id or a function"),
+        (lambda: available("often", key=KEY), TypeError, "must be a number, a dict by client id or a function"),
     ],
 )
 def test_wrong_arguments_are_refused(make, error, message):
@@ -170,9 +174,9 @@ def test_wrong_arguments_are_refused(make, error, message):
 @pytest.mark.parametrize(
     "probability, message",
     [
-        ({"client_0": 0.5}, "has a value for every client, got none for client 'client_1'"),
+        ({"client_0": 0.5}, "must have a value for every client, got none for client 'client_1'"),
         (lambda r, ids: 1.5, "must be from 0 to 1, got 1.5"),
-        (lambda r, ids: [0.5], r"one value a client, got the shape \(1,\) for 200 clients"),
+        (lambda r, ids: [0.5], r"one value per client, got the shape \(1,\) for 200 clients"),
     ],
 )
 def test_wrong_values_are_refused_when_they_are_known(probability, message):

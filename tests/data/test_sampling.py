@@ -70,7 +70,7 @@ def test_everyone_has_the_same_chance_in_every_place():
         ((KEY, 0, ["a", "b"], -1), ValueError, r"cohort_size=...\) must be at least 0, got -1"),
         ((KEY, 0, ["a", "b"], 1.0), TypeError, r"cohort_size=...\) must be an integer, got 1.0"),
         ((KEY, -1, ["a", "b"], 1), ValueError, r"round_num=...\) must be at least 0"),
-        ((KEY, 0, {"a": 1}, 1), TypeError, r"got a dict; use its keys: `data.client_ids` or list\(ids\)"),
+        ((KEY, 0, {"a": 1}, 1), TypeError, r"got a dict; use its keys: data.client_ids or list\(ids\)"),
         ((KEY, 0, iter("ab"), 1), TypeError, r"a sequence of client ids, got .*; use list\(ids\)"),
         ((KEY, 0, "ada", 1), TypeError, r"got 'ada'; use \['ada'\]"),
         ((0, 0, ["a", "b"], 1), TypeError, r"needs one typed key .*got 0; pass key=jax.random.key\(0\)"),
@@ -83,7 +83,7 @@ def test_wrong_arguments_are_refused(arguments, error, message):
 
 def test_data_in_place_of_its_ids_are_refused():
     data = synthetic_iid(num_clients=2, key=KEY)
-    with pytest.raises(TypeError, match=r"got a FederatedData; use its keys: `data.client_ids`"):
+    with pytest.raises(TypeError, match=r"got a FederatedData; use its keys: data.client_ids"):
         sample_clients(0, data, 1, key=KEY)
 
 

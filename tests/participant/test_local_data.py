@@ -93,7 +93,7 @@ def test_shuffling_needs_a_key():
         (FederatedData.from_clients([EXAMPLES, EXAMPLES]), ValueError, r"valid_data=...\) is one client's data, got 2"),
         ({"x": EXAMPLES["x"]}, TypeError, r"valid_data=...\) holds <x=float32\[\?,2\]> and the model takes <x="),
         ({**EXAMPLES, "y": EXAMPLES["x"]}, TypeError, "y=float32"),
-        ({"x": EXAMPLES["x"], "y": [1]}, ValueError, "every field needs one row an example"),
+        ({"x": EXAMPLES["x"], "y": [1]}, ValueError, "every field needs one row per example"),
     ],
 )
 def test_other_data_is_refused(data, error, message):
