@@ -1,13 +1,13 @@
 """How a program runs: plan, packing, execution, and the traced entry.
 
-* `EngineConfig`: lanes and devices of a computation (`computation.with_config`).
-* `use_all_cores`: one CPU device per core. `use_compilation_cache`: what is compiled is kept for the next process.
-* `CallEstimate`: what a call takes, by `computation.estimate(cohort)`.
+* `EngineConfig`: the lanes, devices and memory budget of a computation (`computation.with_config`).
+* `use_all_cores`: one CPU device per core. `use_compilation_cache`: keeps compiled programs for the next process.
+* `CallEstimate`: what a call costs, from `computation.estimate(cohort)`.
 * `Cohort`, `ClientSequences`: what a data source gives the engine.
 * `PackedCohort`, `pack_cohort`, `stack_cohorts`: cohorts as arrays, for `as_function`.
-* `client_digests`, `identities`: where all randomness of a client comes from; `mix` and `GOLDEN`, the splitmix64 of
-  which they, and all draws on the host, are made.
-* `ranges`: rows of clients, one after another, for a `ClientSequences` of one's own.
+* `client_digests`, `identities`: the source of all randomness of a client; `mix` and `GOLDEN`: the parts of splitmix64
+  that they, and all draws on the host, are made of.
+* `ranges`: the rows of several clients, one client after another, for writing a `ClientSequences`.
 * What computations are built on: `plan_of` and `Executable`, which takes and returns values by node; `as_member`,
   `concrete_member`, `traced_member`, `conform`, `member_type_of_list` and `read_streams` for values without a plan.
 """

@@ -1,4 +1,4 @@
-"""Arguments of a call as what the engine runs on: values at the server, and one cohort."""
+"""The arguments of a call in the form that the engine runs on: values at the server, and one cohort."""
 
 import dataclasses
 from typing import Any
@@ -18,14 +18,14 @@ from fedjax_core.language.graph import Node, batch_dimension
 
 
 def bind_clients(plan: Plan, values: list) -> Cohort | None:
-    """The arguments at CLIENTS as one cohort whose value is the tuple of them (of one argument, its value).
+    """The arguments at CLIENTS as one cohort whose value is the tuple of them (the value itself for one argument).
 
     Args:
       plan: the program.
       values: per argument a `Cohort`, a list with one entry per client, `{id: client}`, or stacked arrays.
 
     Raises:
-      TypeError: a client's value, or one that comes in beside it, has another type than declared, or is missing.
+      TypeError: a client's value, or a value that accompanies it, is missing or does not have the declared type.
       ValueError: the arguments have different numbers of clients, or different clients.
     """
     parameters = plan.client_parameters
@@ -48,7 +48,7 @@ def joined(plan: Plan, cohorts: list, named: list[bool]):
       named: which of them know their clients; the others (lists, arrays) are in the same order.
 
     Raises:
-      TypeError, ValueError: as of `bind_clients`.
+      TypeError, ValueError: as in `bind_clients`.
     """
     with_names = [cohort for cohort, is_named in zip(cohorts, named) if is_named] or cohorts
     _check_same_clients(plan.client_parameters, cohorts, with_names)
@@ -58,11 +58,15 @@ def joined(plan: Plan, cohorts: list, named: list[bool]):
 
 
 def bind_extra(plan: Plan, cohorts: list) -> dict[str, Any]:
-    """What `federated_client_value` reads in a program, of the cohorts (packed or not) that are its arguments.
+    """The values that `federated_client_value` reads in a program, taken from the cohorts that are its arguments.
+
+    Args:
+      plan: the program.
+      cohorts: a `Cohort`, or a `PackedCohort`, for each argument.
 
     Raises:
-      TypeError: no cohort has a value of that name, or it has another type.
-      ValueError: two cohorts have different values of one name.
+      TypeError: no cohort has a value of a name that the program reads, or it has another type.
+      ValueError: two cohorts have different values of the same name.
     """
     extra = {}
     for node in plan.client_values:
@@ -71,7 +75,9 @@ def bind_extra(plan: Plan, cohorts: list) -> dict[str, Any]:
         if not given:
             raise TypeError(f"{what}: {_names_of_extra(cohorts)}; write data.cohort(..., extra={{{name!r}: values}})")
         if not all(_are_equal(given[0], other) for other in given[1:]):
-            raise ValueError(f"{what}: the cohorts of the call have different values of this name; give it with one")
+            raise ValueError(
+                f"{what}: the cohorts of the call have different values of this name; give it with one of them"
+            )
         found = types.TensorType(given[0].dtype, given[0].shape[1:])
         if not node.member_type.is_assignable_from(found):
             raise TypeError(
@@ -89,12 +95,12 @@ def _described(node: Node) -> str:
 def _names_of_extra(cohorts: list) -> str:
     names = ", ".join(sorted({repr(name) for cohort in cohorts for name in cohort.extra}))
     if names:
-        return f"the clients come with {names}, and with no value of this name"
-    return "the clients come without values beside their data, as those of a list or a dict always do"
+        return f"the clients come with {names}, but with no value of this name"
+    return "the clients come with nothing beside their data, as clients of a list or a dict always do"
 
 
 def _are_equal(one, other) -> bool:
-    """Whether two arrays agree, as far as one can know: not of tracers."""
+    """Whether two arrays agree; tracers, whose values nobody knows yet, count as equal."""
     if one is other or any(isinstance(x, jax.core.Tracer) for x in (one, other)):
         return True
     return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
@@ -104,22 +110,22 @@ def _check_same_clients(parameters, cohorts, named):
     sizes = {p.operation.name: len(c.identity) for p, c in zip(parameters, cohorts)}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
-        raise ValueError(f"all arguments at CLIENTS have the same clients, got: {found}")
+        raise ValueError(f"all arguments at CLIENTS must have the same clients, got: {found}")
     if not all(_are_equal(c.identity, named[0].identity) for c in named[1:]):
-        raise ValueError("all cohorts of a call have the same clients in the same order; draw the ids once")
+        raise ValueError("all cohorts of a call must have the same clients in the same order; draw the ids once")
 
 
 def _check_population(plan: Plan, cohorts: list):
-    """Refuses rows of one population in a table, or beside a cohort, of another one.
+    """Raises if the cohorts, or a table that the program addresses by row, belong to different populations.
 
-    The rows would be those of other clients, and nothing in the result would tell.
+    The rows would be those of other clients, and nothing in the result would show it.
     """
     first = cohorts[0]
     if plan.client_indices and not all(_are_equal(c.client_index, first.client_index) for c in cohorts[1:]):
         raise ValueError(
             "the cohorts of the call number their clients differently, and the program reads these numbers "
             f"(federated_client_index at {plan.client_indices[0].location}); take subsets or splits of one "
-            "FederatedData, or make both by from_arrays of the same ids"
+            "FederatedData, or make both with from_arrays from the same ids"
         )
     for node in plan.client_indices:
         rows, population = node.operation.rows, first.population
@@ -127,26 +133,26 @@ def _check_population(plan: Plan, cohorts: list):
             _check_rows_there(node, first.client_index)
         elif rows is not None and rows != population:
             raise ValueError(
-                f"the table that federated_client_index addresses at {node.location} has {rows} rows, and the cohort's "
-                f"population {population} clients, so they are not of one population; make the table with "
+                f"the table that federated_client_index addresses at {node.location} has {rows} rows, but the cohort's "
+                f"population has {population} clients, so they do not belong together; make the table with "
                 "len(data.client_ids.population) rows, and take subsets and splits of that data, which keep its rows"
             )
 
 
 def _check_rows_there(node: Node, client_index):
-    """Refuses more clients of a list than a table has rows: the last row would be read for them, and none written."""
+    """Raises if a list has more clients than a table has rows: they would read the last row and write none."""
     if isinstance(client_index, jax.core.Tracer):
         return
     rows, last = node.operation.rows, int(np.max(client_index, initial=-1))
     if last >= rows:
         raise ValueError(
-            f"the table that federated_client_index addresses at {node.location} has {rows} rows, and there is a "
-            f"client of row {last}; the row of a client of a list is its place: make the table with a row for each"
+            f"the table that federated_client_index addresses at {node.location} has {rows} rows, but there is a "
+            f"client of row {last}; a client of a list has its place as its row: make the table with a row for each"
         )
 
 
 def _check_rows_known(plan: Plan, values: list):
-    """Refuses clients by id for a table by row: their places in the dict are other clients' in the next round."""
+    """Raises if clients come by id for a table by row: their places in the dict change from round to round."""
     named = [value for value in values if isinstance(value, Clients) and value.named]
     if not named or any(isinstance(value, Cohort) for value in values):
         return
@@ -154,18 +160,18 @@ def _check_rows_known(plan: Plan, values: list):
         if node.operation.rows is not None and named[0].ids != tuple(range(len(named[0].ids))):
             raise ValueError(
                 f"the table that federated_client_index addresses at {node.location} has a row for each client of a "
-                f"population, and {{id: client}} does not tell which row is {named[0].ids[0]!r}'s; give "
+                f"population, but {{id: client}} does not say which row is {named[0].ids[0]!r}'s; give "
                 "data.cohort(ids, batching) of all clients' FederatedData, or a list in the order of the rows"
             )
 
 
 def as_cohorts(plan: Plan, parameters: tuple[Node, ...], values: list) -> list[Cohort]:
-    """Some arguments at CLIENTS as cohorts, checked; those that are dicts by id have their clients in one order.
+    """Some arguments at CLIENTS as cohorts, checked; dicts by id are put into the same order of clients.
 
     Raises:
-      TypeError: a client's value has another type than declared.
-      ValueError: stacked arrays with different numbers of rows, or dicts of other ids than another argument's; dicts
-        by id where the program has a table with a row for each client of a population.
+      TypeError: a client's value does not have the declared type.
+      ValueError: stacked arrays have different numbers of rows; dicts have different ids than another argument; or a
+        dict by id is given where the program has a table with a row for each client of a population.
     """
     names = [f"argument {p.operation.name!r}" for p in parameters]
     members = [p.member_type for p in parameters]
@@ -189,7 +195,7 @@ def _check_cohort(cohort: Cohort, member: types.Type, name: str):
     found = cohort.member_type
     if member.is_assignable_from(found) or member.is_assignable_from(_with_batch_sizes(cohort)):
         return
-    # The dicts among them are put in the order of the type where they are used (`conform`).
+    # A dict among them is put into the order of the type where it is used (`conform`).
     matched = [types.matched_type(member, type_) for type_ in (found, _with_batch_sizes(cohort))]
     if any(map(member.is_assignable_from, matched)):
         return
@@ -201,7 +207,7 @@ def _check_cohort(cohort: Cohort, member: types.Type, name: str):
 
 
 def _with_batch_sizes(cohort: Cohort) -> types.Type:
-    """The cohort's type with every batch of the size that the engine pads it to."""
+    """The cohort's type, every batch having the size that the engine pads it to."""
 
     def leaf(x):
         if not isinstance(x, ClientSequences):
@@ -229,6 +235,8 @@ def _stacked(value: Any, member: types.Type, name: str) -> Cohort:
     value = as_member(value, stacked, name)
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(value)}
     if len(sizes) != 1:
-        raise ValueError(f"{name}: stacked arrays have one row per client in every field, got {sorted(sizes)} rows")
+        raise ValueError(
+            f"{name}: stacked arrays must have one row per client in every field, got {sorted(sizes)} rows"
+        )
     ids = range(sizes.pop())
     return Cohort(ids, value, np.arange(len(ids), dtype=np.int32), client_digests(ids))

@@ -1,7 +1,7 @@
 """The traced entry: the same graph as a pure function, with static trip counts.
 
-The clients of a `PackedCohort` are vmapped, each scanning as many steps as the longest of them takes, so that the
-whole can be differentiated.
+The clients of a `PackedCohort` are vmapped, and each scans as many steps as the longest of them takes, so that the
+function can be differentiated.
 """
 
 import functools
@@ -27,10 +27,10 @@ def packed_clients(plan: Plan, values: list) -> PackedCohort | None:
 
     Args:
       plan: the program.
-      values: per argument a `PackedCohort`, stacked arrays, or what a call takes.
+      values: per argument a `PackedCohort`, stacked arrays, or whatever a call takes.
 
     Raises:
-      TypeError, ValueError: as of a call.
+      TypeError, ValueError: as in a call.
     """
     if not values:
         return None
@@ -52,12 +52,12 @@ def _packed(plan: Plan, values: list) -> list[PackedCohort]:
 
 
 def _refuse_ids(values: dict[Node, Any]):
-    """A `PackedCohort` has digests, which may be traced, in place of ids, so no client can be found in it by its id."""
+    """Raises for a dict by id: a `PackedCohort` holds digests, possibly traced, so no client can be found by its id."""
     for parameter, value in values.items():
         name = f"argument {parameter.operation.name!r}"
         if isinstance(value, dict) and clients_of(value, parameter.member_type, name):
             raise ValueError(
-                f"{name} is {{id: client}} and another argument a PackedCohort, whose clients are matched by their "
+                f"{name} is {{id: client}} and another argument is a PackedCohort, whose clients are matched by their "
                 "place; give a list in the order of the cohort"
             )
 
@@ -82,7 +82,7 @@ def run_traced(plan: Plan, server: dict[Node, object], cohort: PackedCohort | No
       cohort: the clients, from `packed_clients`.
 
     Returns:
-      The outputs, and int32: how many clients the checks of the program refuse.
+      The outputs, and the number of clients that the checks of the program refuse, int32.
     """
     known = dict(server)
     for phase, pass_ in zip(plan.phases, (*plan.passes, None)):
@@ -95,7 +95,7 @@ def run_traced(plan: Plan, server: dict[Node, object], cohort: PackedCohort | No
 
 
 def _run_pass(plan: Plan, pass_: Pass, known: dict, cohort: PackedCohort) -> dict:
-    """What the pass leaves, by node."""
+    """The results of a pass, by node."""
     server = tuple(evaluate(pass_.server_inputs, known))
     block = (cohort.value, cohort.identity, cohort.client_index, cohort.extra)
     run = functools.partial(client_values, plan, pass_, server)

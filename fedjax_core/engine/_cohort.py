@@ -18,13 +18,13 @@ class ClientSequences(Protocol):
     """One sequence argument of a cohort: the batches of each of its `C` clients.
 
     This is the whole contract between a data source and the engine. A client owns
-    `num_examples` rows of examples and takes `num_steps` batches; a batch is a row of `B`
-    positions among the client's own examples, so epochs and shuffling are integers and an
+    `num_examples` rows of examples and takes `num_steps` batches. A batch is a row of `B`
+    positions among the client's own examples, so epochs and shuffling are integers, and an
     example is stored once however often it is used.
 
     Attributes:
-      element_type: the type of one batch; every leaf has the leading dimension `?`, or none
-        has one where a batch is a single element.
+      element_type: the type of one batch. Every leaf has the leading dimension `?`; where a
+        batch is a single element, none has.
       batch_size: `B`, the largest number of examples in a batch.
       num_examples: int64 `[C]`.
       num_steps: int64 `[C]`.
@@ -41,6 +41,14 @@ class ClientSequences(Protocol):
         Returns:
           int32 `[sum(num_steps[clients]), B]`: positions among the client's own examples,
           -1 where the batch has no example.
+
+        Example: one client with five examples, in batches of two.
+
+        >>> import numpy as np, fedjax_core as fc
+        >>> data = fc.data.from_clients({"ada": {"x": np.ones(5, np.float32)}})
+        >>> cohort = data.cohort(["ada"], fc.data.Batching(batch_size=2))
+        >>> cohort.value.batch_rows(np.array([0])).tolist()
+        [[0, 1], [2, 3], [4, -1]]
         """
         ...
 
@@ -60,16 +68,26 @@ class Cohort:
     """The clients of one round. Nothing is read before a computation needs it.
 
     Attributes:
-      ids: the clients' ids, strings or integers, in a sequence; a client may occur more than once. A cohort of
-        `FederatedData` holds a view of the population's, that makes each id when it is looked at.
+      ids: the clients' ids, a sequence of strings or integers; a client may occur more than once. A cohort of
+        `FederatedData` holds a view of the population's ids, which makes each id when it is looked at.
       value: what each client holds: a pytree whose leaves are `ClientSequences` or arrays
-        `[C, ...]`, one row a client.
+        `[C, ...]`, one row per client.
       client_index: int32 `[C]`, each client's row in the population, of which the data may be a subset or a split.
       digests: uint64 `[C]`, `client_digests(ids)`.
-      extra: what `federated_client_value` reads: arrays `[C, ...]` by name, one row a client.
-      population: how many clients the population has; None where that is not known, as of a plain list.
-      packed: the engine's cache, which alone of a cohort changes: how it runs on each layout, and what was read of it
-        for that. It lives as long as the cohort, which so is read once for many calls.
+      extra: what `federated_client_value` reads: arrays `[C, ...]` by name, one row per client.
+      population: the number of clients in the population; None where it is not known, as for a plain list.
+      packed: the engine's cache, the only part of a cohort that changes: for each layout, how the cohort runs on it and
+        what was read for that. It lives as long as the cohort, so a cohort is read once for many calls.
+
+    Example:
+
+    >>> import numpy as np, fedjax_core as fc
+    >>> data = fc.data.from_clients({name: {"x": np.ones((5, 2), np.float32)} for name in ("ada", "bob", "cyd")})
+    >>> cohort = data.cohort(["cyd", "ada"], fc.data.Batching(batch_size=2))
+    >>> cohort
+    Cohort(2 clients of <x=float32[?,2]>*)
+    >>> cohort.client_index.tolist(), cohort.population  # rows of the population, not places in the cohort
+    ([2, 0], 3)
     """
 
     ids: AbstractSequence
@@ -85,7 +103,7 @@ class Cohort:
 
     @functools.cached_property
     def identity(self) -> np.ndarray:
-        """uint64 `[C]`: what all randomness of a client is folded from."""
+        """uint64 `[C]`: the number from which all randomness of a client is folded."""
         return identities(self.digests)
 
     @functools.cached_property
@@ -95,7 +113,7 @@ class Cohort:
 
     @functools.cached_property
     def extra_type(self) -> types.Type:
-        """The type of what comes in beside one client's value, by name."""
+        """The type of the values that accompany one client's value, by name."""
         return types.type_of({name: types.TensorType(x.dtype, x.shape[1:]) for name, x in self.extra.items()})
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The communication between the server and a client: each array once, however often the program packs it."""
+"""The communication between the server and a client: each array counts once, however often the program packs it."""
 
 import dataclasses
 import math
@@ -14,11 +14,11 @@ from fedjax_core.types import CLIENTS
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array of the program: of the values that are only views of others, the one behind them.
+    """One array of the program; values that are only views of another have its arrays.
 
     Attributes:
-      node: the value that it is computed, or given, as a part of.
-      position: which of the value's arrays, in JAX's order.
+      node: the value that the array is computed, or given, as a part of.
+      position: which of the value's arrays it is, in JAX's order.
       abstract: its shape and dtype.
     """
 
@@ -28,12 +28,12 @@ class Array:
 
     @property
     def is_from_server(self) -> bool:
-        """Whether a client does not have it unless it is sent."""
+        """Whether a client has the array only if it is sent."""
         return self.node.placement is not CLIENTS
 
 
 class Size(NamedTuple):
-    """Bytes, or at least as many where a dimension is open."""
+    """A number of bytes; where a dimension is open, a lower bound."""
 
     num_bytes: int
     is_open: bool
@@ -43,9 +43,9 @@ class Communication(NamedTuple):
     """A value that a client receives or sends.
 
     Attributes:
-      node: the value as the clients get it, or the aggregate or collected value that it is sent for.
-      arrays: its arrays that have not been communicated before.
-      is_complete: whether these are all its arrays.
+      node: the value as the clients receive it, or the aggregate or collected value for which it is sent.
+      arrays: those of its arrays that have not been communicated before.
+      is_complete: whether these are all of its arrays.
     """
 
     node: Node
@@ -61,9 +61,9 @@ class Exchange(NamedTuple):
 
 
 def exchanges(plan: Plan) -> tuple[Exchange, ...]:
-    """One for every pass, and one for the results that all clients are sent in the end, which need no pass.
+    """One exchange for every pass, and a last one for the results that all clients receive, which need no pass.
 
-    A client has what it received in an earlier pass; what it sends is sent once for all aggregates of a pass.
+    A client keeps what it received in an earlier pass, and sends an array once for all aggregates of a pass.
     """
     arrays = _arrays(plan)
     at_client: set[Array] = set()
@@ -80,7 +80,7 @@ def exchanges(plan: Plan) -> tuple[Exchange, ...]:
 
 
 def size_of(communications: Iterable[Communication]) -> Size:
-    """How large the arrays of these values are together."""
+    """The total size of the arrays of these values."""
     abstracts = [array.abstract for communication in communications for array in communication.arrays]
     known = [a for a in abstracts if all(isinstance(d, int) for d in a.shape)]
     # The item size of a dtype of keys is that of their data.
@@ -88,12 +88,12 @@ def size_of(communications: Iterable[Communication]) -> Size:
 
 
 def client_roots(pass_: Pass) -> list[Node]:
-    """The clients' values that a pass is there for."""
+    """The clients' values that a pass exists to compute."""
     return [*(node.inputs[0] for node in pass_.aggregates), *pass_.materialized]
 
 
 def equal_results(plan: Plan) -> list[Node]:
-    """The results at CLIENTS that are the same at all of them, for which no pass is needed."""
+    """The results at CLIENTS that are equal at all clients, for which no pass is needed."""
     return [node for node in plan.outputs if node.placement is CLIENTS and not node.per_client]
 
 
@@ -127,7 +127,7 @@ def _tree(node: Node, inputs: list):
 
 
 def _from_server(roots: list[Node], arrays: dict) -> Iterator[tuple[Node, list[Array]]]:
-    """The values from the server that clients' values are made from, and which of their arrays."""
+    """The server's values that clients' values are made from, each with those of its arrays that are used."""
     stack = [(node, set(arrays[node])) for node in reversed(roots)]
     seen = set()
     while stack:
@@ -145,7 +145,7 @@ def _from_server(roots: list[Node], arrays: dict) -> Iterator[tuple[Node, list[A
 
 
 def _new(values: Iterable[tuple[Node, list[Array]]], known: set[Array]) -> Iterator[Communication]:
-    """What of each value is not `known` yet, and from then on is."""
+    """The arrays of each value that are not `known` yet, which are added to `known`."""
     for node, used in values:
         new = tuple(dict.fromkeys(a for a in used if a not in known))
         known.update(new)

@@ -18,19 +18,20 @@ class EngineConfig:
     """Where and how wide the clients of a pass run.
 
     Attributes:
-      lanes: clients that run side by side under `jax.vmap` on one device. None: 1 on CPU, where
-        side by side buys nothing, 16 elsewhere. "auto": the fastest of 1, 2, 4, ... 64, measured at the first
-        call on its own cohort, once per program and kind of device, and remembered in the user's cache folder;
-        lanes decide the last bits of a result, so set a number where these must be the same on another machine.
-      devices: how many devices the clients are spread over, the first of `jax.devices()`; or a mesh with the one axis
-        `clients`, whose devices are taken in its order. None: all.
-      memory_budget: bytes of one device that the clients' data may take, padding included; a larger cohort
-        runs in waves, each read while the one before computes. None: a quarter of what the device has
-        (on CPU of its share of the machine's memory).
+      lanes: the number of clients that run side by side under `jax.vmap` on one device. None: 1 on CPU, where
+        running side by side gains nothing, 16 elsewhere. "auto": the fastest of 1, 2, 4, ... 64, measured on the cohort
+        of the first call, once per program and kind of device, and remembered in the user's cache folder. Lanes
+        decide the last bits of a result, so set a number where these must be the same on another machine.
+      devices: the number of devices over which the clients are spread, the first ones of `jax.devices()`; or a mesh
+        with the single axis `clients`, whose devices are taken in its order. None: all.
+      memory_budget: the bytes of one device that the clients' data may take, padding included. A larger cohort
+        runs in waves, each read while the one before computes. None: a quarter of the device's memory
+        (on CPU, of the device's share of the machine's memory).
 
     Raises:
-      TypeError: a field that is neither an integer nor what else is listed above.
-      ValueError: a number that is not positive, more devices than there are, or a mesh with other axes.
+      TypeError: a field is neither an integer nor one of the other values listed above.
+      ValueError: a number is not positive, or a mesh has other axes. More devices than JAX has are refused by the
+        first call.
 
     Example:
 
@@ -56,7 +57,7 @@ class EngineConfig:
         _check_positive("memory_budget", self.memory_budget, "an integer")
 
     def resolve(self) -> "Layout":
-        """The layout on the devices, with the usual number of lanes in the place of "auto"."""
+        """The layout on the devices, with the default number of lanes in place of "auto"."""
         devices = self._chosen_devices()
         if all(d.process_index != jax.process_index() for d in devices):
             raise ValueError(
@@ -74,8 +75,8 @@ class EngineConfig:
         there = jax.devices()
         if self.devices is not None and self.devices > len(there):
             raise ValueError(
-                f"EngineConfig(devices={self.devices}) where JAX shows {len(there)}; on CPU call "
-                f"fc.use_all_cores({self.devices}) before JAX is used"
+                f"EngineConfig(devices={self.devices}) asks for more devices than the {len(there)} that JAX shows; on "
+                f"CPU call fc.use_all_cores({self.devices}) before JAX is used"
             )
         return tuple(there[: self.devices])
 
@@ -84,24 +85,24 @@ def _check_positive(name: str, value: int | None, allowed: str):
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"EngineConfig({name}=...) is {allowed} or None, got {value!r}")
+        raise TypeError(f"EngineConfig({name}=...) must be {allowed} or None, got {value!r}")
     if value <= 0:
-        raise ValueError(f"EngineConfig({name}=...) is positive, got {value}; leave it out for the default")
+        raise ValueError(f"EngineConfig({name}=...) must be positive, got {value}; leave it out for the default")
 
 
 def _check_axes(mesh: jax.sharding.Mesh):
-    """Refuses axes that the engine would have to ignore: clients are all that it spreads so far."""
+    """Raises unless the mesh has the axis `clients` alone: the engine would have to ignore any other axis."""
     if mesh.axis_names != ("clients",):
         raise ValueError(
-            f"EngineConfig(devices=mesh) takes a mesh with the one axis 'clients', got the axes {mesh.axis_names}: the "
-            "clients are spread over devices, a model is not; to spread them over all of these devices write "
+            f"EngineConfig(devices=mesh) takes a mesh with the single axis 'clients', got the axes {mesh.axis_names}: "
+            "the engine spreads clients over devices, not a model; to use all of these devices write "
             "fc.EngineConfig(devices=jax.sharding.Mesh(mesh.devices.flatten(), ('clients',)))"
         )
 
 
 @functools.cache
 def device_memory(device: jax.Device) -> int:  # pyright: ignore[reportInvalidTypeForm]  # for JAX's types a variable
-    """The bytes that a device has; of a CPU device, its share of the machine's memory."""
+    """The memory of a device in bytes; for a CPU device, its share of the machine's memory."""
     stats = None if device.platform == "cpu" else device.memory_stats()
     if stats and stats.get("bytes_limit"):
         return stats["bytes_limit"]
@@ -114,13 +115,13 @@ def device_memory(device: jax.Device) -> int:  # pyright: ignore[reportInvalidTy
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A resolved configuration; together with the cohort it decides every bit of a result.
+    """A resolved configuration, which together with the cohort decides every bit of a result.
 
     Attributes:
       lanes: `L`.
-      shards: `V`, virtual shards, a multiple of the number of devices.
-      devices: the devices, `D` of them; each owns `V / D` consecutive shards.
-      memory_budget: bytes of one device that the clients' data may take.
+      shards: `V`, the number of virtual shards, a multiple of the number of devices.
+      devices: the `D` devices; each owns `V / D` consecutive shards.
+      memory_budget: the bytes of one device that the clients' data may take.
     """
 
     lanes: int
@@ -140,17 +141,17 @@ class Layout:
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        """The devices in one axis, `clients`."""
+        """The devices along one axis, `clients`."""
         return jax.sharding.Mesh(np.array(self.devices), ("clients",))
 
     @functools.cached_property
     def server(self) -> jax.sharding.Sharding:
-        """Where the server's values are: on the first device of this process."""
+        """The sharding of the server's values: whole, on the first device of this process."""
         return jax.sharding.SingleDeviceSharding(self.devices[self.local[0]])
 
     @functools.cached_property
     def clients(self) -> jax.sharding.Sharding:
-        """Where the clients' values are: the leading dimension over the devices."""
+        """The sharding of the clients' values: the leading dimension over the devices."""
         # Without a mesh: for a mesh of one device its programs would go through XLA's partitioner for nothing.
         if len(self.devices) == 1:
             return self.server
@@ -158,5 +159,5 @@ class Layout:
 
     @functools.cached_property
     def broadcast(self) -> jax.sharding.Sharding:
-        """Where the server's values are when clients read them: on all devices."""
+        """The sharding of the server's values when clients read them: whole, on every device."""
         return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())

@@ -27,11 +27,11 @@ _Names = Mapping[types.Type, str]
 
 
 def describe(plan: Plan, names: _Names) -> str:
-    """The phases and passes of a plan: what is computed where, what is communicated and how large it is.
+    """The phases and passes of a plan: what is computed where, what is communicated, and how large it is.
 
     Args:
       plan: the plan.
-      names: what is written in place of some types.
+      names: the names to write in place of some types.
     """
     lines = []
     *of_passes, at_the_end = exchanges(plan)
@@ -69,7 +69,7 @@ def _pass_lines(pass_: Pass, exchange: Exchange, work, computed_before: set, nam
 
 
 def _brought_lines(pass_: Pass, brought_before: set[str], names: _Names) -> Iterator[str]:
-    """What came in with the cohort beside the clients' data, once for each name."""
+    """The values that accompany the clients' data in the cohort, once for each name."""
     for node in values_at_clients(client_roots(pass_)):
         if isinstance(node.operation, ClientValue) and node.operation.name not in brought_before:
             brought_before.add(node.operation.name)
@@ -85,7 +85,7 @@ def _received_lines(exchange: Exchange, work, computed_before: set, names: _Name
 
 
 def _work(roots: list[Node]) -> list[Node]:
-    """What the clients compute for `roots`: constants are there before."""
+    """The values that the clients compute for `roots`, without constants, which are there before."""
     maps = [n for n in values_at_clients(roots) if isinstance(n.operation, Map) and not is_structural(n)]
     return [n for n in maps if (n.inputs or n.per_client) and jax.tree.leaves(n.abstract)]
 
@@ -115,7 +115,7 @@ def _line(communication: Communication, type_: types.Type, names: _Names, operat
 
 
 def _origin(arrays: Iterable[Array]) -> str:
-    """Where arrays come from, as Python would say it, such as `state.weights`; nothing if from several places."""
+    """Where arrays come from, in Python's notation, such as `state.weights`; empty if they come from several values."""
     nodes = {array.node for array in arrays}
     if len(nodes) != 1:
         return ""
@@ -127,7 +127,7 @@ def _origin(arrays: Iterable[Array]) -> str:
 
 
 def _made_by(node: Node) -> str:
-    """The name of an argument, of the function or of the operator that makes a value."""
+    """The name of the argument, function or operator that makes a value."""
     match node.operation:
         case Parameter(name) | Aggregate(name):
             return name
@@ -153,7 +153,7 @@ _EXACT_BELOW = 10_000
 
 
 def _bytes(size: Size) -> str:
-    """In units of 1000, of three digits."""
+    """A size in words, with three digits and units of 1000."""
     number, unit = float(size.num_bytes), "B"
     for larger in ("kB", "MB", "GB", "TB", "PB"):
         if number < (_EXACT_BELOW if unit == "B" else 999.5):
@@ -164,5 +164,5 @@ def _bytes(size: Size) -> str:
 
 
 def _exact(size: Size) -> str:
-    """The exact number, where `_bytes` rounds it."""
+    """The exact number in parentheses where `_bytes` rounds it, otherwise empty."""
     return f" ({size.num_bytes:,} B)" if size.num_bytes >= _EXACT_BELOW else ""

@@ -1,4 +1,4 @@
-"""Values of nodes from the values of the nodes that they are made from."""
+"""Evaluation: the values of nodes from the values of other nodes."""
 
 import jax
 
@@ -11,10 +11,10 @@ def evaluate(roots: tuple[Node, ...], known: dict[Node, object]) -> list:
 
     Args:
       roots: nodes.
-      known: the values of the nodes where the evaluation starts; it is not changed.
+      known: the values of the nodes where the evaluation starts. It is not changed.
 
     Returns:
-      A value per root.
+      One value per root.
     """
     values = dict(known)
     return [_value(root, values) for root in roots]
@@ -38,7 +38,7 @@ def _value(root: Node, values: dict):
 
 def _apply(node: Node, inputs: list):
     if isinstance(node.operation, Map):
-        # Strong, as where types are inferred: a result of a weak dtype would promote otherwise than its type says.
+        # Strong, as in the inference of types: a result of a weak dtype would not promote as its type says.
         result = node.operation.fn(*inputs)
         return result if node.operation.structural else strong(result)
     if isinstance(node.operation, Trim):

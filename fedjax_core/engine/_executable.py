@@ -1,4 +1,4 @@
-"""A plan and where it runs: all that a computation with placements needs of the engine."""
+"""A plan and where it runs: the engine as a computation with placements sees it."""
 
 import dataclasses
 import threading
@@ -47,7 +47,7 @@ class CallEstimate(NamedTuple):
 class Executable:
     """A plan on the devices of a configuration, compiled at its first run and kept.
 
-    Values come in and leave by node: `{parameter: value}` in, one value for each of `plan.outputs` out.
+    It takes values by node, `{parameter: value}`, and returns one value for each of `plan.outputs`.
 
     Attributes:
       plan: the plan.
@@ -58,40 +58,41 @@ class Executable:
         self._config = config
         self._trims = any(isinstance(n.operation, Trim) for n in ancestors(plan.outputs))
         self._program = None
-        self._unchanged = set()  # to check all leaves of a state takes longer than a small round computes
+        self._unchanged = set()  # checking all leaves of a state takes longer than computing a small round
         self._lock = threading.Lock()  # threads may share a computation; one of them compiles
 
     @property
     def config(self) -> EngineConfig:
-        """How it runs; after the first run with the number of lanes that "auto" chose."""
+        """The configuration; after the first run it holds the number of lanes that "auto" chose."""
         return self._config
 
     def run(self, values: Mapping[Node, Any]) -> list:
-        """Runs the plan on what a caller gives for each parameter.
+        """Runs the plan on the value that a caller gives for each parameter.
 
         Raises:
-          TypeError: a value of another type than declared, or one for `federated_client_value` that is missing.
-          ValueError: clients that disagree, a value split over devices, or one that a check of the program refuses.
+          TypeError: a value does not have the declared type, or one that `federated_client_value` reads is missing.
+          ValueError: arguments have different clients, a value is split over devices, or a check of the program
+            refuses a value.
         """
         server, cohort = self._enter(values)
         return self._leave(self._compiled(server, cohort)(server, cohort))
 
     def traced(self, values: Mapping[Node, Any]) -> tuple[list, jax.Array]:
-        """The same on tracers, with static trip counts.
+        """Runs the plan on tracers, with static trip counts.
 
         Returns:
-          The outputs, not trimmed, and int32: how many clients the checks of the program refuse.
+          The outputs, not trimmed, and the number of clients that the checks of the program refuse, int32.
         """
         server = {n: traced_member(v, n.member_type, n.operation.name) for n, v in values.items() if not n.per_client}
         clients = packed_clients(self.plan, [values[node] for node in self.plan.client_parameters])
         return run_traced(self.plan, server, clients)
 
     def prefetch(self, cohort: Cohort, name: str) -> None:
-        """Reads the examples of the cohort of a run to come.
+        """Reads the examples of a cohort ahead of the run that takes it.
 
         Args:
           cohort: the only argument at CLIENTS.
-          name: what the computation is called in error messages.
+          name: the name of the computation in error messages.
 
         Raises:
           TypeError: `cohort` is not a cohort of the declared clients, or it is not the only argument at CLIENTS.
@@ -101,7 +102,7 @@ class Executable:
             pack(cohort, self._config.resolve())
 
     def estimate(self, cohort: Cohort, name: str) -> CallEstimate:
-        """What a run on a cohort takes; arguments and errors are those of `prefetch`."""
+        """What a run on a cohort costs; arguments and errors are those of `prefetch`."""
         self._check_cohort(cohort, f"{name}.estimate")
         return _estimate(self.plan, self._config.resolve(), cohort)
 
@@ -115,31 +116,32 @@ class Executable:
             found = f"got {type(cohort).__name__}" if number == 1 else f"not {number}"
             raise TypeError(
                 f"{caller} takes the cohort of a computation with one argument at CLIENTS, {found}; "
-                "a call reads its own arguments, leave it out"
+                "leave it out, since a call reads its own arguments"
             )
         bind_clients(self.plan, [cohort])
 
     def _enter(self, values: Mapping[Node, Any]) -> tuple[dict[Node, Any], Cohort | None]:
-        """What the programs take: the values that exist once, as declared, and the clients.
+        """The values that exist once, in their declared types, and the clients, as the programs take them.
 
-        Every value that comes in passes here, and every one that leaves passes `_leave`.
+        Every value enters through this function and leaves through `_leave`.
         """
         server = {node: self._server_member(node, value) for node, value in values.items() if not node.per_client}
         return server, bind_clients(self.plan, [values[node] for node in self.plan.client_parameters])
 
     def _leave(self, outputs: list) -> list:
-        """What the caller gets of the outputs of the programs."""
+        """The outputs of the programs as the caller receives them."""
         return first_rows(outputs) if self._trims else outputs
 
     def _server_member(self, node: Node, value):
-        """The value as declared; a value of the same shapes as an earlier one needs no second check."""
+        """The value in its declared type; one with the shapes of an earlier one needs no second check."""
         leaves, structure = jax.tree.flatten(value)
         arrays = all(isinstance(leaf, jax.Array) for leaf in leaves)
         key = arrays and (node, structure, *((leaf.shape, leaf.dtype, _is_weak(leaf)) for leaf in leaves))
         if key in self._unchanged:
             return value
         member = concrete_member(value, node.member_type, node.operation.name)
-        # Not for weak arrays, which each call has to make strong: programs would be compiled a second time for them.
+        # Weak arrays are not remembered, since each call has to make them strong: for weak ones the programs would be
+        # compiled a second time.
         if arrays and jax.tree.structure(member) == structure and not any(map(_is_weak, leaves)):
             self._unchanged.add(key)
         return member
@@ -151,7 +153,7 @@ class Executable:
                 lanes = tuned_lanes(self.plan, self._config, server, cohort)
                 tuned = dataclasses.replace(self._config, lanes=lanes)
                 if self.plan.passes and cohort is not None and not len(cohort):
-                    return Program(self.plan, tuned.resolve())  # there was nobody to measure
+                    return Program(self.plan, tuned.resolve())  # without clients nothing was measured
                 self._config = tuned
             if self._program is None:
                 layout = self._config.resolve()

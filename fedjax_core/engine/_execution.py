@@ -28,7 +28,7 @@ from fedjax_core.language.graph import Aggregate, ClientIdentity, ClientIndex, C
 
 
 def phase_program(phase: ServerPhase) -> Callable:
-    """The server's work of one phase: `inputs -> outputs`, tuples in the phase's order.
+    """The server's work of one phase, `inputs -> outputs`, tuples in the phase's order.
 
     An aggregate comes in as its accumulators, stacked over the shards `[V, ...]`.
     """
@@ -57,11 +57,11 @@ def _merged(node: Node, stacked):
 def pass_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
     """One pass over the clients of a wave: `(server inputs, totals, PackedClients) -> (totals, kept, done)`.
 
-    `totals` are the accumulators `[V, ...]` of the waves before, which are given away, or None before the only wave;
-    `kept` is `[D * K * L, ...]` per materialized value; `done` is there when the wave has been computed,
-    and is None if there is no other.
+    `totals` are the accumulators `[V, ...]` of the waves before, whose memory is donated, or None before the only wave;
+    `kept` is `[D * K * L, ...]` per materialized value; `done` becomes ready when the wave has been computed,
+    and is None if there is only one wave.
     """
-    # The totals alone are given away: nobody else has them. The server's values may be the caller's own arrays, and the
+    # Only the totals are donated: nobody else holds them. The server's values may be the caller's own arrays, and the
     # clients are kept with their cohort.
     return _on_devices(functools.partial(_run_device, plan, pass_, layout), layout, donate_argnums=1)
 
@@ -78,9 +78,9 @@ def empty_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
 
 
 def _on_devices(per_device: Callable, layout: Layout, **options) -> Callable:
-    """A program of every device: the first argument is the same on all, of the others each has its part.
+    """A program over all devices: the first argument is the same on each, and each has its part of the others.
 
-    Where there are several devices, what comes from the server and what goes there is `FlatTree`.
+    With several devices, values from the server and values to the server are `FlatTree`.
     """
     if len(layout.devices) == 1:
         return jax.jit(per_device, **options)
@@ -97,7 +97,7 @@ def _on_devices(per_device: Callable, layout: Layout, **options) -> Callable:
             mesh=layout.mesh,
             in_specs=(PartitionSpec(), *(clients for _ in sharded)),
             out_specs=clients,
-            check_vma=False,  # which refuses a loop whose carry starts equal on all devices, as every accumulator does
+            check_vma=False,  # the check refuses a loop whose carry starts equal on all devices, as accumulators do
         )(server, *sharded)
 
     return run
@@ -108,7 +108,7 @@ def _block_runner(plan: Plan, pass_: Pass, layout: Layout, server: tuple, client
 
 
 def _empty(pass_: Pass, layout: Layout, block: tuple):
-    """The empty accumulators of a device, for a block of these abstract values."""
+    """The empty accumulators of a device, for a block with these abstract values."""
     lane = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), block[0])
     zeros = tuple(jax.tree.map(jnp.asarray, n.operation.zero(v)) for n, v in zip(pass_.aggregates, lane))
     shards = layout.shards // len(layout.devices)
@@ -119,7 +119,7 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
     clients = jax.tree.map(lambda x: x[0], clients)
     run_block = _block_runner(plan, pass_, layout, server, clients)
     abstract = jax.eval_shape(run_block, jnp.int32(0))
-    # An output of its own for the host to wait for: the totals are given to the next wave before this one is done.
+    # An output of its own for the host to wait for: the totals are donated to the next wave before this one is done.
     done = None if totals is None else clients.count.sum(keepdims=True)
     totals = _empty(pass_, layout, abstract) if totals is None else totals
     blocks = clients.valid.shape[0]
@@ -128,7 +128,7 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
     def block(k, carry):
         accumulators, kept = carry
         values, rows = run_block(k)
-        # A block of one lane always has its client, and a select would go over the whole accumulator for nothing.
+        # A block of one lane always has its client, so a select over the whole accumulator would be for nothing.
         valid = clients.valid[k] if layout.lanes > 1 else None
         accumulators = tuple(
             n.operation.accumulate(a, v, valid) for n, a, v in zip(pass_.aggregates, accumulators, values)
@@ -141,10 +141,10 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
         total, kept = lax.fori_loop(first, first + count, block, (jax.tree.map(lambda t: t[s], totals), kept))
         return _write(totals, total, s), kept
 
-    # The number of shards is known here, and comes in as a value all the same: of a loop that runs once XLA would make
-    # none, and its body would have other bits than with more shards a device.
+    # The number of shards is known here, but comes in as a value all the same: XLA would unroll a loop that runs once,
+    # and its body would then give other bits than with more shards per device.
     totals, kept = lax.fori_loop(0, clients.shards[0], shard, (totals, kept))
-    # Not -1: where another dimension is zero, JAX cannot tell what it stands for.
+    # Not -1: where another dimension is zero, JAX cannot infer its size.
     return totals, jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), kept), done
 
 
@@ -153,7 +153,7 @@ def _write(buffer, rows, k):
 
 
 def _run_block(plan: Plan, pass_: Pass, lanes: int, server: tuple, clients: PackedClients, k):
-    """What the clients of block `k` contribute: `[L, ...]` per aggregate and per materialized value."""
+    """The contributions of the clients of block `k`: `[L, ...]` per aggregate and per materialized value."""
     block = _block(clients, k, lanes)
     run = functools.partial(client_values, plan, pass_, server)
     # One lane is not a vmap of one: its steps would be batched loops, with a select over the carry at every step.
@@ -163,7 +163,7 @@ def _run_block(plan: Plan, pass_: Pass, lanes: int, server: tuple, clients: Pack
 
 
 def client_values(plan: Plan, pass_: Pass, server: tuple, client: tuple) -> tuple[tuple, tuple]:
-    """What one client contributes to a pass.
+    """The contribution of one client to a pass.
 
     Args:
       plan: the plan.
@@ -191,7 +191,7 @@ def client_values(plan: Plan, pass_: Pass, server: tuple, client: tuple) -> tupl
 
 
 def _block(clients: PackedClients, k, lanes: int) -> tuple:
-    """The clients of block `k`, `[L, ...]`: their values, identities, rows in the population and what came beside."""
+    """The clients of block `k`, `[L, ...]`: their values, identities, rows in the population, and extra values."""
 
     def leaf(x):
         return _sequence(x, k, lanes) if isinstance(x, PackedSequences) else x[k]
@@ -214,7 +214,7 @@ def _sequence(packed: PackedSequences, k, lanes: int) -> ClientBatches:
 
 
 def lane_axes(block: Any) -> Any:
-    """Where the lanes are, per leaf: the first axis, the second of an index, None in what a block shares."""
+    """The axis of the lanes, per leaf: 0, but 1 for an index and None for what the block shares."""
 
     def axes(x):
         if not isinstance(x, ClientBatches):
@@ -225,7 +225,7 @@ def lane_axes(block: Any) -> Any:
 
 
 def only_lane(block: Any) -> Any:
-    """The block of one lane as that lane, nothing batched."""
+    """The only lane of a block, without the axis of the lanes."""
 
     def take(axis, x):
         return x if axis is None else lax.index_in_dim(x, 0, axis, keepdims=False)

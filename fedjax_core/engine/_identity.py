@@ -1,4 +1,4 @@
-"""Where all randomness of a client comes from: a 64-bit digest of its id."""
+"""Identity: the 64-bit digest of a client's id, from which all its randomness comes."""
 
 import hashlib
 from collections.abc import Sequence as AbstractSequence
@@ -7,7 +7,7 @@ import numpy as np
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the increment of splitmix64
 
-_INTEGERS = np.uint64(0xD1B54A32D192ED03)  # where the digests of integers and those of strings begin: any two numbers
+_INTEGERS = np.uint64(0xD1B54A32D192ED03)  # the offsets of the digests of integers and strings: any two numbers
 _STRINGS = np.uint64(0x8CB92BA72F3D8DD7)
 _CHUNK = 1 << 15  # ids hashed at a time, so that the arrays stay in the cache
 
@@ -15,7 +15,7 @@ _CHUNK = 1 << 15  # ids hashed at a time, so that the arrays stay in the cache
 def client_digests(ids: AbstractSequence | np.ndarray) -> np.ndarray:
     """A stable 64-bit digest of each client id, uint64 `[len(ids)]`.
 
-    It depends on nothing but the id (a string, or an integer of any width), so the randomness
+    A digest depends on nothing but the id (a string, or an integer of any width), so the randomness
     of a client is the same in every cohort, process and session. Two integers of 64 bits never have the same digest.
 
     Args:
@@ -24,6 +24,11 @@ def client_digests(ids: AbstractSequence | np.ndarray) -> np.ndarray:
 
     Raises:
       TypeError: an id is neither a string nor an integer.
+
+    Example: an integer and its decimal string are different clients.
+
+    >>> client_digests(["ada", 7, "7"]).tolist()
+    [14142665566185451499, 8857195775763297403, 11103303755166420109]
     """
     known = getattr(ids, "digests", None)
     if known is not None:
@@ -36,11 +41,11 @@ def client_digests(ids: AbstractSequence | np.ndarray) -> np.ndarray:
 
 
 def _digests(ids) -> np.ndarray:
-    # Beyond 2**62, `step * place` of a long range may wrap around in int64.
+    # Beyond 2**62, `step * place` of a long range could wrap around in int64.
     if isinstance(ids, range) and (not ids or max(abs(ids[0]), abs(ids[-1])) < 2**62):
         ids = ids.start + ids.step * np.arange(len(ids))
     if isinstance(ids, np.ndarray):
-        # From 2**63 on an unsigned id would have the digest of a negative one.
+        # From 2**63 on, an unsigned id would have the digest of a negative one.
         if ids.dtype.kind in "iu" and (ids.dtype != np.uint64 or ids.max(initial=0) < 2**63):
             return _of_integers(ids.astype(np.int64))
         if ids.dtype.kind == "U":
@@ -50,18 +55,18 @@ def _digests(ids) -> np.ndarray:
 
 
 def _of_integers(values: np.ndarray) -> np.ndarray:
-    """A bijection of int64 `[C]`: an odd factor, an offset and `mix` are three of them."""
+    """A bijection of int64 `[C]`, since an odd factor, an offset and `mix` are bijections."""
     return mix(values.view(np.uint64) * GOLDEN + _INTEGERS)
 
 
 def _of_strings(points: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Folds the length and then two code points at a time into a state.
+    """Folds the length, and then two code points at a time, into a state.
 
     Args:
       points: uint32, the code points of one string after another.
       lengths: int64 `[C]`.
     """
-    # One point more, since `np.where` below reads what follows the last string, too.
+    # One more point, since `np.where` below also reads what follows the last string.
     points = np.append(points, np.uint32(0)).astype(np.uint64)
     starts, state = np.cumsum(lengths) - lengths, mix(lengths.astype(np.uint64) * GOLDEN + _STRINGS)
     here = np.arange(len(lengths))
@@ -95,7 +100,7 @@ def _of_objects(ids) -> np.ndarray:
             )
     if strings:
         texts = [ids[place] for place in strings]
-        # A lone surrogate is a legal part of a Python string, though of no encoded text.
+        # A lone surrogate may be part of a Python string, but strict encoding refuses it.
         points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), "<u4")
         digests[strings] = _of_strings(points, np.fromiter(map(len, texts), np.int64, len(texts)))
     if integers:
@@ -107,14 +112,19 @@ def _of_objects(ids) -> np.ndarray:
 
 
 def identities(digests: np.ndarray) -> np.ndarray:
-    """Tells apart the occurrences of a client that a cohort holds more than once.
+    """The numbers from which the clients of a cohort draw, distinct for each occurrence of a client.
 
     Args:
       digests: uint64 `[C]`, `client_digests` of the cohort's ids, in cohort order.
 
     Returns:
-      uint64 `[C]`: the digest itself for the first occurrence of a client, another value for
+      uint64 `[C]`: the digest itself for the first occurrence of a client, and another value for
       every further one. All randomness of a client comes from this number.
+
+    Example:
+
+    >>> identities(np.array([5, 9, 5], np.uint64)).tolist()
+    [5, 9, 16294208416658607530]
     """
     ordered = np.sort(digests)
     if not np.any(ordered[1:] == ordered[:-1]):
@@ -135,7 +145,13 @@ def _occurrences(digests: np.ndarray) -> np.ndarray:
 
 
 def mix(z: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64 (Steele et al. 2014), a bijection of uint64 that maps 0 to 0."""
+    """The finalizer of splitmix64 (Steele et al. 2014), a bijection of uint64 that maps 0 to 0.
+
+    Example: neighbouring numbers become unrelated ones.
+
+    >>> [hex(z) for z in mix(np.arange(3, dtype=np.uint64)).tolist()]
+    ['0x0', '0x5692161d100b05e5', '0xdbd238973a2b148a']
+    """
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

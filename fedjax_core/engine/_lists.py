@@ -1,4 +1,4 @@
-"""Plain Python lists as clients: one entry per client, each a list of batches or one batch."""
+"""Plain Python lists as clients: one entry per client, which is a list of batches or one batch."""
 
 import functools
 from typing import Any
@@ -22,7 +22,7 @@ class ListSequences:
         """
         Args:
           element: the declared type of a batch.
-          clients: per client its batches, already checked against `element`.
+          clients: for each client its batches, already checked against `element`.
         """
         fixed = batch_dimension(element)
         batches = [batch for client in clients for batch in client]
@@ -49,7 +49,7 @@ class ListSequences:
     def read(self, clients: np.ndarray, out: Any) -> None:
         """See `ClientSequences.read`."""
         rows = ranges(self._offsets[clients], self.num_examples[clients])
-        # mode="clip", though all rows are there: with the default one NumPy fills a copy of `out` first.
+        # mode="clip", though no row is out of range: with the default mode NumPy fills a copy of `out` first.
         jax.tree.map(lambda to, source: np.take(source, rows, 0, out=to, mode="clip"), out, self._examples)
 
 
@@ -58,7 +58,7 @@ def _size(batch, fixed) -> int:
 
 
 def _concrete(element, batches, fixed):
-    """The declared type with the sizes that the data has, but for the batch dimension."""
+    """The declared type with the sizes of the data, except for the batch dimension."""
     if not batches:
         return _filled(element)
 
@@ -89,13 +89,13 @@ def cohort_of_list(value: list, member: types.Type, name: str, ids: tuple | None
     """A cohort of a plain list with one entry per client.
 
     Args:
-      value: per client a value of type `member`; for a sequence in it a list of batches, or one batch.
+      value: for each client a value of type `member`; where that has a sequence, a list of batches or one batch.
       member: the declared type of a client's value.
-      name: what the argument is called in error messages.
+      name: the name of the argument in error messages.
       ids: the clients' ids; None for their places in the list.
 
     Raises:
-      TypeError, ValueError: an entry of another type; the message names the client and the field.
+      TypeError, ValueError: an entry has another type; the message names the client and the field.
     """
     ids = tuple(range(len(value))) if ids is None else ids
     columns = _columns(value, member, [f"{name}, client {i!r}" for i in ids])
@@ -103,14 +103,28 @@ def cohort_of_list(value: list, member: types.Type, name: str, ids: tuple | None
 
 
 def member_type_of_list(clients: list) -> types.Type:
-    """The type of a client of a plain list: a client that is a list is a sequence of batches."""
+    """The type of a client of a plain list, where a client that is itself a list is a sequence of batches.
+
+    Args:
+      clients: one entry per client; the first one decides.
+
+    Raises:
+      ValueError: there is no client, or the first one is an empty list.
+
+    Example: the leading dimension of a batch is open.
+
+    >>> print(member_type_of_list([[np.zeros((3, 2), np.float32)], []]))
+    float32[?,2]*
+    >>> print(member_type_of_list([np.zeros((3, 2), np.float32)]))
+    float32[3,2]
+    """
     if not clients:
-        raise ValueError("an empty list does not tell the clients' type; declare it, as in at_clients('float32')")
+        raise ValueError("an empty list does not show the clients' type; declare it, as in at_clients('float32')")
     first = clients[0]
     if not isinstance(first, list):
         return types.type_of(first)
     if not first:
-        raise ValueError("a client without batches does not tell its type; declare it, as in at_clients('float32[?]*')")
+        raise ValueError("a client without batches does not show its type; declare it, as in at_clients('float32[?]*')")
     element = types.type_of(first[0])
     shapes = [types.of_kind(leaf, types.TensorType).shape for _, leaf in types.type_leaves(element)]
     if not all(shapes):
@@ -154,18 +168,18 @@ def _stack(arrays, member, described):
     for array, what in zip(arrays, described):
         if array.shape != arrays[0].shape:
             raise ValueError(
-                f"{what}: a dimension `?` of a client's tensor is the same for all clients of a cohort, got shape "
-                f"{array.shape} and for the first client {arrays[0].shape}; data of different sizes is a sequence"
+                f"{what}: a dimension `?` of a client's tensor must be the same for all clients of a cohort, got shape "
+                f"{array.shape}, and {arrays[0].shape} for the first client; give data of different sizes as a sequence"
             )
     is_traced = any(isinstance(array, jax.core.Tracer) for array in arrays)
     if is_traced or jnp.issubdtype(member.dtype, jax.dtypes.prng_key):
         return jax.numpy.stack(arrays)
-    # On the host: in JAX it would be a program to compile for every number of clients.
+    # On the host: JAX would compile a program for every number of clients.
     return np.stack([np.asarray(array) for array in arrays])
 
 
 def _batches(entry, element: types.Type, what: str) -> list:
-    """A client's batches, checked; one without examples is no batch."""
+    """A client's batches, checked; a batch without examples is left out."""
     batches = entry if isinstance(entry, list) else [entry]
     lead = batch_dimension(element)
     checked = []
@@ -182,7 +196,7 @@ def _batches(entry, element: types.Type, what: str) -> list:
 def _on_host(array, what: str) -> np.ndarray:
     if isinstance(array, jax.core.Tracer):
         raise TypeError(
-            f"{what}: a batch under jit, grad, vmap or scan cannot be packed; pack the clients before, with "
+            f"{what}: a batch under jit, grad, vmap or scan cannot be packed; pack the clients beforehand, with "
             "fc.pack_cohort(cohort)"
         )
     return np.asarray(array)
@@ -192,11 +206,11 @@ def _check_batch(batch, element: types.Type, what: str):
     sizes = {path: len(leaf) for (path, _), leaf in zip(types.type_leaves(element), jax.tree.leaves(batch))}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{path!r} has {size}" for path, size in sizes.items())
-        raise ValueError(f"{what}: all fields of a batch have the same number of examples, got: {found}")
+        raise ValueError(f"{what}: all fields of a batch must have the same number of examples, got: {found}")
 
 
 def _check_alike(clients: list[list], element, described):
-    """Refuses examples of which a dimension `?` has not the same size everywhere."""
+    """Raises unless every dimension `?` of the examples has the same size in all of them."""
     lead = len(batch_dimension(element))
     paths = [path for path, _ in types.type_leaves(element)]
     expected = {}
@@ -206,8 +220,8 @@ def _check_alike(clients: list[list], element, described):
                 shape, (first, of) = leaf.shape[lead:], expected.setdefault(path, (leaf.shape[lead:], what))
                 if shape != first:
                     raise ValueError(
-                        f"{what}, field {path!r}: a dimension `?` of an example has one size in all clients, got the "
-                        f"shape {shape} and in {of} {first}; pad the examples, or make it the batch dimension"
+                        f"{what}, field {path!r}: a dimension `?` of an example must have one size in all clients, got "
+                        f"the shape {shape} and in {of} {first}; pad the examples, or make it the batch dimension"
                     )
 
 

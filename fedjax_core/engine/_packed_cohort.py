@@ -1,7 +1,7 @@
 """Cohorts as pytrees of arrays, for the traced entry.
 
-Under `jit`, `grad`, `vmap` and `scan` no host can plan, so a cohort is packed before: all its clients are the lanes of
-one block, with the index of as many steps as the longest of them takes.
+Under `jit`, `grad`, `vmap` and `scan` the host cannot plan, so a cohort is packed beforehand: all its clients are the
+lanes of one block, and its index has as many steps as the longest of them takes.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from fedjax_core.language import ClientBatches
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PackedCohort:
-    """A cohort as a pytree of arrays, which can cross `jit`, `grad`, `vmap` and `scan`.
+    """A cohort as a pytree of arrays, which can enter `jit`, `grad`, `vmap` and `scan`.
 
-    Made by `pack_cohort`; several of one shape stacked by `stack_cohorts` can be scanned over.
+    `pack_cohort` makes one; `stack_cohorts` makes several of the same shape, which can be scanned over.
 
     Attributes:
       value: a pytree of arrays `[C, ...]` and of sequences whose index is int32 `[S, C, B]`, the steps of all clients.
       identity: uint32 `[C, 2]`.
       client_index: int32 `[C]`.
       extra: what `federated_client_value` reads, arrays `[C, ...]` by name.
-      population: how many clients the population has, as of a `Cohort`; known when a function is traced.
+      population: the number of clients in the population, as in a `Cohort`; static when a function is traced.
     """
 
     value: Any
@@ -47,10 +47,10 @@ def pack_cohort(cohort: Cohort) -> PackedCohort:
       cohort: from `FederatedData.cohort`.
 
     Returns:
-      A pytree of arrays; examples are stored once, flat.
+      A pytree of arrays, in which each example is stored once.
 
     Raises:
-      TypeError: `cohort` is no cohort.
+      TypeError: `cohort` is not a `Cohort`.
 
     Example:
 
@@ -64,20 +64,20 @@ def pack_cohort(cohort: Cohort) -> PackedCohort:
 
 
 def stack_cohorts(cohorts: Iterable[Cohort], *, axis: int | None = 0) -> PackedCohort:
-    """Packs cohorts of equally many clients to one shape and stacks them, for a `scan` over rounds.
+    """Packs cohorts with the same number of clients to one shape and stacks them, for a `scan` over rounds.
 
     Args:
       cohorts: one per round.
-      axis: 0; None for a single cohort without the leading dimension.
+      axis: 0, or None for a single cohort without the leading dimension.
 
     Returns:
       A `PackedCohort` whose leaves have a leading dimension over the rounds.
 
     Raises:
-      TypeError: not a cohort, or cohorts whose clients have different types.
-      ValueError: the cohorts have different numbers of clients, or there is none; or they are of several populations.
+      TypeError: one of them is not a `Cohort`, or their clients have different types.
+      ValueError: there is no cohort, or they have different numbers of clients or different populations.
 
-    Example:
+    Example: the shorter round gets the shape of the longer one.
 
     >>> import numpy as np, fedjax_core as fc
     >>> data = fc.data.from_clients({"a": {"x": np.ones((5, 2), np.float32)}, "b": {"x": np.ones((2, 2), np.float32)}})
@@ -92,23 +92,23 @@ def stack_cohorts(cohorts: Iterable[Cohort], *, axis: int | None = 0) -> PackedC
                 f"expected a cohort, got {type(cohort).__name__}; make one with data.cohort(client_ids, batching)"
             )
     if len({len(c) for c in cohorts}) != 1:
-        raise ValueError(f"stacked cohorts have equally many clients, got {[len(c) for c in cohorts]}")
+        raise ValueError(f"stacked cohorts must have equally many clients, got {[len(c) for c in cohorts]}")
     for cohort in cohorts:
         if not cohorts[0].member_type.is_equivalent_to(cohort.member_type):
             raise TypeError(
-                f"stacked cohorts have clients of one type, got {cohorts[0].member_type} and {cohort.member_type}"
+                f"stacked cohorts must have clients of one type, got {cohorts[0].member_type} and {cohort.member_type}"
             )
         if cohorts[0].population != cohort.population:
             raise ValueError(
-                "stacked cohorts are of one population, since a client's row in it is packed, got populations of "
-                f"{cohorts[0].population} and {cohort.population} clients; draw them all from one FederatedData"
+                "stacked cohorts must come from one population, since a client's row in it is packed, got populations "
+                f"of {cohorts[0].population} and {cohort.population} clients; draw them all from one FederatedData"
             )
         if not cohorts[0].extra_type.is_equivalent_to(cohort.extra_type):
             raise TypeError(
-                f"stacked cohorts have the same values beside their data, got {cohorts[0].extra_type} and "
+                f"stacked cohorts must have the same values beside their data, got {cohorts[0].extra_type} and "
                 f"{cohort.extra_type}; give data.cohort(..., extra={{...}}) the same names and types each round"
             )
-    # JAX arrays, also where nothing is stacked: batches are gathered by `.at`, which NumPy arrays do not have.
+    # JAX arrays even where nothing is stacked: batches are gathered with `.at`, which NumPy arrays do not have.
     packed = _packed_alike(cohorts)
     if axis is None:
         return jax.tree.map(jnp.asarray, packed[0])
@@ -145,8 +145,8 @@ def _one_block(sequences: ClientSequences, num_steps: int, num_rows: int, batch_
     everyone = np.arange(len(sequences.num_steps))
     index = np.zeros((num_steps, len(everyone), batch_size), np.int32)
     fill_index(index, sequences, everyone[None], np.zeros(1, np.int32))
-    # A lane without steps still computes them, and what it throws away must be finite for its gradient to be:
-    # the client looks at an example of somebody else where there is one.
+    # A lane without steps still computes them, and its gradient is finite only if the result that it throws away is:
+    # the client looks at another client's example where there is one.
     index[:, sequences.num_steps == 0] = min(1, int(sequences.num_examples.sum()))
     return ClientBatches(
         examples=read_examples(sequences, everyone, num_rows, np.zeros),
@@ -161,6 +161,6 @@ def _one_block(sequences: ClientSequences, num_steps: int, num_rows: int, batch_
 
 
 def one_sequence(cohort: Cohort) -> ClientBatches:
-    """The batches of the only client of a cohort, for as many steps as it has."""
+    """The batches of the only client of a cohort, for as many steps as that client has."""
     packed = jax.tree.map(jnp.asarray, _packed_alike([cohort])[0].value)
     return dataclasses.replace(only_lane(packed), bound=packed.num_batches[0], guarded=False, trip_count=None)

@@ -2,7 +2,7 @@
 
 Axis letters: `D` devices, `V` virtual shards, `K` blocks of a device, `L` lanes, `T` steps of a
 device, `B` examples of a batch, `R` rows of a device's flat examples, `C` clients. A process packs
-the devices of its own alone.
+only for its own devices.
 """
 
 import concurrent.futures
@@ -24,7 +24,7 @@ from fedjax_core.language.graph import is_batched
 from fedjax_core.types import Type
 
 # One for the process: on CPU a device array may be the very memory that its examples were read into, so that memory is
-# used again only when the pool hears that the device array has gone, whichever cohort it belonged to.
+# used again only when the pool hears that the device array is gone, whichever cohort it belonged to.
 _buffers = BufferPool()
 
 
@@ -37,8 +37,8 @@ class PackedSequences:
       examples: pytree of `[D, R, ...]`; row 0 of each device is zeros.
       index: int32 `[D, T, L, B]`, rows of `examples`, 0 for padding.
       first: int32 `[D, K]`, a block's first step.
-      common: int32 `[D, K]`, steps that all clients of the block take.
-      bound: int32 `[D, K]`, steps that the longest of them takes.
+      common: int32 `[D, K]`, the steps that all clients of the block take.
+      bound: int32 `[D, K]`, the steps that the longest of them takes.
       num_batches: int32 `[D, K, L]`, each client's steps.
       element: the type of a batch.
     """
@@ -61,8 +61,8 @@ class PackedClients:
       value: the clients' value: a pytree of `PackedSequences` and arrays `[D, K, L, ...]`.
       identity: uint32 `[D, K, L, 2]`.
       client_index: int32 `[D, K, L]`.
-      extra: what came in beside the value, arrays `[D, K, L, ...]` by name.
-      valid: bool `[D, K, L]`, False where there is nobody.
+      extra: the values that accompany it, arrays `[D, K, L, ...]` by name.
+      valid: bool `[D, K, L]`, False where a lane has no client.
       first: int32 `[D, V / D]`, each shard's first block.
       count: int32 `[D, V / D]`, its number of blocks.
       shards: int32 `[D, 1]`, shards of a device (a value, so that the loop over them stays a loop).
@@ -79,7 +79,7 @@ class PackedClients:
 
 
 class _Capacity(NamedTuple):
-    """What a device has room for of one sequence argument: the same in all waves, so that one program runs them."""
+    """The room of a device for one sequence argument: the same in all waves, so that one program runs them."""
 
     num_blocks: int
     num_steps: int
@@ -93,7 +93,7 @@ class Packing:
     Attributes:
       schedule: who runs where and when.
       layout: the layout.
-      num_blocks: `K`, of the size grid, the same for all waves.
+      num_blocks: `K`, a size of the grid, the same for all waves.
       resident: the only wave, or None where there are several.
     """
 
@@ -103,7 +103,7 @@ class Packing:
     resident: PackedClients | None
 
     def position(self) -> np.ndarray:
-        """int64 `[C]`, a client's place in the flattened `[W, D, K, L]`."""
+        """int64 `[C]`: each client's place in the flattened `[W, D, K, L]`."""
         blocks = self.schedule.count.sum(2).reshape(-1)
         slot = np.arange(len(self.schedule.clients)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
         block = np.repeat(np.arange(len(blocks)) * self.num_blocks, blocks) + slot
@@ -115,7 +115,7 @@ class Packing:
 
 
 def pack(cohort: Cohort, layout: Layout) -> Packing:
-    """How a cohort runs on a layout; the result is kept with the cohort, its examples only if they are one wave."""
+    """How a cohort runs on a layout; kept with the cohort, the examples only if they are a single wave."""
     if layout not in cohort.packed:
         schedule = make_schedule(cohort, layout)
         packing = Packing(schedule, layout, size_class(schedule.max_blocks_per_device), None)
@@ -164,7 +164,7 @@ def _pack_value(cohort: Cohort, packing: Packing, blocks: list[np.ndarray], tabl
 
 
 def _rows(array, table: np.ndarray):
-    """The rows of the clients of a table; zeros (of a key, any) for nobody, who is computed too."""
+    """The rows of the clients of a table; lanes without a client, which are computed too, get zeros (or any key)."""
     if len(array) == 0:
         return trees.zeros_like(jax.ShapeDtypeStruct((*table.shape, *array.shape[1:]), array.dtype))
     here = np.maximum(table, 0)
@@ -190,7 +190,7 @@ def _pack_sequences(sequences: ClientSequences, blocks: list[np.ndarray], capaci
     index = np.zeros((devices, capacity.num_steps, lanes, sequences.batch_size), np.int32)
     for d, clients in enumerate(blocks):
         fill_index(index[d], sequences, clients, first[d])
-    # A buffer for each device: of one for all, the parts that do not begin at a multiple of 64 bytes would be copied.
+    # A buffer for each device: parts of a common one that do not begin at a multiple of 64 bytes would be copied.
     examples = _transfer.join(_read_devices(sequences, blocks, capacity.num_rows), layout)
     return PackedSequences(examples, index, first, common, bound, steps, sequences.element_type)
 
@@ -212,7 +212,7 @@ def fill_index(index: np.ndarray, sequences: ClientSequences, table: np.ndarray,
     Args:
       index: int32 `[T, L, B]`, zeros; `B` is at least the sequences' batch size.
       sequences: the clients' batches.
-      table: `[blocks, L]`, positions in the cohort, -1 for nobody.
+      table: `[blocks, L]`, positions in the cohort, -1 where there is no client.
       first: `[blocks]`, each block's first step.
     """
     block, lane = np.nonzero(table >= 0)
@@ -231,7 +231,7 @@ def read_examples(sequences: ClientSequences, clients: np.ndarray, num_rows: int
     Args:
       sequences: the clients' batches.
       clients: positions in the cohort.
-      num_rows: `R`, at least one more than they have examples; no index points at the rows that are left over.
+      num_rows: `R`, at least one more than they have examples; no index points at the remaining rows.
       allocate: `(shape, dtype) -> array`, whose content is overwritten up to the last example.
 
     Returns:

@@ -1,9 +1,9 @@
 """The plan: a graph cut into as few passes over the clients as possible.
 
 A value at the server has a *level*: the number of passes that must have run before it exists. An
-argument has level 0; what is computed from an aggregate of clients' values of level `k` has level
-`k + 1`. Pass `k` feeds every aggregate of that level at once. A client's value of an earlier level
-that a pass needs is computed again there, since functions are pure.
+argument has level 0; a value computed from an aggregate of clients' values of level `k` has level
+`k + 1`. Pass `k` feeds every aggregate of that level at once. If a pass needs a client's value of an
+earlier level, it computes that value again, since functions are pure.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ class Pass:
     """One pass over the clients.
 
     Attributes:
-      aggregates: the nodes that it reduces.
+      aggregates: the nodes that the pass reduces.
       collected: the nodes at the server that stack a value of all clients.
-      materialized: the client values that it keeps, one row per client: those to be collected, and
+      materialized: the client values that the pass keeps, one row per client: those to be collected, and
         the results at CLIENTS.
       server_inputs: the server's values that its clients read.
     """
@@ -46,9 +46,9 @@ class ServerPhase:
     """The server's work between two passes, one program.
 
     Attributes:
-      inputs: what it reads: arguments, results of earlier phases, and aggregates and collected
+      inputs: the values it reads: arguments, results of earlier phases, and aggregates and collected
         values of the pass before it.
-      outputs: what is read later.
+      outputs: the values that are read later.
     """
 
     inputs: tuple[Node, ...]
@@ -62,7 +62,7 @@ class Plan:
     Attributes:
       parameters: the arguments, in order.
       outputs: the results.
-      checks: what the host refuses.
+      checks: the counts that the host refuses unless they are zero.
       phases: the server's work.
       passes: the clients' work.
     """
@@ -75,27 +75,27 @@ class Plan:
 
     @functools.cached_property
     def client_parameters(self) -> tuple[Node[Parameter], ...]:
-        """The arguments of which every client has its own."""
+        """The arguments of which every client has its own value."""
         return tuple(p for p in self.parameters if p.per_client)
 
     @functools.cached_property
     def client_values(self) -> tuple[Node[ClientValue], ...]:
-        """What the program reads of the clients beside the arguments, in order; a name may occur more than once."""
+        """What the program reads from the clients besides the arguments, in order; a name may occur more than once."""
         return tuple(n for n in ancestors(self.outputs) if is_made_by(n, ClientValue))
 
     @functools.cached_property
     def client_indices(self) -> tuple[Node[ClientIndex], ...]:
-        """Where the program reads the clients' rows in the population."""
+        """The nodes where the program reads the clients' rows in the population."""
         return tuple(n for n in ancestors(self.outputs) if is_made_by(n, ClientIndex))
 
     @functools.cached_property
     def extra(self) -> tuple[str, ...]:
-        """The names of these values, each once."""
+        """The names of `client_values`, each once."""
         return tuple(dict.fromkeys(n.operation.name for n in self.client_values))
 
 
 def plan_of(parameters: tuple[Node[Parameter], ...], outputs: tuple[Node, ...]) -> Plan:
-    """Cuts the graph of `outputs` into passes."""
+    """Cuts the graph of `outputs` into phases and passes."""
     nodes = tuple(ancestors(outputs))
     checks = tuple(node.check for node in nodes if node.check is not None)
     levels = _levels(nodes)
@@ -116,7 +116,7 @@ def _levels(nodes) -> dict[Node, int]:
 
 
 def is_pass_result(node: Node) -> bool:
-    """Whether a node at the server is what a pass leaves there."""
+    """Whether a node at the server is the result of a pass: an aggregate or a collected value."""
     return isinstance(node.operation, Aggregate | Collect)
 
 
@@ -135,7 +135,7 @@ def _pass(k: int, nodes, levels, outputs) -> Pass:
 
 
 def _server_inputs(roots):
-    """The server's (or all-equal) values that the client values `roots` are computed from."""
+    """The values, at the server or equal at all clients, from which the client values `roots` are computed."""
     stack, seen = list(reversed(roots)), set()
     while stack:
         node = stack.pop()
@@ -156,7 +156,7 @@ def is_structural(node: Node) -> bool:
 
 
 def _available(node: Node):
-    """The computed nodes, arguments included, that a server value is a view of."""
+    """The computed nodes, arguments included, of which a server value is a view."""
     stack, seen = [node], set()
     while stack:
         node = stack.pop()

@@ -19,12 +19,12 @@ from fedjax_core.engine._plan import Pass, Plan
 from fedjax_core.engine._transfer import FlatTree, unflatten
 from fedjax_core.language.graph import Node
 
-# JAX has no type or code of an error for a process that is lost: the names of what noticed it are all there is.
+# JAX has neither an error type nor an error code for a lost process, only the name of the component that noticed it.
 _COLLECTIVES = ("Gloo", "NCCL", "coordination")
 
 
 class Program:
-    """A plan for one layout; its parts are compiled at their first use and kept.
+    """A plan for one layout, whose parts are compiled at their first use and kept.
 
     Attributes:
       plan: the plan.
@@ -49,7 +49,7 @@ class Program:
           The value of each output; a value at CLIENTS has a row per client, in cohort order.
 
         Raises:
-          ValueError: a check of the program counted something, or what is kept of every client exceeds
+          ValueError: a check of the program has a count above zero, or the values to be kept of every client exceed
             the memory budget.
         """
         # Placed before anything runs: results are committed to their device, so for a state that comes in as NumPy
@@ -61,7 +61,7 @@ class Program:
             if k < len(self.plan.passes):
                 assert cohort is not None  # the passes are over its clients
                 known |= self._run_pass(k, known, cohort)
-        # Last, since to read a count is to wait for the devices.
+        # Last, since reading a count waits for the devices.
         for check in self.plan.checks:
             count = int(evaluate((check.count,), known)[0])
             if count:
@@ -69,7 +69,7 @@ class Program:
         return evaluate(self.plan.outputs, known)
 
     def lowered(self, server: dict[Node, object], cohort: Cohort) -> jax.stages.Lowered:
-        """The program of the first pass; its text is the same in every process and session."""
+        """The program of the first pass, whose text is the same in every process and session."""
         pass_ = self.plan.passes[0]
         known = _put(server, self.layout.server)
         known |= self._run_stage(0, known)
@@ -78,12 +78,12 @@ class Program:
         return self._passes[0].lower(inputs, None, clients)
 
     def _run_stage(self, k: int, known: dict[Node, object]) -> dict[Node, object]:
-        """What the server computes between two passes, by node."""
+        """The values that the server computes between two passes, by node."""
         phase = self.plan.phases[k]
         return dict(zip(phase.outputs, self._phases[k](tuple(known[n] for n in phase.inputs))))
 
     def _run_pass(self, k: int, known: dict[Node, object], cohort: Cohort) -> dict[Node, object]:
-        """What a pass leaves at the server and of each client, by node."""
+        """The results of a pass, at the server and for each client, by node."""
         pass_ = self.plan.passes[k]
         packing = pack(cohort, self.layout)
         with _other_processes(self.layout):
@@ -96,7 +96,7 @@ class Program:
         return aggregated | rows | {n: rows[n.inputs[0]] for n in pass_.collected}
 
     def _waves(self, k: int, server: tuple, cohort: Cohort, packing: Packing) -> tuple:
-        """The accumulators after all waves, and per wave what is kept of its clients.
+        """The accumulators after all waves, and for each wave the values that are kept of its clients.
 
         The next wave is read while the devices compute; no more than two are in memory.
         """
@@ -110,27 +110,27 @@ class Program:
             if self.plan.passes[k].materialized:
                 kept.append(_transfer.to_server(rows, self.layout))
             if running is not None:
-                jax.block_until_ready(running)  # else a third wave would be read while two are in memory
+                jax.block_until_ready(running)  # otherwise a third wave would be read while two are in memory
             running = done
         return totals, kept
 
     def _empty_totals(self, k: int, server: tuple, clients: PackedClients):
         """The accumulators before the first of several waves."""
         totals = self._empty[k](server, clients)[0]
-        # On one device nothing ties them to it, and the pass would be compiled again for the totals that it gives
-        # itself, which are.
+        # On one device they are not committed to it, but the totals that the pass returns are, and the pass would be
+        # compiled a second time for those.
         return jax.device_put(totals, self.layout.clients) if len(self.layout.devices) == 1 else totals
 
     def _clients(self, clients: PackedClients) -> PackedClients:
-        """The clients as the programs take them: a tuple of arguments, and of `extra` what this plan reads.
+        """The clients as the programs take them: a tuple of arguments, and only those of `extra` that this plan reads.
 
-        A packing is kept with its cohort for other computations too, some of which may read more.
+        A packing is kept with its cohort for other computations too, and some of them may read more.
         """
         value = (clients.value,) if len(self.plan.client_parameters) == 1 else clients.value
         return dataclasses.replace(clients, value=value, extra={name: clients.extra[name] for name in self.plan.extra})
 
     def _check_kept(self, k: int, server: tuple, clients: PackedClients, number: int):
-        """Refuses to keep more of the clients than the memory budget holds."""
+        """Raises if the values to be kept of the clients exceed the memory budget."""
         pass_ = self.plan.passes[k]
         if not pass_.materialized:
             return
@@ -143,7 +143,7 @@ class Program:
 
 @contextlib.contextmanager
 def _other_processes(layout: Layout):
-    """Says what it means if the processes of a run lose one another."""
+    """Turns the error of a process that has lost another one into one that says what to do."""
     try:
         yield
     except (
@@ -153,29 +153,29 @@ def _other_processes(layout: Layout):
         if layout.one_process or not any(word in str(error) for word in _COLLECTIVES):
             raise
         raise RuntimeError(
-            "another process of the run has ended, or cannot be reached, in the middle of a round; the state of the "
-            "round before is as it was. End all processes, start them again, and go on from the last checkpoint"
+            "another process of the run has ended, or cannot be reached, in the middle of a round; the state before "
+            "this round is unchanged. End all processes, start them again, and continue from the last checkpoint"
         ) from error
 
 
 def _too_much(pass_: Pass, sizes: list[int], number: int, budget: int) -> str:
-    """The message, about the largest of the values; `sizes` are the bytes of each of them for one client."""
+    """The message, which names the largest value; `sizes` are the bytes of each value for one client."""
     node, total = pass_.materialized[sizes.index(max(sizes))], sum(sizes) * number
     others = f" with {total - max(sizes) * number} of others" if len(sizes) > 1 else ""
     collected = [n for n in pass_.collected if n.inputs[0] is node]
     what = f"federated_collect at {collected[0].location}" if collected else "a result at CLIENTS"
     return (
-        f"{what} keeps {node.member_type} of each of {number} clients,{others} {total} bytes in all, and the memory "
-        f"budget is {budget} bytes; combine the values with federated_sum or federated_aggregate, or raise it: "
+        f"{what} keeps {node.member_type} of each of {number} clients,{others} {total} bytes in all, but the memory "
+        f"budget is {budget} bytes; combine the values with federated_sum or federated_aggregate, or raise the budget: "
         f".with_config(fc.EngineConfig(memory_budget={total}))"
     )
 
 
 def _put(server: dict[Node, object], sharding: jax.sharding.Sharding) -> dict[Node, object]:
-    """`jax.device_put`, which takes its time with every leaf, of the values that are not there yet.
+    """Puts the values that are not on the device yet there, and no others: `jax.device_put` costs time for every leaf.
 
     Raises:
-      ValueError: an array that is split over several devices; it would leave on one of them without a word.
+      ValueError: an array is split over several devices; it would silently end up on one of them.
     """
     away = [n for n, value in server.items() if not all(_is_at(leaf, sharding) for leaf in jax.tree.leaves(value))]
     if not away:
@@ -194,7 +194,7 @@ def _refuse_split(node: Node, value):
     for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
         if isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated:
             raise ValueError(
-                f"argument {node.operation.name!r}{jax.tree_util.keystr(path)}: a value at SERVER is whole on one "
+                f"argument {node.operation.name!r}{jax.tree_util.keystr(path)}: a value at SERVER must be whole on one "
                 f"device, got {types.type_of(leaf)} split over {len(leaf.sharding.device_set)} devices "
                 f"({leaf.sharding}); the engine does not run a sharded model yet. Give it whole: jax.device_put(value, "
                 "jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())); or leave the shardings to JAX: "

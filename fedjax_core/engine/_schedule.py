@@ -1,10 +1,10 @@
 """The schedule: which client runs where and when, a function of the cohort alone.
 
 Clients are sorted by (steps, identity) and cut into blocks of `L` lanes, so that the clients of a
-block take nearly the same number of steps. Blocks are assigned to `V` virtual shards: to the two halves
-of them, longest first, each to the half with the least work, and so on within each half; a device owns
-consecutive shards, so its work is balanced whatever the number of devices. A wave is a range of the
-blocks of every shard, as many as the memory budget holds; the bits of a result do not depend on where it is cut.
+block take nearly the same number of steps. Blocks are assigned to `V` virtual shards: longest first, each goes
+to the half of the shards with the least work, and so on within each half. A device owns consecutive shards, so
+its work is balanced whatever the number of devices. A wave is a range of the blocks of every shard, as many as
+the memory budget holds; the bits of a result do not depend on where the waves are cut.
 
 Axis letters: `W` waves, `D` devices, `V` virtual shards, `N` blocks of the cohort, `L` lanes, `C` clients.
 """
@@ -22,7 +22,7 @@ from fedjax_core.engine._config import Layout
 from fedjax_core.language.graph import is_batched
 
 _GRID = 1.5
-_GRID_OF_STEPS = 4.0  # a step is a few integers
+_GRID_OF_STEPS = 4.0  # a step is only a few integers
 _IN_FLIGHT = 2  # the wave that computes and the one that is read meanwhile
 
 
@@ -31,7 +31,7 @@ class Schedule:
     """Which clients run where and when.
 
     Attributes:
-      clients: int32 `[N, L]`: positions in the cohort, -1 for nobody; by wave, device, shard.
+      clients: int32 `[N, L]`: positions in the cohort, -1 for none; ordered by wave, device, shard.
       count: int32 `[W, D, V / D]`, the blocks of each shard in each wave.
       max_blocks_per_device: the largest number of blocks of a device in a wave.
       max_steps_per_device: per sequence of the cohort, the largest number of steps of a device in a wave.
@@ -59,7 +59,12 @@ class Schedule:
 def size_class(n: int, ratio: float = _GRID) -> int:
     """The smallest size of a fixed geometric grid that holds `n`.
 
-    Cohorts of the same kind so get arrays of the same shapes, and compile once.
+    Similar cohorts thus get arrays of the same shapes, and their program is compiled once.
+
+    Example:
+
+    >>> [size_class(n) for n in (1, 9, 12, 13)]
+    [8, 12, 12, 18]
     """
     size = 8
     while size < n:
@@ -68,7 +73,7 @@ def size_class(n: int, ratio: float = _GRID) -> int:
 
 
 def steps_class(n: int) -> int:
-    """The same on a coarser grid, for steps: one is a few integers."""
+    """The same on a coarser grid, for steps, each of which is only a few integers."""
     return size_class(n, _GRID_OF_STEPS)
 
 
@@ -78,7 +83,7 @@ def sequences_of(cohort: Cohort) -> list[ClientSequences]:
 
 
 def make_schedule(cohort: Cohort, layout: Layout) -> Schedule:
-    """Cuts the clients into blocks, assigns these to the shards, and cuts the shards into waves."""
+    """Cuts the clients into blocks, assigns the blocks to the shards, and cuts the shards into waves."""
     sequences = sequences_of(cohort)
     steps = sum((s.num_steps for s in sequences), np.zeros(len(cohort), np.int64))
     # Allocate the result first: temporaries allocated after it can be returned to the operating system.
@@ -86,7 +91,7 @@ def make_schedule(cohort: Cohort, layout: Layout) -> Schedule:
     blocks, shard = _blocks(steps, cohort.identity, layout)
     rank = _rank(shard, layout.shards)
     upto = _cumulated(sequences, blocks, rank, shard // (layout.shards // len(layout.devices)), len(layout.devices))
-    # Less than the budget: two waves are in memory at once, and their sizes are rounded up on the grid.
+    # Less than the budget: two waves are in memory at once, and their sizes are rounded up to the grid.
     edges = _cut(upto @ _bytes_each(cohort, layout.lanes), layout.memory_budget / (_IN_FLIGHT * _GRID))
     largest = np.diff(upto[edges], axis=0).max((0, 1)).tolist()
     wave = np.searchsorted(edges[1:-1], rank, side="right")
@@ -104,7 +109,7 @@ def make_schedule(cohort: Cohort, layout: Layout) -> Schedule:
 def _blocks(steps: np.ndarray, identity: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """The blocks, int32 `[N, L]`, and the shard of each, `[N]`, in the order of the shards."""
     blocks = np.full((-(-len(steps) // layout.lanes), layout.lanes), -1, np.int32)
-    # Equal numbers of steps by identity: the place of a client in the cohort must not decide where it is summed.
+    # Ties in the number of steps go by identity: a client's place in the cohort must not decide where it is summed.
     blocks.reshape(-1)[: len(steps)] = np.lexsort((identity, -steps))
     shard = _balanced(steps[blocks[:, 0]] if len(blocks) else steps, layout.shards)
     # Stable, since the order of a shard's blocks decides the last bits, and NumPy's usual sort differs by machine.
@@ -125,26 +130,27 @@ def _balanced(steps: np.ndarray, shards: int) -> np.ndarray:
 
 
 def _longest_first(steps: np.ndarray, parts: int) -> np.ndarray:
-    """Each block's part: blocks in order, each to the part with the least work so far."""
+    """Each block's part: in order, each block goes to the part with the least work so far."""
     load = [(0, part) for part in range(parts)]
     chosen = np.empty(len(steps), np.int32)
     for block, cost in enumerate(steps.tolist()):
         work, chosen[block] = load[0]
-        # One more than its steps, so that blocks without any are spread over the parts, too.
+        # One more than its steps, so that blocks without steps are spread over the parts too.
         heapq.heapreplace(load, (work + cost + 1, int(chosen[block])))
     return chosen
 
 
 def _rank(shard: np.ndarray, shards: int) -> np.ndarray:
-    """Which block of its shard a block is; `shard` ascends."""
+    """The position of each block within its shard; `shard` ascends."""
     count = np.bincount(shard, minlength=shards)
     return np.arange(len(shard)) - np.repeat(np.cumsum(count) - count, count)
 
 
 def _cumulated(sequences: list[ClientSequences], blocks, rank, device, devices: int) -> np.ndarray:
-    """int64 `[ranks + 1, D, Q]`: what the blocks of a device below each rank have in all.
+    """int64 `[ranks + 1, D, Q]`: the totals over a device's blocks below each rank.
 
-    That is blocks and, per sequence, steps and examples; one after another, since there may be a million.
+    The columns are blocks and, per sequence, steps and examples. They are computed one after another, since there may
+    be a million blocks.
     """
     ranks = int(rank.max(initial=-1)) + 1
     table = np.zeros((ranks + 1, devices, 1 + 2 * len(sequences)), np.int64)
@@ -156,7 +162,7 @@ def _cumulated(sequences: list[ClientSequences], blocks, rank, device, devices: 
 
 
 def of_clients(values: np.ndarray, clients: np.ndarray) -> np.ndarray:
-    """`values` of each client, 0 for nobody; the shape of `clients`."""
+    """`values` of each client, 0 where there is none, in the shape of `clients`."""
     if len(values) == 0:
         return np.zeros(clients.shape, values.dtype)
     return np.where(clients >= 0, values[np.maximum(clients, 0)], 0)
@@ -174,7 +180,7 @@ def _bytes_each(cohort: Cohort, lanes: int) -> np.ndarray:
 
 
 def wave_bytes(cohort: Cohort, schedule: Schedule, lanes: int) -> int:
-    """The bytes of the clients' data on one device, padding included; with several waves those of two."""
+    """The bytes of the clients' data on one device, padding included; with several waves, the bytes of two of them."""
     block, *each = _bytes_each(cohort, lanes).tolist()
     total = size_class(schedule.max_blocks_per_device) * block
     sizes = zip(schedule.max_steps_per_device, schedule.max_examples_per_device, each[::2], each[1::2])
@@ -190,7 +196,7 @@ def example_bytes(sequences: ClientSequences) -> int:
 
 
 def _cut(upto: np.ndarray, budget: float) -> np.ndarray:
-    """The ranks at which waves begin and end: as many blocks as no device has more than `budget` bytes of, or one."""
+    """The ranks at which waves begin and end: each has as many blocks as fit `budget` bytes on every device, or one."""
     last = len(upto) - 1
     edges = [0]
     while edges[-1] < last:

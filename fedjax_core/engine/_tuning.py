@@ -1,4 +1,4 @@
-"""The number of lanes by measurement, once per program and kind of device."""
+"""Tuning: the number of lanes, measured once per program and kind of device."""
 
 import contextlib
 import dataclasses
@@ -23,8 +23,8 @@ from fedjax_core.engine._run import Program
 from fedjax_core.language.graph import Node
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
-_SAMPLE = 1024  # clients that are measured at most: enough for 64 lanes on 16 shards
-_WORSE = (2.0, 1.5, 1.3, 1.2, 1.15)  # per turn: how many times the fewest seconds is too slow for the next one
+_SAMPLE = 1024  # the most clients that are measured: enough for 64 lanes on 16 shards
+_WORSE = (2.0, 1.5, 1.3, 1.2, 1.15)  # per turn: the multiple of the fewest seconds beyond which a candidate drops out
 _FILE = "lanes.json"
 
 
@@ -35,7 +35,7 @@ def tuned_lanes(plan: Plan, config: EngineConfig, server: dict[Node, object], co
       plan: the program.
       config: its devices and memory budget.
       server: the values of its arguments that exist once.
-      cohort: its clients, None where it has no passes; of many, some are measured.
+      cohort: its clients, a sample of which is measured if there are many; None where the program has no passes.
     """
     if not plan.passes or cohort is None or not len(cohort):
         return 1
@@ -60,7 +60,7 @@ def tuned_lanes(plan: Plan, config: EngineConfig, server: dict[Node, object], co
 
 
 def _most_lanes(alone: jax.stages.Lowered, budget: int) -> int:
-    """How many times what one lane computes with fits the memory budget."""
+    """How many times the temporary memory of one lane fits the memory budget."""
     analysis = alone.compile().memory_analysis()
     return CANDIDATES[-1] if analysis is None else budget // max(1, analysis.temp_size_in_bytes)
 
@@ -68,11 +68,11 @@ def _most_lanes(alone: jax.stages.Lowered, budget: int) -> int:
 def fastest(seconds: Callable[[int], float], candidates: Sequence[int]) -> int:
     """The candidate that takes the fewest seconds.
 
-    All take turns, so that what else the machine does meets all alike, and each turn leaves out those that are clearly
-    slower. None is left out unmeasured: more lanes may be slower at first, and faster then.
+    The candidates take turns, so that other load on the machine affects all alike, and after each turn those that are
+    clearly slower drop out. Every one is measured: more lanes may be slower at first and faster beyond.
 
     Args:
-      seconds: how long a number of lanes takes this time; infinite where it does not fit the memory.
+      seconds: how long a number of lanes takes this time; infinite where it does not fit into memory.
       candidates: numbers of lanes, at least one.
 
     Example:
@@ -91,7 +91,10 @@ def fastest(seconds: Callable[[int], float], candidates: Sequence[int]) -> int:
 
 
 def _seconds(program: Program, server, cohort: Cohort) -> float:
-    """One run, reading the clients included; no more than what this one has packed is in memory."""
+    """The seconds of one run, including reading the clients; infinite if memory runs out.
+
+    The sample is packed anew, so that only what this run packs is in memory.
+    """
     begin = time.perf_counter()
     try:
         jax.block_until_ready(program(server, _sample(cohort)))
@@ -103,14 +106,14 @@ def _seconds(program: Program, server, cohort: Cohort) -> float:
 
 
 def _agreed(value: float) -> float:
-    """The first process's value, so that all measure and choose the same."""
+    """The first process's value, so that all processes measure and choose the same."""
     if jax.process_count() == 1:
         return value
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
 def _sample(cohort: Cohort) -> Cohort:
-    """The cohort without what was packed of it; of a large one, clients at equal distances."""
+    """The cohort with nothing packed; of a large one, only some clients, at equal distances."""
     number = len(cohort)
     chosen = np.arange(number) if number <= _SAMPLE else np.linspace(0, number - 1, _SAMPLE).astype(np.int64)
     value = jax.tree.map(lambda x: _Some(x, chosen) if isinstance(x, ClientSequences) else x[chosen], cohort.value)
@@ -155,13 +158,13 @@ def _remembered() -> dict:
 
 
 def _remembered_lanes(key: str) -> int:
-    """What was measured before, 0 where nothing was, or where the file says anything else."""
+    """The number of lanes that was measured before, or 0 if the file does not hold a valid one."""
     lanes = _remembered().get(key)
     return int(lanes) if lanes in CANDIDATES else 0
 
 
 def _remember(key: str, lanes: int) -> None:
-    """Adds to the file, which is written whole; where there can be none, the next session measures again."""
+    """Adds a number to the file, which is replaced as a whole; if that fails, the next session measures again."""
     with contextlib.suppress(OSError, RuntimeError):
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Python values as the members that a type declares."""
+"""Python values in the containers and dtypes that a type declares."""
 
 import functools
 from typing import Any
@@ -14,16 +14,22 @@ from fedjax_core.language.graph import strong
 def as_member(value: Any, type_: types.Type, what: str) -> Any:
     """`value` in the containers and dtypes of `type_`.
 
-    Python numbers take the declared dtype where JAX would let them (an int for a float, not the
-    reverse); a list of numbers is an array where an array is declared.
+    A Python number takes the declared dtype where JAX would allow it (an int for a float, but not the
+    reverse); a list of numbers becomes an array where an array is declared.
 
     Args:
       value: a pytree of arrays and numbers.
       type_: a type of tensors and structs.
-      what: what the value is called in error messages.
+      what: the name of the value in error messages.
 
     Raises:
-      TypeError: another type, with both types and the field.
+      TypeError: the value has another type; the message has both types and the field.
+      ValueError: an integer does not fit its dtype.
+
+    Example: a dict is matched by name, and its numbers take the declared dtypes.
+
+    >>> as_member({"n": 2, "w": [1, 2]}, types.to_type({"w": "float32[2]", "n": "int32"}), "argument 'x'")
+    {'n': array(2, dtype=int32), 'w': array([1., 2.], dtype=float32)}
     """
     if isinstance(type_, types.StructType):
         try:
@@ -44,7 +50,13 @@ def as_member(value: Any, type_: types.Type, what: str) -> Any:
 
 
 def conform(type_: types.Type, value: Any) -> Any:
-    """An assignable value, which may hold tracers and sequences, in the containers of `type_`, dicts by name."""
+    """An assignable value, which may hold tracers and sequences, in the containers of `type_`; dicts match by name.
+
+    Example:
+
+    >>> list(conform(types.to_type("<b=int32,a=int32>"), {"a": 1, "b": 2}))
+    ['b', 'a']
+    """
     if isinstance(type_, types.StructType):
         return type_.pack([conform(t, v) for t, v in zip(type_.children, type_.unpack(value))])
     if isinstance(type_, types.SequenceType) and not _same_containers(type_.element, value.fedjax_type.element):
@@ -104,7 +116,7 @@ def _number(value: bool | int | float | complex, type_: types.TensorType, what: 
 
 def _canonical(array, type_: types.TensorType, what: str) -> np.ndarray:
     """The array in the dtype that JAX gives it: 64-bit numbers become 32-bit ones unless x64 is on."""
-    # bfloat16 and other dtypes of ml_dtypes have the kind "V", too; what tells them is that `isbuiltin` is 2.
+    # bfloat16 and other dtypes of ml_dtypes have the kind "V" too; only `isbuiltin`, which is 2, distinguishes them.
     if array.dtype.kind in "OSUMmV" and array.dtype.isbuiltin != 2:
         raise TypeError(f"{what}: expected {type_}, got an array of {array.dtype}; convert it to numbers")
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)

@@ -329,7 +329,9 @@ def test_prefetch_takes_a_cohort_of_the_declared_clients():
     other = FederatedData.from_clients({"a": {"z": np.ones((2, 2), np.float32)}}).cohort(["a"], Batching(1))
     with pytest.raises(TypeError, match=r"argument 'data': the cohort's clients .* do not have the declared type"):
         count.prefetch(other)
-    with pytest.raises(TypeError, match=r"count.prefetch takes the cohort .* got list; a call reads its own arguments"):
+    with pytest.raises(
+        TypeError, match=r"count.prefetch takes the cohort .* got list; leave it out, since a call reads its own"
+    ):
         count.prefetch([1.0])
     both = fc.federated_computation(lambda a, b: (fc.federated_sum(a), fc.federated_sum(b)), FLOATS, FLOATS)
     with pytest.raises(TypeError, match="with one argument at CLIENTS, not 2"):

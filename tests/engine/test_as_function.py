@@ -175,7 +175,9 @@ def test_what_cannot_be_packed():
     with pytest.raises(ValueError, match=r"equally many clients, got \[\]"):
         fc.stack_cohorts([])
     other = FederatedData.from_clients({"a": {"x": np.ones((2, 3), np.float32)}}).cohort(["a", "a"], Batching(2))
-    with pytest.raises(TypeError, match=r"stacked cohorts have clients of one type, got .* and <x=float32\[\?,3\]>\*"):
+    with pytest.raises(
+        TypeError, match=r"stacked cohorts must have clients of one type, got .* and <x=float32\[\?,3\]>\*"
+    ):
         fc.stack_cohorts([cohorts.make_cohort(clients), other])
     with pytest.raises(TypeError, match=r"argument 'data': expected clients of .*, got <x=float32\[\?,3\]>\*"):
         function(WEIGHTS, KEY, fc.pack_cohort(other))

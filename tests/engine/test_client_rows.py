@@ -64,7 +64,7 @@ def test_state_by_row_goes_to_the_same_client_in_data_of_another_order():
 @pytest.mark.parametrize("names", [NAMES[:11], [*NAMES, "client 99"]])
 def test_a_table_of_another_population_is_refused(names):
     other = population(names)
-    with pytest.raises(ValueError, match=rf"has 12 rows, and the cohort's population {len(names)} clients"):
+    with pytest.raises(ValueError, match=rf"has 12 rows, but the cohort's population has {len(names)} clients"):
         step(12)(jnp.zeros(12), cohort(other, ["client 3"]))
     with pytest.raises(ValueError, match="has 12 rows"):
         step(12).as_function()(jnp.zeros(12), cohort(other))
@@ -81,7 +81,7 @@ def test_stacked_cohorts_are_of_one_population():
 
 def test_a_table_of_a_part_is_refused_with_the_right_size():
     train = population().split_clients(0.5, key=KEY)[0]
-    with pytest.raises(ValueError, match=r"has 6 rows, .* population 12 .* len\(data.client_ids.population\) rows"):
+    with pytest.raises(ValueError, match=r"has 6 rows, .* population has 12 .* len\(data.client_ids.population\) rows"):
         step(len(train))(jnp.zeros(6), cohort(train))
 
 
@@ -131,7 +131,7 @@ def test_clients_by_id_are_refused_in_a_table_by_row():
     assert add(add(jnp.zeros(3), [1.0, 2.0]), {0: 4.0, 1: 8.0}).tolist() == [5.0, 10.0, 0.0]
     for run in (add, add.as_function()):
         for clients in ({"ada": 1.0, "bob": 2.0}, {1: 1.0, 0: 1.0}, {7: 1.0}):
-            with pytest.raises(ValueError, match=r"not tell which row is .*'s; give data.cohort\(ids, batching\)"):
+            with pytest.raises(ValueError, match=r"not say which row is .*'s; give data.cohort\(ids, batching\)"):
                 run(jnp.zeros(3), clients)
 
 
@@ -149,5 +149,7 @@ def test_clients_by_id_beside_a_cohort_have_its_rows():
 
 def test_more_clients_than_a_table_has_rows_are_refused():
     for run in (add, add.as_function()):
-        with pytest.raises(ValueError, match=r"has 3 rows, and there is a client of row 4; .* is its place"):
+        with pytest.raises(
+            ValueError, match=r"has 3 rows, but there is a client of row 4; .* has its place as its row"
+        ):
             run(jnp.zeros(3), [1.0] * 5)

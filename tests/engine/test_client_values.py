@@ -119,9 +119,9 @@ def test_several_cohorts_bring_their_values_together():
     packed = (fc.pack_cohort(first), fc.pack_cohort(second), jnp.array([100, 200]))
     assert jax.jit(of_two_cohorts.as_function())(*packed).tolist() == [116.0, 240.0]
     other = make_cohort(ids, speed=[10.0, 20.0], delay=[1, 3])
-    with pytest.raises(ValueError, match=r"'delay'.* different values of this name; give it with one"):
+    with pytest.raises(ValueError, match=r"'delay'.* different values of this name; give it with one of them"):
         of_two_cohorts(first, other, [100, 200])
-    with pytest.raises(ValueError, match=r"'delay'.* different values of this name; give it with one"):
+    with pytest.raises(ValueError, match=r"'delay'.* different values of this name; give it with one of them"):
         of_two_cohorts.as_function()(fc.pack_cohort(first), fc.pack_cohort(other), [100, 200])
 
 
@@ -164,11 +164,11 @@ def traced(cohort):
 def test_what_is_missing_or_of_another_type(run):
     ids, delay, bias = drawn(3)
     missing = (
-        r"'delay', 'int32'\) at .*test_client_values.py:\d+: .* 'bias', and with no value of this name; write .*'delay'"
+        r"'delay', 'int32'\) at .*test_client_values.py:\d+: .* 'bias', but with no value of this name; write .*'delay'"
     )
     with pytest.raises(TypeError, match=missing):
         run(make_cohort(ids, bias=bias))
-    with pytest.raises(TypeError, match=r"'delay'.*come without values beside their data"):
+    with pytest.raises(TypeError, match=r"'delay'.*come with nothing beside their data"):
         run(make_cohort(ids))
     with pytest.raises(TypeError, match=r"'delay', 'int32'.* has float32 for each client; declare it as 'float32', or"):
         run(make_cohort(ids, delay=[1.0, 2.0, 3.0], bias=bias))
@@ -177,14 +177,14 @@ def test_what_is_missing_or_of_another_type(run):
 
 
 def test_a_prefetch_checks_as_the_call_does():
-    with pytest.raises(TypeError, match=r"'delay'.*come without values"):
+    with pytest.raises(TypeError, match=r"'delay'.*come with nothing beside"):
         late_examples.prefetch(make_cohort(["client0"]))
 
 
 @pytest.mark.parametrize("clients", [[CLIENTS["client0"]], {"client0": CLIENTS["client0"]}])
 def test_lists_and_dicts_of_clients_have_none(clients):
     for run in (late_examples, late_examples.as_function()):
-        with pytest.raises(TypeError, match=r"'delay'.* as those of a list or a dict always do; write data.cohort"):
+        with pytest.raises(TypeError, match=r"'delay'.* as clients of a list or a dict always do; write data.cohort"):
             run(2.0, clients)
 
 

@@ -193,7 +193,7 @@ def test_several_arguments_by_id_are_matched_by_id():
         assert run(a, b).tolist() == [13.0, 24.0] and run(b, a).tolist() == [42.0, 31.0]
         with pytest.raises(ValueError, match=r"argument .b. lacks ..bob.., alone has ..c.."):
             run(a, {"ada": 1.0, "c": 2.0})
-        with pytest.raises(ValueError, match=r"argument 'a' is \{id: client\} and argument 'b' has no ids"):
+        with pytest.raises(ValueError, match=r"argument 'a' is \{id: client\}, but argument 'b' has no ids"):
             run(a, [1.0, 2.0])
 
 
@@ -239,8 +239,8 @@ def test_a_struct_of_arrays_and_clients_whose_ids_are_its_names():
         (PAIR, {"ada": {"x": 1.0}}, r"argument 'v', client 'ada': .* missing \['y'\]; .*: \{'y': ..., 'x': ...\}"),
         (PAIR, {"ada": {"x": 1.0, "y": 1.0, "z": 1.0}}, r"client 'ada': .* not expected \['z'\]"),
         (PAIR, [{"x": 1.0, "y": 1.0}, Swapped(1.0, 2.0)._asdict() | {"w": 1.0}], r"client 1: .* not expected \['w'\]"),
-        (PAIR, {1.5: {"x": 1.0, "y": 2.0}}, r"ids for keys, strings or integers, got 1.5 of type float; use str"),
-        (PAIR, {True: {"x": 1.0, "y": 2.0}}, r"ids for keys, strings or integers, got True of type bool"),
+        (PAIR, {1.5: {"x": 1.0, "y": 2.0}}, r"must be ids, strings or integers, got 1.5 of type float; use str"),
+        (PAIR, {True: {"x": 1.0, "y": 2.0}}, r"must be ids, strings or integers, got True of type bool"),
         ("float32", {"ada": "a"}, "argument 'v', client 'ada': expected float32"),
         ("float32", {1.0, 2.0}, "argument 'v': expected"),
     ],
@@ -286,11 +286,13 @@ def test_what_can_be_read_once_is_not_silently_empty():
     generator, iterator = (b for b in [one]), iter([one])
     assert program([generator, iterator]).tolist() == [2.0, 2.0]
     for used in (generator, iterator):
-        with pytest.raises(ValueError, match=r"argument .v.\[1\]: this \w+ has nothing to give, it may"):
+        with pytest.raises(
+            ValueError, match=r"argument .v.\[1\]: this \w+ is empty; it can be read only once, and may"
+        ):
             program([[one], used])
     clients = iter([[one], [one]])
     assert program(clients).tolist() == [2.0, 2.0]
-    with pytest.raises(ValueError, match="argument 'v': this list_iterator has nothing to give"):
+    with pytest.raises(ValueError, match="argument 'v': this list_iterator is empty"):
         program(clients)
     assert program([(b for b in ()), []]).tolist() == [0.0, 0.0]  # a fresh generator may well yield nothing
     groups = itertools.groupby([one, one, 3 * one], key=lambda b: b[0])

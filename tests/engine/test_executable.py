@@ -118,7 +118,9 @@ def test_the_programs_are_those_that_are_compiled(devices, budget):
 
 
 def test_what_has_no_cohort_is_refused():
-    with pytest.raises(TypeError, match=r"totals.estimate takes the cohort of a computation .*, got list; a call"):
+    with pytest.raises(
+        TypeError, match=r"totals.estimate takes the cohort of a computation .*, got list; leave it out"
+    ):
         totals.estimate([1, 2])
     with pytest.raises(TypeError, match="no clients to estimate a call for; leave estimate out"):
         fc.computation(lambda x: x, "float32").estimate(None)

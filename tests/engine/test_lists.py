@@ -47,7 +47,7 @@ def test_examples_of_one_sequence_have_one_shape():
     clients = [{"x": np.ones((2, 3), np.float32)}, {"x": np.ones((2, 4), np.float32)}]
     with pytest.raises(ValueError, match=r"client 1, field 'x': .* got the shape \(4,\) and in it, client 0 \(3,\)"):
         cohort_of_list(clients, type_, "it")
-    with pytest.raises(ValueError, match=r"it, client 1: a dimension `\?` of a client's tensor is the same"):
+    with pytest.raises(ValueError, match=r"it, client 1: a dimension `\?` of a client's tensor must be the same"):
         cohort_of_list([np.ones(2, np.float32), np.ones(3, np.float32)], fc.types.parse_type("float32[?]"), "it")
 
 

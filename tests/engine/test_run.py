@@ -72,8 +72,8 @@ AXIS_TYPES = [(jax.sharding.AxisType.Auto,) * 2, (jax.sharding.AxisType.Explicit
 def test_a_value_that_is_split_over_devices_is_refused(axes, axis_types):
     state = {"w": split(jnp.ones((4, 2)), *axes, axis_types=axis_types), "b": jnp.float32(1)}
     match = (
-        r"argument 'state'\['w'\]: a value at SERVER is whole on one device, got float32\[4,2\] split over 4 devices "
-        r"\(NamedSharding.*\).*jax.device_put\(value, .*PartitionSpec\(\)\)"
+        r"argument 'state'\['w'\]: a value at SERVER must be whole on one device, got float32\[4,2\] split over 4 "
+        r"devices \(NamedSharding.*\).*jax.device_put\(value, .*PartitionSpec\(\)\)"
     )
     with pytest.raises(ValueError, match=match):
         scale(state, [1.0, 2.0])

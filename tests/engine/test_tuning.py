@@ -204,5 +204,7 @@ def test_what_slows_all_but_one_turn_down_changes_no_choice(seconds, quiet):
 
 
 def test_lanes_are_a_number_or_auto():
-    with pytest.raises(TypeError, match=r'EngineConfig\(lanes=...\) is an integer, "auto" or None, got "fast"|fast'):
+    with pytest.raises(
+        TypeError, match=r'EngineConfig\(lanes=...\) must be an integer, "auto" or None, got "fast"|fast'
+    ):
         fc.EngineConfig(lanes="fast")
