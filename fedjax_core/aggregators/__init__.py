@@ -2,20 +2,20 @@
 
   mean, sum                   the weighted mean; the sum
   each                        one aggregator for each field of the updates
-  clip_by_norm                scales down what is longer than a bound, fixed or estimated
-  zero_large                  leaves out what is far too large
+  clip_by_norm                scales down updates longer than a bound, which is fixed or estimated
+  zero_large                  replaces updates that are far too large by zero
   quantile_estimate           estimates a bound from round to round
-  robust                      zeroing and clipping as recommended
+  robust                      zeroing and clipping with recommended settings
   measure                     measurements for debugging
-  median, trimmed_mean        coordinate by coordinate, without the extremes
+  median, trimmed_mean        the middle of each coordinate, without the extremes
   private_mean, AdaptiveNorm  the mean with differential privacy for every client; see the room `privacy`
   quantize                    rounds what the clients send to a few levels, without bias
-  compress                    any compressor of one's own in its place
-  reservoir_sample            a uniform sample of the clients' values, of this round and of all rounds
+  compress                    sends the updates through any compressor
+  reservoir_sample            a uniform sample of the clients' values, from this round and from all rounds
   as_process                  any aggregator as an AggregationProcess
 
-An aggregator is `contracts.Aggregator(init, next)`, a NamedTuple of pure functions over placed values;
-one wraps another by calling it. This one takes the sign of every entry before `inner` sees it:
+An aggregator is `contracts.Aggregator(init, next)`, a NamedTuple of pure functions over placed values.
+One wraps another by calling it. This one takes the sign of every entry before `inner` sees it:
 
   >>> import jax
   >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What the functions of this room ask of their arguments."""
+"""Checks of the arguments of this room's functions."""
 
 import jax.numpy as jnp
 
@@ -9,29 +9,34 @@ from fedjax_core.language import Placed
 
 
 def inner_or_mean(function: str, inner) -> Aggregator:
-    """The aggregator that `function` wraps; None is `mean()`.
+    """The aggregator that `function` wraps, `mean()` if it is None.
 
     Raises:
-      TypeError: `inner` is no Aggregator.
+      TypeError: `inner` is not an `Aggregator`.
 
     Example:
       >>> inner_or_mean("quantize", "mean")
       Traceback (most recent call last):
-      TypeError: quantize(inner=...) is an Aggregator, got 'mean'; write inner=fc.aggregators.mean()
+      TypeError: quantize(inner=...) must be an Aggregator, got 'mean'; write inner=fc.aggregators.mean()
     """
     if inner is None:
         return mean()
     if not isinstance(inner, Aggregator):
-        raise TypeError(f"{function}(inner=...) is an Aggregator, got {inner!r}; write inner=fc.aggregators.mean()")
+        raise TypeError(
+            f"{function}(inner=...) must be an Aggregator, got {inner!r}; write inner=fc.aggregators.mean()"
+        )
     return inner
 
 
 def check_one_weight(function: str, weight: Placed) -> None:
-    """Raises a TypeError unless a client has one weight, and not one for each row or field.
+    """Checks that a client has a single weight, and not one for each row or field.
 
     Args:
-      function: the name to show.
+      function: the name to show in the message.
       weight: at CLIENTS.
+
+    Raises:
+      TypeError: the weight is not a scalar.
 
     Example:
       >>> import fedjax_core as fc
@@ -48,13 +53,16 @@ def check_one_weight(function: str, weight: Placed) -> None:
 
 
 def check_entries(function: str, value_type: types.Type, rule: str, allowed) -> None:
-    """Raises a TypeError unless every leaf of a client's value is a tensor of an allowed kind of dtype.
+    """Checks that every leaf of a client's value is a tensor of an allowed kind of dtype.
 
     Args:
-      function: the name to show.
-      value_type: of a client's value.
-      rule: the kind in words, "real numbers".
-      allowed: kinds such as `jnp.floating`, of which each dtype must be one.
+      function: the name to show in the message.
+      value_type: the type of a client's value.
+      rule: the allowed kinds in words, such as "real numbers".
+      allowed: the allowed kinds, such as `jnp.floating`.
+
+    Raises:
+      TypeError: a leaf is not a tensor, or its dtype is of another kind.
 
     Example:
       >>> check_entries("quantize", types.to_type({"n": "int32"}), "floats", (jnp.floating,))

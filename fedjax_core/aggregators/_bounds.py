@@ -1,4 +1,4 @@
-"""Holding every client to a bound, fixed or estimated: what clipping and zeroing have in common."""
+"""A bound on every client, fixed or estimated: the common part of clipping and zeroing."""
 
 from collections.abc import Callable
 
@@ -21,14 +21,14 @@ def as_bound(argument: str, bound, repair: str) -> EstimationProcess:
     """The process that reports a bound in every round.
 
     Args:
-      argument: as it is shown, for example `clip_by_norm(max_norm=...)`.
+      argument: the argument as the message shows it, for example `clip_by_norm(max_norm=...)`.
       bound: a positive number, infinity included, or an `EstimationProcess` over float32 at CLIENTS
-        whose `next` returns the state alone and that reports float32 at SERVER.
+        whose `next` returns only the state and that reports float32 at SERVER.
       repair: the repaired call.
 
     Raises:
-      TypeError: neither of both.
-      ValueError: a number that is not positive.
+      TypeError: `bound` is neither.
+      ValueError: `bound` is a number that is not positive.
 
     Example:
       >>> process = as_bound("clip_by_norm(max_norm=...)", 2, "write 1.0")
@@ -45,8 +45,8 @@ def as_bound(argument: str, bound, repair: str) -> EstimationProcess:
     reports_bound = types.at_server(_NORM).is_assignable_from(reported)
     if not (takes_sizes and reports_bound and bound.state_type.is_assignable_from(returned)):
         raise TypeError(
-            f"{argument} must be a number or an EstimationProcess that takes {{float32}}@CLIENTS, returns its state "
-            f"alone and reports float32@SERVER, got next {bound.next.type_signature} and report "
+            f"{argument} must be a number, or an EstimationProcess that takes {{float32}}@CLIENTS, returns only its "
+            f"state and reports float32@SERVER, got next {bound.next.type_signature} and report "
             f"{bound.report.type_signature}; write fc.aggregators.quantile_estimate(1.0, 0.8, 0.2)"
         )
     return bound
@@ -64,18 +64,18 @@ def _constant(value: np.float32) -> EstimationProcess:
 def bounded(
     inner: Aggregator, bound: EstimationProcess, names: tuple[str, str], size: Callable, limit: Callable
 ) -> Aggregator:
-    """An aggregator that gives `inner` the clients' values within a bound.
+    """An aggregator that gives `inner` the clients' values, limited by a bound.
 
     A client whose size or weight is not finite contributes zero with weight zero and is counted. The
-    bound's process sees the sizes of the others; it sees NaN, for nobody, where the weight is zero. A
-    bound that is NaN lets nobody pass.
+    bound's process sees the sizes of the other clients, and NaN, which stands for no client, where the
+    weight is zero. If the bound is NaN, no value is within it.
 
     Args:
-      inner: takes the values that were held to the bound.
+      inner: the aggregator that takes the limited values.
       bound: from `as_bound`.
-      names: of the bound, in state and measurements, and of the number of clients over it.
-      size: `(value) -> float32 []`, what may not be over the bound; not finite where an entry is not.
-      limit: `(value, size, bound) -> value`, bit for bit where the size is not over the bound.
+      names: the name of the bound, in state and measurements, and that of the number of clients over it.
+      size: `(value) -> float32 []`, the size that the bound limits; not finite where an entry is not.
+      limit: `(value, size, bound) -> value`; it returns a value within the bound bit for bit.
 
     Returns:
       An `Aggregator` with the state `<bound, inner>` and the measurements
@@ -129,7 +129,7 @@ def bounded(
 
 
 def finite_slope(size: Callable) -> Callable:
-    """`size` with a derivative of zero where it is not finite, computed from one pass over the value.
+    """`size` with a derivative of zero where it is not finite, from one evaluation of `size`.
 
     Example:
       >>> norm = finite_slope(trees.norm)

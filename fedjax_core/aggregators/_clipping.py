@@ -1,4 +1,4 @@
-"""Clipping: no client's update is longer than a bound."""
+"""Clipping: limits the norm of each client's update to a bound."""
 
 import jax.numpy as jnp
 
@@ -13,23 +13,23 @@ def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None =
     r"""Scales a client's value :math:`v` down to :math:`v \min(1, c / \|v\|)` before `inner` sees it.
 
     The norm is the L2 norm of all entries of all leaves together, in float32. A client whose norm or
-    weight is not finite contributes zero with weight zero, as in a round, and is counted: one with a NaN
-    or infinity, or with a norm that float32 cannot hold, beyond 1.8e19. A value within the bound passes
-    bit for bit.
+    weight is not finite contributes zero with weight zero, as in a round, and is counted: its value has
+    a NaN, an infinity, or a norm beyond 1.8e19, which float32 cannot compute. A value within the bound
+    passes bit for bit.
 
     Args:
       max_norm: the bound :math:`c`, positive; infinity clips nothing. Or an `EstimationProcess` that
-        reports it, for example `quantile_estimate`: adaptive clipping. It is given the clients' norms
-        before clipping, NaN for clients whose weight is zero.
-      inner: what aggregates the clipped values; None is `mean()`.
+        reports the bound, for example `quantile_estimate`: adaptive clipping. It receives the clients'
+        norms before clipping, and NaN for clients whose weight is zero.
+      inner: the aggregator of the clipped values; None is `mean()`.
 
     Returns:
-      An `Aggregator` of floating point values. State: `max_norm`, the process's, and `inner`.
-      Measurements: `max_norm`, float32, the bound of this round; `num_clipped` and `num_non_finite`,
-      int32, clients, exact and without noise; `inner`.
+      An `Aggregator` of floating point values. State: `max_norm`, the state of the bound's process, and
+      `inner`. Measurements: `max_norm`, float32, the bound of this round; `num_clipped` and
+      `num_non_finite`, int32, numbers of clients, exact and without noise; `inner`.
 
     Raises:
-      TypeError: an argument of a wrong kind; when built for a value, one that is no floating point.
+      TypeError: an argument is of the wrong kind; when built for a value, if it is not floating point.
       ValueError: `max_norm` is not positive.
 
     Example:
@@ -40,7 +40,7 @@ def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None =
     >>> print(output.result, output.measurements["num_clipped"])
     [0.3  0.65] 1
 
-    To the norm of the 80th percentile, estimated from round to round:
+    Clipping to the 80th percentile of the norms, estimated from round to round:
 
     >>> adaptive = clip_by_norm(fc.aggregators.quantile_estimate(1.0, 0.8, 0.2))
 
@@ -60,9 +60,9 @@ def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None =
 
 
 def scale_to(tree, norm, max_norm):
-    """`tree`, whose norm is given, scaled down to `max_norm` where it is longer, elsewhere bit for bit.
+    """`tree`, whose norm is given, scaled down to `max_norm` if it is longer, and otherwise unchanged bit for bit.
 
-    A norm that overflows float32, infinite, scales to zero; a bound that is NaN makes it NaN.
+    A norm that has overflowed float32 to infinity scales the tree to zero; a bound that is NaN makes it NaN.
 
     Example:
       >>> print(scale_to({"w": jnp.array([3.0, 4.0])}, 5.0, 1.0)["w"])

@@ -7,23 +7,23 @@ from fedjax_core.templates import MeasuredProcessOutput
 
 
 def each(**aggregators: Aggregator) -> Aggregator:
-    """Combines every field of a value in a way of its own.
+    """Combines each field of a value with an aggregator of its own.
 
-    For an update that is more than a change of the weights: a count to be added, a norm, a numerator and a
-    denominator.
+    Use it for an update that holds more than a change of the weights: a count to add up, a norm, a numerator
+    and a denominator.
 
     Args:
       **aggregators: one aggregator for each field of the value, by the field's name.
 
     Returns:
       An `Aggregator` of structs with these fields, in any order; the result is in the value's container. A
-      weight with the same fields has one weight for each of them; any other is given to all. State and
-      measurements are dicts by field. It always releases if one of the aggregators does.
+      weight with the same fields has one weight for each of them; any other weight applies to all fields. State
+      and measurements are dicts by field. It always releases if one of the aggregators does.
 
     Raises:
-      TypeError: no aggregator, or an argument that is none; when built for a value, one that has other fields.
+      TypeError: there is no aggregator, or an argument is not one; when built for a value, if it has other fields.
 
-    Example: the mean of the deltas, and the number of steps in all.
+    Example: the mean of the deltas, and the total number of steps.
 
     >>> import fedjax_core as fc
     >>> aggregator = each(delta=fc.aggregators.mean(), steps=fc.aggregators.sum())
@@ -40,7 +40,7 @@ def each(**aggregators: Aggregator) -> Aggregator:
     for name, aggregator in aggregators.items():
         if not isinstance(aggregator, Aggregator):
             raise TypeError(
-                f"each({name}=...) is an Aggregator, got {aggregator!r}; write {name}=fc.aggregators.mean()"
+                f"each({name}=...) must be an Aggregator, got {aggregator!r}; write {name}=fc.aggregators.mean()"
             )
 
     def init(value_type):

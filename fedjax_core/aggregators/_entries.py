@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def largest_entry(tree) -> jax.Array:
-    r"""The largest absolute entry :math:`\max_i |x_i|`, the L-infinity norm, float32 `[]`; 0 for no entry.
+    r"""The largest absolute entry :math:`\max_i |x_i|`, the L-infinity norm, float32 `[]`; 0 without entries.
 
     Example:
       >>> print(largest_entry({"w": jnp.array([3.0, -4.0]), "n": 2}))
@@ -17,7 +17,7 @@ def largest_entry(tree) -> jax.Array:
 
 
 def smallest_entry(tree) -> jax.Array:
-    r"""The smallest absolute entry :math:`\min_i |x_i|`, float32 `[]`; infinity for no entry.
+    r"""The smallest absolute entry :math:`\min_i |x_i|`, float32 `[]`; infinity without entries.
 
     Example:
       >>> print(smallest_entry({"w": jnp.array([3.0, -4.0]), "n": 2}))
@@ -32,5 +32,5 @@ def _extreme(reduce: Callable, tree, initial: float) -> jax.Array:
 
 
 def _magnitudes(leaf: jax.Array) -> jax.Array:
-    """In float32, where the lowest integer has a magnitude too."""
+    """Absolute values; those of integers in float32, where the lowest integer has one too."""
     return jnp.abs(leaf if jnp.iscomplexobj(leaf) else leaf.astype(jnp.float32))

@@ -18,13 +18,13 @@ def mean() -> Aggregator:
     A total weight of zero gives a zero result and is counted. For the uniform mean give weights of
     one (`weighting="uniform"`).
 
-    A client's weight is one number; or it has one for each row, or for each field, of the value, and they are
-    averaged each by its own: a vector `[k]` for leaves `[k, ...]`, a dict of numbers for a dict.
+    A client's weight is one number, or it holds one for each row or each field of the value, which is then
+    averaged with its own weights: a vector `[k]` for leaves `[k, ...]`, a dict of numbers for a dict.
 
     Returns:
       An `Aggregator` without state. Measurements: `mean_value.norm`, float32, the L2 norm of the
-      result; `mean_weight.total`, float32, of the form of a client's weight, and `mean_weight.num_zero`, int32,
-      how many of these totals are zero.
+      result; `mean_weight.total`, float32, in the form of a client's weight; and `mean_weight.num_zero`, int32,
+      the number of totals that are zero.
 
     Example:
 
@@ -33,7 +33,7 @@ def mean() -> Aggregator:
     >>> process.next(process.initialize(), [1.0, 4.0], [1.0, 2.0]).result
     Array(3., dtype=float32)
 
-    Two rows, each with weights of its own, for clients that train one of two models each:
+    Two rows with separate weights, for clients that each train one of two models:
 
     >>> process = fc.aggregators.as_process(mean(), "float32[2,1]", "float32[2]")
     >>> output = process.next(process.initialize(), [[[1.0], [0.0]], [[3.0], [5.0]]], [[1.0, 0.0], [1.0, 2.0]])
@@ -62,9 +62,9 @@ def mean() -> Aggregator:
 
 
 def _mean_type(value: Placed, weight: Placed) -> types.Type:
-    """The type of the mean, as `federated_mean` has it, which checks value and weight besides.
+    """The type of the mean according to `federated_mean`, which also checks value and weight.
 
-    Its 0 / 0 would have no gradient, so that the division is our own.
+    Its own quotient 0 / 0 would have no gradient, so this file divides itself.
     """
     weight_type = types.member_of(weight.fedjax_type)
     if isinstance(weight_type, types.TensorType) and weight_type.shape == ():
@@ -76,7 +76,7 @@ def _mean_type(value: Placed, weight: Placed) -> types.Type:
     except ValueError:
         raise TypeError(
             "mean takes one weight for each client, or one for each row or field of its value, got the weight "
-            f"{weight_type} for the value {value_type}; for parts that are combined in ways of their own "
+            f"{weight_type} for the value {value_type}; for parts that are combined in different ways "
             "write fc.aggregators.each(...)"
         ) from None
     return types.member_of(federated_mean(value).fedjax_type)
@@ -87,14 +87,14 @@ def _abstract(tensor: types.TensorType) -> jax.ShapeDtypeStruct:
 
 
 def _times(value, weight):
-    """In float32 at least, as `federated_mean`."""
+    """The weighted value, in float32 at least, as in `federated_mean`."""
     return jax.tree.map(
         lambda v, w: v * w.astype(jnp.promote_types(v.dtype, jnp.float32)), value, trees.expand(weight, value)
     )
 
 
 def _divide(dtypes, weighted, total):
-    """Zero for a total of zero, by a division that has a gradient there."""
+    """The quotient, zero for a total of zero, by a division that has a gradient there."""
     denominator = trees.expand(jax.tree.map(lambda t: jnp.where(t == 0, 1, t), total), weighted)
     return jax.tree.map(lambda v, t, d: (v / t.astype(v.dtype)).astype(d), weighted, denominator, dtypes)
 

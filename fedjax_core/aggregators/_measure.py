@@ -1,4 +1,4 @@
-"""What one wants to know of the updates when a run goes wrong."""
+"""Measurements of the updates, for finding out why a run goes wrong."""
 
 from typing import NamedTuple
 
@@ -17,28 +17,28 @@ from fedjax_core.templates import MeasuredProcessOutput
 def measure(inner: Aggregator | None = None) -> Aggregator:
     r"""Adds measurements for debugging to `inner`, whose result and state stay the same bit for bit.
 
-    Over the clients `k` with a positive weight :math:`w_k` and the L2 norm :math:`x_k` of the update:
+    Over the clients `k` with a positive weight :math:`w_k`, it measures the L2 norm :math:`x_k` of the update:
 
     .. math:: \bar x = \frac{\sum_k w_k x_k}{\sum_k w_k}, \qquad
         s^2 = \frac{\sum_k w_k (x_k - \bar x)^2}{\sum_k w_k - \sum_k w_k^2 / \sum_k w_k}
 
-    the mean, and the standard deviation of the unbiased variance. With equal weights these are the
-    ordinary ones, with `n - 1`. Both are weighted as the mean of the updates is, as in TFF.
+    the mean, and the standard deviation from the unbiased variance. With equal weights these are the
+    ordinary ones, with `n - 1`. Both are weighted like the mean of the updates, as in TFF.
 
     Args:
-      inner: what is measured; None is `mean()`.
+      inner: the aggregator to measure; None is `mean()`.
 
     Returns:
-      An `Aggregator` with the state of `inner`. Measurements, float32 but for the count:
+      An `Aggregator` with the state of `inner`. Measurements, float32 except for the count:
 
-      * `client_norm.mean`, NaN over nobody, and `client_norm.stddev`, NaN over fewer than two;
-      * `client_norm.num_non_finite`, int32, clients with a NaN or infinity, which are left out;
+      * `client_norm.mean`, NaN without clients, and `client_norm.stddev`, NaN with fewer than two;
+      * `client_norm.num_non_finite`, int32, the number of clients with a NaN or infinity, which are left out;
       * `server_update.norm`, L2, `server_update.largest` and `server_update.smallest`, the largest and
         the smallest absolute entry of the result;
       * `inner`.
 
     Raises:
-      TypeError: `inner` is no `Aggregator`.
+      TypeError: `inner` is not an `Aggregator`.
 
     Example:
 
@@ -74,16 +74,16 @@ def measure(inner: Aggregator | None = None) -> Aggregator:
 
 
 class _Moments(NamedTuple):
-    """Of the norms of some clients, all `[]`.
+    """Moments of the norms of some clients, all `[]`.
 
     Attributes:
-      number: int32, the clients with a positive weight.
-      num_non_finite: int32, the clients that were left out.
+      number: int32, the number of clients with a positive weight.
+      num_non_finite: int32, the number of clients that were left out.
       weight: the sum of their weights.
-      pairs: the sum over all pairs of clients of the product of their weights: half of the square of
-        the sum less the sum of squares, which would cancel.
+      pairs: the sum of the products of weights over all pairs of clients. It is half the difference
+        between the square of the sum and the sum of squares, which would cancel.
       mean: the weighted mean of their norms.
-      spread: the weighted sum of the squares of the distances from the mean.
+      spread: the weighted sum of the squared distances from the mean.
     """
 
     number: jax.Array | np.int32
@@ -94,7 +94,7 @@ class _Moments(NamedTuple):
     spread: jax.Array | np.float32
 
 
-_NOBODY = _Moments(np.int32(0), np.int32(0), *[np.float32(0)] * 4)  # of Python numbers x64 would make wider ones
+_NOBODY = _Moments(np.int32(0), np.int32(0), *[np.float32(0)] * 4)  # x64 would widen Python numbers
 
 
 def _of_client(value, weight) -> _Moments:
@@ -107,7 +107,7 @@ def _of_client(value, weight) -> _Moments:
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
-    """The moments of both groups, from the distance of their means: sums of squares would cancel."""
+    """The moments of both groups, from the distance between their means: sums of squares would cancel."""
     weight = a.weight + b.weight
     share = b.weight / jnp.where(weight == 0, 1.0, weight)
     distance = b.mean - a.mean

@@ -1,4 +1,4 @@
-"""Means that a few clients cannot move far: coordinate by coordinate, the middle ones count."""
+"""Means that a few clients cannot move far: only the middle values of each coordinate count."""
 
 import fractions
 import functools
@@ -16,25 +16,25 @@ from fedjax_core.types import SERVER
 
 
 def median() -> Aggregator:
-    r"""The median over the clients, of every coordinate by itself.
+    r"""The median over the clients, separately for each coordinate.
 
-    Of an even number it is the mean of the two in the middle. Clients are not weighted, but one of
-    weight zero is left out, for it has nothing to say and its zeros would pull the median to zero;
-    so is one with a NaN or infinity anywhere in its value.
+    For an even number of clients it is the mean of the two in the middle. Clients are not weighted, but a
+    client of weight zero is left out, since it has no update and its zeros would pull the median toward
+    zero; so is a client with a NaN or infinity anywhere in its value.
 
-    The pattern for an aggregator that needs the value of every client: `federated_collect` brings
+    This is the pattern for an aggregator that needs the value of every client: `federated_collect` brings
     them to the server, stacked, in memory that grows with the cohort (beyond
-    `EngineConfig(memory_budget=...)` it is refused), and `federated_map` does the rest, in a program
+    `EngineConfig(memory_budget=...)` the call is refused), and `federated_map` does the rest, in a program
     that is compiled once for each number of clients.
 
     Returns:
-      An `Aggregator` without state. Where nobody is left the result is zero, and counted.
+      An `Aggregator` without state. If no client is left, the result is zero and this is counted.
       Measurements: `median_value.norm`, float32, the L2 norm of the result; `clients`, int32:
-      `num_used`, `num_non_finite` (left out for a NaN or infinity), and `num_zero`, one where nobody
+      `num_used`, `num_non_finite` (left out for a NaN or infinity), and `num_zero`, 1 if no client
       was used.
 
     Raises:
-      TypeError: when given a value that is not of real numbers.
+      TypeError: when built for a value that does not consist of real numbers.
 
     Example: one client of three is far off.
 
@@ -51,22 +51,22 @@ def median() -> Aggregator:
 
 
 def trimmed_mean(fraction: float) -> Aggregator:
-    r"""The mean over the clients without the extremes, of every coordinate by itself.
+    r"""The mean over the clients without the extremes, separately for each coordinate.
 
-    Of :math:`n` clients the :math:`\lfloor \beta n \rfloor` smallest and as many of the largest
-    entries are left out, :math:`\beta` being `fraction`. Clients are left out altogether, and all
-    is kept in memory, as in `median`.
+    Of the entries of :math:`n` clients, the :math:`\lfloor \beta n \rfloor` smallest and as many of the
+    largest are left out, where :math:`\beta` is `fraction`. Which clients are left out altogether, and what
+    is kept in memory, is as in `median`.
 
     Args:
-      fraction: what to leave out at either end, from 0 (the uniform mean) to below 0.5 (the
-        median). It is taken as the nearest fraction whose denominator is at most 32,768, so that
+      fraction: the fraction to leave out at either end, from 0 (the uniform mean) to below 0.5 (the
+        median). It is taken as the nearest fraction with a denominator of at most 32,768, so that
         0.1 of ten clients is one.
 
     Returns:
-      An `Aggregator` as `median`, with `trimmed_mean_value` in place of `median_value`.
+      An `Aggregator` like `median`, with `trimmed_mean_value` in place of `median_value`.
 
     Raises:
-      TypeError: `fraction` is no number; when given a value that is not of real numbers.
+      TypeError: `fraction` is not a number; when built for a value that does not consist of real numbers.
       ValueError: `fraction` is not in [0, 0.5).
 
     Example:
@@ -93,7 +93,7 @@ def trimmed_mean(fraction: float) -> Aggregator:
 
 
 def _middle_mean(name: str, num_left_out: Callable) -> Aggregator:
-    """The mean of the clients in the middle; `num_left_out(number of clients)` are cut off at either end."""
+    """The mean of the middle entries; `num_left_out(number of clients)` of them are cut off at either end."""
 
     def init(value_type):
         check_entries(name, value_type, "real numbers", (jnp.integer, jnp.floating))
@@ -115,14 +115,14 @@ def _mean_dtype(tensor: types.TensorType):
 
 
 def _client(value, weight):
-    """The value with infinity in place of all entries that do not count, so that they sort behind the others."""
+    """The value, with infinity for every entry that does not count, so that these sort behind the others."""
     finite = trees.is_finite(value)
     used = finite & (weight > 0)
     return jax.tree.map(lambda v: jnp.where(used, v, jnp.inf), trees.widen(value)), used, finite
 
 
 def _middle(num_left_out: Callable, dtypes, clients):
-    """The mean of the middle of every coordinate, from values `[C, ...]`, and how many clients were used."""
+    """The mean of the middle entries of each coordinate, from values `[C, ...]`, and the counts of clients."""
     values, used, finite = clients
     number = jnp.sum(used, dtype=jnp.int32)
     skipped = num_left_out(number)
@@ -131,7 +131,7 @@ def _middle(num_left_out: Callable, dtypes, clients):
         rank = jax.lax.broadcasted_iota(jnp.int32, value.shape, 0)
         middle = (rank >= skipped) & (rank < number - skipped)
         num_kept = jnp.maximum(number - 2 * skipped, 1).astype(value.dtype)
-        # Divided first: the sum of large entries would overflow.
+        # Divide first: the sum of large entries could overflow.
         return jnp.sum(jnp.where(middle, jnp.sort(value, axis=0), 0) / num_kept, axis=0).astype(dtype)
 
     counts = {

@@ -1,4 +1,4 @@
-"""What can be made anew and is kept: the folder it is kept in, and what XLA compiles."""
+"""The cache on disk: its folder, and the programs that XLA compiles."""
 
 import os
 import pathlib
@@ -9,10 +9,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder of fedjax_core in the user's cache folder; it need not exist yet, and may be deleted at any time.
+    """The folder of fedjax_core in the user's cache folder; it may not exist yet, and can be deleted at any time.
 
-    `$XDG_CACHE_HOME` where it is set to an absolute path; otherwise `%LOCALAPPDATA%` on Windows,
-    `~/Library/Caches` on macOS, `~/.cache` elsewhere.
+    The user's cache folder is `$XDG_CACHE_HOME` where that is an absolute path; otherwise `%LOCALAPPDATA%` on Windows,
+    `~/Library/Caches` on macOS, and `~/.cache` elsewhere.
 
     Returns:
       An absolute path that ends in `fedjax_core`.
@@ -45,7 +45,7 @@ def use_compilation_cache(folder: str | os.PathLike | None = None) -> pathlib.Pa
     limit and can be deleted at any time.
 
     Args:
-      folder: it is made where there is none. None: `fedjax_core/xla` in the user's cache folder
+      folder: the folder, which is made if it does not exist. None: `fedjax_core/xla` in the user's cache folder
         (`$XDG_CACHE_HOME`, or `~/.cache`, `~/Library/Caches`, `%LOCALAPPDATA%`).
 
     Returns:
@@ -64,5 +64,5 @@ def use_compilation_cache(folder: str | os.PathLike | None = None) -> pathlib.Pa
     path.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    compilation_cache.reset_cache()  # jax decides at the first program that it compiles whether it has a cache
+    compilation_cache.reset_cache()  # JAX decides at the first program that it compiles whether it has a cache
     return path

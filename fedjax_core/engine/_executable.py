@@ -25,16 +25,29 @@ from fedjax_core.language.graph import Node, Trim, ancestors, first_rows
 
 
 class CallEstimate(NamedTuple):
-    """What a call of a computation on a cohort takes.
+    """What a call of a computation on a cohort costs.
 
     Attributes:
-      received_bytes: what each client receives, as `Computation.describe` counts it; of a value with a dimension `?`
-        nothing counts.
-      sent_bytes: what each client sends, likewise.
-      device_bytes: what the clients' data take on one device at a time, padding included.
-      num_waves: in how many parts the cohort runs, one after the other.
-      num_programs: how many XLA programs are compiled for it, unless they are there already; the small ones that only
-        move arrays between devices do not count.
+      received_bytes: the bytes that each client receives, as `Computation.describe` counts them; values with a
+        dimension `?` are not counted.
+      sent_bytes: the bytes that each client sends, counted likewise.
+      device_bytes: the bytes that the clients' data take on one device at a time, padding included.
+      num_waves: the number of parts in which the cohort runs, one after the other.
+      num_programs: the number of XLA programs that are compiled for it unless they exist already, without the small
+        ones that only move arrays between devices.
+
+    Example:
+
+    >>> import numpy as np, fedjax_core as fc
+    >>> data = fc.data.from_clients({name: {"x": np.ones((5, 2), np.float32)} for name in ("ada", "bob")})
+    >>> @fc.federated_computation(fc.at_clients("<x=float32[?,2]>*"))
+    ... def count(batches):
+    ...     def steps(batches):
+    ...         return batches.reduce(np.int32(0), lambda total, batch, mask: total + 1)
+    ...     return fc.federated_sum(fc.federated_map(steps, batches))
+    >>> cost = count.estimate(data.cohort(["ada", "bob"], fc.data.Batching(batch_size=2)))
+    >>> cost.received_bytes, cost.sent_bytes, cost.num_waves
+    (0, 4, 1)
     """
 
     received_bytes: int
@@ -168,11 +181,11 @@ def _is_weak(leaf: jax.Array) -> bool:
 
 
 def _estimate(plan: Plan, layout: Layout, cohort: Cohort) -> CallEstimate:
-    """Estimates a call; reads no example and compiles nothing."""
+    """Estimates a call without reading an example or compiling anything."""
     schedule, communicated = make_schedule(cohort, layout), exchanges(plan)
     received = [size_of(exchange.received).num_bytes for exchange in communicated]
     sent = [size_of(exchange.sent).num_bytes for exchange in communicated]
-    # A cohort in several waves begins each pass with accumulators that a program of their own makes.
+    # A cohort in several waves begins each pass with accumulators, which take a program of their own.
     of_passes = len(plan.passes) * (2 if schedule.num_waves > 1 else 1)
     return CallEstimate(
         received_bytes=sum(received),

@@ -1,4 +1,4 @@
-"""The cores of the machine: one CPU device each, and a warning where they would stay idle."""
+"""The cores of the machine: one CPU device per core, and a warning if cores would stay idle."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ _FLAG = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
 
 def available_cores() -> int:
-    """How many cores this process may run on.
+    """The number of cores that this process may run on.
 
     Example:
 
@@ -25,24 +25,24 @@ def available_cores() -> int:
 def use_all_cores(devices: int | None = None) -> int:
     """Makes JAX show one CPU device per core, over which the engine spreads the clients.
 
-    Call it after the imports, before JAX's first use: a process cannot change its devices. A number
-    of CPU devices that is set already, by JAX's option `jax_num_cpu_devices` or in `XLA_FLAGS`,
-    stays as it is, so a second call changes nothing. Where JAX runs on an accelerator, nothing
-    changes either.
+    Call it after the imports and before JAX's first use: a process cannot change its devices. If the
+    number of CPU devices is set already, by JAX's option `jax_num_cpu_devices` or in `XLA_FLAGS`, it
+    stays as it is, so a second call changes nothing. Nor does a call change anything where JAX runs on
+    an accelerator.
 
     Args:
-      devices: how many CPU devices. None: as many as there are cores that this process may run on.
+      devices: the number of CPU devices. None: as many as there are cores that this process may run on.
 
     Returns:
-      How many CPU devices JAX will show; once JAX is in use, how many devices it shows. JAX is not
-      put to use by this call.
+      The number of CPU devices that JAX will show or, once JAX is in use, the number of devices that it
+      shows. The call itself does not initialize JAX.
 
     Raises:
-      TypeError: `devices` is no integer.
+      TypeError: `devices` is not an integer.
       ValueError: `devices` is not positive.
       RuntimeError: JAX is in use and shows fewer CPU devices.
 
-    Example: as the first line after the imports (here the number was set before).
+    Example: the first line after the imports (here the number had been set before).
 
     >>> import fedjax_core as fc
     >>> fc.use_all_cores()
@@ -50,9 +50,11 @@ def use_all_cores(devices: int | None = None) -> int:
     """
     if devices is not None:
         if isinstance(devices, bool) or not isinstance(devices, int):
-            raise TypeError(f"use_all_cores(devices=...) is an integer or None, got {devices!r}")
+            raise TypeError(f"use_all_cores(devices=...) must be an integer or None, got {devices!r}")
         if devices <= 0:
-            raise ValueError(f"use_all_cores(devices=...) is positive, got {devices}; leave it out for one per core")
+            raise ValueError(
+                f"use_all_cores(devices=...) must be positive, got {devices}; leave it out for one per core"
+            )
     chosen = _chosen_number()
     if chosen is not None:
         return chosen
@@ -65,7 +67,7 @@ def use_all_cores(devices: int | None = None) -> int:
 
 
 def _chosen_number() -> int | None:
-    """The number of CPU devices that was set before JAX's first use, None if that was left to JAX."""
+    """The number of CPU devices that was set before JAX's first use, or None if none was set."""
     option = getattr(jax.config, _OPTION)
     if option >= 0:
         return option
@@ -77,7 +79,7 @@ def _shown_at_least(number: int, argument: str) -> int:
     shown = jax.devices()
     if shown[0].platform == "cpu" and len(shown) < number:
         raise RuntimeError(
-            f"use_all_cores comes before JAX's first use, and JAX is in use with {_cpu_devices(len(shown))} instead of "
+            f"use_all_cores must come before JAX's first use, but JAX is in use with {_cpu_devices(len(shown))}, not "
             f"{number}; write fc.use_all_cores({argument}) right after the imports, in a notebook after a restart"
         )
     return len(shown)
@@ -88,14 +90,14 @@ def _cpu_devices(number: int) -> str:
 
 
 def warn_if_cores_idle(devices: tuple) -> None:
-    """Warns, once in a process, when the clients run on the only CPU device of a machine with more cores.
+    """Warns, once per process, if the clients run on the only CPU device of a machine with more cores.
 
-    It is silent where somebody has decided: the number of CPU devices was set (to 1, too), JAX
-    shows more devices than the engine was given, or the process is one of several that share the
-    work. Whoever calls it leaves it out when the user gave `EngineConfig(devices=...)`.
+    It is silent where the user has decided: the number of CPU devices was set (even to 1), JAX
+    shows more devices than the engine uses, or the process is one of several that share the
+    work. It is not called if the user gave `EngineConfig(devices=...)`.
 
     Args:
-      devices: where the clients run.
+      devices: the devices on which the clients run.
 
     Warns:
       UserWarning: with the call that repairs it.

@@ -1,4 +1,4 @@
-"""Values that exist once, as the type of an argument declares them: what a call takes, and what a trace takes."""
+"""Values that exist once, in the type that an argument declares, for a call and for a trace."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ def concrete_member(value: Any, type_: types.Type, name: str) -> Any:
     Args:
       value: a pytree of arrays, numbers and lists of batches.
       type_: a type of tensors, structs and sequences.
-      name: the argument that it is given for.
+      name: the name of the argument in error messages.
 
     Raises:
-      TypeError, ValueError: a value of another type.
+      TypeError, ValueError: the value has another type.
     """
     match type_:
         case types.SequenceType() if not isinstance(value, ClientBatches):
@@ -35,14 +35,14 @@ def concrete_member(value: Any, type_: types.Type, name: str) -> Any:
 
 
 def traced_member(value: Any, type_: types.Type, name: str) -> Any:
-    """The same of a value that may hold tracers."""
+    """A value that may hold tracers, in the declared containers and dtypes; arguments as in `concrete_member`."""
     if isinstance(type_, types.StructType) and not isinstance(value, ClientBatches):
         children = zip(type_.children, type_.unpack(value))
         return type_.pack([traced_member(child, t, name) for t, child in children])
     if isinstance(type_, types.SequenceType) and not isinstance(value, ClientBatches):
         return concrete_member(value, type_, name)
     if not isinstance(value, ClientBatches | jax.core.Tracer):
-        # Outside `jit` a NumPy array would reach the user's function as it is, and no tracer of a `scan` can index it.
+        # Outside `jit` a NumPy array would reach the user's function as it is, and a `scan`'s tracer cannot index it.
         value = jax.tree.map(jnp.asarray, concrete_member(value, type_, name))
     found = types.type_of(value)
     if not type_.is_assignable_from(found):

@@ -1,7 +1,7 @@
 """Transfers: values from this process to the devices of all processes, and back to the server.
 
 Every process holds the server's values, on the first of its own devices, and computes the same with
-them. Nothing but a pass over the clients, and what it leaves, crosses the processes.
+them. Only a pass over the clients, and its results, cross the processes.
 """
 
 import collections
@@ -25,11 +25,11 @@ _KEPT = 4
 
 
 class BufferPool:
-    """Hands out uninitialized arrays and takes their memory back when nobody holds them any more.
+    """Hands out uninitialized arrays and takes their memory back when nothing refers to them any more.
 
-    On CPU a device array may be the very memory of the NumPy array that it was put from, so the
-    memory is free again only when that device array has gone too: the owner of the memory is an
-    object that NumPy views and device arrays keep alive, and its finalizer returns it.
+    On CPU a device array may be the very memory of the NumPy array that it was made from, so the
+    memory is free again only when that device array is gone too. The owner of the memory is therefore
+    an object that NumPy views and device arrays keep alive, and its finalizer returns the memory.
     """
 
     def __init__(self):
@@ -46,7 +46,7 @@ class BufferPool:
         with self._lock:
             memory = self._free[size].pop() if self._free[size] else np.empty(size + _ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
-        # No NumPy array: views of views refer to the array at the bottom alone, so one in between would go too early.
+        # Not a NumPy array: a view of a view refers only to the array at the bottom, so one in between would die early.
         owner = (ctypes.c_uint8 * size).from_buffer(memory, start)  # pyright: ignore[reportArgumentType]  # NumPy's types lack it
         weakref.finalize(owner, self._give_back, size, memory).atexit = False
         return np.frombuffer(owner, dtype).reshape(shape)  # pyright: ignore[reportCallIssue, reportArgumentType]  # likewise
@@ -60,12 +60,12 @@ class BufferPool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FlatTree:
-    """A pytree, flattened.
+    """A pytree of many arrays as a few, mostly one, since every array that crosses devices costs time of its own.
 
     Attributes:
-      joined: arrays `[*lead, N]`, in order of their first leaves: one of uint32 for the bits of all keys and
-        numbers of 32 bits, and one for every other dtype; `N` is at least one, since JAX does not split an
-        array without entries over devices.
+      joined: arrays `[*lead, N]`, in the order of their first leaves: one of uint32 for the bits of all keys and
+        numbers of 32 bits, and one for every other dtype. `N` is at least one, since JAX does not split an
+        empty array over devices.
       form: `(tree structure, (shape of the bits behind lead, dtype) of each leaf, number of leading dimensions)`.
     """
 
@@ -74,7 +74,7 @@ class FlatTree:
 
 
 def flatten(tree: Any, lead: int) -> FlatTree:
-    """Joins the bits of the leaves; their first `lead` dimensions are the same and stay.
+    """Joins the bits of the leaves, whose first `lead` dimensions must be equal and are kept.
 
     Example:
 
@@ -139,7 +139,7 @@ def _is_key(dtype) -> bool:
 
 
 def shard(arrays: Any, layout: Layout) -> Any:
-    """Arrays `[D, ...]` of the local devices, row by row on them; what is there already stays."""
+    """Puts arrays `[D, ...]` on the local devices, one row on each; arrays that are there already stay."""
     if layout.one_process:
         return jax.device_put(arrays, layout.clients)  # on CPU without a copy where a device's part is aligned
     return jax.tree.map(functools.partial(_shard_leaf, layout), arrays)
@@ -155,7 +155,7 @@ def _shard_leaf(layout: Layout, leaf):
 
 
 def join(parts: list, layout: Layout) -> Any:
-    """One pytree of arrays `[1, ...]` per local device as one of arrays `[D, ...]` over all devices."""
+    """Joins a pytree of arrays `[1, ...]` per local device into one of arrays `[D, ...]` over all devices."""
     return jax.tree.map(functools.partial(_join_leaves, layout), *parts)
 
 
@@ -166,7 +166,7 @@ def _join_leaves(layout: Layout, *leaves):
 
 
 def broadcast(values: Any, layout: Layout) -> Any:
-    """The server's values as the passes take them: on every device, `FlatTree` where there are several."""
+    """The server's values as the passes take them: on every device, as a `FlatTree` if there are several."""
     if len(layout.devices) == 1:
         return values
     flat = _flatten(values)
@@ -181,12 +181,12 @@ def broadcast(values: Any, layout: Layout) -> Any:
 
 
 def to_server(values: Any, layout: Layout) -> Any:
-    """What a pass left on all devices (`FlatTree` where there are several), whole, at the server."""
+    """The result of a pass, which is on all devices (a `FlatTree` if there are several), whole at the server."""
     if len(layout.devices) == 1:
         return values
     if not layout.one_process:
         return _unflatten(jax.tree.map(lambda x: x.addressable_data(0), _gathered(layout)(values)))
-    # Device by device: an array that JAX gathers by itself would be a program over all devices.
+    # Device by device: if JAX gathered an array, that would be a program over all devices.
     leaves, structure = jax.tree.flatten(values)
     parts = [[leaf.addressable_data(d) for d in layout.local] for leaf in leaves]
     return _joined(structure, jax.device_put(parts, layout.server))
@@ -204,11 +204,11 @@ def _unflatten(flat: FlatTree):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _joined(structure, parts: list):
-    """The values from the parts that each device had of them."""
+    """The values, joined from the part that each device held."""
     return unflatten(jax.tree.unflatten(structure, [jnp.concatenate(part) for part in parts]))
 
 
-# Kept for each layout: a function that is made anew in every call is compiled anew.
+# Kept for each layout: a function that is made anew in every call is compiled anew too.
 @functools.lru_cache(maxsize=8)
 def _gathered(layout: Layout):
     return jax.jit(lambda values: values, out_shardings=layout.broadcast)

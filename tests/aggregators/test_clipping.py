@@ -196,7 +196,7 @@ def _counter(value_type="float32", reported="float32"):
 
 @pytest.mark.parametrize("types", [("int32", "float32"), ("float32", "int32"), ("float32[2]", "float32")])
 def test_estimates_of_something_else_are_refused(types):
-    with pytest.raises(TypeError, match=r"must be a number or an EstimationProcess .*quantile_estimate\(1\.0"):
+    with pytest.raises(TypeError, match=r"must be a number, or an EstimationProcess .*quantile_estimate\(1\.0"):
         clip_by_norm(_counter(*types))
 
 
@@ -207,5 +207,5 @@ def test_an_estimate_that_returns_more_than_its_state_is_refused():
     def next(state, value):
         return inner.next(state, value), fc.federated_max(value)
 
-    with pytest.raises(TypeError, match="returns its state alone"):
+    with pytest.raises(TypeError, match="returns only its state"):
         clip_by_norm(EstimationProcess(inner.initialize, next, inner.report))

@@ -75,7 +75,7 @@ def test_values_with_other_fields_are_refused(value_type):
 
 
 def test_what_is_no_aggregator_is_refused():
-    with pytest.raises(TypeError, match=r"each\(norm=...\) is an Aggregator.*write norm=fc.aggregators.mean\(\)"):
+    with pytest.raises(TypeError, match=r"each\(norm=...\) must be an Aggregator.*write norm=fc.aggregators.mean\(\)"):
         each(norm=aggregators.mean)
     with pytest.raises(TypeError, match="takes an aggregator for each field, got none"):
         aggregators.each()

@@ -171,7 +171,11 @@ def test_thirty_rounds_are_compiled_once_and_learn():
         ({"num_bits": 2.0}, ValueError, "got 2.0"),
         ({"num_bits": True}, TypeError, "got True"),
         ({"num_bits": "8"}, TypeError, "got '8'"),
-        ({"inner": mean}, TypeError, r"\(inner=...\) is an Aggregator, got .*; write inner=fc.aggregators.mean\(\)"),
+        (
+            {"inner": mean},
+            TypeError,
+            r"\(inner=...\) must be an Aggregator, got .*; write inner=fc.aggregators.mean\(\)",
+        ),
         ({"key": 1}, TypeError, r"quantize\(key=...\) must be one JAX key, got 1"),
     ],
 )

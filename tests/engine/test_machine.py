@@ -88,7 +88,7 @@ def test_the_last_flag_counts_as_it_does_in_xla(monkeypatch):
 
 @pytest.mark.usefixtures("nothing_chosen")
 def test_too_late():
-    message = r"in use with 8 CPU devices instead of 9; write fc.use_all_cores\(9\) right after the imports"
+    message = r"in use with 8 CPU devices, not 9; write fc.use_all_cores\(9\) right after the imports"
     with pytest.raises(RuntimeError, match=message):
         fc.use_all_cores(9)
 
@@ -114,13 +114,13 @@ def test_nothing_changes_on_an_accelerator(monkeypatch):
 
 @pytest.mark.parametrize("value", [1.0, "2", True])
 def test_devices_is_an_integer(value):
-    with pytest.raises(TypeError, match=rf"use_all_cores\(devices=...\) is an integer or None, got {value!r}"):
+    with pytest.raises(TypeError, match=rf"use_all_cores\(devices=...\) must be an integer or None, got {value!r}"):
         fc.use_all_cores(value)
 
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_devices_is_positive(value):
-    with pytest.raises(ValueError, match=rf"is positive, got {value}; leave it out for one per core"):
+    with pytest.raises(ValueError, match=rf"must be positive, got {value}; leave it out for one per core"):
         fc.use_all_cores(value)
 
 
