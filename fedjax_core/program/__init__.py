@@ -1,21 +1,21 @@
-"""Programs: a training loop, checkpoints, what is released after each round, and the files that a run leaves.
+"""Programs: the training loop, its checkpoints, the release of each round's values, and the files of a run.
 
-Run                          rounds of a learning process in a folder: evaluated, resumed, watched from other processes
+Run                          runs, evaluates and resumes the rounds of a learning process in a folder
   Evaluation, EvaluationResult, EarlyStopping, Estimate
   Export, export_weights, export_predict
-train                        a `Run` in one call
-Round, TrainResult, History  what a run gives after a round, returns and records
-Experiment, Job              a `Run` by the methods of tf.contrib.learn's Experiment
+train                        builds a `Run` and trains it in one call
+Round, TrainResult, History  what a run passes to its hooks after a round, returns at its end, and records
+Experiment, Job              a `Run` with the methods of tf.contrib.learn's Experiment
 RunFolder                    a folder per run: weights.npz, metrics.csv, curves.png
-Checkpoint, Checkpoints      what a run needs to go on, written while it goes on, verified when it is read
-ReleaseManager               takes the values of a round out of the program
+Checkpoint, Checkpoints      what a run needs to resume; written in the background and verified when read
+ReleaseManager               takes the values of each round out of the program
   release_to_csv, release_to_json_lines, release_to_memory, release_to_log
   release_to_tensorboard, release_to_wandb, release_to_mlflow
   group_releases, filter_releases, periodic_releases
-sole_writer                  the time in which nobody else writes to a folder
-save_weights, load_weights   a pytree of arrays as a file of plain arrays, no pickle
+sole_writer                  a context in which no other run writes to a folder
+save_weights, load_weights   a pytree of arrays as a file of plain arrays, without pickle
 save_csv, save_curves        a `History` as a table and as a picture
-flatten_metrics, find_metric the numbers of a pytree of metrics, and one by its name
+flatten_metrics, find_metric the numbers in a pytree of metrics by their paths, and one of them by its name
 """
 
 from fedjax_core._signposts import signpost

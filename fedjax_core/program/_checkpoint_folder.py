@@ -1,4 +1,4 @@
-"""One checkpoint as a folder: arrays in orbax's format, and a manifest to verify them by."""
+"""One checkpoint as a folder: arrays in orbax's format, and a manifest that verifies them."""
 
 import functools
 import hashlib
@@ -19,22 +19,22 @@ _ARRAYS, _HISTORY, _MANIFEST = "arrays", "history.jsonl", "manifest.json"
 
 
 class DamagedCheckpointError(ValueError):
-    """A checkpoint is empty, incomplete, or not what was written."""
+    """A checkpoint is empty or incomplete, or its content has changed since it was written."""
 
 
 class CheckpointTypeError(TypeError):
-    """A checkpoint holds a state of another type than the process has: another model or algorithm."""
+    """The state in a checkpoint is of a different type than the process's: it is of another model or algorithm."""
 
 
 def host_arrays(state: Any) -> dict[str, np.ndarray]:
-    """Copies of a state's leaves by their paths; a key is its data."""
+    """Copies of a state's leaves, by path; of a key, its key data."""
     paths = [path or "value" for path, _ in types.type_leaves(types.type_of(state))]
     arrays = jax.device_get([_data(leaf) for leaf in jax.tree.leaves(state)])
     return dict(zip(paths, map(np.array, arrays), strict=True))  # on CPU, `device_get` gives a view
 
 
 def state_digest(state: Any) -> str:
-    """A short text that is another one for another state."""
+    """A short digest of a state; different states have different digests."""
     arrays = host_arrays(state)
     return _digest(_canonical({name: _entry(array) for name, array in arrays.items()}))
 
@@ -52,13 +52,13 @@ def _is_key(leaf: jax.Array) -> bool:
 def write_checkpoint(
     path: pathlib.Path, type_: str, arrays: dict[str, np.ndarray], about: dict[str, Any], history: Iterable[bytes]
 ) -> None:
-    """Writes a checkpoint, which is there whole or not at all.
+    """Writes a checkpoint atomically: it is complete, or it does not exist.
 
     Args:
-      path: its folder.
-      type_: of the state, in notation.
-      arrays: from `host_arrays`.
-      about: JSON, as it is read back: no tuples, and keys are texts.
+      path: the checkpoint's folder.
+      type_: the type of the state, in notation.
+      arrays: the arrays that `host_arrays` returned.
+      about: a JSON value that reads back unchanged: no tuples, and every key is a string.
       history: the lines of a `History`.
     """
 
@@ -72,8 +72,8 @@ def write_checkpoint(
             "format": _FORMAT,
             "type": type_,
             "arrays": {name: _entry(array) for name, array in arrays.items()},
-            # Where the segments of client tables will be listed, by the paths of the tables in the state. They are
-            # files beside the checkpoints, since most of a table is the same after a round.
+            # Will list the segments of client tables, by the paths of the tables in the state. Segments are files
+            # beside the checkpoints, since a round leaves most of a table unchanged.
             "tables": {},
             "files": _files(folder),
             "about": about,
@@ -85,10 +85,10 @@ def write_checkpoint(
 
 
 def read_about(path: pathlib.Path) -> dict[str, Any]:
-    """What was given as `about`.
+    """The `about` that was given to `write_checkpoint`.
 
     Raises:
-      DamagedCheckpointError: the manifest is not what was written.
+      DamagedCheckpointError: the manifest has changed since it was written.
     """
     return _manifest(path)["about"]
 
@@ -97,16 +97,16 @@ def read_checkpoint(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any],
     """Reads a checkpoint and verifies all of it.
 
     Args:
-      path: its folder.
-      like: a state of the process; only its type and where its leaves are count.
+      path: the checkpoint's folder.
+      like: a state of the process; only its type and the devices of its leaves matter.
 
     Returns:
-      The state, in the containers and on the devices of `like`; what was given as `about`; the lines of the
+      The state, in the containers and on the devices of `like`; the `about` that was written; the lines of the
       history.
 
     Raises:
-      DamagedCheckpointError: something is missing or not what was written.
-      CheckpointTypeError: the state is of another type than `like`.
+      DamagedCheckpointError: something is missing or has changed since it was written.
+      CheckpointTypeError: the state is of a different type than `like`.
     """
     manifest = _manifest(path)
     _check_type(path, manifest["type"], str(types.type_of(like)))
@@ -133,8 +133,8 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
         raise DamagedCheckpointError(f"{path / _MANIFEST} is not what was written")
     if manifest["format"] != _FORMAT:
         raise ValueError(
-            f"{path} is of format {manifest['format']} and this version reads {_FORMAT}; read it with the version of "
-            "fedjax-core that wrote it"
+            f"{path} has format {manifest['format']} and this version reads format {_FORMAT}; read it with the version "
+            "of fedjax-core that wrote it"
         )
     if manifest["tables"]:
         raise ValueError(
@@ -149,13 +149,13 @@ def _unreadable(path: pathlib.Path, error: OSError) -> DamagedCheckpointError:
 
 
 def _files(path: pathlib.Path) -> dict[str, str]:
-    """The digests of the files that a checkpoint has so far."""
+    """The digests of the files written so far."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return {file.relative_to(path).as_posix(): _file_digest(file) for file in files}
 
 
 def _check_files(path: pathlib.Path, digests: dict[str, str]) -> None:
-    """Checks them before orbax reads them: where it fails, what it has begun to read fails later, out of reach."""
+    """Checks the files before orbax reads them: reads that orbax has started before it fails raise later, uncaught."""
     for name, digest in digests.items():
         try:
             found = _file_digest(path / name)
@@ -178,17 +178,17 @@ def _check_type(path: pathlib.Path, saved: str, own: str) -> None:
 
 
 def _arrays(folder: pathlib.Path, entries: dict[str, dict]) -> list[np.ndarray]:
-    """The arrays in the order in which they were written."""
+    """The verified arrays, in the order in which they were written."""
     stored = any(0 not in entry["shape"] for entry in entries.values())
     try:
         found = _orbax().restore(folder.absolute()) if stored else {}  # pyright: ignore[reportArgumentType]
-    except Exception as error:  # whatever a library raises on files that are not what it wrote
+    except Exception as error:  # orbax and its libraries raise all kinds of exceptions for damaged files
         raise DamagedCheckpointError(f"{folder} cannot be read: {str(error)[:200] or error!r}") from error
     return [_verified(folder, name, entry, found) for name, entry in entries.items()]
 
 
 def _stored(array: np.ndarray) -> np.ndarray:
-    """The array, or its bytes where the numbers are so narrow that the format does not know them."""
+    """The array, or its bytes where orbax's format lacks its dtype, such as float8."""
     return array.view(np.uint8) if array.dtype.kind == "V" and array.itemsize == 1 else array
 
 
@@ -243,11 +243,10 @@ def _write_arrays(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 
 @functools.cache
 def _orbax():
-    """Orbax's format, for this process alone. It takes any path, though its types ask for one of etils.
+    """Orbax's handler of its format, for this process alone; it takes any path, although its types ask for etils'.
 
-    The handler without the `Checkpointer` that usually goes with it: that names a folder when it is
-    complete, as we do with all that a checkpoint has. Imported here, since that takes as long as
-    importing JAX.
+    The `Checkpointer` that usually wraps a handler renames the folder when it is complete; here that happens once, for
+    the whole checkpoint. Orbax is imported when first used because that takes as long as importing JAX.
     """
     import orbax.checkpoint as ocp
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: when, which are kept, and the way back."""
+"""The checkpoints of a run: when they are written, which are kept, and how a run resumes from one."""
 
 import concurrent.futures
 import json
@@ -25,15 +25,15 @@ from fedjax_core.program._warn import warn
 
 
 class Checkpoint(NamedTuple):
-    """All that a run needs to go on after a round.
+    """All that a run needs to continue after a round.
 
     Attributes:
       round: the number of the round, at least 0.
-      state: the process's state after it, a pytree of arrays and keys.
+      state: the process's state after the round, a pytree of arrays and keys.
       history: what the rounds measured so far.
-      run_identity: where the run is in its data and how it draws from it; what JSON can hold.
-      environment: what else decides the bits of the rounds that follow: versions, devices, lanes, virtual
-        shards; what JSON can hold.
+      run_identity: what decides who takes part in a round and in which batches, such as the key, the cohort size and
+        the batching; a JSON value.
+      environment: what else decides the bits of later rounds: versions, devices, lanes, virtual shards; a JSON value.
     """
 
     round: int
@@ -46,14 +46,14 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, in a folder with one folder each, named by the number of the round.
 
-    They are written while the run goes on, and are there whole or not at all, whenever the process
-    dies. What is read is verified against digests of every array. One process writes; others may
-    read at the same time. A checkpoint's arrays are orbax's (`orbax.checkpoint.PyTreeCheckpointer`
-    reads them from `<round>/arrays`), in a dict by the paths in the state.
+    They are written in the background while the run continues. Whenever the process dies, each checkpoint is complete
+    or does not exist. Reading verifies the digest of every array. One process writes; others may read at the same
+    time. A checkpoint's arrays are in orbax's format: `orbax.checkpoint.PyTreeCheckpointer` reads them from
+    `<round>/arrays` as a dict, by their paths in the state.
 
     Attributes:
-      folder: a `pathlib.Path`.
-      every: a checkpoint is due after each round that this number divides.
+      folder: where the checkpoints are, a `pathlib.Path`.
+      every: a checkpoint is due after each round whose number is a multiple of this.
 
     Example:
       >>> import jax.numpy as jnp, tempfile
@@ -79,20 +79,20 @@ class Checkpoints:
         best_metric: str | None = None,
         best_mode: str = "min",
     ):
-        """Nothing is read or written yet.
+        """Checks the arguments; nothing is read or written yet.
 
         Args:
-          folder: where they are, or will be; made with the first one.
-          every: a checkpoint after every so many rounds.
-          keep_last: how many of the latest are kept; None for all.
-          keep_every: keeps the rounds that this number divides as well.
-          best_metric: keeps the best round by this metric as well; a name as in `History.columns`, for example
-            `"held_out/eval/loss"`. Rounds without it, or where it is NaN, are no candidates.
-          best_mode: "min" or "max", which of the metric's values is best; of equal ones the earliest.
+          folder: where the checkpoints are, or will be; the first checkpoint creates it.
+          every: the number of rounds from one checkpoint to the next.
+          keep_last: how many of the latest checkpoints to keep; None for all.
+          keep_every: also keep every round whose number is a multiple of this; None for no others.
+          best_metric: also keep the best round by this metric, named as in `History.columns`, for example
+            `"held_out/eval/loss"`. Rounds in which it is missing or NaN are not candidates.
+          best_mode: "min" or "max": which value of the metric is best. Of equal values the earliest is kept.
 
         Raises:
-          TypeError: a number is no integer, or `best_metric` no name.
-          ValueError: a number is not positive, or an unknown `best_mode`.
+          TypeError: a number is not an integer, or `best_metric` is not a string.
+          ValueError: a number is not positive, or `best_mode` is unknown.
         """
         self.folder = pathlib.Path(folder)
         self.every = checked_count("Checkpoints", "every", every)
@@ -100,11 +100,13 @@ class Checkpoints:
         self._keep_every = None if keep_every is None else checked_count("Checkpoints", "keep_every", keep_every)
         if best_metric is not None and not isinstance(best_metric, str):
             raise TypeError(
-                f"Checkpoints(best_metric=...) is the name of a metric, got {best_metric!r}; for example "
+                f"Checkpoints(best_metric=...) must be the name of a metric, got {best_metric!r}; for example "
                 "'held_out/eval/loss'"
             )
         if best_mode not in ("min", "max"):
-            raise ValueError(f"Checkpoints(best_mode=...) is 'min' or 'max', got {best_mode!r}")
+            raise ValueError(
+                f"Checkpoints(best_mode=...) must be 'min' or 'max', got {best_mode!r}; use best_mode='min'"
+            )
         self._best_metric = best_metric
         self._best_sign = 1 if best_mode == "min" else -1
         self._best_is_checked = False
@@ -114,29 +116,29 @@ class Checkpoints:
 
     @property
     def rounds(self) -> tuple[int, ...]:
-        """The rounds with a checkpoint, in their order."""
+        """The rounds that have a checkpoint, in ascending order."""
         if not self.folder.is_dir():
             return ()
         return tuple(sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()))
 
     @property
     def best_round(self) -> int | None:
-        """The best round by `best_metric`, None if there is none."""
+        """The best round by `best_metric`; None if no checkpoint has that metric."""
         scores = {number: score for number in self.rounds if not math.isnan(score := self._score(number))}
         return min(scores, key=lambda number: self._best_sign * scores[number], default=None)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Begins to write a checkpoint; waits for the one before, if that is still being written.
+        """Starts to write a checkpoint, after waiting for the previous one if it is still being written.
 
-        The state may be used, donated or changed as soon as this returns. Of several processes, the
-        first one writes.
+        The state may be used, donated or changed as soon as this returns. Of several processes, only the first one
+        writes.
 
         Warns:
           UserWarning: once, if an evaluation did not measure `best_metric`.
 
         Raises:
-          TypeError: something of the checkpoint cannot be written.
-          OSError: the checkpoint before could not be written.
+          TypeError: JSON cannot hold a part of the checkpoint, or the state is not a pytree of arrays and keys.
+          OSError: the previous checkpoint could not be written.
         """
         self.wait()
         if jax.process_index() > 0:
@@ -149,7 +151,7 @@ class Checkpoints:
             "environment": checkpoint.environment,
         }
         self._check_best_metric(records)
-        about = json.loads(json.dumps(about))  # fails here, not in the background, if JSON cannot hold it
+        about = json.loads(json.dumps(about))  # raises here, not in the background, if JSON cannot hold it
         type_ = str(types.type_of(checkpoint.state))
         executor = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         arguments = type_, host_arrays(checkpoint.state), about, checkpoint.history.to_lines()
@@ -167,23 +169,23 @@ class Checkpoints:
             writing.result()
 
     def restore(self, like: Any) -> Checkpoint | None:
-        """The latest checkpoint that is whole, None if there is none.
+        """The latest intact checkpoint; None if there is none.
 
         Args:
           like: a state of the process, for example `process.initialize()`; its values are not read.
 
         Warns:
-          UserWarning: for each one that is empty or damaged, which is skipped.
+          UserWarning: a checkpoint is empty or damaged, and is skipped; one warning for each.
 
         Raises:
-          CheckpointTypeError: it is of another model or algorithm.
+          CheckpointTypeError: the checkpoint is of another model or algorithm.
         """
         self.wait()
         for number in reversed(self.rounds):
             try:
                 return self.load(number, like)
             except DamagedCheckpointError as error:
-                if (self.folder / str(number)).exists():  # else the run that writes them has just removed it
+                if (self.folder / str(number)).exists():  # otherwise the run that writes them has just removed it
                     warn(f"the checkpoint of round {number} is damaged and skipped: {error}")
         return None
 
@@ -191,12 +193,12 @@ class Checkpoints:
         """The checkpoint of a round.
 
         Args:
-          round_num: the round.
+          round_num: the number of the round.
           like: as in `restore`.
 
         Raises:
-          DamagedCheckpointError: there is none, or it is not what was written.
-          CheckpointTypeError: it is of another model or algorithm.
+          DamagedCheckpointError: the round has no checkpoint, or it has changed since it was written.
+          CheckpointTypeError: the checkpoint is of another model or algorithm.
         """
         state, about, history = read_checkpoint(self.folder / str(_round(round_num)), like)
         return Checkpoint(
@@ -204,7 +206,7 @@ class Checkpoints:
         )
 
     def _check_best_metric(self, records: list[Record]) -> None:
-        """Warns, once, where an evaluation did not measure it."""
+        """Warns once if an evaluation did not measure `best_metric`."""
         if self._best_metric is None or self._best_is_checked or not records or not records[-1].held_out:
             return
         self._best_is_checked = True
@@ -223,7 +225,10 @@ class Checkpoints:
             remove_folder(self.folder / str(number))
 
     def _superfluous(self, written: int) -> list[int]:
-        """Those not to be kept. Later ones than the one just written are damaged: the run went back behind them."""
+        """The rounds whose checkpoints to remove.
+
+        Checkpoints of rounds after `written` do not count: the run skipped them because they are damaged.
+        """
         rounds = [number for number in self.rounds if number <= written]
         kept = set(rounds if self._keep_last is None else rounds[-self._keep_last :])
         if self._keep_every is not None:
@@ -245,5 +250,5 @@ class Checkpoints:
 def _round(number: int) -> int:
     number = operator.index(number)
     if number < 0:
-        raise ValueError(f"the number of a round is at least 0, got {number}")
+        raise ValueError(f"the number of a round must be at least 0, got {number}")
     return number

@@ -10,11 +10,11 @@ from fedjax_core.types import SequenceType, Type, matched_type, member_of, type_
 
 
 def checked_count(caller: str, name: str, value: Any, least: int = 1) -> int:
-    """A number of rounds, clients, ... as a Python integer.
+    """A count, of rounds or clients for example, as a Python integer.
 
     Raises:
-      TypeError: it is no integer.
-      ValueError: it is less than `least`.
+      TypeError: the value is not an integer.
+      ValueError: the value is less than `least`.
     """
     try:
         if isinstance(value, bool):
@@ -28,11 +28,11 @@ def checked_count(caller: str, name: str, value: Any, least: int = 1) -> int:
 
 
 def checked_not_negative(caller: str, name: str, value: Any) -> float:
-    """Seconds or a factor.
+    """A number of seconds or a factor, unchanged.
 
     Raises:
-      TypeError: it is no number.
-      ValueError: it is negative or not finite.
+      TypeError: the value is not a number.
+      ValueError: the value is negative or not finite.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{caller}({name}=...) must be a number, got {value!r}; use {name}=60")
@@ -42,7 +42,7 @@ def checked_not_negative(caller: str, name: str, value: Any) -> float:
 
 
 def check_data(caller: str, name: str, data: Any, taker: str, computation: Computation) -> None:
-    """Raises TypeError unless the second argument of `computation` takes the clients of the data."""
+    """Raises TypeError unless `data` is a `FederatedData` whose clients `computation` takes as its second argument."""
     if not isinstance(data, FederatedData):
         raise TypeError(
             f"{caller}({name}=...) must be FederatedData, got {type(data).__name__}; use "
@@ -52,13 +52,13 @@ def check_data(caller: str, name: str, data: Any, taker: str, computation: Compu
     given = matched_type(taken, SequenceType(data.element_type))
     if not taken.is_assignable_from(given):
         raise TypeError(
-            f"{caller}({name}=...): a client holds {given} and {taker} takes {taken}{_difference(taken, given)}; "
+            f"{caller}({name}=...): a client holds {given}, but {taker} takes {taken}{_difference(taken, given)}; "
             "convert the examples: `data.map(lambda examples: {'x': ..., 'y': ...})`"
         )
 
 
 def _difference(taken: Type, given: Type) -> str:
-    """Which fields differ, said in words where both are sequences of structs."""
+    """A phrase that names the fields that differ, if both are sequences of structs; otherwise empty."""
     if not isinstance(taken, SequenceType) or not isinstance(given, SequenceType):
         return ""
     fields, others = ({path: str(leaf) for path, leaf in type_leaves(t.element)} for t in (taken, given))

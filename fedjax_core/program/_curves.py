@@ -1,4 +1,4 @@
-"""A history as a picture."""
+"""A picture of a history."""
 
 import os
 
@@ -12,20 +12,20 @@ _TRAIN_COLOR, _HELD_OUT_COLOR = "#1f6fb4", "#c8501e"
 
 
 def save_curves(history: History, path: str | os.PathLike, title: str = "") -> None:
-    """Draws loss and accuracy over the rounds, on the clients that train and on held-out data.
+    """Draws loss and accuracy over the rounds, on the training clients and on held-out data.
 
-    Needs matplotlib, which is an optional dependency.
+    Needs matplotlib, an optional dependency.
 
     Args:
-      history: what a run measured. Drawn are the first metric called "loss" and the first called
-        "accuracy" (or "..._accuracy"); a panel without a metric is left out.
-      path: the file, PNG; its folder must exist.
-      title: above the picture.
+      history: what a run measured. The first metric named "loss" and the first named "accuracy" are drawn, or else
+        the first whose name ends in "_loss" or "_accuracy"; a panel without a metric is left out.
+      path: the PNG file; its folder must exist.
+      title: the title above the picture.
 
     Raises:
-      ImportError: there is no matplotlib; the message says how to install it.
+      ImportError: matplotlib is not installed; the message says how to install it.
       ValueError: there is neither a loss nor an accuracy to draw.
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
 
     Example:
       >>> import pathlib, tempfile
@@ -46,7 +46,7 @@ def save_curves(history: History, path: str | os.PathLike, title: str = "") -> N
         ) from error
     panels = _panels(history)
     if not panels:
-        raise ValueError("curves.png draws metrics called 'loss' and 'accuracy', and no round measured one")
+        raise ValueError("curves.png draws metrics named 'loss' and 'accuracy', but no round measured one")
     figure = Figure(figsize=(5.2 * len(panels), 3.9), dpi=130, layout="constrained")
     if title:
         figure.suptitle(title)
@@ -56,7 +56,7 @@ def save_curves(history: History, path: str | os.PathLike, title: str = "") -> N
 
 
 def _panels(history: History) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """What to draw: the title of each panel and its curves by name."""
+    """What to draw: each panel's title and its curves, by name."""
     metrics = {name: value for record in history.records for name, value in record.metrics.items()}
     held_out = {name: value for record in history.records for name, value in record.held_out.items()}
     panels = []

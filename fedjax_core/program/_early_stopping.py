@@ -1,4 +1,4 @@
-"""When a run is over: after its last round, or before, when a metric no longer improves."""
+"""When a run is over: after its last round, or earlier, when a metric no longer improves."""
 
 import dataclasses
 import math
@@ -17,19 +17,20 @@ class EarlyStopping:
 
     The decision is a function of the history, which every checkpoint holds, so a resumed run ends after the same
     round as one that was never interrupted. A run that ends early evaluates, writes a checkpoint and exports as after
-    its last round. `Checkpoints(best_metric=...)` keeps the best round, too.
+    its last round. `Checkpoints(best_metric=...)` keeps the best round.
 
     Attributes:
-      metric: its name as in `History.columns`, for example `"held_out/eval/loss"` or `"client_work/train/loss"`.
-      patience: ends the run after so many measurements in a row that are no better than the best before them. A
-        metric of the evaluation is measured after each `Evaluation.every` rounds, another one after each round. NaN is
-        no better than anything.
-      mode: "min" or "max", which of the metric's values is best.
-      min_delta: how much better a value must be to count as better.
-      max_rounds: the number of the last round if the metric goes on improving; None for no end.
+      metric: the metric's name as in `History.columns`, for example `"held_out/eval/loss"` or
+        `"client_work/train/loss"`.
+      patience: ends the run after this many consecutive measurements without an improvement on the best value so far.
+        A metric of the evaluation is measured every `Evaluation.every` rounds, any other metric after each round. NaN
+        never counts as an improvement.
+      mode: "min" or "max": whether a smaller or a larger value is better.
+      min_delta: how much better than the best value a new one must be to count as an improvement.
+      max_rounds: the number of the last round if the metric keeps improving; None for no end.
 
     Raises:
-      TypeError: `metric` is not a text, or a number is of another kind.
+      TypeError: `metric` is not a string, or a number is of the wrong type.
       ValueError: a number is out of its range, or `mode` is unknown.
 
     Example:
@@ -69,7 +70,7 @@ class EarlyStopping:
             self._set_count("max_rounds")
 
     def _set_count(self, name: str) -> None:
-        # As a Python integer, which `run.json` can hold.
+        # Stored as a Python integer, which `run.json` can hold.
         object.__setattr__(self, name, _checks.checked_count("EarlyStopping", name, getattr(self, name)))
 
     @property
@@ -79,7 +80,7 @@ class EarlyStopping:
 
     @property
     def is_of_participation(self) -> bool:
-        """Whether the sampler measures the metric, by the `Participation` that it gives."""
+        """Whether the sampler measures the metric, through the `Participation` that it returns."""
         return self.metric.startswith("participation/")
 
 
@@ -87,28 +88,28 @@ class Ending:
     """Decides after each round whether it was the last one.
 
     Args:
-      rounds: of a `Run`.
-      evaluate_every: rounds from one evaluation to the next; None where there are none in between.
+      rounds: the `rounds` of a `Run`.
+      evaluate_every: the number of rounds from one evaluation to the next; None if only the last round is evaluated.
 
     Attributes:
-      last_round: the number of the last round at most; None for no end.
+      last_round: the number of the last round, if the run does not end earlier; None for no end.
     """
 
     def __init__(self, rounds: int | EarlyStopping | None, evaluate_every: int | None):
         self._rule = rounds if isinstance(rounds, EarlyStopping) else None
         self.last_round: int | None = rounds.max_rounds if isinstance(rounds, EarlyStopping) else rounds
         self._every = evaluate_every
-        # What the evaluation or the process measures was known before the run.
+        # `check_early_stopping` knew before the run what the evaluation and the process measure.
         self._is_checked = self._rule is None or not self._rule.is_of_participation
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the rounds so far."""
+        """Forgets the rounds seen so far."""
         self._best = math.inf
         self._waited = 0
 
     def replay(self, history: History, completed: int) -> bool:
-        """Whether a run with this history is over; `measured` goes on from there."""
+        """Whether a run with this history is over; `measured` continues from there."""
         self.reset()
         over = self._is_last(completed)
         for record in history.records:
@@ -119,20 +120,20 @@ class Ending:
         """Whether a round is the last one, given what was measured after it.
 
         Args:
-          number: of the round.
-          values: by their names in a history. A metric of the early stopping that is not among them decides nothing,
-            so that the numbers of a round and those of its evaluation can be given one after the other.
+          number: the number of the round.
+          values: what was measured, by its names in a history. Nothing is decided if the metric of the early stopping
+            is not among them, so the numbers of a round and those of its evaluation can be passed in two calls.
         """
         rule = self._rule
         if rule is not None and rule.metric in values and self._counts(rule, number):
             value = values[rule.metric] if rule.mode == "min" else -values[rule.metric]
-            # The first value is better than none; a comparison with NaN is false, so NaN never is.
+            # The best value starts at infinity, so the first value improves on it; comparisons with NaN are false.
             better = value < self._best - rule.min_delta
             self._best, self._waited = (value, 0) if better else (self._best, self._waited + 1)
         return self._is_last(number) or (rule is not None and self._waited >= rule.patience)
 
     def check_measured(self, record: Record) -> None:
-        """Warns, once, if the first round did not measure the metric, since nothing may then end the run."""
+        """Warns once if the first round did not measure the metric, since the run may then never end."""
         rule = self._rule
         if rule is not None and not self._is_checked:
             self._is_checked = True
@@ -146,5 +147,5 @@ class Ending:
         return self.last_round is not None and number >= self.last_round
 
     def _counts(self, rule: EarlyStopping, number: int) -> bool:
-        """The evaluation after the last round of a run that is extended later is not one of a longer run's."""
+        """Whether a value counts: a longer run would not have evaluated where this one, extended later, once ended."""
         return not rule.is_held_out or (self._every is not None and number % self._every == 0)

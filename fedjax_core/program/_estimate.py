@@ -1,4 +1,4 @@
-"""What a run takes, told before it is long."""
+"""The cost of a run, estimated before it starts."""
 
 import datetime
 from typing import NamedTuple
@@ -7,14 +7,14 @@ from fedjax_core.engine import CallEstimate
 
 
 class Estimate(NamedTuple):
-    """What a run takes; `print(estimate)` says it in words.
+    """What a run costs; `print(estimate)` says it in words.
 
     Attributes:
-      cohort_size: of the next round in which somebody has examples; other rounds may have others.
-      call: what that round takes, a `CallEstimate`: bytes, waves and programs.
-      rounds_left: until the last round; None where there is none.
-      round_seconds: the median of the rounds that were timed, the first one, which compiles, and those that were
-        skipped not among them; None where none was.
+      cohort_size: the number of clients in the next round in which somebody has examples; it may differ between rounds.
+      call: what that round costs, a `CallEstimate`: bytes, waves and programs.
+      rounds_left: the number of rounds until the last one; None for a run without end.
+      round_seconds: the median time of the timed rounds, without the first one, which compiles, and without skipped
+        ones; None if no round was timed.
     """
 
     cohort_size: int
@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """Of the rounds that are left, if none is skipped, evaluation not included; None where that is not known."""
+        """The time of the rounds left, if none is skipped, without evaluation; None if that is unknown."""
         if self.rounds_left is None or self.round_seconds is None:
             return None
         return self.rounds_left * self.round_seconds
@@ -47,7 +47,7 @@ class Estimate(NamedTuple):
 
 
 def _bytes(number: float) -> str:
-    """In units of 1000, of three digits."""
+    """A number of bytes with three digits, in decimal units."""
     units = iter(("B", "kB", "MB", "GB", "TB"))
     unit = next(units)
     while number >= 999.5 and unit != "TB":

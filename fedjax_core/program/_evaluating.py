@@ -1,4 +1,4 @@
-"""Evaluations of a run on held-out clients, by a stateless computation or by a process that remembers."""
+"""Evaluations of a run on held-out clients, by a stateless computation or by a process with a state."""
 
 import functools
 import pathlib
@@ -21,11 +21,11 @@ from fedjax_core.templates import LearningProcess
 
 
 class EvaluationResult(NamedTuple):
-    """What the hooks of an `Evaluation` are given after each evaluation.
+    """What the hooks of an `Evaluation` receive after each evaluation.
 
     Attributes:
       round: the number of the round whose state was evaluated.
-      metrics: what the evaluation measured, its arrays as NumPy arrays.
+      metrics: what the evaluation measured, with NumPy arrays.
     """
 
     round: int
@@ -33,22 +33,23 @@ class EvaluationResult(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """On whom, by what and how often a `Run` is evaluated.
+    """The clients on which a `Run` is evaluated, by what, and how often.
 
     Attributes:
-      data: the held-out clients. Every evaluation goes over all of them.
-      by: what evaluates: a model; a computation of weights and client data such as `federated_evaluation(model)`; a
+      data: the held-out clients. Every evaluation covers all of them, unless `steps` is given.
+      by: what evaluates: a model; a computation of weights and client data such as `federated_evaluation(model)`; or a
         process such as `fed_eval(model)`, whose state after each evaluated round is kept in the folder of the run. A
-        computation whose first argument is of the type of the process's state gets that in place of the weights.
-      metrics: metrics by name in place of the model's own; only where `by` is a model. The loss is always among them.
-      batching: of `data`; None for batches of the size that the training has, in order.
-      steps: at most so many batches, of one client after another; None for all.
-      every: evaluates after each so many rounds, and always after the last one; None for that one alone.
+        computation whose first argument has the type of the process's state receives that state instead of the weights.
+      metrics: metrics by name, instead of the model's own; only if `by` is a model. The loss is always included.
+      batching: how the examples of a held-out client become batches; None for batches in order, of the training's size.
+      steps: the number of batches at which an evaluation stops, taken from one client after another; None for no limit.
+      every: the number of rounds from one evaluation to the next. The last round is always evaluated; None evaluates
+        only that one.
       hooks: called with an `EvaluationResult` after each evaluation.
-      name: of the folder, in the folder of the run, with `metrics.jsonl` and the states of a process; None leaves
+      name: the name of a folder in the run's folder, for `metrics.jsonl` and the states of a process; None writes
         nothing there.
 
-    Example: evaluated by a computation of the whole state, which tells the number of the round.
+    Example: a computation of the whole state, which contains the number of the round.
       >>> import jax, optax, fedjax_core as fc
       >>> data = fc.data.synthetic_iid(num_clients=20, key=jax.random.key(0))
       >>> model = fc.models.logistic_regression(60, 10)
@@ -75,7 +76,7 @@ class Evaluation(NamedTuple):
 
 
 def measuring(evaluation: Evaluation) -> Computation | LearningProcess:
-    """What evaluates, after `checked_evaluation`, which makes a computation of a model."""
+    """What evaluates, after `checked_evaluation` has replaced a model by a computation."""
     assert not isinstance(evaluation.by, Model)
     return evaluation.by
 
@@ -84,9 +85,10 @@ class Evaluator:
     """Evaluates the states of rounds on the same clients, which are packed once.
 
     Args:
-      evaluation: with a computation or a process and all other fields but `steps`, as `checked_evaluation` gives it.
-      select: the part of a process's state that is evaluated, of that state.
-      folder: where to leave `metrics.jsonl` and the states of a process; None for nowhere.
+      evaluation: an evaluation that `checked_evaluation` returned: `by` is a computation or a process, and `batching`
+        is set.
+      select: returns the part of a process's state that is evaluated, given that state.
+      folder: where to write `metrics.jsonl` and the states of a process; None to write nothing.
     """
 
     def __init__(self, evaluation: Evaluation, select: Callable[[Any], Any], folder: pathlib.Path | None):
@@ -97,10 +99,10 @@ class Evaluator:
         self._remembered = {}
 
     def __call__(self, number: int, state: Any) -> Any:
-        """The metrics of the state after a round, released and given to the hooks.
+        """The metrics of the state after a round, which are also released and passed to the hooks.
 
-        A process goes on from its state after the rounds before, so that a round which is evaluated again,
-        by a run that was resumed for example, counts once in the metrics of all rounds.
+        A process continues from its state after the previous rounds, so a round that is evaluated again, by a resumed
+        run for example, counts once in the metrics over all rounds.
         """
         by, value = self._by, self._select(state)
         metrics = on_host(self._next(by, number, value) if isinstance(by, LearningProcess) else by(value, self._cohort))
@@ -115,10 +117,10 @@ class Evaluator:
         state, metrics = process.next(state, self._cohort)
         if self._states is None:
             before = max((n for n in self._remembered if n < number), default=None)
-            # Two states are enough: the round may be evaluated again, and then goes on from the one before.
+            # Two states are enough: an evaluation of this round again continues from the previous one.
             self._remembered = {n: s for n, s in self._remembered.items() if n == before} | {number: state}
             return metrics
-        for later in [n for n in self._states.rounds if n > number]:  # of a run that went back
+        for later in [n for n in self._states.rounds if n > number]:  # left by a run that has since gone back
             remove_folder(self._states.folder / str(later))
         self._states.save(Checkpoint(number, state, History(), run_identity={}, environment={}))
         self._states.wait()
@@ -133,13 +135,13 @@ class Evaluator:
             try:
                 return self._states.load(before, initial).state
             except DamagedCheckpointError as error:
-                warn(f"the metrics up to round {before} are damaged and skipped: {error}")
+                warn(f"the evaluation's state after round {before} is damaged and skipped: {error}")
         return initial
 
     @functools.cached_property
     def _cohort(self) -> Any:
         data, batching, most = self._evaluation.data, self._evaluation.batching, self._evaluation.steps
-        assert batching is not None  # that of the training, by default
+        assert batching is not None  # `checked_evaluation` fills in the default
         if most is None:
             return data.cohort(data.client_ids, batching)
         steps = batching.num_steps(data.sizes)

@@ -1,4 +1,4 @@
-"""An experiment: the methods of tf.contrib.learn's Experiment over a `Run`."""
+"""A `Run` with the methods of tf.contrib.learn's Experiment."""
 
 import math
 import os
@@ -37,15 +37,15 @@ _NAMES = {
     "hooks": "eval_hooks",
     "every": "min_eval_frequency",
 }
-"""What an argument of `Run` or `Evaluation` is called here."""
+"""The names that `Experiment` has for the arguments of `Run` and `Evaluation`."""
 
 
 class Experiment:
-    """Training, evaluation and export of one process in one folder, by the methods of tf.contrib.learn's Experiment.
+    """Trains, evaluates and exports one process in one folder, with the methods of tf.contrib.learn's Experiment.
 
-    An adapter for those who know that class: every method is one of a `Run`, which has all of its features. The folder
-    is what the methods share, see `Run`: `train` leaves checkpoints in it, in one process, and the others find them
-    there, in that process or another, now or after a crash.
+    It is an adapter for those who know that class; every method calls a `Run`, which has all of the features. The
+    methods share the folder (see `Run`): `train` writes checkpoints to it, and the other methods find them there, in
+    the same process or another, at once or after a crash.
 
     Attributes:
       train_hooks: functions of a `Round`, called after each round.
@@ -71,7 +71,7 @@ class Experiment:
       >>> metrics, exported = experiment.train_and_evaluate()
       >>> sorted(metrics["eval"])[:2], [file.name for file in exported[0].iterdir()]
       (['accuracy', 'loss'], ['weights.safetensors'])
-      >>> int(experiment.train().round_num)  # it has got there and does nothing
+      >>> int(experiment.train().round_num)  # the rounds are done, so it trains no further
       3
     """
 
@@ -101,39 +101,40 @@ class Experiment:
         key: jax.Array,
         **run_options: Any,
     ):
-        """Checks the arguments, and neither runs nor writes anything.
+        """Checks the arguments; nothing runs and nothing is written yet.
 
         Args:
           process: for example `fed_avg(model, optax.sgd(0.1), key=...)`.
           train_data: the population that cohorts are drawn from.
           eval_data: the held-out clients.
-          cohort_size: clients a round, or a function that draws them; the `sampler` of `Run`.
+          cohort_size: the number of clients a round, or a function that draws them; the `sampler` of `Run`.
           batching: how the examples of a client become batches.
-          evaluation: what evaluates: the model, a computation or a process; `by` of `Evaluation`.
-          eval_metrics: metrics by name; None for the model's. Its loss is always among them.
-          train_rounds: the number of the last round; None for ever.
-          eval_steps: batches of an evaluation, of one client after another; None for all.
+          evaluation: what evaluates: the model, a computation or a process; the `by` of `Evaluation`.
+          eval_metrics: metrics by name; None for the model's own. The loss is always included.
+          train_rounds: the number of the last round; None for no end.
+          eval_steps: the number of batches at which an evaluation stops; None for no limit.
           train_hooks: called with a `Round` after each round.
           eval_hooks: called with an `EvaluationResult` after each evaluation.
-          eval_delay_secs: seconds to wait before an evaluation that a method begins with.
-          throttle_secs: seconds from the start of one continuous evaluation to the next.
-          min_eval_frequency: `train_and_evaluate` evaluates after the first of each so many rounds that has a
-            checkpoint; None or 0 for only one evaluation at the end.
-          delay_by_round: whether worker k begins to train when the job has reached the round
-            `int(8000 * log(k + 1) * job.delay_scale)`, or its last one. Not within one `jax.distributed` job,
-            whose processes compute each round together.
-          exports: what `train_and_evaluate` writes at its end: one `Export`, or several.
-          predicate: for continuous evaluation: is given the last result, None at first, and ends it by a false value.
-          run_dir: the folder.
-          job: the processes that share the experiment; None where this one is alone.
-          key: draws cohorts and shuffling. The process has a key of its own.
-          **run_options: `checkpoints`, `releases`, `accounting`, `initial_state` and `progress`, see `Run`.
+          eval_delay_secs: seconds that `evaluate` and the continuous evaluations wait before they begin.
+          throttle_secs: seconds from the start of one continuous evaluation to the start of the next.
+          min_eval_frequency: the smallest number of rounds between two evaluations of `train_and_evaluate`, which
+            evaluates only rounds that have a checkpoint; None or 0 for a single evaluation at the end.
+          delay_by_round: whether worker k waits with its training until the job has reached round
+            `int(8000 * log(k + 1) * job.delay_scale)`, or the last round. Not allowed within one `jax.distributed`
+            job, whose processes compute each round together.
+          exports: what `train_and_evaluate` writes at its end: one `Export` or several.
+          predicate: a function of the last result, which is None at first; continuous evaluation ends when it returns
+            a false value. None for one that never does.
+          run_dir: the folder of the run.
+          job: the processes that share the experiment; None if this process is the only one.
+          key: draws cohorts and shuffling. The process has its own key.
+          **run_options: `checkpoints`, `releases`, `accounting`, `initial_state` and `progress`; see `Run`.
 
         Raises:
-          ValueError: `process` has no `next` or no `get_model_weights`; an export is not an `Export`, or two have one
-            name; a number is out of its range.
-          TypeError: another argument is of another kind than described, or the data is not of the type that the
-            process or the evaluation takes.
+          ValueError: `process` has no `next` or no `get_model_weights`; an export is not an `Export`, or two exports
+            share a name; a number is out of its range.
+          TypeError: another argument is of the wrong type, or the data is not of the type that the process or the
+            evaluation takes.
         """
         _check_options(run_options)
         self._time = Time() if _time is None else _time
@@ -141,7 +142,7 @@ class Experiment:
         every, train_rounds = _checked_frequency(min_eval_frequency), _checked_rounds(train_rounds)
         self._process, self._train_data = process, train_data
         self.train_hooks, self.eval_hooks = train_hooks, eval_hooks
-        self.exports = cast(tuple[Export, ...], exports)  # what the run makes of them below
+        self.exports = cast(tuple[Export, ...], exports)  # the run below checks them and makes a tuple
         self._evaluation = Evaluation(eval_data, evaluation, eval_metrics, None, eval_steps, every)
         self._arguments = {"sampler": cohort_size, "batching": batching, "rounds": train_rounds, "folder": run_dir}
         self._arguments |= {"key": key, **run_options}
@@ -156,36 +157,36 @@ class Experiment:
         self._delay_by_round, self._until = delay_by_round, _until(predicate)
 
     def extend_train_hooks(self, hooks: Sequence[Callable[[Round], Any]]) -> None:
-        """Appends to the `train_hooks`.
+        """Appends functions to `train_hooks`.
 
         Raises:
-          TypeError: one is not a function.
+          TypeError: a hook is not a function.
         """
         self.train_hooks = (*self.train_hooks, *_arguments.checked_functions("Experiment", "train_hooks", hooks))
 
     def reset_export_strategies(self, new: Export | Sequence[Export] | None = None) -> tuple[Export, ...]:
-        """Sets the `exports`.
+        """Replaces the `exports`.
 
         Args:
-          new: one, several or none.
+          new: one `Export`, several, or None for none.
 
         Returns:
-          Those before.
+          The previous exports.
 
         Raises:
-          ValueError: one is not an `Export`.
+          ValueError: `new` holds something other than an `Export`, or two exports share a name.
         """
         with _arguments.renamed("Experiment", _NAMES):
             old, self.exports = self.exports, _arguments.checked_exports(new, pathlib.Path(self._arguments["folder"]))
         return old
 
     def train(self, delay_secs: float | None = None) -> Any:
-        """Trains up to round `train_rounds`, from the latest checkpoint where there is one.
+        """Trains up to round `train_rounds`, from the latest checkpoint if there is one.
 
-        The bits are those of a run that was never interrupted. If the rounds are behind it, nothing is done.
+        The bits are those of a run that was never interrupted. No round runs if all of them are done.
 
         Args:
-          delay_secs: waits before; None for `delay_by_round`, or not at all.
+          delay_secs: seconds to wait first; None for no wait. The wait for `delay_by_round` comes after it.
 
         Returns:
           The state after the last round.
@@ -201,7 +202,7 @@ class Experiment:
         """Evaluates the latest checkpoint on the held-out clients.
 
         Args:
-          delay_secs: waits before; None for `eval_delay_secs`.
+          delay_secs: seconds to wait first; None for `eval_delay_secs`.
 
         Returns:
           What the evaluation measures, for example `{"eval": {"loss": ..., "accuracy": ...}}`.
@@ -213,13 +214,13 @@ class Experiment:
         return self._run().evaluate()
 
     def train_and_evaluate(self) -> tuple[Any, list[pathlib.Path]]:
-        """Trains, evaluates new checkpoints in between, and exports at the end.
+        """Trains, evaluates as it trains, and exports at the end.
 
-        The weights after the last round are evaluated always, and once. What was evaluated is in the history of
-        the run too, under `held_out/`.
+        The weights after the last round are always evaluated, exactly once. The history of the run holds the metrics of
+        each evaluation, under `held_out/`.
 
         Returns:
-          The metrics of the last evaluation, and the folders that the exports wrote, in their order.
+          The metrics of the last evaluation, and the folders that the exports wrote, in order.
         """
         self._wait_to_train(None)
         result = self._run().train()
@@ -231,49 +232,50 @@ class Experiment:
         throttle_delay_secs: float | None = None,
         evaluate_checkpoint_only_once: bool = True,
     ) -> Any:
-        """Evaluates the latest checkpoint on the held-out clients whenever there is a new one, in a process of its own.
+        """Evaluates each new checkpoint on the held-out clients, while another process trains.
 
-        It ends after a checkpoint of round `train_rounds`, or when the `predicate` says so. Checkpoints that come
-        faster than they can be evaluated are passed over. Where there is no new one the result is `{}`, and a
-        warning is logged at most once in ten minutes.
+        It ends after the checkpoint of round `train_rounds`, or when `predicate` returns a false value. If checkpoints
+        come faster than they can be evaluated, only the latest one is. While there is no new one, the result is `{}`,
+        and a warning is logged at most once in ten minutes.
 
         Args:
-          delay_secs: waits before; None for `eval_delay_secs`.
-          throttle_delay_secs: seconds from the start of one evaluation to the next; None for `throttle_secs`.
-          evaluate_checkpoint_only_once: False evaluates the latest one again if there is no new one.
+          delay_secs: seconds to wait first; None for `eval_delay_secs`.
+          throttle_delay_secs: seconds from the start of one evaluation to the start of the next; None for
+            `throttle_secs`.
+          evaluate_checkpoint_only_once: False evaluates the latest checkpoint again if there is no new one.
 
         Returns:
-          The metrics of the last evaluation, `{}` if there was none.
+          The metrics of the last evaluation; `{}` if there was none.
         """
         return self._watch(self._run(), delay_secs, throttle_delay_secs, again=not evaluate_checkpoint_only_once)
 
     def continuous_eval_on_train_data(
         self, delay_secs: float | None = None, throttle_delay_secs: float | None = None
     ) -> Any:
-        """`continuous_eval` on the training clients."""
+        """Evaluates each new checkpoint on the training clients; otherwise like `continuous_eval`."""
         names = {"name": "evaluation_on_train_data", "hooks": self.eval_hooks}
         run = self._run(evaluation=self._evaluation._replace(data=self._train_data, **names))
         return self._watch(run, delay_secs, throttle_delay_secs, again=False)
 
     def run_std_server(self) -> None:
-        """Is the coordinator of a `jax.distributed` job, until the job has reached round `train_rounds`.
+        """Trains as the coordinator of a `jax.distributed` job, until the job has reached round `train_rounds`.
 
-        All processes of a job compute its rounds together, with their devices. So the coordinator waits for the job by
-        taking its part, and writes the files, while the others call `train()`.
+        All processes of a job compute each round together, on all of their devices. The coordinator therefore trains as
+        well, and writes the files, while the others call `train()`.
 
-        JAX must be initialized as `process_id=0` before its first use, which is before there is an experiment; where
-        it is not, it is tried by `job`.
+        JAX must be initialized with `process_id=0` before its first use, and therefore before the experiment is built.
+        If it is not initialized yet, this method tries to do so with the settings in `job`.
 
         Raises:
-          ValueError: a setting of the job is missing, or this process has joined as another one.
+          ValueError: a setting of the job is missing, or this process has joined with another process id.
         """
         join_as_coordinator(self._job)
         self.train()
 
     def test(self) -> Any:
-        """Tries everything: a round with one client and one batch, and an evaluation. Leaves nothing in the folder.
+        """Tries a round with one client and one batch, and an evaluation; writes nothing to the folder.
 
-        Hooks are called, exports are not.
+        The hooks are called; nothing is exported.
 
         Returns:
           What the evaluation measures.
@@ -281,7 +283,7 @@ class Experiment:
         return self._run().test()
 
     def _run(self, **changes: Any) -> Run:
-        """The run of a method: hooks and exports may have changed since the last one."""
+        """A new run for a method, since hooks and exports may have changed since the last one."""
         changeable = {
             "evaluation": self._evaluation._replace(hooks=self.eval_hooks),
             "exports": () if self.exports is None else self.exports,
@@ -307,8 +309,8 @@ class Experiment:
             return
         if jax.process_count() > 1:
             raise ValueError(
-                "Experiment(delay_by_round=True) lets a worker wait for the rounds of others, and the processes of a "
-                f"jax.distributed job, here {jax.process_count()}, compute each round together; leave it out"
+                "Experiment(delay_by_round=True) makes a worker wait for the rounds of others, but the "
+                f"{jax.process_count()} processes of a jax.distributed job compute each round together; leave it out"
             )
         run = self._run()
         number = int(_ROUNDS_OF_DELAY * math.log(self._job.worker + 1) * self._job.delay_scale)
@@ -318,7 +320,7 @@ class Experiment:
 
 
 def _on_checkpoints(every: int | None, checkpoint_every: int) -> int | None:
-    """The fewest rounds that are at least `every` and end in a checkpoint."""
+    """`every`, rounded up to a multiple of `checkpoint_every`."""
     return None if every is None else -(-every // checkpoint_every) * checkpoint_every
 
 
@@ -332,12 +334,12 @@ def _until(predicate: Any) -> Callable[[Any], bool] | None:
 
 
 def _checked_rounds(value: Any) -> int | None:
-    """An integer: `train` does not evaluate, so an early stopping is for a `Run`."""
+    """The number of rounds. An `EarlyStopping` is not accepted, since `train` does not evaluate."""
     return None if value is None else _checks.checked_count("Experiment", "train_rounds", value)
 
 
 def _checked_frequency(value: Any) -> int | None:
-    """None for one evaluation at the end."""
+    """The rounds between two evaluations; None for a single evaluation at the end."""
     if value is None:
         return None
     return _checks.checked_count("Experiment", "min_eval_frequency", value, least=0) or None
@@ -357,6 +359,6 @@ def _check_options(options: dict[str, Any]) -> None:
     unknown = [name for name in options if name not in _RUN_OPTIONS]
     if unknown:
         raise TypeError(
-            f"Experiment takes {', '.join(_RUN_OPTIONS)} of the arguments of Run, got {', '.join(unknown)}; for the "
-            "others make a fc.program.Run"
+            f"Experiment takes these arguments of Run: {', '.join(_RUN_OPTIONS)}; got {', '.join(unknown)}; to set "
+            "others, build a fc.program.Run"
         )

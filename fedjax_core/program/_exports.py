@@ -1,4 +1,4 @@
-"""What a trained model leaves for others: its weights and its predictions, without this package."""
+"""Exports of a trained model, its weights and its predictions, for use without this package."""
 
 import os
 import pathlib
@@ -20,14 +20,14 @@ _MISSING = "to export needs {}, which is not installed; run: pip install 'fedjax
 
 
 class Export(NamedTuple):
-    """Writes what others need of a trained model, into a folder of its own.
+    """Writes what others need of a trained model into its own folder.
 
     Attributes:
-      name: of the folder.
-      write: `(folder, weights, metrics)`: the empty folder, a `pathlib.Path`; the model's weights; what the last
+      name: the name of the folder.
+      write: `(folder, weights, metrics)`: an empty folder, as a `pathlib.Path`; the model's weights; what the last
         evaluation measured.
 
-    Example: one's own.
+    Example: a custom export.
       >>> import pathlib, tempfile
       >>> report = Export("report", lambda folder, weights, metrics: (folder / "loss.txt").write_text(str(metrics)))
       >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -42,10 +42,11 @@ class Export(NamedTuple):
 def export_weights(name: str = "weights") -> Export:
     """Writes `weights.safetensors`, in which an array is named by its path, such as `dense.kernel`.
 
-    `safetensors.numpy.load_file`, or that of another framework, reads it; of bfloat16 `safetensors.flax.load_file`.
+    `safetensors.numpy.load_file` reads it, or the same function for another framework; for bfloat16 arrays use
+    `safetensors.flax.load_file`.
 
     Args:
-      name: of the folder.
+      name: the name of the folder.
 
     Example:
       >>> import pathlib, tempfile
@@ -61,18 +62,17 @@ def export_weights(name: str = "weights") -> Export:
 def export_predict(model: Model, name: str = "predict", platforms: Sequence[str] | None = None) -> Export:
     """Writes `weights.safetensors` and `predict.jax`, the function from these weights and inputs to predictions.
 
-    JAX reads it, by `jax.export.deserialize`, with flatbuffers, which it needs for that. The weights are a dict of
-    the arrays in the file. The inputs are a dict of those fields of a batch, by their paths, that the predictions
-    depend on, so without the labels, with one or more examples. Predictions that are several arrays are a dict of
-    them by their paths.
+    `jax.export.deserialize` reads the function; it needs JAX and flatbuffers. The weights are a dict of the arrays in
+    the file. The inputs are a dict of the fields of a batch that the predictions depend on, by their paths and thus
+    without the labels, with one or more examples. Predictions that consist of several arrays are a dict by their paths.
 
     Args:
       model: the model.
-      name: of the folder.
-      platforms: where it is to run, for example `["cpu", "cuda", "tpu"]`; None for where it is written.
+      name: the name of the folder.
+      platforms: the platforms to run on, for example `["cpu", "cuda", "tpu"]`; None for the one that writes it.
 
     Raises:
-      TypeError: `model` is no `Model`.
+      TypeError: `model` is not a `Model`.
 
     Example:
       >>> import pathlib, tempfile, fedjax_core as fc
@@ -81,7 +81,7 @@ def export_predict(model: Model, name: str = "predict", platforms: Sequence[str]
       >>> folder = pathlib.Path(tempfile.mkdtemp())
       >>> export_predict(model).write(folder, model.init(jax.random.key(0)), {})
 
-      And where it is used:
+      And where the model is used:
 
       >>> predict = jax.export.deserialize(bytearray((folder / "predict.jax").read_bytes()))
       >>> weights = load_file(folder / "weights.safetensors")
@@ -100,7 +100,7 @@ def export_predict(model: Model, name: str = "predict", platforms: Sequence[str]
 
 
 def _exported(model: Model, weights: Any, platforms: Sequence[str] | None) -> jax.export.Exported:
-    """The function of the weights and the inputs, each a dict of arrays."""
+    """The exported function of the weights and the inputs, each a dict of arrays."""
     arrays = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in named_arrays(weights).items()}
     structure = jax.tree.structure(types.tree_of_types(model.batch_type))
 
@@ -121,10 +121,10 @@ def _exported(model: Model, weights: Any, platforms: Sequence[str] | None) -> ja
 
 
 def _fields(batch_type: types.Type, symbolic: bool) -> dict[str, jax.ShapeDtypeStruct]:
-    """The fields of a batch by their paths; one symbol for the number of examples, another for each other `?`.
+    """The fields of a batch by their paths, with one symbol for the number of examples and another for each other `?`.
 
-    Where they are not symbolic they are sizes: JAX then tells which fields the predictions depend on, and not
-    also which one it takes the number of examples from.
+    If not `symbolic`, the unknown sizes are numbers: JAX then keeps exactly the fields that the predictions depend on,
+    and not also one that it reads the number of examples from.
     """
     scope, fields = jax.export.SymbolicScope(), {}
     for path, part in types.type_leaves(batch_type):
@@ -139,19 +139,19 @@ def _fields(batch_type: types.Type, symbolic: bool) -> dict[str, jax.ShapeDtypeS
 
 
 def _zeros(field: jax.ShapeDtypeStruct) -> jax.Array:
-    """In the place of a field that is not read; the sizes of its own that are unknown cannot be had from the inputs."""
+    """Zeros for a field that is never read; its unknown sizes are 1, since the inputs do not determine them."""
     return jnp.zeros((field.shape[0], *(d if isinstance(d, int) else 1 for d in field.shape[1:])), field.dtype)
 
 
 def _plain(predictions: Any) -> Any:
-    """Containers that any process knows."""
+    """The predictions as an array or a dict of arrays, containers that any process can deserialize."""
     return predictions if isinstance(predictions, jax.Array) else named_arrays(predictions)
 
 
 def _serialized(exported: jax.export.Exported) -> bytearray:
     try:
         return exported.serialize()
-    except ImportError as error:  # JAX says so itself, but not how it comes with this package
+    except ImportError as error:  # JAX's message does not name the extra of this package
         raise ImportError(_MISSING.format("flatbuffers")) from error
 
 

@@ -12,14 +12,14 @@ _MAX_ENTRIES = 16
 
 
 def named_values(value: Any) -> dict[str, Any]:
-    """What a pytree holds, by the path to each leaf.
+    """The leaves of a pytree, by their paths.
 
     Args:
-      value: a pytree of numbers, arrays and, on the host, texts.
+      value: a pytree of numbers, arrays and, on the host, strings.
 
     Returns:
-      A dict from path, such as `"train/loss"`, to a Python number for a scalar, a NumPy array, or
-      whatever else the leaf is. Narrow floating point numbers, which NumPy has not, are float32.
+      A dict from path, such as `"train/loss"`, to a Python number for a scalar, a NumPy array for an array, or the leaf
+      itself for anything else. Narrow floating-point types that NumPy lacks become float32.
 
     Example:
       >>> named_values({"train": {"loss": jax.numpy.bfloat16(0.5), "counts": np.array([3, 4])}})
@@ -27,11 +27,11 @@ def named_values(value: Any) -> dict[str, Any]:
     """
     leaves = dict(_leaves(value, ()))
     plain = map(_plain, on_host(list(leaves.values())))
-    return {sys.intern(name): leaf for name, leaf in zip(leaves, plain)}  # one text for all rounds
+    return {sys.intern(name): leaf for name, leaf in zip(leaves, plain)}  # all rounds share one string per name
 
 
 def on_host(value: Any) -> Any:
-    """`jax.device_get`, which takes its time with every leaf, of the leaves that are JAX arrays; the others stay."""
+    """Applies `jax.device_get` to the JAX arrays among the leaves only, since it is slow for every leaf."""
     leaves, structure = jax.tree.flatten(value)
     away = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
     if not away:
@@ -42,7 +42,7 @@ def on_host(value: Any) -> Any:
 
 
 def _leaves(value: Any, prefix: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """The leaves and their paths, those of a dict in its own order, which JAX does not keep."""
+    """The leaves and their paths, with dicts in their own order, which JAX does not keep."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield from _leaves(part, (*prefix, str(key)))
@@ -62,11 +62,11 @@ def _plain(leaf: Any) -> Any:
 
 
 def flatten_metrics(metrics: Any) -> dict[str, float | int]:
-    """The numbers of a pytree of metrics by the path to each.
+    """The numbers in a pytree of metrics, by their paths.
 
     Args:
-      metrics: a pytree of numbers and arrays. An array of up to 16 entries becomes one
-        number an entry, `path/0`, `path/1`, ...; a larger one is no metric to tabulate and is left out.
+      metrics: a pytree of numbers and arrays. An array of up to 16 entries becomes one number per entry, `path/0`,
+        `path/1`, ...; a larger one does not fit into a table and is left out.
 
     Returns:
       A dict from path, such as `"train/loss"`, to a Python number.
@@ -89,13 +89,13 @@ class Record(NamedTuple):
 
     Attributes:
       round: the number of the round, from 1.
-      seconds: since the run began, held-out evaluation included.
-      round_seconds: of the round itself, evaluation not included.
-      num_clients: how many took part.
+      seconds: the time since the run began, including held-out evaluation.
+      round_seconds: the time of the round itself, without evaluation.
+      num_clients: how many clients took part.
       metrics: what the process measured, flat; see `flatten_metrics`.
-      held_out: what the evaluation measured after the round, flat; empty if there was none.
-      left_out: the clients that the round left out since something of theirs was not finite, up to 20 of them, each
-        with the reason: `(("ada", "update"), ...)`.
+      held_out: what the evaluation measured after the round, flat; empty if there was no evaluation.
+      left_out: the clients that the round left out because their result was not finite, up to 20 of them, each with
+        the reason: `(("ada", "update"), ...)`.
     """
 
     round: int
@@ -107,7 +107,7 @@ class Record(NamedTuple):
     left_out: tuple[tuple[int | str, str], ...] = ()
 
     def row(self) -> dict[str, float | int]:
-        """All of it under one name a number; those of the evaluation begin with `held_out/`"""
+        """All numbers of the record, by name; those of the evaluation begin with `held_out/`."""
         own = {
             "round": self.round,
             "seconds": round(self.seconds, 4),
@@ -119,7 +119,7 @@ class Record(NamedTuple):
     def summary(self) -> str:
         """Loss, accuracy and privacy in words: `loss 0.412, accuracy 88.1 % · held-out loss 0.397 · epsilon 2.44`.
 
-        A round that was not run says so, `skipped, 2 of 13 clients reported`, and so does one that left out clients:
+        It also says if the round was skipped, `skipped, 2 of 13 clients reported`, or left out clients,
         `left out all 10 clients (update 9, weight 1)`.
         """
         parts = [
@@ -133,29 +133,29 @@ class Record(NamedTuple):
 
     @property
     def num_left_out(self) -> int:
-        """How many clients the round left out since something of theirs was not finite."""
+        """How many clients the round left out because their result was not finite."""
         return int(sum(_left_out_by_reason(self.metrics).values()))
 
     @property
     def reasons_left_out(self) -> str:
-        """What was not finite, and for how many clients: `update 9, weight 1`; empty if there were none."""
+        """What was not finite, and for how many clients: `update 9, weight 1`; empty if no client was left out."""
         return ", ".join(f"{reason} {number}" for reason, number in _left_out_by_reason(self.metrics).items() if number)
 
     @property
     def names_left_out(self) -> str:
-        """The clients that are known by name: `ada (update), bob (weight)`; of more than 20 the first ones."""
+        """The clients left out, by name: `ada (update), bob (weight)`; if there are more than 20, the first ones."""
         more = ", ..." if self.num_left_out > len(self.left_out) else ""
         return ", ".join(f"{client} ({reason})" for client, reason in self.left_out) + more
 
     @property
     def has_left_out_all(self) -> bool:
-        """Whether the round left out every client that took part, or every one that has examples."""
+        """Whether the round left out every client that took part, or every one with examples."""
         nobody_trained = any(self.metrics.get(name) == 0 for name in _NUM_EXAMPLES)
         return self.num_left_out > 0 and (nobody_trained or self.num_left_out == self.num_clients)
 
     @property
     def is_skipped(self) -> bool:
-        """Whether the round was not run, since too few clients reported."""
+        """Whether the round was skipped because too few clients reported."""
         return bool(self.metrics.get("participation/skipped"))
 
     def _left_out_in_words(self) -> str:
@@ -194,9 +194,9 @@ class History:
         self.records.append(record)
 
     def to_lines(self) -> list[bytes]:
-        """The records as lines of JSON, from which `from_lines` makes the same history.
+        """The records as lines of JSON, which `from_lines` turns back into the same history.
 
-        A record is encoded once and the lines are not joined: a long run can be saved often.
+        Each record is encoded once, and the lines are not joined, so that a long run can be saved often.
         """
         for i, record in enumerate(self.records):
             if i == len(self._encoded) or self._encoded[i][0] is not record:
@@ -205,10 +205,10 @@ class History:
 
     @classmethod
     def from_lines(cls, lines: Iterable[bytes]) -> "History":
-        """The history that `to_lines` was called of.
+        """The history whose `to_lines` returned these lines.
 
         Raises:
-          ValueError: these are no such lines.
+          ValueError: these are not the lines of a history.
         """
         history = cls()
         try:
@@ -216,7 +216,7 @@ class History:
                 *fields, left_out = json.loads(line)
                 history.append(Record(*fields, left_out=tuple((client, reason) for client, reason in left_out)))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"no lines of a history: {error}") from None
+            raise ValueError(f"these are not the lines of a history: {error}") from None
         return history
 
     @property
@@ -225,18 +225,18 @@ class History:
         return tuple(dict.fromkeys(name for record in self.records for name in record.row()))
 
     def column(self, name: str) -> np.ndarray:
-        """The number `name` of each round, float64 `[len(self)]`, NaN where a round has none.
+        """The number `name` of each round, float64 `[len(self)]`; NaN for a round without it.
 
         Raises:
-          KeyError: no round has one.
+          KeyError: no round has a number of that name.
         """
         if name not in self.columns:
-            raise KeyError(f"no round measured {name!r}; there are {', '.join(self.columns) or 'no rounds'}")
+            raise KeyError(f"no round measured {name!r}; the history has {', '.join(self.columns) or 'no rounds'}")
         return np.array([record.row().get(name, np.nan) for record in self.records], np.float64)
 
 
 def find_metric(metrics: dict[str, float | int], name: str) -> str | None:
-    """The first path that is called `name`, or else the first that ends so.
+    """The first path whose last part is `name`, or else the first that ends in `_name`; None if there is neither.
 
     Example:
       >>> find_metric({"eval/loss": 1.0, "eval/token_accuracy": 0.5}, "accuracy")
@@ -249,7 +249,8 @@ def find_metric(metrics: dict[str, float | int], name: str) -> str | None:
 
 
 _LEFT_OUT = "client_work/train/num_non_finite_clients/"
-# Of the clients that were not left out; by the second name where the metrics are of this round and of all rounds.
+# Count the examples of the clients that were not left out; the second name is that of a process whose metrics are of
+# the current round and of all rounds.
 _NUM_EXAMPLES = ("client_work/train/num_examples", "client_work/train/current_round_metrics/num_examples")
 
 

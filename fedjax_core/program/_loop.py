@@ -23,11 +23,11 @@ class RoundCohort(NamedTuple):
     """The clients of a round.
 
     Attributes:
-      cohort: what `process.next` takes; None if the round is skipped.
-      size: how many clients there are.
-      metrics: who took part, where the sampler gives a `Participation`.
-      ids: of the clients; the cohort is let go before somebody may ask for them.
-      client_index: their numbers in the population, by which a process tells of them.
+      cohort: the cohort that `process.next` takes; None if the round is skipped.
+      size: the number of clients.
+      metrics: the counts of participation, if the sampler returns a `Participation`.
+      ids: the ids of the clients, kept here because the cohort is released before they may be needed.
+      client_index: the clients' rows in the population, by which a process reports them.
     """
 
     cohort: Any
@@ -40,10 +40,10 @@ class RoundCohort(NamedTuple):
 def cohort_drawer(
     sampler: Callable, data: FederatedData, batching: Batching, *, key: jax.Array
 ) -> Callable[[int], RoundCohort]:
-    """Gives a function that draws the clients of a round and their batches.
+    """Returns a function that draws the clients of a round and their batches.
 
     Args:
-      sampler: round number -> the ids of the clients, or a `Participation`.
+      sampler: a function from the round number to the ids of the clients, or to a `Participation`.
       data: the population.
       batching: how the examples of a client become batches.
       key: draws the shuffling; the round number is folded in.
@@ -63,7 +63,7 @@ def cohort_drawer(
 
 
 def round_cohort(cohort: Cohort, metrics: dict[str, int]) -> RoundCohort:
-    """The clients of a round that is not skipped."""
+    """The `RoundCohort` of a round that is not skipped."""
     return RoundCohort(cohort, len(cohort), metrics, cohort.ids, cohort.client_index)
 
 
@@ -82,11 +82,11 @@ def run_rounds(
     Args:
       start: where the run begins.
       ending: decides which round is the last one; it has seen the history of `start`.
-      draw: from `cohort_drawer`; called for a round while the devices compute the one before.
-      evaluate: `(number, state, is_last)` -> what is measured on held-out data after a round, or None.
-      added: round number -> what the record of the round has besides the metrics of the process.
-      outlets: take each round, in their order.
-      clock: gives the time in seconds.
+      draw: the function that `cohort_drawer` returns; called for a round while the devices compute the previous one.
+      evaluate: `(number, state, is_last)` -> the metrics on held-out data after a round, or None.
+      added: a function from the round number to the metrics that the round's record has besides the process's.
+      outlets: receive each round, in order.
+      clock: returns the time in seconds.
 
     Returns:
       The last round.
@@ -99,7 +99,7 @@ def run_rounds(
             begin = clock()
             drawn = draw(number) if ahead is None else ahead
             after, metrics = (state, None) if drawn.cohort is None else start.next(state, drawn.cohort)
-            drawn = drawn._replace(cohort=None)  # so that its examples are let go while the next ones are read
+            drawn = drawn._replace(cohort=None)  # frees its examples while the next ones are read
             ahead = None if number == ending.last_round else _drawn_ahead(draw, start.next, number + 1)
             metrics = on_host(metrics)  # waits for the devices
             flat = {**drawn.metrics, **flatten_metrics(metrics), **added(number)}
@@ -123,7 +123,7 @@ def run_rounds(
 
 @contextlib.contextmanager
 def _closing(outlets: Sequence[Outlet]):
-    """Closes the outlets in their order, all of them, also where one fails; before that, tells them of Ctrl-C."""
+    """Closes all outlets, in order, even if one fails; after Ctrl-C, first calls `interrupt` on each."""
     with contextlib.ExitStack() as stack:
         for outlet in reversed(outlets):
             stack.callback(outlet.close)
@@ -136,9 +136,9 @@ def _closing(outlets: Sequence[Outlet]):
 
 
 def _drawn_ahead(draw: Callable[[int], RoundCohort], next_round: Computation, number: int) -> RoundCohort | None:
-    """Draws and reads a round's clients while the devices compute the round before.
+    """Draws and reads a round's clients while the devices compute the previous round.
 
-    None after an error, which waits until the round before is released: the round itself draws again, and meets it.
+    Returns None after an error, so that the previous round is still released: the round itself draws again, and raises.
     """
     with contextlib.suppress(Exception):
         drawn = draw(number)
@@ -152,13 +152,13 @@ def _with_names(record: Record, metrics: Any, drawn: RoundCohort) -> Record:
     """The record with the clients that the round left out, by their ids."""
     if not record.num_left_out or not _are_listed(metrics):
         return record
-    # By number, as the process knows them: the data may be a part of a population, which keeps its numbers.
+    # The process knows clients by their rows in the population, and the data may be a part of it that keeps its rows.
     ids = dict(zip(np.asarray(drawn.client_index).tolist(), drawn.ids))
     left_out = left_out_clients(metrics, ids).items()
-    plain = ((i.item() if isinstance(i, np.generic) else i, reason) for i, reason in left_out)  # what JSON can hold
+    plain = ((i.item() if isinstance(i, np.generic) else i, reason) for i, reason in left_out)  # JSON can hold these
     return record._replace(left_out=tuple(plain))
 
 
 def _are_listed(metrics: Any) -> bool:
-    """Whether a round lists the clients that it left out; a process that is not of `compose` may only count them."""
+    """Whether the metrics list the clients left out; a process that `compose` did not build may only count them."""
     return "non_finite_clients" in metrics["client_work"]["train"]

@@ -1,4 +1,4 @@
-"""Outlets: where the rounds of a run go."""
+"""Outlets: the consumers of a run's rounds, such as files, checkpoints and hooks."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,15 +16,15 @@ _LEFT_OUT_NUMBERS = "client_work/train/non_finite_clients/"  # released by name 
 
 
 class Round(NamedTuple):
-    """What the `on_round` hooks of a run are given after each round.
+    """What the `on_round` hooks of a run receive after each round.
 
     Attributes:
-      number: of the round, from 1.
-      state: the process's state after it.
-      metrics: what the process measured, its arrays as NumPy arrays; None if the round was skipped.
-      held_out: what the evaluation measured after it, likewise; None if there was none.
-      record: the same in plain numbers.
-      is_last: whether the run ends with it.
+      number: the number of the round, from 1.
+      state: the process's state after the round.
+      metrics: what the process measured, with NumPy arrays; None if the round was skipped.
+      held_out: what the evaluation measured after the round, with NumPy arrays; None if there was no evaluation.
+      record: the round and its metrics as plain numbers.
+      is_last: whether the run ends with this round.
     """
 
     number: int
@@ -40,12 +40,12 @@ def _nothing() -> None:
 
 
 class Outlet(NamedTuple):
-    """Takes the rounds of a run, each after the outlets before it in the list have taken it.
+    """Receives the rounds of a run, each one after the outlets earlier in the list have received it.
 
     Attributes:
-      take: `(round)`, after each round. An exception ends the run.
-      interrupt: `()`, where Ctrl-C ends the run, before `close`.
-      close: `()`, at the end of the run, however it ends.
+      take: `(round)`; called after each round. An exception ends the run.
+      interrupt: `()`; called before `close` if Ctrl-C ends the run.
+      close: `()`; called at the end of the run, however it ends.
     """
 
     take: Callable[[Round], Any]
@@ -54,14 +54,14 @@ class Outlet(NamedTuple):
 
 
 def to_progress_bar(last_round: int | None, completed: int) -> Outlet:
-    """Shows a progress bar from now on."""
+    """Shows a progress bar, from this call on."""
     bar = ProgressBar(last_round, completed)
     bar.__enter__()
     return Outlet(lambda round_: bar.update(round_.record), close=lambda: bar.__exit__(None, None, None))
 
 
 def to_log() -> Outlet:
-    """Logs the clients that a round left out, by name, and warns of the first round that left out all with examples."""
+    """Logs the clients that a round left out, by name, and warns once if a round left out all that have examples."""
     warned = False
 
     def take(round_: Round) -> None:
@@ -75,22 +75,22 @@ def to_log() -> Outlet:
             warned = True
             which = "" if left_out == record.num_clients else " that have examples"
             warn(
-                f"round {record.round} left out all of its {left_out} clients{which}, since something was not finite: "
-                f"{record.reasons_left_out}; lower the learning rates, or look for the first step that is not finite: "
-                "fc.testing.debug_client(process, state, client)"
+                f"round {record.round} left out all of its {left_out} clients{which}, since their results were not "
+                f"finite: {record.reasons_left_out}; lower the learning rates, or find the first step that is not "
+                "finite: fc.testing.debug_client(process, state, client)"
             )
 
     return Outlet(take)
 
 
 def to_folder(folder: RunFolder, state: Any, history: History, get_weights: Callable[[Any], Any]) -> Outlet:
-    """Writes `metrics.csv` as the run goes on, and all of `RunFolder.finish` at its end.
+    """Extends `metrics.csv` after each round, and writes the files of `RunFolder.finish` at the end of the run.
 
     Args:
-      folder: where to.
-      state: with which the run begins.
-      history: of the run, which grows.
-      get_weights: state -> the model's weights.
+      folder: the folder to write to.
+      state: the state with which the run begins.
+      history: the history of the run, which grows.
+      get_weights: a function from the state to the model's weights.
     """
     latest = state
 
@@ -107,7 +107,7 @@ def to_folder(folder: RunFolder, state: Any, history: History, get_weights: Call
 
 
 def to_releases(releases: Sequence[ReleaseManager]) -> Outlet:
-    """Releases the values of each round, by name, to one manager after the other."""
+    """Releases the values of each round, by name, to each manager in turn."""
 
     def take(round_: Round) -> None:
         values = _released_values(round_)
@@ -120,16 +120,16 @@ def to_releases(releases: Sequence[ReleaseManager]) -> Outlet:
 def to_checkpoints(
     checkpoints: Checkpoints, history: History, run_identity: dict[str, Any], environment: Callable[[], dict[str, Any]]
 ) -> Outlet:
-    """Writes a checkpoint when one is due, after the last round, and of the latest round where Ctrl-C ends the run.
+    """Writes a checkpoint when one is due, after the last round, and after the latest round if Ctrl-C ends the run.
 
-    It stands behind the outlets that release: a round has a checkpoint only when it is released, since a run that goes
-    on from there does not release it again.
+    It follows the outlets that release: a round may get a checkpoint only once it is released, because a run that
+    resumes from the checkpoint does not release the round again.
 
     Args:
-      checkpoints: where to.
-      history: of the run, which grows.
+      checkpoints: the checkpoints to write.
+      history: the history of the run, which grows.
       run_identity: see `Checkpoint`.
-      environment: gives that of a `Checkpoint`, which the first round may decide.
+      environment: returns the `environment` of a `Checkpoint`, which may be known only after the first round.
     """
     latest: Round | None = None
     saved: int | None = None
@@ -146,7 +146,7 @@ def to_checkpoints(
             save(round_)
 
     def interrupt() -> None:
-        # A round that is in the history and was not released must run again, so it gets no checkpoint.
+        # A round that is in the history but was not released must run again, so it gets no checkpoint.
         if latest is not None and saved != latest.number == history.records[-1].round:
             save(latest)
 
@@ -154,7 +154,7 @@ def to_checkpoints(
 
 
 def to_hooks(hooks: Sequence[Callable[[Round], Any]]) -> Outlet:
-    """Calls the hooks."""
+    """Calls each hook after each round."""
 
     def take(round_: Round) -> None:
         for hook in hooks:
@@ -164,11 +164,11 @@ def to_hooks(hooks: Sequence[Callable[[Round], Any]]) -> Outlet:
 
 
 def _released_values(round_: Round) -> dict[str, Any]:
-    """What is released after a round, by name."""
+    """The values to release after a round, by name."""
     record = round_.record
     names = {"left_out_clients": record.names_left_out} if record.left_out else {}
     measured = {n: v for n, v in named_values(round_.metrics).items() if not n.startswith(_LEFT_OUT_NUMBERS)}
-    # Numbers that the loop adds to those of the process, which the record has in their plain form alone.
+    # The loop adds these numbers to the process's metrics, and only the record has them.
     added = {n: v for n, v in record.metrics.items() if n.startswith(("participation/", "privacy/"))}
     return {
         "seconds": record.seconds,

@@ -11,17 +11,17 @@ from fedjax_core.program._history import Record
 
 
 class ProgressBar:
-    """Two lines: rounds, rounds and clients a second and the time left; the latest loss and accuracy.
+    """Two lines: the round, rounds and clients per second and the time left; the latest loss and accuracy.
 
-    Shown on standard error while the context is open, and only where that is a terminal or a
-    notebook: a log file is not filled with bars.
+    The bar is shown on standard error while the context is open, and only if that is a terminal or a notebook, so that
+    log files are not filled with bars.
 
     Args:
-      rounds: how many there will be; None where nobody knows.
-      completed: how many there have been, in a run that is resumed.
-      disable: shows nothing.
-      console: where to show it; None for standard error.
-      clock: gives the time in seconds.
+      rounds: the number of the last round; None if it is unknown.
+      completed: the number of rounds done so far, in a run that is resumed.
+      disable: whether to show nothing.
+      console: the console to show the bar on; None for standard error.
+      clock: returns the time in seconds.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ProgressBar:
             get_time=clock,
         )
         self._task = self._bar.add_task("compiling", total=rounds, completed=completed, speed="")
-        self._rounds = -1  # the first one's time is that of the compiler
+        self._rounds = -1  # leaves the first round out of the speed, since it compiles
         self._num_clients = 0
         self._seconds = 0.0
         self._held_out = {}
@@ -63,7 +63,7 @@ class ProgressBar:
         self._bar.update(self._task, completed=record.round, description=description, speed=self._speed(record))
 
     def _speed(self, record: Record) -> str:
-        """Rounds and clients a second, evaluation not included, but for the first round."""
+        """Rounds and clients per second, without evaluation; empty after the first round."""
         self._rounds += 1
         if not self._rounds:
             return ""
@@ -74,7 +74,7 @@ class ProgressBar:
 
 
 class _TwoLines(rich.progress.Progress):
-    """The description of a task on a line of its own, so that a narrow terminal shows all of it."""
+    """Shows the description of a task on its own line, so that a narrow terminal shows all of it."""
 
     def get_renderables(self) -> Iterator[rich.console.RenderableType]:
         yield self.make_tasks_table(self.tasks)

@@ -1,4 +1,4 @@
-"""Release managers: where the metrics of each round go."""
+"""Release managers, which take the metrics of each round out of the program."""
 
 import contextlib
 import datetime
@@ -14,17 +14,17 @@ from fedjax_core.program._history import named_values, on_host
 
 
 class ReleaseManager(NamedTuple):
-    """Takes the values of each round out of the program: into a file, a service, a log.
+    """Takes the values of each round out of the program, into a file, a service or a log.
 
-    Releasing a round replaces what was released of that round and later ones, as far as the
-    destination allows: a run that is resumed from an earlier round leaves no round twice.
+    Releasing a round replaces what was released for that round and for later ones, as far as the destination allows,
+    so that a run that is resumed from an earlier round leaves no round twice.
 
     Attributes:
       release: `(value, round_num)`. `value` is a pytree of numbers and arrays, for example the metrics
         of a process. Nested names are joined by `/`, as in `"train/loss"`.
-      close: `()`, ends what `release` needs to be open. `contextlib.closing(manager)` calls it.
+      close: `()`; closes what `release` has opened. `contextlib.closing(manager)` calls it.
 
-    Example: one's own.
+    Example: a custom manager.
       >>> manager = ReleaseManager(lambda value, round_num: print(round_num, value["loss"]))
       >>> manager.release({"loss": 0.5}, 1)
       1 0.5
@@ -35,10 +35,10 @@ class ReleaseManager(NamedTuple):
 
 
 def release_to_memory(values: dict[int, Any]) -> ReleaseManager:
-    """Puts each value, with its arrays as NumPy arrays, into a dict by the number of the round.
+    """Stores each value, with NumPy arrays, in a dict by the number of the round.
 
     Args:
-      values: the dict.
+      values: the dict to store them in.
 
     Example:
       >>> values = {}
@@ -57,11 +57,11 @@ def release_to_memory(values: dict[int, Any]) -> ReleaseManager:
 
 
 def release_to_log(logger: logging.Logger | None = None, level: int = logging.INFO) -> ReleaseManager:
-    """Logs one line a round, with every value by its name; of an array its shape.
+    """Logs one line per round, with every value by name; for an array, its dtype and shape.
 
     Args:
-      logger: None for that called `fedjax_core`.
-      level: the level of the lines.
+      logger: the logger; None for the one named `fedjax_core`.
+      level: the level to log at.
 
     Example:
       >>> import sys
@@ -83,11 +83,11 @@ def release_to_log(logger: logging.Logger | None = None, level: int = logging.IN
 def group_releases(*managers: ReleaseManager) -> ReleaseManager:
     """Releases to several managers, one after the other.
 
-    An exception of one of them ends the run, which can be resumed; put those that may fail, such as a service,
-    behind the files.
+    An exception in one of them ends the run, which can be resumed; list managers that may fail, such as a service,
+    after the files.
 
     Raises:
-      TypeError: one of them is no `ReleaseManager`.
+      TypeError: an argument is not a `ReleaseManager`.
 
     Example:
       >>> values, others = {}, {}
@@ -104,7 +104,7 @@ def group_releases(*managers: ReleaseManager) -> ReleaseManager:
             manager.release(value, round_num)
 
     def close() -> None:
-        with contextlib.ExitStack() as stack:  # goes on to the others where one fails
+        with contextlib.ExitStack() as stack:  # closes the others even if one fails
             for manager in reversed(managers):
                 stack.callback(manager.close)
 
@@ -112,14 +112,14 @@ def group_releases(*managers: ReleaseManager) -> ReleaseManager:
 
 
 def filter_releases(manager: ReleaseManager, keep: Callable[[str], bool]) -> ReleaseManager:
-    """Releases the values whose names are kept, and nothing where none is.
+    """Releases only the values whose names `keep` accepts, and no round without any.
 
     Args:
-      manager: where to.
-      keep: `(name) -> bool`, for example of `"train/loss"`.
+      manager: where to release them.
+      keep: `(name) -> bool`; a name is, for example, `"train/loss"`.
 
     Raises:
-      TypeError: `manager` is no `ReleaseManager`, or `keep` no function.
+      TypeError: `manager` is not a `ReleaseManager`, or `keep` is not a function.
 
     Example:
       >>> values = {}
@@ -131,7 +131,7 @@ def filter_releases(manager: ReleaseManager, keep: Callable[[str], bool]) -> Rel
     _check_manager("filter_releases", manager)
     if not callable(keep):
         raise TypeError(
-            f"filter_releases(keep=...) is a function of a name, got {keep!r}; write lambda name: name == {keep!r}"
+            f"filter_releases(keep=...) must be a function of a name, got {keep!r}; write lambda name: name == {keep!r}"
         )
 
     def release(value: Any, round_num: int) -> None:
@@ -148,13 +148,13 @@ def periodic_releases(
     """Releases some of the rounds.
 
     Args:
-      manager: where to.
-      every: an integer releases the rounds that it divides, the same ones in a resumed run; a time
-        releases a round if that much has passed since the last release, and the first one.
-      clock: gives the time in seconds.
+      manager: where to release them.
+      every: an integer releases the rounds whose numbers are multiples of it, also in a resumed run; a `timedelta`
+        releases the first round, and then a round whenever that much time has passed since the last release.
+      clock: returns the time in seconds.
 
     Raises:
-      TypeError: `manager` is no `ReleaseManager`, or `every` neither an integer nor a time.
+      TypeError: `manager` is not a `ReleaseManager`, or `every` is neither an integer nor a `timedelta`.
       ValueError: `every` is not positive.
 
     Example:
@@ -197,7 +197,8 @@ def _divided_by(every: int) -> Callable[[int], bool]:
         every = operator.index(every)
     except TypeError:
         raise TypeError(
-            f"periodic_releases(every=...) is a number of rounds or a datetime.timedelta, got {every!r}; use every=10"
+            f"periodic_releases(every=...) must be a number of rounds or a datetime.timedelta, got {every!r}; use "
+            "every=10"
         ) from None
     _check_positive(every, str(every))
     return lambda round_num: round_num % every == 0
@@ -205,13 +206,13 @@ def _divided_by(every: int) -> Callable[[int], bool]:
 
 def _check_positive(every: float, given: str) -> None:
     if every <= 0:
-        raise ValueError(f"periodic_releases(every=...) is positive, got {given}; use every=1 for each round")
+        raise ValueError(f"periodic_releases(every=...) must be positive, got {given}; use every=1 for each round")
 
 
 def _check_manager(name: str, manager: Any) -> None:
     if not isinstance(manager, ReleaseManager):
         raise TypeError(
-            f"{name} releases to a ReleaseManager, got {manager!r}; for example "
+            f"{name}: each manager must be a ReleaseManager, got {manager!r}; for example "
             "fc.program.release_to_csv('metrics.csv')"
         )
 

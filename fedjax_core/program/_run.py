@@ -1,4 +1,4 @@
-"""A run: rounds of a learning process, with all that they leave."""
+"""A run: rounds of a learning process, and the files that they leave."""
 
 import contextlib
 import functools
@@ -34,31 +34,31 @@ from fedjax_core.types import member_of
 
 
 class Run:
-    """Rounds of a learning process, each with freshly drawn clients, and all that they leave.
+    """Rounds of a learning process, each with newly drawn clients, and the files that they leave.
 
-    A run is a function of its arguments. Round `r` (from 1) draws its clients by `sampler` and shuffles with
-    `fold_in(key, r)`. With a folder, or with checkpoints, it can be interrupted or killed at any time: `train()` goes
-    on after the latest checkpoint, and ends with the bits of a run that was never interrupted. The folder holds
+    A run is a function of its arguments. Round `r` (from 1) draws its clients with `sampler` and shuffles with
+    `fold_in(key, r)`. With a folder or with checkpoints, it can be interrupted or killed at any time: `train()` resumes
+    after the latest checkpoint, and ends with the bits of a run that was never interrupted. The folder holds
 
     ```
     run.json                   the settings, versions and devices
-    metrics.csv                a line a round, as the run goes on
-    weights.npz, curves.png    at its end, also when an error or Ctrl-C ends it after some rounds
-    checkpoints/               from which it goes on
-    evaluation/                metrics.jsonl, a line an evaluation; the states of a `fed_eval` process
+    metrics.csv                a line for each round, added after the round
+    weights.npz, curves.png    written at the end, also if an error or Ctrl-C ends the run after some rounds
+    checkpoints/               what the run resumes from
+    evaluation/                metrics.jsonl, a line for each evaluation; the states of a `fed_eval` process
     exports/<name>/            what the exports write
     ```
 
-    Of several processes of one `jax.distributed` job, which all make the same run and call the same methods, the first
-    one writes, releases and shows progress. A second run that wants to write to a folder in which one is training
-    is refused; `evaluate` and `watch` may go on beside it, in any process.
+    In a `jax.distributed` job, all processes build the same run and call the same methods, and the first process
+    writes, releases and shows progress. While a run is training in a folder, a second run that would write to it is
+    refused; `evaluate` and `watch` may run at the same time, in any process.
 
-    The arguments are attributes, checked and complete: `folder` is a `pathlib.Path`, `checkpoints` those in the folder
-    where none are given, `evaluation.by` a computation or a process, `releases`, `exports` and `on_round` are tuples.
+    The arguments are also attributes, checked and complete: `folder` is a `pathlib.Path`, `checkpoints` by default
+    those in the folder, `evaluation.by` a computation or a process; `releases`, `exports` and `on_round` are tuples.
 
     Attributes:
       settings: the plain values among the arguments, a `RunSettings`.
-      last_round: the number of the last round, if it does not end earlier; None for no end.
+      last_round: the number of the last round, if the run does not end earlier; None for no end.
 
     Example:
       >>> import jax, optax, tempfile, fedjax_core as fc
@@ -78,7 +78,7 @@ class Run:
       ...         key=jax.random.key(2),
       ...     )
       >>> result = run(rounds=2).train()
-      >>> result = run(rounds=4).train()  # goes on with round 3
+      >>> result = run(rounds=4).train()  # continues with round 3
       >>> len(result.history), sorted(result.held_out["eval"])[:2], [path.name for path in result.exports]
       (4, ['accuracy', 'loss'], ['weights'])
     """
@@ -105,44 +105,45 @@ class Run:
         progress: bool = True,
         key: jax.Array,
     ):
-        """Checks the arguments, and neither runs nor writes anything.
+        """Checks the arguments; nothing runs and nothing is written yet.
 
         Args:
           process: for example `fed_avg(model, optax.sgd(0.1), key=...)`.
           train_data: the population that cohorts are drawn from.
-          sampler: the number of clients a round, which are drawn uniformly without replacement by
+          sampler: the number of clients a round, drawn uniformly without replacement by
             `sample_clients(r, ..., key=key)`; or a function from the round number to the ids of the clients, such as
-            `data.poisson_sampler(...)`, or to a `Participation`, as `data.participation(...)` gives it, whose skipped
-            rounds leave the state as it is. A function must be a pure one: it is called while the round before
-            computes, and again by a run that goes on.
+            `data.poisson_sampler(...)`, or to a `Participation`, such as `data.participation(...)`, whose skipped
+            rounds leave the state unchanged. The function must be pure: it is called for a round while the previous one
+            computes, and again by a run that resumes.
           batching: how the examples of a client become batches.
-          rounds: the number of the last round, those before the latest checkpoint included; an `EarlyStopping`, which
+          rounds: the number of the last round, counting those before the latest checkpoint; an `EarlyStopping`, which
             ends the run when a metric no longer improves; None for no end.
-          folder: where the run leaves its files; None for nowhere. One that is there is continued; a
-            `RunFolder(...)` decides that itself.
-          evaluation: of held-out clients, for example `Evaluation(test_data, model)`.
-          checkpoints: where checkpoints go, how often, and which are kept; None is `Checkpoints(folder /
-            "checkpoints")`, and none without a folder. Where the number of lanes is left to the engine, it is the
-            checkpoint's.
-          releases: get, after each round, `seconds`, `round_seconds`, `num_clients`, what the process measured and,
-            under `held_out/`, what the evaluation measured; one or several, the files before what may fail.
-          exports: written into the folder at the end of the run.
-          accounting: what the rounds cost in privacy, as `fc.privacy.accounting(...)` counts it for the process's
-            `private_mean`; each record then has the metric `privacy/epsilon`. Its sampling must be that of `sampler`,
-            which is checked for a number and for a sampler that says what it is; for another function you answer.
-          initial_state: with which the first round begins; None is `process.initialize()`. To fine-tune the weights of
-            another run give `process.set_model_weights(process.initialize(), weights)`, with
-            `load_weights(path, like=...)`. A run that has a checkpoint goes on from there, and warns if it began
-            with another state.
-          on_round: called with a `Round` after each; a function or several.
+          folder: where the run writes its files; None to write none. A run that is already there is resumed, unless a
+            `RunFolder(...)` forbids it.
+          evaluation: how to evaluate on held-out clients, for example `Evaluation(test_data, model)`.
+          checkpoints: where and how often checkpoints are written, and which are kept; None for
+            `Checkpoints(folder / "checkpoints")`, or for no checkpoints if there is no folder. If the engine chooses
+            the number of lanes, a resumed run takes the checkpoint's.
+          releases: one or several managers, which receive after each round `seconds`, `round_seconds`, `num_clients`,
+            what the process measured and, under `held_out/`, what the evaluation measured. List files before managers
+            that may fail.
+          exports: what to write into the folder at the end of the run.
+          accounting: the privacy cost of the rounds, as `fc.privacy.accounting(...)` computes it for the process's
+            `private_mean`; each record then has the metric `privacy/epsilon`. Its sampling must match `sampler`. That
+            is checked if `sampler` is a number or declares how it samples; otherwise it is up to you.
+          initial_state: the state with which the first round begins; None for `process.initialize()`. To fine-tune the
+            weights of another run, give `process.set_model_weights(process.initialize(), weights)`, with
+            `load_weights(path, like=...)`. A run that has a checkpoint resumes from it, and warns if the run began with
+            another state.
+          on_round: a function, or several, called with a `Round` after each round.
           progress: whether to show a progress bar on standard error if that is a terminal.
-          key: draws cohorts and shuffling. The process has a key of its own.
+          key: draws cohorts and shuffling. The process has its own key.
 
         Raises:
-          TypeError: an argument is of another kind than described, or the data is not of the type that the process or
-            the evaluation takes.
+          TypeError: an argument is of the wrong type, or the data is not of the type that the process or the evaluation
+            takes.
           ValueError: a number is out of its range; `process` has no `next` or no `get_model_weights`; an export is
-            not an `Export`, or there are exports and no folder; `accounting` is for another sampling; nothing measures
+            not an `Export`, or there are exports but no folder; `accounting` is for another sampling; nothing measures
             the metric of an early stopping.
         """
         _arguments.check_process(process)
@@ -169,23 +170,23 @@ class Run:
         self._trained = None
 
     def train(self) -> TrainResult:
-        """Runs the rounds that are left, from the latest checkpoint where there is one, to the end of the run.
+        """Runs the remaining rounds, from the latest checkpoint if there is one.
 
-        A run that is over runs no round. It makes up for what a process that was killed at the very end did not write,
-        and evaluates and exports again where it has an evaluation and exports.
+        If the run is over, no round runs. `train` then writes what a process that was killed at the very end did not
+        write, and evaluates and exports again if the run has an evaluation and exports.
 
         Returns:
           A `TrainResult(state, history, held_out, exports)`.
 
         Warns:
-          UserWarning: the rounds that follow are not those of an uninterrupted run, since settings, versions or
-            devices are others than at the checkpoint, or the run began with another state; a round left out all of
-            its clients that have examples; or nobody measures the metric of an early stopping.
+          UserWarning: the next rounds are not those of an uninterrupted run, because settings, versions or devices have
+            changed since the checkpoint, or because the run began with another state; a round left out all of its
+            clients that have examples; or the first round did not measure the metric of an early stopping.
 
         Raises:
           CheckpointTypeError: the latest checkpoint is of another model or algorithm.
           BlockingIOError: another run is writing to the folder or to that of the checkpoints.
-          OSError: something cannot be written.
+          OSError: a file cannot be written.
         """
         with self._writing():
             start = run_start(self.process, self.initial_state, self.checkpoints, self.settings.identity())
@@ -208,14 +209,14 @@ class Run:
             return TrainResult(last.state, start.history, last.held_out, self._export(last.state, last.held_out))
 
     def evaluate(self) -> Any:
-        """Evaluates the latest checkpoint; without checkpoints, the state that `train` ended with.
+        """Evaluates the latest checkpoint, or the state that `train` ended with if there is no checkpoint.
 
         Returns:
           What the evaluation measures, for example `{"eval": {"loss": ..., "accuracy": ...}}`.
 
         Raises:
           ValueError: the run has no evaluation.
-          FileNotFoundError: there is no checkpoint, and nothing to evaluate.
+          FileNotFoundError: there is neither a checkpoint nor a state that `train` ended with.
         """
         evaluator, checkpoint = self._evaluator, self.restore()
         if checkpoint is not None:
@@ -226,18 +227,18 @@ class Run:
         return evaluator(*self._trained)
 
     def watch(self, every_secs: float = 60.0, until: Callable[[Any], bool] | None = None, again: bool = False) -> Any:
-        """Evaluates each new checkpoint that another process leaves, until the run is over there.
+        """Evaluates each new checkpoint that another process writes, until that process's run is over.
 
-        Checkpoints that come faster than they can be evaluated are passed over. Where there is no new one the result
-        is `{}`, and a warning is logged at most once in ten minutes.
+        If checkpoints come faster than they can be evaluated, only the latest one is. While there is no new one, the
+        result is `{}`, and a warning is logged at most once in ten minutes.
 
         Args:
-          every_secs: seconds from the start of one evaluation, or of a look in vain, to the next.
-          until: is given the last result, None at first, and ends the watch by a true value.
+          every_secs: seconds from one look for a new checkpoint to the next.
+          until: a function of the last result, which is None at first; the watch ends when it returns a true value.
           again: whether to evaluate the latest checkpoint again if there is no new one.
 
         Returns:
-          The metrics of the last evaluation, `{}` if there was none.
+          The metrics of the last evaluation; `{}` if there was none.
 
         Raises:
           ValueError: the run has no evaluation or no checkpoints, or `every_secs` is negative.
@@ -258,22 +259,22 @@ class Run:
         )
 
     def restore(self) -> Checkpoint | None:
-        """The latest checkpoint that is whole, None if there is none.
+        """The latest intact checkpoint; None if there is none.
 
         Raises:
-          CheckpointTypeError: it is of another model or algorithm.
+          CheckpointTypeError: the checkpoint is of another model or algorithm.
         """
         return None if self.checkpoints is None else self.checkpoints.restore(self._first_state())
 
     def estimate(self, rounds: int = 0) -> Estimate:
-        """Tells what the run takes before it is long: bytes, waves, programs, and the seconds of the rounds left.
+        """Estimates the cost of the run: bytes, waves, programs, and the time of the remaining rounds.
 
-        Nothing is left of it, and nothing is written. The seconds are those of the rounds of the latest checkpoint, or
-        of rounds that are tried here.
+        Nothing is written, and the run stays as it is. The time is that of the rounds up to the latest checkpoint, or
+        of rounds that this call tries.
 
         Args:
-          rounds: how many rounds to try, from the first state, after one more that compiles and is not timed; 0 for
-            none. In each of them somebody has examples.
+          rounds: the number of rounds to try from the first state, after one more that compiles and is not timed; 0
+            for none. In each of them somebody has examples.
 
         Returns:
           An `Estimate`, which `print` shows in words.
@@ -292,16 +293,16 @@ class Run:
         return Estimate(drawn.size, self.process.next.estimate(drawn.cohort), left, typical_seconds(records))
 
     def test(self) -> Any:
-        """Tries everything: a round with one client and one batch, and an evaluation. Leaves nothing in the folder.
+        """Tries a round with one client and one batch, and an evaluation; writes nothing to the folder.
 
-        The client is the first with examples, of the first round that has one. The hooks are called. Nothing is
-        released or exported.
+        The client is the first one with examples, in the first round that has such a client. The hooks are called;
+        nothing is released or exported.
 
         Returns:
-          What the evaluation measures; None without one.
+          What the evaluation measures; None without an evaluation.
 
         Warns:
-          UserWarning: the round left out its client, since something was not finite.
+          UserWarning: the round left out its client because its result was not finite.
 
         Raises:
           ValueError: each of the first 100 rounds is skipped or has no examples.
@@ -368,7 +369,7 @@ class Run:
 
     @contextlib.contextmanager
     def _writing(self):
-        """The time in which the run writes: another one that wants to write there is refused."""
+        """A context in which this run writes, and any other run that would write to the same folders is refused."""
         folders = [self.folder, None if self.checkpoints is None else self.checkpoints.folder]
         with sole_writer(*(folder for folder in folders if folder is not None and self._is_writer)):
             yield
@@ -379,7 +380,7 @@ class Run:
         return self._folder if isinstance(self._folder, RunFolder) else RunFolder(self._folder, resume=True)
 
     def _outlets(self, start: RunStart, ending: Ending, folder: RunFolder | None) -> list[Outlet]:
-        """Where the rounds go: those behind the checkpoints may end the run and lose nothing."""
+        """The outlets, in order: one after the checkpoints may end the run without losing a round."""
         outlets = [_outlets.to_log()]
         if folder is not None:
             outlets.append(_outlets.to_folder(folder, start.state, start.history, self.process.get_model_weights))
@@ -404,7 +405,7 @@ class Run:
 
     def _export(self, state: Any, metrics: Any) -> tuple[pathlib.Path, ...]:
         if self.folder is None:
-            return ()  # exports are refused without one
+            return ()  # without a folder, `checked_exports` allows no exports
         folders = tuple(self.folder / "exports" / export.name for export in self.exports)
         if folders and self._is_writer:
             weights = self.process.get_model_weights(state)
@@ -413,7 +414,7 @@ class Run:
         return folders
 
     def _make_up(self, start: RunStart, folder: RunFolder | None) -> TrainResult:
-        """The end of a run that is over; the files are written if a process was killed before it wrote them."""
+        """The result of a run that is over, after writing the files that a killed process did not write."""
         if folder is not None:
             finish_if_unfinished(folder, self.process.get_model_weights(start.state), start.history)
         held_out = None if self.evaluation is None else self._evaluator(start.completed, start.state)

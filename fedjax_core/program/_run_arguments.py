@@ -1,4 +1,4 @@
-"""What `Run` checks of its arguments before anything runs."""
+"""The checks that `Run` makes of its arguments before anything runs."""
 
 import contextlib
 import os
@@ -31,11 +31,11 @@ _PROCESS = "fc.algorithms.fed_avg(model, optax.sgd(0.1), key=key)"
 
 @contextlib.contextmanager
 def renamed(caller: str, names: Mapping[str, str]) -> Iterator[None]:
-    """Errors about the arguments of `Run` in the words of an adapter, which calls them otherwise.
+    """Rewrites errors about the arguments of `Run` with the names that an adapter has for them.
 
     Args:
       caller: the adapter's name.
-      names: what it calls an argument of `Run`.
+      names: the adapter's names, by those of `Run` and `Evaluation`.
     """
     try:
         yield
@@ -46,7 +46,12 @@ def renamed(caller: str, names: Mapping[str, str]) -> Iterator[None]:
 
 
 def check_process(process: Any) -> None:
-    """Raises ValueError unless it has `next` and `get_model_weights`, and TypeError unless it is a LearningProcess."""
+    """Checks the process.
+
+    Raises:
+      ValueError: it has no `next` or no `get_model_weights`.
+      TypeError: it has them, but is not a `LearningProcess`.
+    """
     for name in ("next", "get_model_weights"):
         if not callable(getattr(process, name, None)):
             raise ValueError(
@@ -58,17 +63,17 @@ def check_process(process: Any) -> None:
 
 
 def checked_sampler(sampler: Any, train_data: FederatedData) -> int | Callable[[int], Any]:
-    """The cohort size or the sampler.
+    """The cohort size as a Python integer, or the sampler itself.
 
     Raises:
-      TypeError: it is neither an integer nor a function.
+      TypeError: the sampler is neither an integer nor a function.
       ValueError: a cohort of that size cannot be drawn.
     """
     if callable(sampler):
         return sampler
     if isinstance(sampler, bool) or not isinstance(sampler, int | np.integer):
         raise TypeError(
-            f"Run(sampler=...) must be an integer, the clients a round, or a function of the round number, got "
+            f"Run(sampler=...) must be the number of clients a round or a function of the round number, got "
             f"{sampler!r}; for example sampler=10, or sampler=fc.data.poisson_sampler(data.client_ids, 0.1, key=key)"
         )
     size = _checks.checked_count("Run", "sampler", sampler)
@@ -76,24 +81,29 @@ def checked_sampler(sampler: Any, train_data: FederatedData) -> int | Callable[[
         raise ValueError("Run(train_data=...) needs clients to draw from, got none")
     if size > len(train_data):
         raise ValueError(
-            f"Run(sampler={size}) draws without replacement, got {len(train_data)} clients; use "
+            f"Run(sampler={size}) draws without replacement, but there are only {len(train_data)} clients; use "
             f"sampler={len(train_data)} or less"
         )
     return size
 
 
 def checked_rounds(rounds: Any) -> int | EarlyStopping | None:
-    """The number of the last round, or what else ends a run."""
+    """The number of the last round, an `EarlyStopping`, or None.
+
+    Raises:
+      TypeError: `rounds` is none of these.
+      ValueError: the number is not positive.
+    """
     if rounds is None or isinstance(rounds, EarlyStopping):
         return rounds
     return _checks.checked_count("Run", "rounds", rounds)
 
 
 def checked_evaluation(evaluation: Any, process: LearningProcess, batching: Batching) -> Evaluation | None:
-    """The evaluation with a computation or a process in `by`, and with its batching.
+    """The evaluation, with a computation or a process in `by` and with its batching filled in.
 
     Raises:
-      TypeError, ValueError: a field is of another kind than described, or does not suit the process.
+      TypeError, ValueError: a field is not as `Evaluation` describes it, or does not fit the process.
     """
     if evaluation is None:
         return None
@@ -119,7 +129,9 @@ def checked_evaluation(evaluation: Any, process: LearningProcess, batching: Batc
 def _check_eval_batching(batching: Any) -> None:
     _checks.check_batching("Evaluation", "batching", batching)
     if batching.shuffle:
-        raise ValueError(f"Evaluation(batching={batching}) shuffles, which changes no metric; leave out `shuffle=True`")
+        raise ValueError(
+            f"Evaluation(batching={batching}) must not shuffle, since that changes no metric; leave out `shuffle=True`"
+        )
 
 
 def _checked_by(evaluation: Evaluation) -> Computation | LearningProcess:
@@ -134,17 +146,17 @@ def _checked_by(evaluation: Evaluation) -> Computation | LearningProcess:
         )
     if metrics is not None:
         raise ValueError(
-            "Evaluation(metrics=...) are those of a model, got them with a computation or a process in `by`, which has "
-            "its own; write by=model, or leave out the metrics"
+            "Evaluation(metrics=...) must come with a model, got a computation or a process in `by`, which has its own "
+            "metrics; write by=model, or leave out the metrics"
         )
     return by
 
 
 def selection(process: LearningProcess, by: Computation | LearningProcess) -> Callable[[Any], Any]:
-    """The function from a state of the process to what is evaluated of it: the weights, or the state itself.
+    """A function from a state of the process to the part that is evaluated: the weights, or the state itself.
 
     Raises:
-      TypeError: the evaluation takes neither.
+      TypeError: the evaluation accepts neither.
     """
     taken = by.set_model_weights.parameters[1][1] if isinstance(by, LearningProcess) else by.parameters[0][1]
     taken = getattr(taken, "member", taken)
@@ -155,36 +167,36 @@ def selection(process: LearningProcess, by: Computation | LearningProcess) -> Ca
         return lambda value: value
     raise TypeError(
         f"Evaluation(by=...) must take the weights of the process, {weights}, or its state, {state}, got an evaluation "
-        f"of {taken}; make the process and the evaluation of the same model"
+        f"of {taken}; build the process and the evaluation from the same model"
     )
 
 
 def checked_exports(exports: Any, folder: pathlib.Path | None) -> tuple[Export, ...]:
-    """The exports.
+    """The exports as a tuple.
 
     Raises:
-      ValueError: one is not an `Export`, two have one name, or there is no folder for them.
+      ValueError: one of them is not an `Export`, two share a name, or there is no folder for them.
     """
     exports = () if exports is None else (exports,) if isinstance(exports, Export) else exports
     if not isinstance(exports, Sequence) or not all(isinstance(export, Export) for export in exports):
         raise ValueError(
-            f"Run(exports=...) takes an Export or several, got {exports!r}; for example fc.program.export_weights()"
+            f"Run(exports=...) must be an Export or several, got {exports!r}; for example fc.program.export_weights()"
         )
     names = [export.name for export in exports]
     if len(set(names)) < len(names):
         raise ValueError(f"Run(exports=...): each Export needs a name of its own, got {', '.join(names)}")
     if exports and folder is None:
-        raise ValueError("Run(exports=...) are written into the folder of the run, got none; add folder='runs/first'")
+        raise ValueError("Run(exports=...) needs a folder to write to, got none; add folder='runs/first'")
     return tuple(exports)
 
 
 def checked_releases(releases: Any) -> tuple[ReleaseManager, ...]:
-    """The release managers.
+    """The release managers as a tuple.
 
     Raises:
-      TypeError: one is not a `ReleaseManager`.
+      TypeError: one of them is not a `ReleaseManager`.
     """
-    # A ReleaseManager is a tuple itself, so it is looked for first.
+    # A ReleaseManager is itself a tuple, so this test comes first.
     several = (releases,) if isinstance(releases, ReleaseManager) else releases
     if not isinstance(several, Sequence) or not all(isinstance(manager, ReleaseManager) for manager in several):
         raise TypeError(
@@ -195,10 +207,10 @@ def checked_releases(releases: Any) -> tuple[ReleaseManager, ...]:
 
 
 def checked_functions(caller: str, name: str, hooks: Any) -> tuple[Callable, ...]:
-    """The hooks.
+    """The hooks as a tuple.
 
     Raises:
-      TypeError: one is not a function.
+      TypeError: one of them is not a function.
     """
     hooks = (hooks,) if callable(hooks) else hooks
     if not isinstance(hooks, Sequence) or not all(map(callable, hooks)):
@@ -207,7 +219,12 @@ def checked_functions(caller: str, name: str, hooks: Any) -> tuple[Callable, ...
 
 
 def check_accounting(accounting: Any, sampler: Any, population: int) -> None:
-    """Raises TypeError unless it is an `Accounting`, and ValueError if it is for other cohorts than are drawn."""
+    """Checks that the accounting describes how the sampler draws.
+
+    Raises:
+      TypeError: it is not an `Accounting`.
+      ValueError: it is for another sampling than the sampler's.
+    """
     if accounting is None:
         return
     drawn = _sampling_of(sampler, population)
@@ -225,7 +242,7 @@ def check_accounting(accounting: Any, sampler: Any, population: int) -> None:
 
 
 def _sampling_of(sampler: Any, population: int) -> Sampling | None:
-    """How an accounting sees the cohorts of a sampler; None for a function that does not say so."""
+    """The sampling of a sampler, as an accounting describes it; None if the sampler does not declare it."""
     if isinstance(sampler, int):
         return fixed_size(sampler, population)
     made_by = {"fixed_size": fixed_size, "poisson": poisson}
@@ -234,7 +251,7 @@ def _sampling_of(sampler: Any, population: int) -> Sampling | None:
         return None
     if not isinstance(said, tuple) or not said or said[0] not in made_by:
         raise TypeError(
-            f"Run(accounting=...): a sampler's attribute `sampling` must name how it draws, got {said!r}; write "
+            f"Run(accounting=...): a sampler's attribute `sampling` must say how it samples, got {said!r}; write "
             "sampler.sampling = ('poisson', 0.01) or ('fixed_size', 10, 1000), or leave the attribute out"
         )
     name, *numbers = said
@@ -242,10 +259,10 @@ def _sampling_of(sampler: Any, population: int) -> Sampling | None:
 
 
 def checked_initial_state(state: Any, process: LearningProcess) -> Any:
-    """The state in the containers of the process's own, its dicts matched by name.
+    """The given state in the containers of the process's own state, with dicts matched by name; None for None.
 
     Raises:
-      TypeError: it is not a state of the process.
+      TypeError: the value is not a state of the process.
     """
     if state is None:
         return None
@@ -269,21 +286,21 @@ def checked_initial_state(state: Any, process: LearningProcess) -> Any:
 def check_early_stopping(
     rounds: Any, sampler: Any, process: LearningProcess, evaluation: Evaluation | None, accounting: Any
 ) -> None:
-    """Raises ValueError if nothing measures the metric of an early stopping, which would then never end the run."""
+    """Raises ValueError if nothing measures the metric of an early stopping, so that it would never end the run."""
     if not isinstance(rounds, EarlyStopping):
         return
     if rounds.is_of_participation:
         if isinstance(sampler, int):
             raise ValueError(
-                f"EarlyStopping(metric={rounds.metric!r}) needs a sampler that tells who took part, got {sampler}; use "
-                f"sampler=fc.data.participation(fc.data.uniform_sampler(data.client_ids, {sampler}, key=key))"
+                f"EarlyStopping(metric={rounds.metric!r}) needs a sampler that reports who took part, got {sampler}; "
+                f"use sampler=fc.data.participation(fc.data.uniform_sampler(data.client_ids, {sampler}, key=key))"
             )
         return
     if not rounds.is_held_out:
         known = _measured_by(process) + (["privacy/epsilon"] if accounting is not None else [])
     elif evaluation is None or evaluation.every is None:
         raise ValueError(
-            f"EarlyStopping(metric={rounds.metric!r}) needs evaluations while the run goes on; add "
+            f"EarlyStopping(metric={rounds.metric!r}) needs evaluations during the run; add "
             "evaluation=fc.program.Evaluation(test_data, model, every=10)"
         )
     else:
@@ -295,7 +312,7 @@ def check_early_stopping(
 
 
 def _measured_by(by: Computation | LearningProcess) -> list[str]:
-    """The names of the numbers that a computation gives, or of the metrics of a process."""
+    """The names of the numbers that a computation returns, or of a process's metrics."""
     if isinstance(by, LearningProcess):
         result = types.of_kind(by.next.type_signature.result, types.StructType)["metrics"]
     else:
@@ -305,7 +322,7 @@ def _measured_by(by: Computation | LearningProcess) -> list[str]:
 
 
 def checked_folder(folder: Any) -> RunFolder | pathlib.Path | None:
-    """The folder of the run.
+    """The folder as a path or a `RunFolder`; None for none.
 
     Raises:
       TypeError: it is neither a path nor a `RunFolder`.
@@ -320,10 +337,10 @@ def checked_folder(folder: Any) -> RunFolder | pathlib.Path | None:
 
 
 def checked_checkpoints(checkpoints: Any, folder: pathlib.Path | None) -> Checkpoints | None:
-    """The checkpoints: by default those in the folder.
+    """The given checkpoints, or by default those in the folder; None without a folder.
 
     Raises:
-      TypeError: they are of another kind.
+      TypeError: the value is not a `Checkpoints`.
     """
     if checkpoints is None:
         return None if folder is None else Checkpoints(folder / "checkpoints")

@@ -1,4 +1,4 @@
-"""What a run gives and writes at its end."""
+"""What a run returns and writes at its end."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ from fedjax_core.program._weights import load_weights
 
 
 class TrainResult(NamedTuple):
-    """What training gives.
+    """The result of training.
 
     Attributes:
       state: the process's state after the last round.
-      history: a `History` with one record a round.
+      history: a `History` with one record for each round.
       held_out: what the last evaluation measured; None without an evaluation.
-      exports: the folders that the exports wrote, in their order.
+      exports: the folders that the exports wrote, in order.
     """
 
     state: Any
@@ -30,12 +30,12 @@ class TrainResult(NamedTuple):
 
 
 def write_export(folder: pathlib.Path, export: Export, weights: Any, metrics: Any) -> None:
-    """Writes an export, which is there whole or not at all.
+    """Writes an export atomically: its folder is complete, or it does not exist.
 
     Args:
-      folder: of the export, in that of all exports.
-      export: what writes it.
-      weights: the model's.
+      folder: the export's own folder, within the folder of all exports.
+      export: the export that writes it.
+      weights: the model's weights.
       metrics: what the last evaluation measured.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -44,13 +44,13 @@ def write_export(folder: pathlib.Path, export: Export, weights: Any, metrics: An
 
 
 def finish_if_unfinished(folder: RunFolder, weights: Any, history: History) -> None:
-    """Writes the files of the end that a process did not, since it was killed after the last checkpoint."""
+    """Writes the final files of a run if its process was killed after the last checkpoint, before it wrote them."""
     if not _holds(folder.path / "weights.npz", weights):
         folder.finish(weights, history)
 
 
 def _holds(path: pathlib.Path, weights: Any) -> bool:
-    """Whether a file holds these weights."""
+    """Whether the file exists and holds these weights."""
     try:
         saved = load_weights(path, like=weights)
     except (OSError, ValueError):

@@ -14,12 +14,12 @@ from fedjax_core.program._weights import save_weights
 
 
 class RunFolder:
-    """A folder for what one run leaves: a new one, or that of a run to be continued.
+    """The folder for the files of one run: a new folder, or that of a run to resume.
 
-    A file in it is written whole, or grows by a line a round: a crash leaves what there was before.
+    Each file is replaced as a whole or grows by a line per round, so a crash leaves its previous content intact.
 
     Attributes:
-      path: a `pathlib.Path`.
+      path: the folder, a `pathlib.Path`.
 
     Example:
       >>> import tempfile
@@ -33,16 +33,17 @@ class RunFolder:
     """
 
     def __init__(self, folder: str | os.PathLike, resume: bool = False):
-        """Makes the folder and those above it.
+        """Creates the folder and its parents.
 
         Args:
-          folder: its path.
-          resume: whether it may be that of a run, which is continued; else it must not exist, or be
-            empty. Nobody else writes to it then: what a process that was killed left half written is removed.
+          folder: the path of the folder.
+          resume: whether the folder may hold an earlier run, which is then resumed; otherwise it must be empty or not
+            exist. No other process may be writing to it, since files that a killed process left half written are
+            removed.
 
         Raises:
-          FileExistsError: it is not empty and `resume` is not set, or is a file.
-          OSError: it cannot be made.
+          FileExistsError: the folder is not empty and `resume` is not set, or it is a file.
+          OSError: it cannot be created.
         """
         self.path = pathlib.Path(folder)
         if not resume and self.path.is_dir() and any(self.path.iterdir()):
@@ -57,11 +58,11 @@ class RunFolder:
 
     @classmethod
     def dated(cls, parent: str | os.PathLike, name: str) -> "RunFolder":
-        """Makes a folder that is called after the time and `name`, with a number if that is taken.
+        """Creates a folder named after the time and `name`, with a number appended if that name is taken.
 
         Args:
-          parent: the folder of all runs, made if it does not exist.
-          name: what the run is, for example `"digits"`.
+          parent: the folder of all runs; created if it does not exist.
+          name: a name for the run, for example `"digits"`.
 
         Example:
           >>> import tempfile
@@ -87,11 +88,11 @@ class RunFolder:
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
     def write_metrics(self, history: History) -> None:
-        """Brings `metrics.csv` up to the history: all of it at first, then a line for each round since."""
+        """Updates `metrics.csv` to the history: the first call writes all of it, later ones append the new rounds."""
         if not len(history):
             return
         path = self.path / "metrics.csv"
-        if history is not self._history:  # the folder's first run, or the next one
+        if history is not self._history:  # the first call, or another run in this folder
             save_csv(history, path)
             self._table, self._history = release_to_csv(path), history
             self._written = len(history)
@@ -103,7 +104,7 @@ class RunFolder:
     def finish(self, weights: Any, history: History) -> None:
         """Writes `weights.npz`, `metrics.csv` and `curves.png`.
 
-        Without matplotlib, or without a metric to draw, there are no curves, and a warning says why.
+        Without matplotlib, or without a metric to draw, no curves are written, and a warning says why.
 
         Args:
           weights: the model's weights, a pytree of arrays.

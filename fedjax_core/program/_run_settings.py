@@ -1,4 +1,4 @@
-"""What a run is set to, as plain values and as a file."""
+"""The settings of a run, as plain values and as a file."""
 
 import dataclasses
 import importlib.metadata
@@ -22,14 +22,14 @@ class RunSettings:
 
     Attributes:
       key_data: the bits of the key.
-      cohort_size: clients a round; None where a function draws them.
-      population: how many clients there are.
+      cohort_size: the number of clients a round; None if a function draws them.
+      population: the number of clients in the training data.
       batching: how a client's examples become batches.
-      rounds: the number of the last round, what else ends the run, or None for neither.
-      eval_batching: the batching of an evaluation; None without an evaluation, like what follows.
-      eval_steps: batches of an evaluation; None for all.
-      eval_every: rounds between two evaluations; None for one at the end alone.
-      checkpoint_every: rounds between two checkpoints; None without checkpoints.
+      rounds: the number of the last round, or an `EarlyStopping`; None for no end.
+      eval_batching: the batching of an evaluation; None without an evaluation.
+      eval_steps: the number of batches at which an evaluation stops; None for no limit, or without an evaluation.
+      eval_every: the rounds from one evaluation to the next; None for only one at the end, or without an evaluation.
+      checkpoint_every: the rounds from one checkpoint to the next; None without checkpoints.
     """
 
     key_data: tuple[int, ...]
@@ -43,7 +43,7 @@ class RunSettings:
     checkpoint_every: int | None
 
     def identity(self) -> dict[str, Any]:
-        """What decides, with the number of a round, who takes part in it and in which batches; JSON."""
+        """What decides, with the number of a round, who takes part and in which batches, as a JSON value."""
         return {
             "key": list(self.key_data),
             "cohort_size": self.cohort_size,
@@ -53,12 +53,12 @@ class RunSettings:
 
 
 def save_settings(folder: RunFolder, settings: RunSettings, state_type: types.Type) -> None:
-    """Writes `run.json`: the settings, and what else the results depend on.
+    """Writes `run.json`: the settings, and everything else that the results depend on.
 
     Args:
-      folder: of the run.
+      folder: the run's folder.
       settings: the settings.
-      state_type: of the process's state.
+      state_type: the type of the process's state.
     """
     about = {
         "settings": dataclasses.asdict(settings),

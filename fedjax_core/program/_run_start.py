@@ -1,4 +1,4 @@
-"""Where a run begins: with its first state, or after its latest checkpoint."""
+"""The start of a run: its first state, or its latest checkpoint."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ from fedjax_core.templates import LearningProcess
 
 
 class RunStart(NamedTuple):
-    """Where a run begins.
+    """The point from which a run continues.
 
     Attributes:
-      state: of the process.
-      history: what was measured so far; the run adds to it.
-      completed: the number of rounds behind it.
+      state: the process's state.
+      history: what was measured so far; the run appends to it.
+      completed: the number of rounds done so far.
       next: the computation of a round, with the lanes of the checkpoint.
       run_identity: see `Checkpoint.run_identity`.
     """
@@ -34,11 +34,11 @@ class RunStart(NamedTuple):
 
 
 def first_state(process: LearningProcess, initial_state: Any) -> Any:
-    """The state before the first round: that of the process, or the given one."""
+    """The state before the first round: the given one, or else the process's own."""
     own = process.initialize()
     if initial_state is None:
         return own
-    # On the devices of the process's own state: else the first round is traced twice.
+    # Placed on the devices of the process's own state; otherwise the first round would be traced twice.
     leaves = map(_placed, jax.tree.leaves(initial_state), jax.tree.leaves(own))
     return jax.tree.unflatten(jax.tree.structure(own), list(leaves))
 
@@ -46,17 +46,17 @@ def first_state(process: LearningProcess, initial_state: Any) -> Any:
 def run_start(
     process: LearningProcess, initial_state: Any, checkpoints: Checkpoints | None, identity: dict[str, Any]
 ) -> RunStart:
-    """The first state, or that after the latest checkpoint.
+    """The start at the latest checkpoint, or at the first state if there is no checkpoint.
 
     Args:
-      process: of the run.
-      initial_state: of the run.
-      checkpoints: of the run.
-      identity: from `RunSettings.identity`.
+      process: the `process` of the run.
+      initial_state: the `initial_state` of the run.
+      checkpoints: the `checkpoints` of the run.
+      identity: what `RunSettings.identity` returns.
 
     Warns:
-      UserWarning: the rounds that follow are not those of an uninterrupted run, because settings or environment
-        differ; the run began with another state; or the process was built with another key.
+      UserWarning: the next rounds are not those of an uninterrupted run, because the settings or the environment have
+        changed; the run began with another state; or the process was built with another key.
 
     Raises:
       CheckpointTypeError: the checkpoint is of another model or algorithm.
@@ -80,7 +80,7 @@ def _placed(leaf: Any, own: jax.Array) -> jax.Array:
 
 
 def _with_lanes(next_round: Computation, lanes: int | None) -> Computation:
-    """The same computation with the lanes of a checkpoint, if their number was left to the engine."""
+    """The same computation with the lanes of a checkpoint, if the engine chooses their number."""
     config = next_round.config
     if lanes is None or isinstance(config.lanes, int) or (config.lanes is None and config.resolve().lanes == lanes):
         return next_round
@@ -88,7 +88,7 @@ def _with_lanes(next_round: Computation, lanes: int | None) -> Computation:
 
 
 def environment_of(next_round: Computation) -> dict[str, Any]:
-    """What decides, besides the arguments, the bits of a round."""
+    """What decides the bits of a round besides its arguments: the JAX version, device kind, lanes, virtual shards."""
     layout = next_round.config.resolve()
     device = layout.devices[0].device_kind
     return {"jax": jax.__version__, "device": device, "lanes": layout.lanes, "virtual_shards": layout.shards}
@@ -102,21 +102,21 @@ def _warn_if_different(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
 
 
 def _warn_of_another_beginning(checkpoint: Checkpoint, begun: dict[str, str]) -> None:
-    """Without an initial state nothing is said: a run that has a checkpoint no longer needs one."""
+    """Warns if the run began with a state other than the given initial one; a resumed run need not be given one."""
     if begun and checkpoint.run_identity.get("initial_state") != begun["initial_state"]:
         warn(
-            f"the run goes on from its checkpoint of round {checkpoint.round}, which did not begin with this "
-            "initial_state; to begin with it give the run a folder of its own"
+            f"the run resumes from its checkpoint of round {checkpoint.round}, which did not begin with this "
+            "initial_state; to begin with it, give the run a folder of its own"
         )
 
 
 def _warn_of_another_key(restored: Any, first: Any) -> None:
-    """A `LearningState` has a key that no round changes."""
+    """Warns if the process has another key than the checkpoint; no round changes the key of a `LearningState`."""
     if not isinstance(first, LearningState):
         return
     before, now = (jax.random.key_data(state.key).tolist() for state in (restored, first))
     if before != now:
         warn(
-            "the process was built with another key than that of the checkpoint, with which the run goes on; for "
-            "another key give the run a folder of its own"
+            "the process was built with another key than that of the checkpoint, which the run continues to use; for "
+            "another key, give the run a folder of its own"
         )

@@ -202,7 +202,7 @@ def test_a_later_format_is_no_damage(tmp_path, monkeypatch):
     monkeypatch.setattr("fedjax_core.program._checkpoint_folder._FORMAT", 3)
     _write(tmp_path / "3", jnp.ones(1))
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="is of format 3 and this version reads 2") as refused:
+    with pytest.raises(ValueError, match="has format 3 and this version reads format 2") as refused:
         read_about(tmp_path / "3")
     assert not isinstance(refused.value, DamagedCheckpointError)
 

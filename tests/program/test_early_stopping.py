@@ -139,7 +139,7 @@ def test_a_metric_of_participation_that_nobody_measures_is_told(make, tmp_path):
     with pytest.warns(UserWarning, match="'participation/aslep'.* is not among what round 1 measured: .*/asleep") as w:
         assert len(make(tmp_path / "2", sampler=sampler, rounds=rules["aslep"]).train().history) == 4
     assert len(w) == 1 and w[0].filename == __file__
-    with pytest.raises(ValueError, match=r"tells who took part, got 2; use sampler=fc.data.participation\("):
+    with pytest.raises(ValueError, match=r"reports who took part, got 2; use sampler=fc.data.participation\("):
         make(tmp_path / "3", rounds=rules["asleep"])
 
 

@@ -301,7 +301,7 @@ def test_states_of_evaluation_that_are_damaged_or_of_later_rounds_do_not_count(m
     states = Checkpoints(tmp_path / "run" / "evaluation" / "checkpoints")
     assert [evaluate(1), evaluate(2)] == [1, 2]
     (states.folder / "2" / "history.jsonl").unlink()
-    with pytest.warns(UserWarning, match="the metrics up to round 2 are damaged and skipped"):
+    with pytest.warns(UserWarning, match="state after round 2 is damaged and skipped"):
         assert evaluate(3) == 2
     for number in (2, 3):  # the run goes back to the first round
         shutil.rmtree(tmp_path / "run" / "checkpoints" / str(number))
@@ -600,13 +600,13 @@ def _weights_export():
         ({"process": Lacking("get_model_weights")}, ValueError, "needs `next`, which"),
         ({"process": Lacking("next")}, ValueError, "needs `get_model_weights`, which"),
         ({"process": Lacking("next", "get_model_weights")}, TypeError, "must be a LearningProcess"),
-        ({"exports": print}, ValueError, r"Experiment\(exports=...\) takes an Export or several, got <built-in"),
+        ({"exports": print}, ValueError, r"Experiment\(exports=...\) must be an Export or several, got <built-in"),
         ({"exports": [print]}, ValueError, "an Export or several"),
         ({"exports": [_weights_export(), _weights_export()]}, ValueError, "a name of its own, got same, same"),
         ({"cohort_size": None}, TypeError, r"Experiment\(cohort_size=...\) must be an integer, .*cohort_size=10, or"),
         ({"cohort_size": "all"}, TypeError, "or a function of the round number, got 'all'"),
         ({"train_rounds": EarlyStopping("loss", 1)}, TypeError, r"Experiment\(train_rounds=...\) must be an integer"),
-        ({"participants": len}, TypeError, r"takes checkpoints, .* of the arguments of Run, got participants; for"),
+        ({"participants": len}, TypeError, r"of Run: checkpoints, .*; got participants; to set"),
         ({"cohort_size": 9}, ValueError, "got 8 clients; use cohort_size=8 or less"),
         ({"cohort_size": 0}, ValueError, r"Experiment\(cohort_size=...\) must be at least 1"),
         ({"train_rounds": 0}, ValueError, r"Experiment\(train_rounds=...\) must be at least 1"),

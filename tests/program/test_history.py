@@ -40,7 +40,7 @@ def test_columns_in_order_and_missing_numbers(history):
 
 
 def test_unknown_column(history):
-    with pytest.raises(KeyError, match=r"no round measured 'loss'; there are round, seconds"):
+    with pytest.raises(KeyError, match=r"no round measured 'loss'; the history has round, seconds"):
         history.column("loss")
     with pytest.raises(KeyError, match="no rounds"):
         History().column("loss")
@@ -92,5 +92,5 @@ def test_lines_follow_the_records(history):
 
 @pytest.mark.parametrize("lines", [b"1\n", b"[1, 2]\n", b"{}\n", b"[1,", b"\xff\n"])
 def test_other_lines(lines):
-    with pytest.raises(ValueError, match="no lines of a history"):
+    with pytest.raises(ValueError, match="these are not the lines of a history"):
         History.from_lines(lines.splitlines())

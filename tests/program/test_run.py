@@ -482,10 +482,10 @@ def _early(metric, **more):
         ({"rounds": 2.5}, TypeError, r"Run\(rounds=...\) must be an integer, got 2.5"),
         ({"rounds": True}, TypeError, r"Run\(rounds=...\) must be an integer, got True"),
         ({"rounds": _early("loss")}, ValueError, "'loss'.* is not among what is measured; use one of .*train/loss"),
-        ({"rounds": _early("held_out/eval/loss")}, ValueError, "needs evaluations while the run goes on; add"),
+        ({"rounds": _early("held_out/eval/loss")}, ValueError, "needs evaluations during the run; add"),
         ({"sampler": 0}, ValueError, r"Run\(sampler=...\) must be at least 1, got 0"),
         ({"sampler": 9}, ValueError, "got 8 clients; use sampler=8 or less"),
-        ({"sampler": True}, TypeError, r"Run\(sampler=...\) must be an integer, the clients a round, or a function"),
+        ({"sampler": True}, TypeError, r"Run\(sampler=...\) must be the number of clients a round or a function"),
         ({"sampler": None}, TypeError, "got None; for example sampler=10"),
         ({"batching": 20}, TypeError, r"Run\(batching=...\) must be a Batching, got 20"),
         ({"key": 0}, TypeError, r"must be one JAX key, got 0; write key=jax.random.key\(0\)"),
@@ -495,7 +495,7 @@ def _early(metric, **more):
         ({"train_data": _other_data()}, TypeError, r"they differ in 'x'\); convert the examples"),
         ({"folder": 3}, TypeError, r"Run\(folder=...\) must be a path or a RunFolder, got 3"),
         ({"folder": None, "exports": export_weights()}, ValueError, "got none; add folder='runs/first'"),
-        ({"exports": [3]}, ValueError, r"Run\(exports=...\) takes an Export or several, got \[3\]"),
+        ({"exports": [3]}, ValueError, r"Run\(exports=...\) must be an Export or several, got \[3\]"),
         ({"releases": [print]}, TypeError, r"Run\(releases=...\) must be a ReleaseManager or several"),
         ({"checkpoints": "here"}, TypeError, r"Run\(checkpoints=...\) must be Checkpoints, got 'here'"),
         ({"on_round": [3]}, TypeError, r"Run\(on_round=...\) must be functions, got \[3\]"),
@@ -536,7 +536,7 @@ def test_weights_are_not_a_state(make, process):
 
 
 def test_refuses_an_early_stopping_on_what_is_measured_at_the_end_alone(make, data, evaluation):
-    with pytest.raises(ValueError, match="while the run goes on"):
+    with pytest.raises(ValueError, match="during the run"):
         make(rounds=_early("held_out/eval/loss"), evaluation=Evaluation(data[1], evaluation, every=None))
     make(rounds=_early("held_out/eval/loss"), evaluation=Evaluation(data[1], evaluation))
 

@@ -91,5 +91,5 @@ def test_a_sampler_that_says_something_else_is_refused(arguments, said):
         pytest.fail("nothing is drawn")
 
     sampler.sampling = said
-    with pytest.raises(TypeError, match=r"`sampling` must name how it draws, got .*; write sampler.sampling = \('poi"):
+    with pytest.raises(TypeError, match=r"`sampling` must say how it samples, got .*; write sampler.sampling = \('poi"):
         Run(**arguments | {"sampler": sampler}, accounting=_accounting(privacy.poisson(0.5)))
