@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and folders to which one run at a time writes."""
+"""Atomic writes of files and folders, and folders to which only one run at a time may write."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file that takes the place of an earlier one only when it is complete.
+    """Writes a file that replaces an earlier one only when it is complete.
 
-    A crash, a full disk or Ctrl-C leaves the earlier file, or none, as it was.
+    A crash, a full disk or Ctrl-C leaves the earlier file unchanged, or no file if there was none.
 
     Args:
       path: the file; its folder must exist.
-      write: writes the content to the open binary file that it is given.
+      write: a function that writes the content to an open binary file.
 
     Raises:
       OSError: the folder does not exist or cannot be written to.
@@ -38,16 +38,16 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) 
 
 
 def write_folder_atomically(path: str | os.PathLike, write: Callable[[pathlib.Path], None]) -> None:
-    """Writes a folder that is there under its name only when it is complete.
+    """Writes a folder that gets its name only when it is complete.
 
-    An earlier folder of that name is removed just before; a crash between the two leaves neither.
+    An earlier folder of that name is removed just before; a crash between the two steps leaves neither folder.
 
     Args:
-      path: the folder; the one above it must exist.
-      write: writes the content into the empty folder that it is given.
+      path: the folder; its parent must exist.
+      write: a function that writes the content into an empty folder.
 
     Raises:
-      OSError: the folder above does not exist or cannot be written to.
+      OSError: the parent does not exist or cannot be written to.
     """
     path = pathlib.Path(path)
     temporary = _temporary(path)
@@ -62,7 +62,7 @@ def write_folder_atomically(path: str | os.PathLike, write: Callable[[pathlib.Pa
 
 
 def remove_folder(path: pathlib.Path) -> None:
-    """Removes a folder, if there is one, so that nobody ever finds a part of it under its name."""
+    """Removes a folder, if it exists, so that nobody ever finds a part of it under its name."""
     doomed = _temporary(path)
     try:
         path.rename(doomed)
@@ -72,9 +72,9 @@ def remove_folder(path: pathlib.Path) -> None:
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what a process that was killed has left half written or half removed in a folder.
+    """Removes what a killed process has left half written or half removed in a folder.
 
-    Whoever calls it is the only one that writes to the folder.
+    Nobody else may be writing to the folder.
     """
     for path in folder.iterdir():
         if not _TEMPORARY.fullmatch(path.name):
@@ -97,17 +97,17 @@ except ImportError:  # not on Windows
 
 @contextlib.contextmanager
 def sole_writer(*folders: pathlib.Path) -> Iterator[None]:
-    """Refuses to write where another run does, of this process or another one.
+    """Locks folders while the context is open, so that no other run, of this process or another, writes to them.
 
-    The folders are made, and themselves locked, so that no file is left and a process that is killed leaves no lock.
-    Where the system does not lock folders, none is refused.
+    The folders are created if they do not exist. The lock is on the folder itself: it leaves no file, and ends with the
+    process that holds it. On a system that cannot lock folders, nobody is refused.
 
     Args:
-      *folders: for as long as the context is open.
+      *folders: the folders to lock.
 
     Raises:
       FileExistsError: one of them is a file.
-      BlockingIOError: another run writes to one of them.
+      BlockingIOError: another run is writing to one of them.
 
     Example:
       >>> import tempfile
@@ -140,7 +140,7 @@ def _lock(handle: int, folder: pathlib.Path) -> None:
     except BlockingIOError:
         raise BlockingIOError(
             f"another run is writing to {folder}; wait for its end, or give this run a folder of its own. "
-            "Run.watch() and Run.evaluate() may go on beside it"
+            "Run.watch() and Run.evaluate() may run at the same time"
         ) from None
     except OSError:
         pass  # a file system without such locks

@@ -1,4 +1,4 @@
-"""The processes of a job, and the place of this one among them."""
+"""The processes of a job, and the role of this one."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,14 +7,14 @@ import jax
 
 
 class Job(NamedTuple):
-    """The processes that share an `Experiment`, and the place of this one among them.
+    """The processes that share an `Experiment`, and the role of this one.
 
     Attributes:
-      coordinator_address: of the `jax.distributed` job, where its first process listens, such as `"host0:1234"`.
-      num_processes: how many processes that job has.
-      worker: the number of this process among workers that train one after another, from 0; only worker 0 writes.
-      delay_scale: the factor of the rounds that a worker waits for, see `Experiment`.
-      initialize: joins the job; takes `coordinator_address`, `num_processes` and `process_id`.
+      coordinator_address: where the first process of the `jax.distributed` job listens, such as `"host0:1234"`.
+      num_processes: the number of processes in that job.
+      worker: the number of this process, from 0, among workers that begin one after another; only worker 0 writes.
+      delay_scale: scales the number of rounds that a worker waits for; see `delay_by_round` of `Experiment`.
+      initialize: joins the job; a function of `coordinator_address`, `num_processes` and `process_id`.
     """
 
     coordinator_address: str | None = None
@@ -25,16 +25,16 @@ class Job(NamedTuple):
 
 
 def join_as_coordinator(job: Job) -> None:
-    """Makes this process the coordinator, if it is not yet.
+    """Makes this process the coordinator, if it is not the coordinator yet.
 
     Raises:
-      ValueError: a setting is missing, or this process has joined as another one.
+      ValueError: a setting is missing, or this process has joined the job with another process id.
     """
     if jax.distributed.is_initialized():
         if jax.process_index() != 0:
             raise ValueError(
-                f"run_std_server() is for the coordinator, process_id=0, and this is process_id={jax.process_index()}; "
-                "call train() here"
+                f"run_std_server() must be called by the coordinator, process_id=0, and this is process_id="
+                f"{jax.process_index()}; call train() here"
             )
         return
     for name, example in (("coordinator_address", "'host0:1234'"), ("num_processes", "2")):

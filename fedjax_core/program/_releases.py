@@ -227,8 +227,8 @@ def checked_round(round_num: int) -> int:
     """The number of a round as a Python integer.
 
     Raises:
-      TypeError: it is no integer.
-      ValueError: it is negative.
+      TypeError: the number is not an integer.
+      ValueError: the number is negative.
     """
     try:
         number = operator.index(round_num)

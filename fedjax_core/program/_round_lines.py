@@ -1,4 +1,4 @@
-"""Text files with a line a round: a table, and lines of JSON."""
+"""Text files with one line per round: CSV tables and lines of JSON."""
 
 import csv
 import io
@@ -17,16 +17,16 @@ from fedjax_core.program._releases import ReleaseManager, checked_round
 
 
 def save_csv(history: History, path: str | os.PathLike) -> None:
-    """Writes one line a round and one column a number; the file is there whole or not at all.
+    """Writes a table with one line per round and one column per number, atomically: a crash leaves no partial file.
 
-    A number that a round does not have is an empty cell; numbers read back exactly.
+    A number that a round does not have is an empty cell. Numbers read back exactly.
 
     Args:
       history: what a run measured.
       path: the file; its folder must exist.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
 
     Example:
       >>> import pathlib, tempfile
@@ -46,18 +46,18 @@ def save_csv(history: History, path: str | os.PathLike) -> None:
 
 
 def release_to_csv(path: str | os.PathLike) -> ReleaseManager:
-    """Appends a line a round to a table, with one column a number.
+    """Appends one line per round to a table with one column per number.
 
-    A round costs the same however many came before; only a number that no round before had, a new
-    column, makes the file be written anew. A number that a round does not have is an empty cell.
-    An array of up to 16 entries is one column an entry; larger ones are left out.
+    The cost of a round does not grow with the number of earlier ones, except that a new column rewrites the file. A
+    number that a round does not have is an empty cell. An array of up to 16 entries becomes one column per entry;
+    larger arrays are left out.
 
     Args:
-      path: the file; its folder must exist. A table that is there already is continued.
+      path: the file; its folder must exist. An existing table is continued.
 
     Raises:
-      FileNotFoundError: there is no such folder.
-      ValueError: the file is there and no such table.
+      FileNotFoundError: the folder does not exist.
+      ValueError: the file exists, but is not such a table.
 
     Example:
       >>> import pathlib, tempfile
@@ -74,7 +74,7 @@ def release_to_csv(path: str | os.PathLike) -> ReleaseManager:
 
 
 class _Table:
-    """The file, whose first line has the columns."""
+    """A table in a file whose first line names the columns."""
 
     def __init__(self, path: str | os.PathLike):
         self._lines = RoundLines(path, lambda line: int(line.partition(",")[0]), has_header=True)
@@ -109,17 +109,17 @@ def _one_line(text: str) -> str:
 
 
 def release_to_json_lines(path: str | os.PathLike) -> ReleaseManager:
-    """Appends a line of JSON a round: an object with `round` and each value by its path.
+    """Appends one line of JSON per round: an object with `round` and each value by its path.
 
-    Arrays are lists, of any size. Numbers that JSON has not are the texts `"NaN"`, `"Infinity"` and
-    `"-Infinity"`, as in the JSON of protocol buffers; `float` reads them.
+    Arrays of any size are lists. Numbers that JSON lacks are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`, as in
+    the JSON of protocol buffers; `float` reads them.
 
     Args:
-      path: the file; its folder must exist. A file that is there already is continued.
+      path: the file; its folder must exist. An existing file is continued.
 
     Raises:
-      FileNotFoundError: there is no such folder.
-      ValueError: the file is there and holds something else.
+      FileNotFoundError: the folder does not exist.
+      ValueError: the file exists, but holds something else.
 
     Example:
       >>> import pathlib, tempfile
@@ -150,15 +150,15 @@ def _plain(value: Any) -> Any:
 
 
 class RoundLines:
-    """A text file with a line a round, in the order of the rounds, that grows at its end.
+    """A text file with one line per round, in the order of the rounds.
 
-    A line is appended with one write. Where a crash tore the last one, or somebody else wrote meanwhile, the
-    file is read again before the next line, and a torn part taken off. All else is written whole.
+    A new round is appended with a single write. If a crash tore the last line, or somebody else wrote meanwhile, the
+    file is read again before the next line, and the torn part is removed. Any other change rewrites the file.
 
     Attributes:
       path: the file; it need not exist.
-      header: its first line, None where there is none.
-      last: the last round in it, -1 if there is none.
+      header: the first line, if the file has one that belongs to no round; otherwise None.
+      last: the last round in the file; -1 if there is none.
     """
 
     def __init__(self, path: str | os.PathLike, round_of: Callable[[str], int], has_header: bool = False):
@@ -166,16 +166,16 @@ class RoundLines:
 
         Args:
           path: the file; its folder must exist.
-          round_of: the round of a line. Raises for a line that is not of such a file.
-          has_header: whether the first line is of no round.
+          round_of: returns the round of a line, and raises if the line does not belong in such a file.
+          has_header: whether the first line belongs to no round.
 
         Raises:
-          FileNotFoundError: there is no such folder.
+          FileNotFoundError: the folder does not exist.
           ValueError: the file holds something else.
         """
         self.path = pathlib.Path(path)
         if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"{self.path}: there is no folder {self.path.parent}; make it first")
+            raise FileNotFoundError(f"{self.path}: there is no folder {self.path.parent}; create it first")
         self._round_of = round_of
         self._has_header = has_header
         self.header, self.last = None, -1
@@ -185,27 +185,27 @@ class RoundLines:
     def refresh(self) -> None:
         """Reads the file again if it is not as this process left it.
 
-        So it is where an exception or Ctrl-C came in the middle of a write, and where somebody else wrote.
+        It differs after an exception or Ctrl-C in the middle of a write, or if somebody else wrote to it.
 
         Raises:
           ValueError: the file holds something else.
         """
         if self._size_now() == self._size:
             return
-        self.last = self._size = -1  # until all of it is read, which may be interrupted, too
+        self.last = self._size = -1  # until the whole file is read, since Ctrl-C may interrupt the reading, too
         if self.path.exists():
             self._take_off_torn_line()
             self._read_header_and_last()
         self._size = self._size_now()
 
     def put(self, round_num: int, line: str, header: str | None = None, padding: str = "") -> None:
-        """Writes the line of a round, in the place of what the file holds of this round and later ones.
+        """Writes the line of a round, which replaces the lines of this round and of later ones.
 
         Args:
-          round_num: the round.
+          round_num: the number of the round.
           line: its line, without the end of line.
-          header: a new first line, for which the whole file is written anew; None keeps what is there.
-          padding: what the lines of the rounds before end in under the new first line.
+          header: a new first line, which rewrites the whole file; None to keep the present one.
+          padding: a text to append to the lines of earlier rounds under the new first line.
         """
         round_num = checked_round(round_num)
         self.refresh()
@@ -240,5 +240,6 @@ class RoundLines:
             self.last = self._round_of(lines[-1]) if lines else -1
         except (LookupError, TypeError, ValueError):
             raise ValueError(
-                f"{self.path} is continued by a line a round, and holds something else; choose another name"
+                f"{self.path} must hold one line per round to be continued, but holds something else; choose another "
+                "name"
             ) from None

@@ -1,4 +1,4 @@
-"""Releases to the tools that track experiments."""
+"""Releases to tools that track experiments."""
 
 import concurrent.futures
 import os
@@ -11,22 +11,22 @@ import numpy as np
 from fedjax_core.program._history import flatten_metrics, named_values
 from fedjax_core.program._releases import ReleaseManager
 
-_BINS = 30  # of a histogram, as TensorBoard's own
+_BINS = 30  # the bins of a histogram, as many as TensorBoard's own have
 
 
 def release_to_tensorboard(folder: str | os.PathLike) -> ReleaseManager:
-    """Writes events that TensorBoard shows: numbers as scalars, arrays as histograms, texts as texts.
+    """Writes events for TensorBoard: numbers as scalars, arrays as histograms of their finite entries, texts as texts.
 
-    What an earlier process wrote of the first round that is released, and of later ones, is hidden.
-    A histogram is of the finite entries. A round is brought to the disk while the next one is computed, and is there
-    when that is released, or after `close`.
-    Needs tensorboardX, which is an optional dependency.
+    TensorBoard hides what an earlier process released for the first round released here and for later ones. A round is
+    written to disk in the background, and is there when the next round is released, or after `close`.
+
+    Needs tensorboardX, an optional dependency.
 
     Args:
-      folder: of the event files; made if it does not exist.
+      folder: the folder of the event files; created if it does not exist.
 
     Raises:
-      ImportError: there is no tensorboardX; the message says how to install it.
+      ImportError: tensorboardX is not installed; the message says how to install it.
 
     Example:
       >>> import contextlib, pathlib, tempfile
@@ -44,7 +44,7 @@ def release_to_tensorboard(folder: str | os.PathLike) -> ReleaseManager:
             "release_to_tensorboard needs tensorboardX, which is not installed; run: "
             "pip install 'fedjax-core[tensorboard]'"
         ) from error
-    events: Any = event_pb2  # protobuf makes the names in them as it runs
+    events: Any = event_pb2  # protobuf creates the names in these modules at run time
     summaries: Any = summary_pb2
     writer: event_file_writer.EventsWriter | None = None
     flushed: concurrent.futures.Future | None = None
@@ -53,7 +53,7 @@ def release_to_tensorboard(folder: str | os.PathLike) -> ReleaseManager:
     def open_file(round_num: int) -> event_file_writer.EventsWriter:
         nonlocal writer
         os.makedirs(folder, exist_ok=True)
-        # A process that is started within the same second takes the same name but for this part of it.
+        # Only the suffix distinguishes the file from that of another process that starts within the same second.
         writer = made = event_file_writer.EventsWriter(os.path.join(folder, "events"), f".{uuid.uuid4().hex}")
         start = events.SessionLog(status=events.SessionLog.START)
         made.write_event(events.Event(wall_time=time.time(), step=round_num, session_log=start))
@@ -72,7 +72,7 @@ def release_to_tensorboard(folder: str | os.PathLike) -> ReleaseManager:
         file = open_file(round_num) if writer is None else writer
         if flushed is not None:
             before, flushed = flushed, None
-            before.result()  # or raises what it failed with
+            before.result()  # raises the error if the write failed
         values = [v for name, leaf in named_values(value).items() for v in values_of(name, leaf)]
         of_round = summaries.Summary(value=values)
         file.write_event(events.Event(wall_time=time.time(), step=round_num, summary=of_round))
@@ -87,15 +87,15 @@ def release_to_tensorboard(folder: str | os.PathLike) -> ReleaseManager:
 
 
 def release_to_wandb(run: Any) -> ReleaseManager:
-    """Logs every value to a run of Weights & Biases, whose step is the round; what an array becomes is up to it.
+    """Logs every value to a run of Weights & Biases, with the round as the step; arrays are passed on unchanged.
 
-    Weights & Biases keeps what it has of a step: rounds that a resumed run repeats are not logged again.
+    Weights & Biases keeps the first values of a step, so the values of rounds that a resumed run repeats are dropped.
 
     Args:
-      run: what `wandb.init()` returned, or anything with `log(values, step=...)`.
+      run: what `wandb.init()` returned, or any object with `log(values, step=...)`.
 
     Raises:
-      TypeError: it has no `log`.
+      TypeError: `run` has no `log`.
 
     Example:
       >>> class Run:
@@ -109,16 +109,16 @@ def release_to_wandb(run: Any) -> ReleaseManager:
 
 
 def release_to_mlflow(mlflow: Any) -> ReleaseManager:
-    """Logs the numbers to MLflow's active run, whose step is the round.
+    """Logs the numbers to MLflow's active run, with the round as the step.
 
-    An array of up to 16 entries is one metric an entry; larger ones, and texts, are left out. MLflow keeps
-    both values of a round that a resumed run repeats.
+    An array of up to 16 entries becomes one metric per entry; larger arrays and texts are left out. MLflow keeps both
+    values of a round that a resumed run repeats.
 
     Args:
-      mlflow: the module, or anything with `log_metrics(metrics, step=...)`.
+      mlflow: the module, or any object with `log_metrics(metrics, step=...)`.
 
     Raises:
-      TypeError: it has no `log_metrics`.
+      TypeError: `mlflow` has no `log_metrics`.
 
     Example:
       >>> class Run:
@@ -138,4 +138,4 @@ def release_to_mlflow(mlflow: Any) -> ReleaseManager:
 
 def _check_has(name: str, method: str, given: Any, call: str) -> None:
     if not callable(getattr(given, method, None)):
-        raise TypeError(f"{name} takes something with `{method}(..., step=...)`, got {given!r}; write {call}")
+        raise TypeError(f"{name} needs an object with `{method}(..., step=...)`, got {given!r}; write {call}")

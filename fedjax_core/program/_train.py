@@ -14,7 +14,7 @@ _Result = TypeVar("_Result")
 def _takes_what(
     other: Callable[_Arguments, object],
 ) -> Callable[[Callable[..., _Result]], Callable[_Arguments, _Result]]:
-    """Gives a function the signature of another, for editors and for `help`, but for what it returns."""
+    """Gives a function the signature of another, except its return type, for editors and `help`."""
 
     def signed(function: Callable[..., _Result]) -> Callable[_Arguments, _Result]:
         returns = inspect.signature(function).return_annotation
@@ -26,11 +26,11 @@ def _takes_what(
 
 @_takes_what(Run)
 def train(*args, **arguments) -> TrainResult:
-    """Trains: `Run(process, train_data, ...).train()`.
+    """Builds a run and trains it: `Run(process, train_data, ...).train()`.
 
     Args:
       *args: the process and the population that cohorts are drawn from.
-      **arguments: those of `Run`; `sampler`, `batching`, `rounds` and `key` are needed.
+      **arguments: the other arguments of `Run`; `sampler`, `batching`, `rounds` and `key` are required.
 
     Returns:
       A `TrainResult(state, history, held_out, exports)`.

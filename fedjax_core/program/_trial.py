@@ -1,4 +1,4 @@
-"""Rounds that are tried and leave nothing: what a run takes, and whether all of it works."""
+"""Trial rounds, which write nothing: they show whether a run works and what it costs."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def next_cohort(draw: Callable[[int], RoundCohort], number: int) -> RoundCohort:
     """The clients of the first round from `number` on in which somebody has examples.
 
     Raises:
-      ValueError: nobody has in 100 rounds, for example since all of them are skipped.
+      ValueError: nobody has examples in 100 rounds, for example because all of them are skipped.
     """
     for later in range(number, number + _MOST_SKIPPED):
         drawn = draw(later)
@@ -37,7 +37,7 @@ def next_cohort(draw: Callable[[int], RoundCohort], number: int) -> RoundCohort:
 
 
 def one_batch(cohort: Cohort, data: FederatedData, batching: Batching, key: jax.Array) -> RoundCohort:
-    """Of the clients of a round the first with examples, with its first batch."""
+    """The first batch of the first client with examples in a round."""
     first = np.flatnonzero(cohort.value.num_steps)[:1]
     ids, extra = [cohort.ids[i] for i in first], {name: values[first] for name, values in cohort.extra.items()}
     return round_cohort(data.cohort(ids, batching, max_steps=1, extra=extra, key=key), {})
@@ -51,15 +51,15 @@ def try_rounds(
     outlets: Sequence[Outlet],
     clock: Callable[[], float],
 ) -> Round:
-    """Runs rounds after a state.
+    """Runs rounds from a state.
 
     Args:
-      process: of the run.
-      state: of the process.
-      draw: as `run_rounds` takes it.
-      rounds: how many.
-      outlets: take each round.
-      clock: gives the time in seconds.
+      process: the process of the run.
+      state: the process's state before the first round.
+      draw: the `draw` of `run_rounds`.
+      rounds: the number of rounds.
+      outlets: receive each round.
+      clock: returns the time in seconds.
 
     Returns:
       The last round.
@@ -69,6 +69,6 @@ def try_rounds(
 
 
 def typical_seconds(records: Sequence[Record]) -> float | None:
-    """The median of the rounds that were run, but for the first one, which compiles; None where there is no other."""
+    """The median time of the rounds that ran, without the first one, which compiles; None if no other round ran."""
     seconds = [record.round_seconds for record in records if not record.is_skipped][1:]
     return statistics.median(seconds) if seconds else None

@@ -9,10 +9,8 @@ _PACKAGE = str(pathlib.Path(__file__).parent.parent) + os.sep
 
 
 def warn(message: str) -> None:
-    """Warns with a `UserWarning` that names the line which called this package, however deep in it the cause lies.
-
-    A fixed `stacklevel` would name a line of this package as soon as somebody adds a function in between.
-    """
+    """Issues a `UserWarning` that names the user's line, however many calls of this package lie in between."""
+    # A fixed `stacklevel` would name a line of this package as soon as somebody adds a function in between.
     frame, level = sys._getframe(1), 2
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1

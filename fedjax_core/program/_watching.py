@@ -1,4 +1,4 @@
-"""Watching the checkpoints that another process writes."""
+"""Watches the checkpoints that another process writes."""
 
 import logging
 import time
@@ -12,11 +12,11 @@ _LOGGER = logging.getLogger("fedjax_core")
 
 
 class Time(NamedTuple):
-    """Where time comes from.
+    """The source of time, which tests replace.
 
     Attributes:
-      clock: gives the time in seconds.
-      sleep: waits for some seconds.
+      clock: returns the time in seconds.
+      sleep: waits for a number of seconds.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -37,18 +37,18 @@ def watch(
     """Evaluates the latest checkpoint, again and again.
 
     Args:
-      checkpoints: where they come.
-      like: a state of the process that is trained.
-      evaluate: gives the metrics of a checkpoint.
+      checkpoints: the checkpoints to watch.
+      like: a state of the process that is being trained.
+      evaluate: returns the metrics of a checkpoint.
       time: the clock and the sleep.
-      throttle_secs: from the start of an evaluation, or of a look in vain, to the next one.
-      only_once: whether a checkpoint that was evaluated is not evaluated again.
+      throttle_secs: seconds from one look for a new checkpoint to the next.
+      only_once: whether to evaluate each checkpoint only once.
       is_over: whether a checkpoint is the last one, which ends the watch.
-      until: is given the last result, None at first and `{}` where there was no new checkpoint, and ends the watch
-        by a true value; None goes on.
+      until: a function of the last result, which is None at first and `{}` if there was no new checkpoint; a true
+        value ends the watch. None to watch until the last checkpoint.
 
     Returns:
-      The metrics of the last evaluation, `{}` if there was none.
+      The metrics of the last evaluation; `{}` if there was none.
     """
     warned = -float("inf")
     evaluated, result, metrics = -1, None, {}
@@ -72,13 +72,13 @@ def watch(
 
 
 def wait_for_round(checkpoints: Checkpoints, number: int, *, time: Time, poll_secs: float) -> None:
-    """Waits until there is a checkpoint of a round or of a later one."""
+    """Waits until there is a checkpoint of the given round or of a later one."""
     while max(checkpoints.rounds, default=0) < number:
         time.sleep(poll_secs)
 
 
 def _newer(checkpoints: Checkpoints, like: Any, evaluated: int) -> Checkpoint | None:
-    """The latest checkpoint, if it is of a later round."""
+    """The latest checkpoint, if it is of a round after `evaluated`; otherwise None."""
     if max(checkpoints.rounds, default=-1) <= evaluated:
         return None
     checkpoint = checkpoints.restore(like)

@@ -1,4 +1,4 @@
-"""Weights as a file of plain arrays."""
+"""Saves and loads weights as a file of plain arrays."""
 
 import os
 from typing import Any
@@ -11,10 +11,9 @@ from fedjax_core.program._files import write_atomically
 
 
 def save_weights(weights: Any, path: str | os.PathLike) -> None:
-    """Writes a pytree of arrays as an `.npz` file; the file is there whole or not at all.
+    """Writes a pytree of arrays to an `.npz` file atomically: a crash leaves no partial file.
 
-    An array is named by its path, such as `dense.kernel`, so that NumPy alone can read the file.
-    Nothing is pickled.
+    Each array is named by its path, such as `dense.kernel`, so that NumPy alone can read the file. Nothing is pickled.
 
     Args:
       weights: a pytree of arrays.
@@ -22,7 +21,7 @@ def save_weights(weights: Any, path: str | os.PathLike) -> None:
 
     Raises:
       ValueError: two arrays have the same path.
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
 
     Example:
       >>> import pathlib, tempfile
@@ -47,7 +46,7 @@ def load_weights(path: str | os.PathLike, like: Any) -> Any:
       The weights as JAX arrays, in the containers of `like`.
 
     Raises:
-      ValueError: the arrays of the file have other names, shapes or dtypes than `like`.
+      ValueError: the arrays in the file differ from those of `like` in names, shapes or dtypes.
       OSError: the file cannot be read.
 
     Example:
@@ -61,7 +60,7 @@ def load_weights(path: str | os.PathLike, like: Any) -> Any:
     with np.load(path, allow_pickle=False) as file:
         if set(file.files) != set(expected):
             raise ValueError(
-                f"{os.fspath(path)} holds the arrays {sorted(file.files)} and `like` has {sorted(expected)}; "
+                f"{os.fspath(path)} holds the arrays {sorted(file.files)}, but `like` has {sorted(expected)}; "
                 "give the weights of the model that was saved: `load_weights(path, like=model.init(key))`"
             )
         leaves = [_checked(os.fspath(path), name, file[name], leaf) for name, leaf in expected.items()]
@@ -72,24 +71,24 @@ def named_arrays(weights: Any) -> dict[str, Any]:
     """The leaves of a pytree by their paths, such as `dense.kernel`, in JAX's order.
 
     Raises:
-      ValueError: two have the same path.
+      ValueError: two leaves have the same path.
     """
     leaves = jax.tree_util.tree_flatten_with_path(weights)[0]
     names = [jax.tree_util.keystr(path, simple=True, separator=".") or "value" for path, _ in leaves]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(
-            f"each array of the weights needs a path of its own, got {twice!r} twice; rename the field that has a dot"
+            f"each array of the weights needs its own path, got {twice!r} twice; rename the field that has a dot"
         )
     return {name: leaf for name, (_, leaf) in zip(names, leaves)}
 
 
 def _checked(path: str, name: str, array: np.ndarray, like: Any) -> jax.Array:
     if array.dtype.kind == "V" and array.dtype.itemsize == like.dtype.itemsize:
-        array = array.view(like.dtype)  # NumPy's format does not know bfloat16 and writes its bytes
+        array = array.view(like.dtype)  # NumPy's format lacks bfloat16 and holds its bytes
     if array.shape != like.shape or array.dtype != like.dtype:
         raise ValueError(
-            f"{path}: the array {name!r} is {array.dtype}{list(array.shape)} and `like` has "
+            f"{path}: the array {name!r} is {array.dtype}{list(array.shape)}, but `like` has "
             f"{like.dtype}{list(like.shape)}; give the weights of the model that was saved"
         )
     return jnp.asarray(array)

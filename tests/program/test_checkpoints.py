@@ -245,8 +245,8 @@ def test_what_cannot_be_saved_is_told_at_once(change, error, message, tmp_path):
         ({"keep_last": 0}, ValueError, "keep_last"),
         ({"keep_last": 1.5}, TypeError, "keep_last"),
         ({"keep_every": -1}, ValueError, "keep_every"),
-        ({"best_metric": 0.5}, TypeError, r"best_metric=...\) is the name of a metric, got 0.5; .*eval/loss"),
-        ({"best_mode": "least"}, ValueError, r"is 'min' or 'max', got 'least'"),
+        ({"best_metric": 0.5}, TypeError, r"best_metric=...\) must be the name of a metric, got 0.5; .*eval/loss"),
+        ({"best_mode": "least"}, ValueError, r"must be 'min' or 'max', got 'least'"),
     ],
 )
 def test_refuses_at_once(options, error, message, tmp_path):

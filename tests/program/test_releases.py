@@ -154,7 +154,7 @@ _MANAGER = release_to_memory({})
         (lambda: periodic_releases(print, 3), TypeError, "periodic_releases: each manager must be a ReleaseManager"),
         (lambda: periodic_releases(_MANAGER, 2.5), TypeError, "or a datetime.timedelta, got 2.5; use every=10"),
         (lambda: periodic_releases(_MANAGER, True), TypeError, "got True"),
-        (lambda: periodic_releases(_MANAGER, 0), ValueError, "is positive, got 0; use every=1 for each round"),
+        (lambda: periodic_releases(_MANAGER, 0), ValueError, "must be positive, got 0; use every=1 for each round"),
         (
             lambda: periodic_releases(_MANAGER, datetime.timedelta()),
             ValueError,

@@ -255,7 +255,7 @@ def test_another_file_is_refused_and_left_alone(tmp_path, content):
 
 
 def test_a_folder_that_does_not_exist(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none; make it first"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none; create it first"):
         _open(tmp_path / "none" / "lines")
 
 

@@ -126,5 +126,5 @@ def test_mlflow_gets_the_numbers():
 
 @pytest.mark.parametrize("make, method", [(release_to_wandb, "log"), (release_to_mlflow, "log_metrics")])
 def test_other_objects_are_refused(make, method):
-    with pytest.raises(TypeError, match=rf"{make.__name__} takes something with `{method}\(..., step=...\)`, got None"):
+    with pytest.raises(TypeError, match=rf"{make.__name__} needs an object with `{method}\(..., step=...\)`, got None"):
         make(None)

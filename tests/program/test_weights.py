@@ -49,14 +49,14 @@ def test_a_single_array(tmp_path):
 
 def test_other_names(tmp_path):
     save_weights({"a": jnp.ones(2)}, tmp_path / "weights.npz")
-    with pytest.raises(ValueError, match=r"holds the arrays \['a'\] and `like` has \['b'\].*model.init"):
+    with pytest.raises(ValueError, match=r"holds the arrays \['a'\], but `like` has \['b'\].*model.init"):
         load_weights(tmp_path / "weights.npz", like={"b": jnp.ones(2)})
 
 
 @pytest.mark.parametrize("like", [np.zeros(3, np.float32), np.zeros(2, np.int32), np.zeros(2, np.float16)])
 def test_other_shapes_and_dtypes(like, tmp_path):
     save_weights({"a": jnp.ones(2)}, tmp_path / "weights.npz")
-    with pytest.raises(ValueError, match=r"'a' is float32\[2\] and `like` has"):
+    with pytest.raises(ValueError, match=r"'a' is float32\[2\], but `like` has"):
         load_weights(tmp_path / "weights.npz", like={"a": like})
 
 
