@@ -1,4 +1,4 @@
-"""What a participant is made of, checked and made ready: its logger, its aggregator, its optimizer of a round."""
+"""Checks and prepares the arguments of a participant: its logger, its aggregator, its optimizer of a round."""
 
 import logging
 from collections.abc import Callable
@@ -12,41 +12,37 @@ from fedjax_core.templates import hyperparams, with_hyperparams
 
 
 def logger_of(logger: Any) -> logging.Logger | logging.LoggerAdapter:
-    """A logger, or the one of a name.
+    """The logger itself, or the logger of the given name.
 
     Raises:
-      TypeError: `logger` is neither.
+      TypeError: `logger` is neither a logger nor a name.
     """
     if isinstance(logger, str):
         return logging.getLogger(logger)
     if isinstance(logger, logging.Logger | logging.LoggerAdapter):
         return logger
-    raise TypeError(f"TrainingManager(logger=...) is a logger or the name of one, got {logger!r}")
+    raise TypeError(f"TrainingManager(logger=...) must be a logger or the name of one, got {logger!r}")
 
 
 def check_aggregator(aggregator: Any):
-    """Raises unless updates can be made ready for it.
-
-    Raises:
-      TypeError: with the repaired call.
-    """
+    """Raises TypeError unless it is an `Aggregator`, or an object whose `prepare` makes an update ready to share."""
     prepares = callable(getattr(aggregator, "prepare", None))
     if isinstance(aggregator, type) or not (isinstance(aggregator, Aggregator) or prepares):
         called = f"; call it: {aggregator.__name__}()" if callable(aggregator) else "; use fc.aggregators.mean()"
         raise TypeError(
-            "TrainingManager(aggregator=...) is an Aggregator, or has a `prepare(update, n_steps, n_examples)`, got "
-            f"{aggregator!r}{called}"
+            "TrainingManager(aggregator=...) must be an Aggregator or have a `prepare(update, n_steps, n_examples)`, "
+            f"got {aggregator!r}{called}"
         )
 
 
 def round_optimizer(optimizer: ClientOptimizer) -> Callable[[jax.Array], LocalOptimizer]:
-    """The function from the number of a round, int32 `[]`, to its optimizer.
+    """A function from the number of a round, int32 `[]`, to the optimizer of that round.
 
     Args:
-      optimizer: an optax transformation, a `LocalOptimizer`, or a function of `round_num` that gives one.
+      optimizer: an optax transformation, a `LocalOptimizer`, or a function of `round_num` that returns one of them.
 
     Raises:
-      TypeError: it is something else.
+      TypeError: `optimizer` is none of these.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -61,7 +57,7 @@ def round_optimizer(optimizer: ClientOptimizer) -> Callable[[jax.Array], LocalOp
 
 
 def _with_own_hyperparams(optimizer: LocalOptimizer) -> LocalOptimizer:
-    """The optimizer with its hyperparameters, where it keeps them in its state, which lives on from earlier rounds."""
+    """The optimizer, which sets its own hyperparameters in the state that it receives from earlier rounds."""
 
     def start_round(state: Any, aux_var: dict[str, Any], weights: Any) -> Any:
         state = optimizer.start_round(state, aux_var, weights)

@@ -1,4 +1,4 @@
-"""How much effort a real participant spends on a round, and when that is enough."""
+"""The effort that a real participant spends on a round, and its limits."""
 
 import math
 import operator
@@ -9,24 +9,24 @@ import jax
 
 
 class EffortMeter:
-    """Counts epochs, steps and seconds, and tells when the first of the limits is reached.
+    """Counts epochs, steps and seconds, and says when the first of the limits is reached.
 
-    `is_spent` is to be asked after every step, `has_epochs_left` between epochs.
+    Ask `is_spent` after every step and `has_epochs_left` between epochs.
 
     Args:
-      clock: seconds, such as `time.monotonic`; it starts now.
-      n_epoch: most epochs, an integer of at least 1, or None.
-      n_steps: most steps, likewise.
-      timeout: seconds after which no further step begins, more than 0 and finite, or None.
+      clock: returns the time in seconds, such as `time.monotonic`; the measurement starts now.
+      n_epoch: the largest number of epochs, at least 1; None for no limit.
+      n_steps: the largest number of steps, at least 1; None for no limit.
+      timeout: seconds after which no further step begins, positive and finite; None for no limit.
 
     Attributes:
-      n_epoch, n_steps: epochs begun and steps done so far.
-      n_examples: examples in these steps.
-      t_spent: seconds from the start to when `wait_for` last returned.
+      n_epoch, n_steps: the numbers of epochs begun and of steps done so far.
+      n_examples: the number of examples in these steps.
+      t_spent: seconds from the start until `wait_for` last returned.
 
     Raises:
-      TypeError: a limit is no number, or a count no integer.
-      ValueError: a limit is not positive, or the timeout not finite.
+      TypeError: `n_epoch` or `n_steps` is not an integer, or `timeout` is not a number.
+      ValueError: a limit is not positive, or the timeout is not finite.
 
     Example:
       >>> meter = EffortMeter(iter([0.0, 0.5, 1.5]).__next__, timeout=1.0)
@@ -52,24 +52,24 @@ class EffortMeter:
         self._clock, self._start = clock, clock()
 
     def count_epoch(self) -> None:
-        """An epoch begins."""
+        """Counts an epoch that begins."""
         self.n_epoch += 1
 
     def count_step(self, num_examples: int, result: Any) -> None:
-        """A step is done; where seconds are limited, waits for its result, a pytree that JAX may still compute."""
+        """Counts a step that is done; with a timeout, first waits until JAX has computed its result, a pytree."""
         self.n_steps += 1
         self.n_examples += num_examples
         if self._timeout is not None:
             self.wait_for(result)
 
     def wait_for(self, result: Any) -> None:
-        """Takes the time when the result is there."""
+        """Waits until JAX has computed a result, a pytree, and measures the time."""
         jax.block_until_ready(result)
         self.t_spent = self._clock() - self._start
 
     @property
     def is_spent(self) -> bool:
-        """Whether the steps or the seconds are at their limit."""
+        """Whether the steps or the seconds have reached their limit."""
         return _reached(self.n_steps, self._max_steps) or _reached(self.t_spent, self._timeout)
 
     @property
@@ -79,11 +79,7 @@ class EffortMeter:
 
 
 def check_some_limit(**limits: float | None) -> None:
-    """Checks that training ends.
-
-    Raises:
-      ValueError: all limits are None.
-    """
+    """Raises ValueError if all limits are None, since training would never end."""
     if all(limit is None for limit in limits.values()):
         raise ValueError(f"training needs a limit, got none of {', '.join(limits)}; for example n_epoch=1")
 

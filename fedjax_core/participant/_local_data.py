@@ -1,4 +1,4 @@
-"""The examples of one participant, and their batches."""
+"""One participant's examples and their batches."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,15 +12,16 @@ from fedjax_core.types import Type, matched, matched_type
 
 
 class LocalData:
-    """What a participant holds.
+    """The examples that one participant holds.
 
     Args:
-      name: the argument that gave it, for errors.
-      data: its examples, a dict of arrays, or the `FederatedData` of one client.
+      name: the name of the argument of `TrainingManager`, for error messages.
+      data: the examples as a dict of arrays, or the `FederatedData` of one client.
       batch_type: the type of batches that the model takes.
 
     Raises:
-      TypeError, ValueError: it is something else, holds several clients, or is not of that type.
+      TypeError: `data` is neither of these, or is not of the model's type.
+      ValueError: `data` holds several clients, or its arrays differ in length.
 
     Example:
       >>> from fedjax_core.types import to_type
@@ -36,42 +37,42 @@ class LocalData:
         self._data = data if isinstance(data, FederatedData) else FederatedData.from_clients([data])
         if len(self._data) != 1:
             raise ValueError(
-                f"TrainingManager({name}=...) is one client's data, got {len(self._data)} clients; use "
+                f"TrainingManager({name}=...) must be one client's data, got {len(self._data)} clients; use "
                 "data.subset([client_id]) or data[client_id]"
             )
         self._batch_type = batch_type
         if not batch_type.is_assignable_from(matched_type(batch_type, self._data.element_type)):
             raise TypeError(
-                f"TrainingManager({name}=...) holds {self._data.element_type} and the model takes {batch_type}; "
+                f"TrainingManager({name}=...) holds {self._data.element_type}, but the model takes {batch_type}; "
                 "convert the examples: {'x': ..., 'y': ...}"
             )
 
     def num_batches(self, batching: Batching) -> int:
-        """How many batches one pass takes.
+        """The number of batches of one pass over the examples.
 
         Raises:
-          ValueError: none at all.
+          ValueError: the examples make no batch.
         """
         number = int(batching.num_steps(self._data.sizes)[0])
         if number == 0:
             raise ValueError(
-                f"TrainingManager({self._name}=...) holds {self._data.sizes[0]} examples, of which {batching} makes no "
-                "batch; a round needs one"
+                f"TrainingManager({self._name}=...) holds {self._data.sizes[0]} examples, from which {batching} makes "
+                "no batch; a round needs at least one"
             )
         return number
 
     def batches(self, batching: Batching, key: jax.Array | None) -> Iterator[tuple[Any, np.ndarray]]:
-        """One pass: the batches that `FederatedData.cohort` makes for this client with this key.
+        """One pass over the examples: the batches that `FederatedData.cohort` makes for this client with this key.
 
         Args:
-          batching: how examples become batches. A batch is no larger than the data.
-          key: draws the shuffling.
+          batching: how examples become batches. A batch size above the number of examples is reduced to it.
+          key: draws the shuffling; None if `batching` does not shuffle.
 
         Yields:
           Pairs of a batch, a pytree of `[B, ...]`, and its mask, bool `[B]`. Padding repeats an example of the batch.
 
         Raises:
-          ValueError: it shuffles and there is no key.
+          ValueError: `batching` shuffles and there is no key.
         """
         if batching.shuffle and key is None:
             raise ValueError(

@@ -1,14 +1,14 @@
-"""Messages as bytes and back: msgpack of allow-listed types, no pickle.
+"""Messages as bytes and back: msgpack of allow-listed types, without pickle.
 
 A message is `[version, name of its type, {field: value}]`. A value is None, a bool, an integer of 64 bits, a
 float, a string, or
 
   {key: value}                   a dict, whose keys are strings or integers
-  ["list", value, ...]           a list, likewise ["tuple", value, ...]
-  ["array", dtype, shape, bytes] an array: the name of its dtype, its entries row by row, little-endian
+  ["list", value, ...]           a list; a tuple is ["tuple", value, ...]
+  ["array", dtype, shape, bytes] an array: the name of its dtype, its shape, its entries in row order, little-endian
 
-A NamedTuple, or any other pytree, is sent as a dict of its fields; `trees.match` brings it back into the
-containers that the receiver knows.
+A NamedTuple, or any other pytree, is sent as a dict of its fields; `trees.match` puts it back into the containers that
+the receiver knows.
 """
 
 import math
@@ -26,7 +26,7 @@ MAX_MESSAGE_BYTES = 2**30
 _VERSION = 1
 _MAX_DEPTH = 32
 _MAX_LENGTH = 2**14  # entries of one container
-_MAX_ITEMS = 2**18  # entries of all containers: what bounds the memory beside that of the bytes
+_MAX_ITEMS = 2**18  # entries of all containers, which bounds the memory needed beyond that of the bytes
 _MAX_KEY = 2**31
 
 _INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -35,19 +35,19 @@ _DTYPES = {name: jax.numpy.dtype(name) for name in ["bool", *_INTEGERS, *_FLOATS
 
 
 def encode_message(message: Message, max_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
-    """A message as bytes.
+    """Encodes a message as bytes.
 
     Args:
-      message: one of the messages of this room. Its arrays may be NumPy's or JAX's, of booleans, integers,
-        float16, bfloat16, float32 or float64.
-      max_bytes: refuses to make more; what `decode_message` takes at the other end.
+      message: a `TrainRequest`, `TrainReply`, `EvaluationRequest`, `EvaluationReply` or `ErrorReply`. Its arrays may be
+        NumPy's or JAX's, of booleans, integers, float16, bfloat16, float32 or float64.
+      max_bytes: the largest size allowed, which `decode_message` at the other end must accept.
 
     Returns:
       Bytes for `decode_message`.
 
     Raises:
-      TypeError: it is no message.
-      MessageFormatError: a field is of a wrong kind or holds what cannot be sent, or it is too large.
+      TypeError: `message` is not a message.
+      MessageFormatError: a field holds a wrong value or one that cannot be sent, or the message is too large.
 
     Example:
       >>> from fedjax_core.participant import TrainRequest
@@ -65,49 +65,51 @@ def encode_message(message: Message, max_bytes: int = MAX_MESSAGE_BYTES) -> byte
         data = msgpack.packb([_VERSION, name, fields])
     except (ValueError, OverflowError) as error:
         raise MessageFormatError(f"{name} cannot be sent: {error}") from error
-    assert data is not None  # as it is where msgpack writes to a stream
+    assert data is not None  # msgpack returns None only when it writes to a stream
     _check_size(len(data), max_bytes)
     return data
 
 
 def decode_message(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
-    """The message that bytes hold.
+    """Decodes a message from bytes.
 
-    Nothing in them is executed, imported or unpickled, and sizes are checked before anything is allocated, so
-    that bytes may come from anyone.
+    Nothing in the bytes is executed, imported or unpickled, and sizes are checked before memory is allocated, so the
+    bytes may come from anyone.
 
     Args:
-      data: what `encode_message` made.
-      max_bytes: refuses more.
+      data: the bytes that `encode_message` returned.
+      max_bytes: the largest size allowed.
 
     Returns:
-      The message. Arrays are NumPy's and not to be written to; containers are dicts, lists and tuples.
+      The message. Its arrays are read-only NumPy arrays; its containers are dicts, lists and tuples.
 
     Raises:
-      MessageFormatError: it is too large, cut off or followed by more, nested too deeply, of another
-        version, of an unknown type, or a field is missing, unknown or of a wrong kind.
+      MessageFormatError: the message is too large, truncated, followed by other bytes, nested too deeply, of another
+        version or of an unknown type; or a field is missing, unknown or holds a wrong value.
 
     Example:
       >>> decode_message(b"\\x93\\x01")
       Traceback (most recent call last):
-      fedjax_core.participant._messages.MessageFormatError: no message: Unpack failed: incomplete input
+      fedjax_core.participant._messages.MessageFormatError: not a message: Unpack failed: incomplete input
     """
     _check_size(memoryview(data).nbytes, max_bytes)
     match _unpacked(data):
         case [int(version), str(name), dict(fields)]:
             return _message(version, name, fields)
-    raise MessageFormatError("no message: a message is [version, name, fields]")
+    raise MessageFormatError("not a message: a message is [version, name, fields]")
 
 
 def _message(version: int, name: str, fields: dict) -> Message:
     if version != _VERSION:
-        raise MessageFormatError(f"a message of version {version}, this is version {_VERSION}; update the older end")
+        raise MessageFormatError(
+            f"the message has version {version}, but this end has version {_VERSION}; update the older one"
+        )
     if name not in MESSAGES:
-        raise MessageFormatError(f"the message type {name[:40]!r} is unknown; there are {', '.join(MESSAGES)}")
+        raise MessageFormatError(f"the message type {name[:40]!r} is unknown; the types are {', '.join(MESSAGES)}")
     expected = MESSAGES[name]._fields
     if set(fields) != set(expected):
         found = ", ".join(str(field)[:40] for field in list(fields)[:10])
-        raise MessageFormatError(f"{name} has the fields {', '.join(expected)}, got {found or 'none'}")
+        raise MessageFormatError(f"{name} must have the fields {', '.join(expected)}, got {found or 'none'}")
     message = MESSAGES[name](**{field: _value(fields[field], (name, field)) for field in expected})
     check_message(message)
     return message
@@ -116,12 +118,12 @@ def _message(version: int, name: str, fields: dict) -> Message:
 def _check_size(size: int, max_bytes: int) -> None:
     if size > max_bytes:
         raise MessageFormatError(
-            f"a message has at most {max_bytes:,} bytes, got {size:,}; raise `max_bytes` at both ends"
+            f"a message must have at most {max_bytes:,} bytes, got {size:,}; raise `max_bytes` at both ends"
         )
 
 
 def _plain(value: Any, path: tuple) -> Any:
-    """A value as what msgpack knows."""
+    """A value in terms of the types that msgpack knows."""
     _check_depth(path)
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return _plain_array(value, path)
@@ -141,11 +143,11 @@ def _plain(value: Any, path: tuple) -> Any:
 
 
 def _fields_of(value: Any, path: tuple) -> list:
-    """What any other pytree holds, one level deep."""
+    """The fields of any other pytree, one level deep."""
     entries = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda node: node is not value)[0]
     if len(entries) == 1 and entries[0][0] == ():
         raise MessageFormatError(
-            f"{_at(path)} is a {type(value).__name__}; a message holds arrays, numbers, strings and pytrees of them"
+            f"{_at(path)} is a {type(value).__name__}; a message may hold arrays, numbers, strings and pytrees of them"
         )
     return [(path_entry(keys[0]), entry) for keys, entry in entries]
 
@@ -154,7 +156,7 @@ def _plain_array(array: Any, path: tuple) -> list:
     name = array.dtype.name
     if name not in _DTYPES:
         raise MessageFormatError(
-            f"{_at(path)} is an array of {array.dtype}; a message holds arrays of {', '.join(_DTYPES)}"
+            f"{_at(path)} is an array of {array.dtype}; a message may hold arrays of {', '.join(_DTYPES)}"
         )
     array = np.asarray(array, _DTYPES[name])
     _check_length(array.ndim, path)
@@ -162,14 +164,16 @@ def _plain_array(array: Any, path: tuple) -> list:
 
 
 def _unpacked(data: bytes) -> Any:
-    """What msgpack makes of the bytes, with bounds on what it allocates."""
+    """The value that msgpack decodes from the bytes, with bounds on the memory it allocates."""
     num_items = 0
 
     def count(number: int):
         nonlocal num_items
         num_items += number
         if num_items > _MAX_ITEMS:
-            raise MessageFormatError(f"a message holds at most {_MAX_ITEMS:,} values; join small arrays to larger ones")
+            raise MessageFormatError(
+                f"a message must hold at most {_MAX_ITEMS:,} values; join small arrays into larger ones"
+            )
 
     def listed(entries: list) -> list:
         count(1 + len(entries))
@@ -186,11 +190,11 @@ def _unpacked(data: bytes) -> Any:
     except MessageFormatError:
         raise
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise MessageFormatError(f"no message: {str(error) or type(error).__name__}") from error
+        raise MessageFormatError(f"not a message: {str(error) or type(error).__name__}") from error
 
 
 def _value(plain: Any, path: tuple) -> Any:
-    """The value that `_plain` made this of."""
+    """The inverse of `_plain`."""
     _check_depth(path)
     match plain:
         case None | bool() | int() | float() | str():
@@ -203,14 +207,14 @@ def _value(plain: Any, path: tuple) -> Any:
             return tuple(_value(entry, (*path, i)) for i, entry in enumerate(entries))
         case ["array", str(name), list(shape), bytes(data)]:
             return _array(name, shape, data, path)
-    raise MessageFormatError(f"{_at(path)} holds a {type(plain).__name__}, which is none of the values of a message")
+    raise MessageFormatError(f"{_at(path)} holds a {type(plain).__name__}, which no message may hold")
 
 
 def _array(name: str, shape: list, data: bytes, path: tuple) -> np.ndarray:
     if name not in _DTYPES:
-        raise MessageFormatError(f"{_at(path)} is an array of {name:.40}; there are {', '.join(_DTYPES)}")
+        raise MessageFormatError(f"{_at(path)} is an array of {name:.40}; the dtypes are {', '.join(_DTYPES)}")
     if len(shape) > _MAX_DEPTH or not all(type(size) is int and 0 <= size < 2**31 for size in shape):
-        raise MessageFormatError(f"{_at(path)} has {len(shape)} dimensions which are not all sizes of an array")
+        raise MessageFormatError(f"{_at(path)} has {len(shape)} dimensions, which are not all sizes of an array")
     if math.prod(shape) * _DTYPES[name].itemsize != len(data):
         raise MessageFormatError(f"{_at(path)} is {name}{shape}, got {len(data)} bytes")
     if name == "bool" and data.strip(b"\0\1"):
@@ -218,24 +222,24 @@ def _array(name: str, shape: list, data: bytes, path: tuple) -> np.ndarray:
     try:
         return np.ndarray(shape, _DTYPES[name], data)
     except ValueError as error:
-        raise MessageFormatError(f"{_at(path)} is no array: {error}") from error
+        raise MessageFormatError(f"{_at(path)} is not an array: {error}") from error
 
 
 def _check_depth(path: tuple) -> None:
     if len(path) > _MAX_DEPTH:
-        raise MessageFormatError(f"{_at(path[:4])} is nested more than {_MAX_DEPTH} deep")
+        raise MessageFormatError(f"{_at(path[:4])} is nested more than {_MAX_DEPTH} levels deep")
 
 
 def _check_length(length: int, path: tuple) -> None:
     if length > _MAX_LENGTH:
-        raise MessageFormatError(f"{_at(path)} has {length:,} entries, a container at most {_MAX_LENGTH:,}")
+        raise MessageFormatError(f"{_at(path)} has {length:,} entries; a container may have at most {_MAX_LENGTH:,}")
 
 
 def _check_keys(keys: list, what: str) -> None:
-    """Strings, or small integers: a dict of them is quick to build, and JAX can sort it."""
+    """Raises unless all keys are strings or all are 32-bit integers: such a dict builds fast, and JAX can sort it."""
     strings = all(type(key) is str for key in keys)
     if not strings and not all(type(key) is int and -_MAX_KEY <= key < _MAX_KEY for key in keys):
-        raise MessageFormatError(f"{what} has keys that are neither all strings nor all integers of 32 bits")
+        raise MessageFormatError(f"{what} must have keys that are all strings or all integers of 32 bits")
     if len(set(keys)) < len(keys):
         raise MessageFormatError(f"{what} has a key twice")
 

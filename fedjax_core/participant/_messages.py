@@ -1,4 +1,4 @@
-"""What the server and the participants of a real federation tell each other."""
+"""The messages between the server and the participants of a real federation."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class MessageFormatError(ValueError):
-    """Bytes are no message, or a message holds what no message may hold; the error says what and where."""
+    """Bytes do not encode a message, or a message holds a value that it may not; the error says which, and where."""
 
 
 class TrainRequest(NamedTuple):
@@ -16,11 +16,11 @@ class TrainRequest(NamedTuple):
 
     Attributes:
       round_i: the number of the round, an integer of at least 0.
-      weights: a pytree like the model's weights, or None to go on from the participant's own.
+      weights: a pytree like the model's weights; None to continue from the participant's own.
       aux_var: the optimizer's auxiliary variables by name, a dict of pytrees; empty if there are none.
       batches: the arguments of `data.Batching`, a dict.
-      n_epoch, n_steps: most epochs and steps, or None.
-      timeout: seconds after which no further step begins, or None.
+      n_epoch, n_steps: the largest numbers of epochs and steps; None for no limit.
+      timeout: seconds after which no further step begins; None for no limit.
     """
 
     round_i: int
@@ -37,10 +37,10 @@ class EvaluationRequest(NamedTuple):
 
     Attributes:
       round_i: the number of the round, an integer of at least 0.
-      weights: a pytree like the model's weights, or None for the participant's own.
+      weights: a pytree like the model's weights; None for the participant's own.
       batches: the arguments of `data.Batching`, a dict.
-      n_steps: most batches, or None.
-      timeout: seconds after which no further batch begins, or None.
+      n_steps: the largest number of batches; None for no limit.
+      timeout: seconds after which no further batch begins; None for no limit.
     """
 
     round_i: int
@@ -51,15 +51,15 @@ class EvaluationRequest(NamedTuple):
 
 
 class TrainReply(NamedTuple):
-    """What a participant's training gave.
+    """The result of a participant's training.
 
     Attributes:
-      updates: weights at the start minus weights at the end, prepared for sharing: a pytree.
+      updates: the initial minus the trained weights, prepared for sharing; a pytree.
       aux_var: the optimizer's auxiliary variables by name, a dict of pytrees.
-      n_epoch: epochs begun.
-      n_steps: steps done.
-      n_examples: examples in these steps, one that occurs in two epochs counts twice.
-      t_spent: seconds, to the millisecond.
+      n_epoch: the number of epochs begun.
+      n_steps: the number of steps done.
+      n_examples: the number of examples in these steps; one that occurs in two epochs counts twice.
+      t_spent: the time in seconds, rounded to milliseconds.
     """
 
     updates: Any
@@ -71,13 +71,13 @@ class TrainReply(NamedTuple):
 
 
 class EvaluationReply(NamedTuple):
-    """What a participant's evaluation gave.
+    """The result of a participant's evaluation.
 
     Attributes:
-      loss: the mean over its examples.
+      loss: the mean loss over its examples.
       metrics: the unfinalized statistics of all metrics by name, which add up over participants field by field.
-      n_steps: batches done.
-      t_spent: seconds, to the millisecond.
+      n_steps: the number of batches done.
+      t_spent: the time in seconds, rounded to milliseconds.
     """
 
     loss: float
@@ -87,7 +87,7 @@ class EvaluationReply(NamedTuple):
 
 
 class ErrorReply(NamedTuple):
-    """A participant could not do what it was asked.
+    """A participant could not answer a request.
 
     Attributes:
       message: the `repr` of the exception.
@@ -100,11 +100,11 @@ Message = TrainRequest | EvaluationRequest | TrainReply | EvaluationReply | Erro
 
 
 class _Kind(NamedTuple):
-    """What a field may hold.
+    """The kind of value that a field may hold.
 
     Attributes:
-      rule: the same in words.
-      allows: whether a value is of it.
+      rule: the kind in words.
+      allows: whether a value is of this kind.
     """
 
     rule: str
@@ -157,15 +157,15 @@ _FIELDS = {
 }
 
 MESSAGES = {message.__name__: message for message in _FIELDS}
-"""The types of messages by name."""
+"""The message types by name."""
 
 
 def check_message(message: Message) -> None:
-    """Checks the kind of every field.
+    """Checks the value of every field.
 
     Raises:
-      TypeError: it is no message.
-      MessageFormatError: a field is of another kind than its message's documentation says.
+      TypeError: `message` is not a message.
+      MessageFormatError: a field does not hold what the message's documentation says.
 
     Example:
       >>> check_message(ErrorReply("out of memory"))
@@ -174,7 +174,7 @@ def check_message(message: Message) -> None:
       fedjax_core.participant._messages.MessageFormatError: ErrorReply(message=...) must be a string, got 3
     """
     if type(message) not in _FIELDS:
-        raise TypeError(f"a message is one of {', '.join(MESSAGES)}, got {type(message).__name__}")
+        raise TypeError(f"a message must be one of {', '.join(MESSAGES)}, got {type(message).__name__}")
     for name, kind in _FIELDS[type(message)].items():
         value = getattr(message, name)
         if not kind.allows(value):
@@ -182,7 +182,7 @@ def check_message(message: Message) -> None:
 
 
 def _short(value: Any) -> str:
-    """What came, in a line even if it is large."""
+    """A value in a few words, even if it is large."""
     if isinstance(value, str | int | float) and len(text := repr(value)) <= 60:
         return text
     return f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Which metrics a participant measures."""
+"""The metrics that a participant measures."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,14 +13,14 @@ def with_metrics(model: Model, metrics: Mapping[str, Metric | str] | Iterable[st
 
     Args:
       model: the model.
-      metrics: a dict from name to `Metric`, or names: of the model's own metrics, or of those of the
-        room `metrics` that need no argument. None for the model's own.
+      metrics: a dict from name to `Metric`, or a list of names of the model's own metrics or of the metrics in
+        `fc.metrics` that need no argument. None for the model's own.
 
     Returns:
-      A model. Its loss need not be among its metrics, `model_calls.model_metrics` adds it.
+      A model. Its metrics need not include the loss, which `model_calls.model_metrics` adds.
 
     Raises:
-      TypeError: it is neither, or `model` no model.
+      TypeError: `metrics` is neither of these, or `model` is not a `Model`.
       ValueError: there is no metric of that name.
 
     Example:
@@ -33,8 +33,8 @@ def with_metrics(model: Model, metrics: Mapping[str, Metric | str] | Iterable[st
         return model
     if isinstance(metrics, str) or not isinstance(metrics, Iterable):
         raise TypeError(
-            f"TrainingManager(metrics=...) is a dict from name to Metric or a list of names, got {metrics!r}; write "
-            'metrics=["accuracy"]'
+            f"TrainingManager(metrics=...) must be a dict from name to Metric or a list of names, got {metrics!r}; "
+            'write metrics=["accuracy"]'
         )
     named = metrics if isinstance(metrics, Mapping) else {_name(name): name for name in metrics}
     return model._replace(metrics={name: _metric(own, metric) for name, metric in named.items() if name != "loss"})
@@ -43,7 +43,7 @@ def with_metrics(model: Model, metrics: Mapping[str, Metric | str] | Iterable[st
 def _name(name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(
-            f"TrainingManager(metrics=[...]) lists names, got {name!r}; give a Metric its name: "
+            f"TrainingManager(metrics=[...]) must list names, got {name!r}; give a Metric its name: "
             'metrics={"accuracy": fc.metrics.accuracy()}'
         )
     return name
@@ -61,6 +61,6 @@ def _metric(own: Mapping[str, Metric], metric: Any) -> Any:
     if not isinstance(made, Metric):
         raise ValueError(
             f"there is no metric {metric!r} that needs no argument; the model has {', '.join(own)}, and "
-            f"others are given as values: metrics={{{metric!r}: fc.metrics.top_k_accuracy(3)}}"
+            f"others must be given as values: metrics={{{metric!r}: fc.metrics.top_k_accuracy(3)}}"
         )
     return made

@@ -9,16 +9,16 @@ import rich.progress
 
 @contextlib.contextmanager
 def step_bar(description: str, unit: str, total: int | None, shown: bool) -> Iterator[Callable[[], None]]:
-    """One line on standard error while the context is open, if that is a terminal or a notebook.
+    """Shows one line on standard error while the context is open, if that is a terminal or a notebook.
 
     Args:
-      description: what is going on.
-      unit: what is counted.
-      total: how many there will be; None if that is not known.
-      shown: False shows nothing.
+      description: the text before the bar.
+      unit: what the bar counts, for example "steps".
+      total: the number of them; None if it is unknown.
+      shown: whether to show the bar at all.
 
     Yields:
-      A function to be called after each.
+      A function to call after each of them.
 
     Example:
       >>> with step_bar("training", "steps", total=2, shown=False) as advance:

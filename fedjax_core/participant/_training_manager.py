@@ -31,18 +31,18 @@ from fedjax_core.participant._participant_metrics import with_metrics
 from fedjax_core.participant._step_bar import step_bar
 
 METRICS_LEVEL = logging.INFO + 5
-"""The level at which an evaluation's metrics are logged: above INFO, below WARNING."""
+"""The log level of an evaluation's metrics, between INFO and WARNING."""
 
 
 class _State(NamedTuple):
     """What a participant keeps between two steps.
 
     Attributes:
-      weights: the model's.
+      weights: the model's weights.
       optimizer: the optimizer's state.
-      round_num: int32 `[]`, the number of the round, 0 before the first one.
-      key: the round's, or None.
-      step: int32 `[]`, steps that have drawn from this key.
+      round_num: int32 `[]`, the number of the round; 0 before the first one.
+      key: the round's key, or None.
+      step: int32 `[]`, the number of steps that have drawn from this key.
     """
 
     weights: Any
@@ -53,33 +53,33 @@ class _State(NamedTuple):
 
 
 class TrainingManager:
-    """One real participant of a federation: it trains and evaluates on its own data when it is asked to.
+    """One real participant of a federation, which trains and evaluates on its own data when it is asked to.
 
-    It answers messages, in this process or as bytes from another (`encode_message`, `decode_message`), and
-    measures effort with a real clock. Weights and the optimizer's state, momentum for example, live as long as
-    the manager. What it draws (initial weights, shuffling, dropout) is a function of `key` and of the
-    round: its epoch `i` of round `r` shuffles as `data.cohort([client_id], batching, key=key)` does, where key is
+    It answers messages, in this process or as bytes from another (`encode_message`, `decode_message`), and measures
+    effort with a real clock. The weights and the optimizer's state, such as momentum, live as long as the manager. What
+    it draws (initial weights, shuffling, dropout) is a function of `key` and of the round: epoch `i` of round `r`
+    shuffles like `data.cohort([client_id], batching, key=epoch_key)` with the epoch key
     `fold_in(fold_in(split(key)[1], r), i)`.
 
     Args:
       model: the model.
       optimizer: an optax transformation; a `clients.LocalOptimizer`, which exchanges auxiliary variables with the
-        server; or a function of `round_num` that gives one of them, for rates that follow the `round_i` of the
-        requests. A server that counts from 0 gives it the numbers that `fed_avg` does.
-      aggregator: the server's `Aggregator`, which takes the update as it is; or whatever has a
-        `prepare(update, n_steps, n_examples)`, which makes an update ready to be shared.
-      train_data: this participant's examples, a dict of arrays, or the `FederatedData` of one client.
-      valid_data: what it evaluates on, likewise; None for `train_data`.
-      metrics: what it evaluates: a dict from name to `Metric`, or names of the model's metrics or of those of
-        `fc.metrics` that take no argument; None for the model's. The loss is always among them, in place of one
+        server; or a function of `round_num` that returns one of them, for rates that follow the `round_i` of the
+        requests. `fed_avg` numbers its rounds from 0, so a server that counts from 0 gives the same rates.
+      aggregator: the server's `Aggregator`, to which the update is sent as it is; or an object with
+        `prepare(update, n_steps, n_examples)`, which makes an update ready to share.
+      train_data: this participant's examples, as a dict of arrays or the `FederatedData` of one client.
+      valid_data: the examples to evaluate on, in the same form; None for `train_data`.
+      metrics: the metrics to evaluate: a dict from name to `Metric`, or names of the model's metrics or of metrics in
+        `fc.metrics` that take no argument; None for the model's. The loss is always included, and replaces a metric
         of that name.
       logger: a logger, or the name of one; None for the class's name.
-      verbose: shows a progress bar of the round's steps, on standard error if that is a terminal.
-      on_step: `(weights, batch, mask) -> None`, called before every training step with the weights as they are, the
-        batch, a pytree of `[B, ...]`, and the mask, bool `[B]`, False on padding. It may raise `StopIteration` to end
-        the round with what is trained so far. None for nothing.
-      clock: seconds.
-      key: a JAX key for what is drawn. Without one, the first request must bring weights, and neither the
+      verbose: whether to show a progress bar of the round's steps on standard error if that is a terminal.
+      on_step: `(weights, batch, mask) -> None`, called before every training step with the current weights, the batch,
+        a pytree of `[B, ...]`, and the mask, bool `[B]`, which is False on padding. It may raise `StopIteration` to end
+        the round with what has been trained so far. None for no call.
+      clock: returns the time in seconds.
+      key: a JAX key for all that is drawn. Without one, the first request must contain weights, and neither the
         batching nor the model may draw.
 
     Attributes:
@@ -88,8 +88,8 @@ class TrainingManager:
       logger: the logger.
 
     Raises:
-      TypeError: an argument is of another kind, or the data not of the model's `batch_type`.
-      ValueError: the data is that of several clients, or a metric unknown.
+      TypeError: an argument is of the wrong type, or the data is not of the model's `batch_type`.
+      ValueError: the data is that of several clients, or a metric is unknown.
 
     Example:
       >>> import numpy as np, optax, fedjax_core as fc
@@ -134,7 +134,7 @@ class TrainingManager:
         if on_step is not None:
             repair = "write on_step=lambda weights, batch, mask: None"
             _checks.check_function("TrainingManager(on_step=...)", on_step, "of weights, batch and mask", repair)
-        weights_type(model)  # refuses a model whose weights cannot be trained
+        weights_type(model)  # raises for a model whose weights cannot be trained
         self._weights_type = jax.eval_shape(model.init, jax.random.key(0))
         self._optimizer_of = round_optimizer(optimizer)
         self._has_running = has_running_state(model)
@@ -152,32 +152,32 @@ class TrainingManager:
 
     @property
     def weights(self) -> Any:
-        """The model's weights as they are now.
+        """The model's current weights.
 
         Raises:
-          ValueError: there are none yet, and no key to draw them from.
+          ValueError: there are no weights yet, and no key to draw them from.
         """
         return self._current().weights
 
     def training_round(self, message: TrainRequest) -> TrainReply | ErrorReply:
-        """Trains as the server asks.
+        """Trains as the server requests.
 
-        Takes the request's weights, or goes on from its own; hands the optimizer the auxiliary variables and
-        starts its round; trains until the first limit is reached; and replies with weights at the start
-        minus weights at the end, prepared by the aggregator. If the server averages the model's running state
-        (`Model.running`), the auxiliary variable `running` is `{"state", "num_examples"}`.
+        It takes the request's weights, or continues from its own; starts the optimizer's round with the auxiliary
+        variables; trains until the first limit is reached; and replies with the initial minus the trained weights,
+        prepared by the aggregator. If the server averages the model's running state (`Model.running`), the auxiliary
+        variable `running` in the reply is `{"state": ..., "num_examples": ...}`.
 
         Returns:
-          A `TrainReply`; or an `ErrorReply` with the `repr` of the exception that ended the round, after which weights
-          and optimizer are as they were before it.
+          A `TrainReply`; or an `ErrorReply` with the `repr` of the exception that ended the round. After an error the
+          weights and the optimizer are as they were before the request.
         """
         return self._answered("training", TrainRequest, self._train, message)
 
     def evaluation_round(self, message: EvaluationRequest) -> EvaluationReply | ErrorReply:
-        """Evaluates as the server asks; the request's weights replace the participant's own.
+        """Evaluates as the server requests; the request's weights, if it has any, replace the participant's own.
 
         Returns:
-          An `EvaluationReply`, or an `ErrorReply` as `training_round`.
+          An `EvaluationReply`; or an `ErrorReply`, as `training_round` does.
         """
         return self._answered("evaluation", EvaluationRequest, self._evaluate, message)
 
@@ -188,25 +188,25 @@ class TrainingManager:
         n_steps: int | None = None,
         timeout: float | None = None,
     ) -> dict[str, int | float]:
-        """Trains its weights until the first limit is reached.
+        """Trains the current weights until the first limit is reached.
 
-        Steps and seconds are looked at after every step, so that at least one is done, epochs between epochs; an
-        epoch begun counts as one. A step before which `on_step` raises `StopIteration` is neither taken nor counted,
-        and training ends with a warning.
+        The limits of steps and seconds are checked after every step, so at least one step is taken; the limit of epochs
+        is checked between epochs. An epoch that has begun counts as one. If `on_step` raises `StopIteration`, its step
+        is neither taken nor counted, and training ends with a logged warning.
 
         Args:
           batches: the arguments of `data.Batching`. An epoch is one pass over the batches, in which an
             example occurs `num_epochs` times.
-          n_epoch: most epochs, or None.
-          n_steps: most steps, or None.
-          timeout: seconds after which no further step begins, or None.
+          n_epoch: the largest number of epochs; None for no limit.
+          n_steps: the largest number of steps; None for no limit.
+          timeout: seconds after which no further step begins; None for no limit.
 
         Returns:
-          `n_epoch`, `n_steps` and `t_spent`, the seconds.
+          A dict of `n_epoch` and `n_steps`, the numbers of epochs and steps, and `t_spent`, the seconds.
 
         Raises:
           ValueError: a limit is not positive, all of them are None, or there is no batch.
-          TypeError: a limit or an argument of `batches` is of another kind.
+          TypeError: a limit or an argument of `batches` is of the wrong type.
         """
         meter = self._trained(batches, n_epoch, n_steps, timeout)
         return {"n_epoch": meter.n_epoch, "n_steps": meter.n_steps, "t_spent": meter.t_spent}
@@ -214,24 +214,24 @@ class TrainingManager:
     def evaluate_under_constraints(
         self, batches: Mapping[str, Any], n_steps: int | None = None, timeout: float | None = None
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int | float]]:
-        """Evaluates its weights on at most one pass over the data, from fresh metrics.
+        """Evaluates the current weights in at most one pass over the data.
 
         Args:
           batches: the arguments of `data.Batching`, without `num_epochs`.
-          n_steps: most batches, or None.
-          timeout: seconds after which no further batch begins, or None.
+          n_steps: the largest number of batches; None for no limit.
+          timeout: seconds after which no further batch begins; None for no limit.
 
         Returns:
-          The metrics by name, numbers or arrays; their unfinalized statistics by name, which add up over
-          participants; and `n_steps` and `t_spent`.
+          The metrics by name, as numbers or arrays; their unfinalized statistics by name, which add up over
+          participants; and a dict of `n_steps`, the number of batches, and `t_spent`, the seconds.
 
         Raises:
-          ValueError: a limit is not positive, there is no batch, or more than one pass is asked for.
-          TypeError: a limit or an argument of `batches` is of another kind.
+          ValueError: a limit is not positive, there is no batch, or `batches` asks for more than one pass.
+          TypeError: a limit or an argument of `batches` is of the wrong type.
         """
         batching, data, state = Batching(**batches), self._valid_data, self._current()
         if batching.num_epochs != 1:
-            raise ValueError(f"an evaluation is at most one pass, got {batching}; leave out `num_epochs`")
+            raise ValueError(f"an evaluation must be at most one pass, got {batching}; leave out `num_epochs`")
         total = data.num_batches(batching)
         meter = EffortMeter(self._clock, n_steps=n_steps, timeout=timeout)
         states = self._accumulator.init()
@@ -249,7 +249,7 @@ class TrainingManager:
         return values, jax.device_get(states), {"n_steps": meter.n_steps, "t_spent": meter.t_spent}
 
     def _answered(self, what: str, kind: type, work: Callable, message: Any) -> Any:
-        """What `work` makes of the message, or the error that it raises, undone."""
+        """The reply of `work` to the message; after an error, restores the state and returns an `ErrorReply`."""
         before = self._state
         try:
             if not isinstance(message, kind):
@@ -288,7 +288,7 @@ class TrainingManager:
         )
 
     def _auxiliary(self, meter: EffortMeter) -> dict[str, Any]:
-        """The variables of the optimizer, and the model's running state if the server averages it."""
+        """The optimizer's auxiliary variables, and the model's running state if the server averages it."""
         state = self._current()
         variables = self._optimizer_of(state.round_num).collect(state.optimizer)
         if self._has_running and self.model.running == "average":
@@ -309,7 +309,7 @@ class TrainingManager:
     def _trained(
         self, batches: Mapping[str, Any], n_epoch: int | None, n_steps: int | None, timeout: float | None
     ) -> EffortMeter:
-        """Trains, and tells what it took."""
+        """Trains, and returns the meter of the effort spent."""
         check_some_limit(n_epoch=n_epoch, n_steps=n_steps, timeout=timeout)
         batching = Batching(**batches)
         per_epoch = self._train_data.num_batches(batching)
@@ -323,7 +323,7 @@ class TrainingManager:
         return meter
 
     def _train_epoch(self, batching: Batching, meter: EffortMeter, advance: Callable[[], None]) -> bool:
-        """Trains for an epoch; whether another may follow."""
+        """Trains for an epoch, and returns whether another may follow."""
         key = _folded(self._current().key, meter.n_epoch)
         meter.count_epoch()
         for batch, mask in self._train_data.batches(batching, key):
@@ -348,18 +348,18 @@ class TrainingManager:
         if self._state is None:
             if self._init_key is None:
                 raise ValueError(
-                    "this participant has no weights yet: send them with the first request, or draw them from "
+                    "this participant has no weights yet: send them with the first request, or draw them with "
                     "TrainingManager(key=jax.random.key(0))"
                 )
             return self._take(self.model.init(self._init_key))
         return self._state
 
     def _take(self, weights: Any) -> _State:
-        """Makes these weights its own; the optimizer goes on with the state that it has."""
+        """Replaces the current weights; the optimizer keeps its state."""
         try:
             weights = jax.tree.map(jnp.array, trees.match(weights, like=self._weights_type))
         except ValueError as error:
-            raise ValueError(f"the request's weights are not the model's: {error}") from None
+            raise ValueError(f"the request's weights must be like the model's: {error}") from None
         if self._state is None:
             optimizer = self._optimizer_of(jnp.int32(0)).init(trainable_of(weights))
             self._state = _State(weights, optimizer, jnp.int32(0), _folded(self._rounds_key, 0), jnp.int32(0))
@@ -369,7 +369,7 @@ class TrainingManager:
 
 
 def _training_step(model: Model, optimizer_of: Callable[[jax.Array], LocalOptimizer]) -> Callable:
-    training_step(model, optimizer_of(jnp.int32(0)))  # refuses and warns now, and not in the first round
+    training_step(model, optimizer_of(jnp.int32(0)))  # raises and warns now rather than in the first round
 
     @jax.jit
     def step(state: _State, batch, mask) -> _State:
@@ -398,6 +398,6 @@ def _python(array: Any) -> Any:
 
 
 def _prepared(aggregator: Any, update: Any, n_steps: int, n_examples: int) -> Any:
-    """What is shared of an update: the update as it is, unless the aggregator makes something of it."""
+    """The update as it is shared: unchanged, unless the aggregator has a `prepare`."""
     prepare = getattr(aggregator, "prepare", None)
     return update if prepare is None else prepare(update, n_steps, n_examples)

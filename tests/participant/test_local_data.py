@@ -75,9 +75,9 @@ def test_a_dict_of_examples_is_matched_to_the_models_batch_by_name(make):
 
 def test_no_batch_is_refused():
     empty = LocalData("train_data", {"x": np.zeros((0, 2)), "y": np.zeros(0, int)}, TYPE)
-    with pytest.raises(ValueError, match=r"TrainingManager\(train_data=...\) holds 0 examples, of which .* no batch"):
+    with pytest.raises(ValueError, match=r"TrainingManager\(train_data=...\) holds 0 examples, from which .* no batch"):
         empty.num_batches(Batching(3))
-    with pytest.raises(ValueError, match=r"holds 7 examples, of which .*drop_remainder=True.* makes no batch"):
+    with pytest.raises(ValueError, match=r"holds 7 examples, from which .*drop_remainder=True.* makes no batch"):
         LocalData("train_data", EXAMPLES, TYPE).num_batches(Batching(8, drop_remainder=True))
 
 
@@ -90,8 +90,12 @@ def test_shuffling_needs_a_key():
 @pytest.mark.parametrize(
     "data, error, message",
     [
-        (FederatedData.from_clients([EXAMPLES, EXAMPLES]), ValueError, r"valid_data=...\) is one client's data, got 2"),
-        ({"x": EXAMPLES["x"]}, TypeError, r"valid_data=...\) holds <x=float32\[\?,2\]> and the model takes <x="),
+        (
+            FederatedData.from_clients([EXAMPLES, EXAMPLES]),
+            ValueError,
+            r"valid_data=...\) must be one client's data, got 2",
+        ),
+        ({"x": EXAMPLES["x"]}, TypeError, r"valid_data=...\) holds <x=float32\[\?,2\]>, but the model takes <x="),
         ({**EXAMPLES, "y": EXAMPLES["x"]}, TypeError, "y=float32"),
         ({"x": EXAMPLES["x"], "y": [1]}, ValueError, "every field needs one row per example"),
     ],

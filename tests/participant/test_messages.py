@@ -119,18 +119,21 @@ def nested(depth):
         (TrainRequest(np.int64(1), None, {}, {}), "round_i.*got a int64"),
         (TrainRequest(2**63, None, {}, {}), "TrainRequest.round_i is an integer of more than 64 bits"),
         (TrainRequest(0, "weights", {}, {}), r"weights=...\) must be a pytree of arrays and numbers, or None, got 'w"),
-        (TrainRequest(0, b"weights", {}, {}), "TrainRequest.weights is a bytes; a message holds arrays, numbers"),
+        (TrainRequest(0, b"weights", {}, {}), "TrainRequest.weights is a bytes; a message may hold arrays, numbers"),
         (TrainRequest(0, {"w": {1, 2}}, {}, {}), "TrainRequest.weights.w is a set"),
         (TrainRequest(0, {"w": len}, {}, {}), "TrainRequest.weights.w is a builtin_function_or_method"),
-        (TrainRequest(0, [np.array(["a"])], {}, {}), r"TrainRequest.weights.0 is an array of <U1; a message holds"),
+        (TrainRequest(0, [np.array(["a"])], {}, {}), r"TrainRequest.weights.0 is an array of <U1; a message may hold"),
         (TrainRequest(0, np.ones(1, complex), {}, {}), "TrainRequest.weights is an array of complex128"),
         (TrainRequest(0, np.array([None]), {}, {}), "TrainRequest.weights is an array of object"),
         (TrainRequest(0, jax.random.key(0), {}, {}), "TrainRequest.weights is an array of key<fry>"),
-        (TrainRequest(0, {"w": 1, 1: 2}, {}, {}), "TrainRequest.weights has keys that are neither all strings"),
-        (TrainRequest(0, {2.5: 2}, {}, {}), "has keys that are neither"),
+        (TrainRequest(0, {"w": 1, 1: 2}, {}, {}), "TrainRequest.weights must have keys that are all strings"),
+        (TrainRequest(0, {2.5: 2}, {}, {}), "must have keys that are all strings"),
         (TrainRequest(0, {2**31: 2}, {}, {}), "integers of 32 bits"),
-        (TrainRequest(0, nested(31), {}, {}), "TrainRequest.weights.0.0 is nested more than 32 deep"),
-        (TrainRequest(0, [0] * 20_000, {}, {}), "TrainRequest.weights has 20,000 entries, a container at most 16,384"),
+        (TrainRequest(0, nested(31), {}, {}), "TrainRequest.weights.0.0 is nested more than 32 levels deep"),
+        (
+            TrainRequest(0, [0] * 20_000, {}, {}),
+            "TrainRequest.weights has 20,000 entries; a container may have at most 16,384",
+        ),
         (TrainRequest(0, None, None, {}), r"aux_var=...\) must be a dict from name to pytree .*, got a NoneType"),
         (TrainRequest(0, None, {1: 2.0}, {}), r"aux_var=...\) must be a dict from name"),
         (TrainRequest(0, None, {}, {"batch_size": 2.0}), r"batches=...\) must be a dict of Batching arguments"),
@@ -153,7 +156,7 @@ def test_what_cannot_be_sent_is_refused_by_the_sender(message, text):
 
 @pytest.mark.parametrize("other", [None, {}, (1, 2), "ErrorReply", WEIGHTS, ErrorReply])
 def test_what_is_no_message_is_a_type_error(other):
-    with pytest.raises(TypeError, match="a message is one of TrainRequest, EvaluationRequest, TrainReply"):
+    with pytest.raises(TypeError, match="a message must be one of TrainRequest, EvaluationRequest, TrainReply"):
         encode_message(other)
 
 
@@ -174,37 +177,37 @@ def array(dtype="float32", shape=(1,), data=b"\0\0\0\0"):
 @pytest.mark.parametrize(
     "data, text",
     [
-        (b"", "no message: Unpack failed: incomplete input"),
-        (b"\xc1", "no message: FormatError"),
+        (b"", "not a message: Unpack failed: incomplete input"),
+        (b"\xc1", "not a message: FormatError"),
         (b"\xc0", r"a message is \[version, name, fields\]"),
         (packed()[:-1], "incomplete input"),
-        (packed() + b"\0", "no message: unpack.* extra data"),
-        (packed(version=2), "a message of version 2, this is version 1; update the older end"),
+        (packed() + b"\0", "not a message: unpack.* extra data"),
+        (packed(version=2), "the message has version 2, but this end has version 1; update the older one"),
         (packed(version="1"), r"a message is \[version, name, fields\]"),
-        (packed("Pickle"), "the message type 'Pickle' is unknown; there are TrainRequest"),
+        (packed("Pickle"), "the message type 'Pickle' is unknown; the types are TrainRequest"),
         (packed("x" * 10_000), "the message type '(x{40})' is unknown"),
-        (packed(fields={}), "ErrorReply has the fields message, got none"),
-        (packed(fields={"message": "m", "more": 1}), "ErrorReply has the fields message, got message, more"),
+        (packed(fields={}), "ErrorReply must have the fields message, got none"),
+        (packed(fields={"message": "m", "more": 1}), "ErrorReply must have the fields message, got message, more"),
         (packed(fields={"message": 3}), r"ErrorReply\(message=...\) must be a string, got 3"),
-        (packed(fields={"message": "m", 1: 2}), "a dict has keys that are neither all strings nor all integers"),
-        (packed("TrainReply", {"n_steps": 1}), "TrainReply has the fields updates, aux_var, .* got n_steps"),
+        (packed(fields={"message": "m", 1: 2}), "a dict must have keys that are all strings or all integers"),
+        (packed("TrainReply", {"n_steps": 1}), "TrainReply must have the fields updates, aux_var, .* got n_steps"),
         (b"\x93\x01\xa5Error\x82\xa7message\xa1a\xa7message\xa1b", "a dict has a key twice"),
-        (b"\x93\x01\xa5Error\x81\xa7message\xa2\xff\xfe", "no message: 'utf-8' codec can't decode"),
-        (b"\x93\x01\xa5Error\x81\x90\xa1a", "a dict has keys that are neither"),
-        (reply(b"bytes"), "TrainReply.updates holds a bytes, which is none of the values of a message"),
-        (reply([]), "TrainReply.updates holds a list, which is none"),
+        (b"\x93\x01\xa5Error\x81\xa7message\xa2\xff\xfe", "not a message: 'utf-8' codec can't decode"),
+        (b"\x93\x01\xa5Error\x81\x90\xa1a", "a dict must have keys that are all strings"),
+        (reply(b"bytes"), "TrainReply.updates holds a bytes, which no message may hold"),
+        (reply([]), "TrainReply.updates holds a list, which no"),
         (reply(["set", 1]), "TrainReply.updates holds a list"),
         (reply({"a": ["list", msgpack.ExtType(3, b"x")]}), "TrainReply.updates.a.0 holds a ExtType"),
         (reply(msgpack.Timestamp(3)), "TrainReply.updates holds a Timestamp"),
-        (array("object"), "TrainReply.updates is an array of object; there are bool, int8"),
+        (array("object"), "TrainReply.updates is an array of object; the dtypes are bool, int8"),
         (array("float32[2]"), "is an array of float32"),
         (array(shape=(2,)), r"TrainReply.updates is float32\[2\], got 4 bytes"),
-        (array(shape=(-1,)), "1 dimensions which are not all sizes of an array"),
+        (array(shape=(-1,)), "1 dimensions, which are not all sizes of an array"),
         (array(shape=(1.0,)), "which are not all sizes"),
         (array(shape=(True,)), "which are not all sizes"),
         (array(shape=(2**31,)), "which are not all sizes"),
         (array(shape=[1] * 40), "40 dimensions"),
-        (array(shape=[2**31 - 1] * 8 + [0], data=b""), "TrainReply.updates is no array"),
+        (array(shape=[2**31 - 1] * 8 + [0], data=b""), "TrainReply.updates is not an array"),
         (array("bool", (2,), b"\1\2"), "bytes other than 0 and 1"),
         (array(data="text"), "holds a list"),
     ],
@@ -219,7 +222,7 @@ def test_a_message_has_a_largest_size():
     data = encode_message(message)
     assert encode_message(message, max_bytes=len(data)) == data
     decode_message(data, max_bytes=len(data))
-    text = f"a message has at most {len(data) - 1:,} bytes, got {len(data):,}; raise `max_bytes` at both ends"
+    text = f"a message must have at most {len(data) - 1:,} bytes, got {len(data):,}; raise `max_bytes` at both ends"
     for refused in (lambda n: encode_message(message, max_bytes=n), lambda n: decode_message(data, max_bytes=n)):
         with pytest.raises(MessageFormatError, match=text):
             refused(len(data) - 1)

@@ -38,7 +38,7 @@ def test_the_loss_is_the_model_s(metrics):
     [
         ("accuracy", TypeError, r"got 'accuracy'; write metrics=\[\"accuracy\"\]"),
         (3, TypeError, "a dict from name to Metric or a list of names, got 3"),
-        ([OWN], TypeError, r"lists names, got Metric.*give a Metric its name: metrics=\{\"accuracy\""),
+        ([OWN], TypeError, r"must list names, got Metric.*give a Metric its name: metrics=\{\"accuracy\""),
         (["nothing"], ValueError, r"there is no metric 'nothing' .* the model has loss, own, num_examples"),
         (["top_k_accuracy"], ValueError, r"no metric 'top_k_accuracy' that needs no argument.*top_k_accuracy\(3\)"),
         (["sum_then_finalize"], ValueError, "no metric 'sum_then_finalize'"),

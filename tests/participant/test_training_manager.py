@@ -453,11 +453,14 @@ def test_limits_of_an_evaluation_are_checked(shared, limits):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"batches": {"batch_size": 8, "drop_remainder": True}}, "holds 7 examples, of which"),
+        ({"batches": {"batch_size": 8, "drop_remainder": True}}, "holds 7 examples, from which"),
         ({"batches": {"batch_size": 0}}, "must be at least 1, got 0"),
         ({"batches": {"size": 3}}, "unexpected keyword argument"),
         ({"batches": {"batch_size": 3, "shuffle": True}}, "shuffles and needs a key"),
-        ({"weights": {"kernel": WEIGHTS["kernel"]}}, "the request's weights are not the model's: .*no leaf 'bias'"),
+        (
+            {"weights": {"kernel": WEIGHTS["kernel"]}},
+            "the request's weights must be like the model's: .*no leaf 'bias'",
+        ),
         ({"weights": reference.as_float64(WEIGHTS)}, r"'bias' must be float32\[3\], got float64\[3\]"),
         ({"aux_var": {"scaffold": {}}}, "takes no auxiliary variable 'scaffold'"),
         ({"round_i": 1.5}, "'float' object cannot be interpreted as an integer"),
@@ -510,13 +513,13 @@ def test_another_kind_of_message_is_answered_by_an_error(shared):
         (
             {"aggregator": fc.aggregators.mean},
             TypeError,
-            r"is an Aggregator, or has a `prepare\(update.* call it: mean\(\)",
+            r"must be an Aggregator or have a `prepare\(update.* call it: mean\(\)",
         ),
         ({"aggregator": 3}, TypeError, r"got 3; use fc.aggregators.mean\(\)"),
         ({"data": {"x": DATA["x"]}}, TypeError, r"train_data=...\) holds"),
         ({"valid_data": {"x": DATA["x"]}}, TypeError, r"valid_data=...\) holds"),
         ({"metrics": "accuracy"}, TypeError, r"write metrics=\[\"accuracy\"\]"),
-        ({"logger": 3}, TypeError, "is a logger or the name of one, got 3"),
+        ({"logger": 3}, TypeError, "must be a logger or the name of one, got 3"),
         ({"on_step": 3}, TypeError, r"on_step=...\) must be a function of weights, batch and mask, got 3; write"),
         ({"clock": 3.0}, TypeError, r"TrainingManager\(clock=...\) must be a function that gives seconds, got 3.0"),
         ({"key": 0}, TypeError, r"TrainingManager\(key=...\) must be one JAX key, got 0"),
