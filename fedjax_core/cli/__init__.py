@@ -1,8 +1,8 @@
 """The command line: `fedjax-core train`, `resume`, `evaluate`, `watch` and `describe`.
 
-main   runs a command; wrong input is answered in one line on standard error with exit status 2
+main   runs a command; for wrong input it prints one line on standard error and returns exit status 2
 
-A setting of a run is named once, in `_config.RunConfig`; what can be chosen by name stands in `_choices`.
+Each setting of a run is defined once, in `_config.RunConfig`; the choices that have a name are in `_choices`.
 """
 
 from fedjax_core._signposts import signpost

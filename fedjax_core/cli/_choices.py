@@ -1,4 +1,4 @@
-"""What a run can be made of, by name: tasks, algorithms, server optimizers, and what a run leaves."""
+"""What a run can be built from, by name: tasks, algorithms, server optimizers, releases and exports."""
 
 import functools
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from fedjax_core.data import FederatedData
 
 
 class Task(NamedTuple):
-    """Data, a model for them, and the settings that suit both.
+    """A data set, a model for it, and the settings that suit both.
 
     Attributes:
-      data: takes a key and gives the training clients and the held-out ones.
-      model: gives the model; one of its metrics is an "accuracy".
-      settings: the values of settings that the user does not give.
-      fed_sgd: those that fed-sgd needs otherwise; its `server_lr` is for plain SGD at the server.
+      data: takes a key and returns the training clients and the held-out clients.
+      model: returns the model; one of its metrics is an "accuracy".
+      settings: the defaults of the settings that depend on the task.
+      fed_sgd: the defaults that are different for fed-sgd; its `server_lr` is for plain SGD at the server.
     """
 
     data: Callable[[jax.Array], tuple[FederatedData, FederatedData]]
@@ -29,19 +29,25 @@ class Task(NamedTuple):
 
 
 class ServerOptimizer(NamedTuple):
-    """Attributes: `make` gives the optax optimizer of a learning rate, `rate` is one that suits most tasks."""
+    """A server optimizer.
+
+    Attributes:
+      make: returns the optax optimizer for a learning rate.
+      rate: a learning rate that suits most tasks.
+    """
 
     make: Callable[[float], optax.GradientTransformation]
     rate: float
 
 
 class Outlet(NamedTuple):
-    """Something that a run leaves if it is asked to.
+    """An optional output of a run: a release or an export.
 
     Attributes:
-      make: for releases the folder of the run -> a release manager; for exports the model -> an export.
-      extra: the extra of this package that it needs, "" for none.
-      packages: what the extra installs for it.
+      make: for a release, a function from the run's folder to a release manager; for an export, from the model to an
+        export.
+      extra: the extra of this package that it needs; "" for none.
+      packages: the packages that the extra installs for it.
     """
 
     make: Callable[[Any], Any]
@@ -58,14 +64,14 @@ def _digits(key: jax.Array) -> tuple[FederatedData, FederatedData]:
 
 
 def _shakespeare(key: jax.Array) -> tuple[FederatedData, FederatedData]:
-    """All roles; the later speeches of 100 of them are held out."""
+    """Every role is a client; the later speeches of 100 of them are held out."""
     train_data, test_data = data.shakespeare("train"), data.shakespeare("test")
     speaking = [i for i, size in zip(test_data.client_ids, test_data.sizes) if size]
     return train_data, test_data.subset(data.sample_clients(0, speaking, 100, key=key))
 
 
 def _synthetic(key: jax.Array) -> tuple[FederatedData, FederatedData]:
-    """The data of the FedProx paper with alpha and beta 1."""
+    """The synthetic data of the FedProx paper, with alpha and beta 1."""
     client_key, split_key = jax.random.split(key)
     return data.synthetic(1.0, 1.0, num_clients=30, key=client_key).split_examples(0.8, key=split_key)
 

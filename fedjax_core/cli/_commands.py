@@ -1,4 +1,4 @@
-"""The commands: what each takes, as tyro reads it, and what it does."""
+"""The commands: the arguments of each, for tyro, and its action."""
 
 import dataclasses
 import pathlib
@@ -28,16 +28,16 @@ _Options = Annotated[RunOptions, tyro.conf.arg(name="")]
 class Train:
     """Trains a federated model on shipped data, from digits to Shakespeare.
 
-    Leaves a new folder with the weights (weights.npz), what every round measured (metrics.csv), the
-    curves (curves.png), the options (config.toml) and checkpoints, from which `fedjax-core resume FOLDER`
-    goes on. Without options it trains on handwritten digits.
+    It creates a folder with the weights (weights.npz), the metrics of every round (metrics.csv), their curves
+    (curves.png), the options (config.toml) and checkpoints, from which `fedjax-core resume FOLDER` continues. Without
+    options it trains on handwritten digits.
     """
 
     config: _File = None
-    """A TOML file of the options below, such as `cohort_size = 10`; those on the command line come before it."""
+    """A TOML file with options from below, such as `cohort_size = 10`; options on the command line override it."""
 
     out: _Out = None
-    """The folder to leave the results in; it must be new or empty."""
+    """The folder for the results; it must be new or empty."""
 
     options: _Options = dataclasses.field(default_factory=dict)
 
@@ -47,11 +47,11 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
-    """Goes on with a run after Ctrl-C or a crash, with the same bits, or with more rounds.
+    """Continues a run after Ctrl-C or a crash, with the same bits, or with more rounds.
 
-    It goes on from the latest checkpoint. An option that is not given is that of the run,
-    whatever the defaults below. Given anew can be --rounds, --evaluate-every, --checkpoint-every, --patience,
-    --releases, --exports, --devices and --compilation-cache; another value of another option is refused.
+    It continues from the latest checkpoint. An option that is not given has the value of the run, not the default shown
+    below. Only --rounds, --evaluate-every, --checkpoint-every, --patience, --releases, --exports, --devices and
+    --compilation-cache may change; a new value for any other option is refused.
     """
 
     folder: _Folder = None
@@ -66,7 +66,7 @@ class Resume:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Evaluates the latest checkpoint of a run on the held-out data. Writes nothing."""
+    """Evaluates the latest checkpoint of a run on the held-out data, and writes nothing."""
 
     folder: _Folder = None
     """The folder of the run."""
@@ -83,14 +83,14 @@ class Evaluate:
 class Watch:
     """Evaluates each new checkpoint of a run on the held-out data while another process trains.
 
-    It prints a line for each, ends with the last round of the run, or at Ctrl-C, and writes nothing.
+    It prints a line for each checkpoint, writes nothing, and ends after the last round of the run or at Ctrl-C.
     """
 
     folder: _Folder = None
     """The folder of the run."""
 
     throttle_secs: Annotated[float, *option("throttle_secs", _SECONDS, "5.0")] = 5.0
-    """Seconds from the start of an evaluation, or of a look in vain, to the next one."""
+    """Seconds from one look for a new checkpoint to the next."""
 
     def run(self) -> None:
         folder = given_folder("watch", self.folder)
@@ -101,18 +101,18 @@ class Watch:
 class Describe:
     """Prints the types of a run, its passes over the clients, and the bytes and the time that they take.
 
-    It prints the types of the process and of the evaluation; how a round runs: the passes over the clients, what
-    crosses between them and the server, and how many bytes go each way; and what the rounds that are left take.
+    It prints the types of the process and of the evaluation; how a round runs: the passes over the clients, the values
+    sent between them and the server, and the bytes in each direction; and the cost of the remaining rounds.
     """
 
     folder: _Folder = None
-    """The folder of a run; without it the options say what is described."""
+    """The folder of a run; without it, the options define the run to describe."""
 
     config: _File = None
-    """A TOML file of the options below; those on the command line come before it."""
+    """A TOML file with options from below; options on the command line override it."""
 
     try_rounds: Annotated[int, *option("try_rounds", _ROUNDS, "0")] = 0
-    """Runs so many rounds, which leave nothing, to tell how long one takes."""
+    """Runs this many rounds, without writing anything, to measure how long a round takes."""
 
     options: _Options = dataclasses.field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""The settings of a run: what a user gives of them (`RunOptions`), and what runs (`RunConfig`)."""
+"""The settings of a run: those that a user gives (`RunOptions`), and the complete ones (`RunConfig`)."""
 
 import contextlib
 import dataclasses
@@ -24,15 +24,15 @@ _CACHE = text("{on,off,FOLDER}", "on", "on, off or the name of a folder")
 
 
 class Setting(NamedTuple):
-    """What there is to know of a setting besides its name and its type.
+    """The properties of a setting besides its name and its type.
 
     Attributes:
-      kind: the values that it takes.
-      help: a line or two.
-      default: what it is unless it is given; None where that depends on other settings.
-      depends: how; "" where the task decides.
-      algorithms: those that have it; () where all have.
-      may_change: whether a run may be resumed with another value, as no bit of a round depends on it.
+      kind: the values that it accepts.
+      help: a line or two for the help.
+      default: the value if none is given; None if that depends on other settings.
+      depends: how the default depends on other settings, in words; "" if the task decides.
+      algorithms: the algorithms that have the setting; () for all.
+      may_change: whether a run may be resumed with another value, because no bit of a round depends on it.
     """
 
     kind: Kind
@@ -54,21 +54,21 @@ class Setting(NamedTuple):
 
 
 def _fixed(kind: Kind, help: str, *default: Any, **more: Any) -> Any:
-    """A setting that decides the bits of a run, and stays as it is when the run is resumed."""
+    """A setting that the bits of a run depend on, so a resumed run must keep its value."""
     return dataclasses.field(metadata={"setting": Setting(kind, help, *default, **more)})
 
 
 def _free(kind: Kind, help: str, *default: Any, **more: Any) -> Any:
-    """A setting with which a run may be resumed anew."""
+    """A setting that may change when a run is resumed."""
     return _fixed(kind, help, *default, may_change=True, **more)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What runs: every setting has a value, which is None for those that the algorithm does not have.
+    """The complete settings of a run; a setting that the algorithm does not have is None.
 
-    This is the table of the settings: from it come the options of the command line and of a TOML file, their help,
-    their checks and their defaults, but for those that a task carries.
+    This class is the table of settings: the options of the command line and of TOML files, their help, their checks and
+    their defaults all come from it, except the defaults that depend on the task.
     """
 
     data: str = _fixed(
@@ -76,65 +76,67 @@ class RunConfig:
     )
     algorithm: str = _fixed(
         choice(*ALGORITHMS),
-        "Clients train locally, close to the server's weights (fed-prox), or send a gradient.",
+        "Clients train locally (fed-avg), stay close to the server's weights (fed-prox), or send a gradient (fed-sgd).",
         "fed-avg",
     )
-    rounds: int = _free(_COUNT, "How many rounds to train; by default fed-sgd takes about three times as many.")
-    cohort_size: int = _fixed(_COUNT, "How many clients take part in a round, drawn anew every time.")
-    dropout: float = _fixed(_FRACTION, "The probability that such a client fails before it reports.", 0.0)
+    rounds: int = _free(_COUNT, "How many rounds to train; the default for fed-sgd is about three times as many.")
+    cohort_size: int = _fixed(_COUNT, "How many clients take part in a round; each round draws them again.")
+    dropout: float = _fixed(_FRACTION, "The probability that a selected client fails before it reports.", 0.0)
     client_lr: float | None = _fixed(
         _RATE, "Learning rate of the clients' SGD; not for fed-sgd.", algorithms=_LOCAL_TRAINING
     )
     server_optimizer: str = _fixed(
-        choice(*SERVER_OPTIMIZERS), "FedAvg, or FedAvgM, FedAdam, FedYogi, FedAdagrad: how the server learns.", "sgd"
+        choice(*SERVER_OPTIMIZERS), "The server's optimizer: FedAvg, FedAvgM, FedAdam, FedYogi or FedAdagrad.", "sgd"
     )
     server_lr: float = _fixed(
         _RATE,
-        "Learning rate of the server optimizer; for fed-sgd with sgd the default suits the data.",
+        "Learning rate of the server optimizer; for fed-sgd with sgd the default depends on the data.",
         depends=", ".join(f"{optimizer.rate} for {name}" for name, optimizer in SERVER_OPTIMIZERS.items()),
     )
     batch_size: int = _fixed(_COUNT, "Examples in a batch of a client.")
     epochs: int | None = _fixed(
-        _COUNT, "How often a client goes through its examples in a round; not for fed-sgd.", algorithms=_LOCAL_TRAINING
+        _COUNT, "A client's passes over its examples in a round; not for fed-sgd.", algorithms=_LOCAL_TRAINING
     )
     proximal: float | None = _fixed(
         _NOT_NEGATIVE, "How strongly fed-prox pulls clients to the server's weights.", 0.1, algorithms=("fed-prox",)
     )
     noise_multiplier: float = _fixed(
         _NOT_NEGATIVE,
-        "Hides every client by this noise on the clipped updates (differential privacy); 0: no noise.",
+        "Noise on the clipped updates, which hides each client (differential privacy); 0 for no noise.",
         0.0,
     )
     max_norm: float = _fixed(_RATE, "The norm that updates are clipped to; with noise only.", 1.0)
     delta: float = _fixed(_DELTA, "The delta at which epsilon is reported; with noise only.", 1e-5)
     evaluate_every: int = _free(
         _COUNT_OR_0,
-        "Evaluates on held-out data after every so many rounds, and after the last one; 0: only after that.",
+        "Evaluates on held-out data after every N rounds and after the last one; 0 for only after the last one.",
         depends="a tenth of the rounds",
     )
     checkpoint_every: int = _free(
         _COUNT,
-        "Leaves a checkpoint, from which the run can go on, after every so many rounds, the last one and Ctrl-C.",
-        depends=f"what divides evaluate-every, {_MOST_ROUNDS_LOST} at most",
+        "Writes a checkpoint, from which the run can continue, after every N rounds, the last round and Ctrl-C.",
+        depends=f"the largest divisor of evaluate-every up to {_MOST_ROUNDS_LOST}",
     )
     patience: int = _free(
-        _COUNT_OR_0, "Ends the run after so many evaluations in a row without a lower held-out loss; 0: never.", 0
+        _COUNT_OR_0, "Ends the run after N evaluations in a row without a lower held-out loss; 0 for never.", 0
     )
     releases: tuple[str, ...] = _free(
-        several(*RELEASES), "Where else than in metrics.csv the metrics go; several with commas.", ()
+        several(*RELEASES), "Where the metrics go besides metrics.csv; separate several with commas.", ()
     )
     exports: tuple[str, ...] = _free(
-        several(*EXPORTS), "Left at the end: weights as safetensors, predict by jax.export; several with commas.", ()
+        several(*EXPORTS),
+        "Written at the end: weights as safetensors, predict by jax.export; separate several with commas.",
+        (),
     )
-    seed: int = _fixed(_SEED, "All randomness comes from it: the same seed gives the same run.", 0)
+    seed: int = _fixed(_SEED, "The seed of all randomness: the same seed gives the same run.", 0)
     devices: int = _free(_COUNT, "How many devices the clients are spread over.", depends="all; on a CPU one per core")
     lanes: int = _fixed(_COUNT, "How many clients run side by side on a device.", depends="1 on a CPU, 16 elsewhere")
     compilation_cache: str = _free(
-        _CACHE, "Keeps what is compiled for the next run: in the user's cache folder, or in yours.", "off"
+        _CACHE, "Keeps compiled programs for the next run: in the user's cache folder (on), or in FOLDER.", "off"
     )
 
     def options(self) -> dict[str, Any]:
-        """The settings that have a value, as a user gives them."""
+        """The settings that have a value, in the form in which a user gives them."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
@@ -151,14 +153,14 @@ else:
         },
         total=False,
     )
-    RunOptions.__doc__ = "What a user gives: any of the settings."
+    RunOptions.__doc__ = "The settings that a user gives, any number of them."
 
 
 def with_defaults(given: RunOptions) -> RunOptions:
-    """The settings with a value for each that the algorithm has, but for those that the machine decides.
+    """The given settings, and defaults for all others that the algorithm has, except those that the machine decides.
 
     Raises:
-      UsageError: two settings do not go together.
+      UsageError: two settings contradict each other.
     """
     options = {name: setting.default for name, setting in SETTINGS.items() if setting.default is not None} | given
     algorithm, optimizer, task = options["algorithm"], options["server_optimizer"], TASKS[options["data"]]
@@ -170,7 +172,7 @@ def with_defaults(given: RunOptions) -> RunOptions:
         if name in given:
             has_it = SETTINGS[name].algorithms
             raise UsageError(
-                f"{flag(name)} is for {' and '.join(has_it)}, got --algorithm {algorithm}; leave it out, or use "
+                f"{flag(name)} is only for {' and '.join(has_it)}, got --algorithm {algorithm}; leave it out, or use "
                 f"--algorithm {has_it[0]}"
             )
         del options[name]
@@ -181,44 +183,44 @@ def with_defaults(given: RunOptions) -> RunOptions:
 
 
 def _dividing(evaluate_every: int) -> int:
-    """Rounds from one checkpoint to the next, such that there is one where the run evaluates."""
+    """The default number of rounds between checkpoints, such that every evaluated round has one."""
     return max(n for n in range(1, _MOST_ROUNDS_LOST + 1) if evaluate_every % n == 0)
 
 
 def _check_evaluations(evaluate: int, save: int, patience: int) -> None:
     if patience and not evaluate:
         raise UsageError(
-            f"--patience {patience} needs evaluations while it trains, got --evaluate-every 0; leave it out"
+            f"--patience {patience} needs evaluations during the run, got --evaluate-every 0; leave it out"
         )
     if evaluate % save:
         raise UsageError(
-            f"--evaluate-every {evaluate} must be a multiple of --checkpoint-every {save}, because checkpoints are "
-            f"what is evaluated; use --checkpoint-every {_dividing(evaluate)}"
+            f"--evaluate-every {evaluate} must be a multiple of --checkpoint-every {save}, since only checkpoints are "
+            f"evaluated; use --checkpoint-every {_dividing(evaluate)}"
         )
 
 
 def on_this_machine(given: RunOptions) -> RunConfig:
-    """Prepares JAX for a run, before its first use, and gives what runs.
+    """Prepares JAX for a run, before its first use, and returns the complete settings.
 
-    All cores are used unless their number is set, and the compilation cache if it is wanted.
+    It uses all cores unless `devices` is given, and turns on the compilation cache if the settings ask for it.
 
     Raises:
-      UsageError: two settings do not go together, or the machine lacks what is asked for.
+      UsageError: two settings contradict each other, or the machine has too few devices.
     """
     options = with_defaults(given)
-    with contextlib.suppress(RuntimeError):  # JAX is in use already, with the devices that it has
+    with contextlib.suppress(RuntimeError):  # JAX is already in use, and keeps the devices that it has
         use_all_cores(options.get("devices"))
     cache = options["compilation_cache"]
     if cache != "off":
         try:
             use_compilation_cache(None if cache == "on" else cache)
         except OSError as error:
-            raise UsageError(f"the folder of --compilation-cache cannot be made: {error}; choose another") from None
+            raise UsageError(f"the folder of --compilation-cache cannot be created: {error}; choose another") from None
     available = len(jax.devices())
     devices = options.get("devices", min(available, options["cohort_size"]))
     if devices > available:
         raise UsageError(
-            f"--devices {devices} is more than the {available} that JAX sees here; leave it out, or use "
+            f"--devices {devices} is more than the {available} devices that JAX sees here; leave it out, or use "
             f"--devices {available}"
         )
     lanes = EngineConfig(lanes=options.get("lanes"), devices=devices).resolve().lanes

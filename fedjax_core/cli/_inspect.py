@@ -1,4 +1,4 @@
-"""`fedjax-core evaluate`, `watch` and `describe`, which look at a run and write nothing."""
+"""`fedjax-core evaluate`, `watch` and `describe`, which read a run and write nothing."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from fedjax_core.contracts import Model
 
 
 def _reader(folder: pathlib.Path, config: RunConfig, hook: Callable[[program.EvaluationResult], None]) -> program.Run:
-    """A run that leaves nothing of its evaluations but what the hook does."""
+    """A run whose evaluations write nothing and call the hook."""
     arguments = arguments_of(config)
     evaluation = arguments["evaluation"]._replace(name=None, hooks=[hook])
     return run_in(folder, config, arguments | {"evaluation": evaluation})
@@ -71,7 +71,7 @@ def watch(config: RunConfig, folder: pathlib.Path, throttle_secs: float) -> None
 
 @contextlib.contextmanager
 def _quiet_log() -> Iterator[None]:
-    """Without the remark that there is no new checkpoint, which is no news to those who wait for one."""
+    """Silences the warning that there is no new checkpoint, which the user of `watch` expects."""
     logger = logging.getLogger("fedjax_core")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -82,7 +82,7 @@ def _quiet_log() -> Iterator[None]:
 
 
 def describe(config: RunConfig, folder: pathlib.Path | None, try_rounds: int) -> None:
-    """Prints the types of a run's process and evaluation, how they run, and what the run takes.
+    """Prints the types of a run's process and evaluation, how they run, and the cost of the run.
 
     Raises:
       UsageError: the checkpoint in the folder is of another model.
@@ -90,7 +90,7 @@ def describe(config: RunConfig, folder: pathlib.Path | None, try_rounds: int) ->
     arguments = arguments_of(config)
     without_exports: dict[str, Any] = {**arguments, "exports": ()}
     run = program.Run(**without_exports) if folder is None else run_in(folder, config, arguments)
-    assert run.evaluation is not None and not isinstance(run.evaluation.by, Model)  # a run makes a computation of one
+    assert run.evaluation is not None and not isinstance(run.evaluation.by, Model)  # a run has replaced a model
     with plain_words(folder):
         texts = {
             "the process": run.process.describe(),

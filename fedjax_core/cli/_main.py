@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-      argv: the arguments without the program's name; None for those of the process.
+      argv: the arguments without the program's name; None for the arguments of this process.
 
     Returns:
       The exit status: 0, 1 if a file could not be written, 2 for wrong input, 130 after Ctrl-C.
@@ -72,7 +72,7 @@ def _help() -> str:
 
 
 def _usage(command: str) -> str:
-    """A command with the folder that it cannot do without."""
+    """A command, followed by FOLDER if it requires one."""
     fields = _fields(command)
     return f"{command} FOLDER" if "folder" in fields and "config" not in fields else command
 
@@ -82,11 +82,11 @@ def _fields(command: str) -> list[str]:
 
 
 def _parsed(command: str, argv: Sequence[str]) -> Any:
-    """The arguments of a command, as tyro reads them.
+    """The arguments of a command, read by tyro.
 
     Raises:
-      UsageError: one is unknown, wrong or without its value.
-      SystemExit: help was asked for, and shown.
+      UsageError: an argument is unknown, wrong or lacks its value.
+      SystemExit: tyro has shown the help that the user asked for.
     """
     program, refused = f"fedjax-core {command}", io.StringIO()
     try:
@@ -95,7 +95,7 @@ def _parsed(command: str, argv: Sequence[str]) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        option = re.search(r"--[\w-]+", refused.getvalue())  # every option has a default: a value is missing
+        option = re.search(r"--[\w-]+", refused.getvalue())  # every option has a default, so it lacks its value
         assert option is not None
         raise UsageError(f"{option[0]} needs a value; `{program} --help` says which") from None
     if unknown:
@@ -104,8 +104,8 @@ def _parsed(command: str, argv: Sequence[str]) -> Any:
 
 
 def _about_unknown(command: str, text: str, argv: Sequence[str]) -> str:
-    """What is wrong with the first text that tyro left over."""
-    if text not in argv:  # the value that was given to a flag
+    """The message about the first text that tyro did not understand."""
+    if text not in argv:  # it is the value in `--flag=value`, and the flag takes none
         flag = next(given for given in argv if given.endswith(f"={text}"))
         return f"{flag.partition('=')[0]} takes no value, got {flag!r}"
     everything = f"`fedjax-core {command} --help` lists all"

@@ -1,4 +1,4 @@
-"""The `program.Run` that settings stand for."""
+"""Builds a `program.Run` from settings."""
 
 import contextlib
 import importlib.util
@@ -20,10 +20,10 @@ from fedjax_core.engine import EngineConfig
 
 
 def arguments_of(config: RunConfig) -> dict[str, Any]:
-    """The arguments of `program.Run`, but for those that need its folder.
+    """The arguments of `program.Run`, except those that need its folder.
 
     Raises:
-      UsageError: a setting does not suit the data, or needs a package that is not installed.
+      UsageError: a setting does not fit the data, or needs a package that is not installed.
     """
     _check_installed(config)
     data_key, process_key, key = jax.random.split(jax.random.key(config.seed), 3)
@@ -55,7 +55,7 @@ def arguments_of(config: RunConfig) -> dict[str, Any]:
 
 
 def run_in(folder: pathlib.Path, config: RunConfig, arguments: dict[str, Any]) -> program.Run:
-    """The run in a folder."""
+    """The run in a folder, with its checkpoints."""
     checkpoints = program.Checkpoints(folder / "checkpoints", every=config.checkpoint_every)
     return program.Run(**arguments, folder=folder, checkpoints=checkpoints)
 
@@ -63,12 +63,12 @@ def run_in(folder: pathlib.Path, config: RunConfig, arguments: dict[str, Any]) -
 def _aggregator(config: RunConfig, key: jax.Array) -> Any:
     if not config.noise_multiplier:
         return aggregators.mean()
-    key = jax.random.fold_in(key, 1)  # the process has the key itself
+    key = jax.random.fold_in(key, 1)  # the process consumes the key itself
     return aggregators.private_mean(config.max_norm, config.noise_multiplier, config.cohort_size, key=key)
 
 
 def _accounting(config: RunConfig, population: int) -> privacy.Accounting | None:
-    """What the rounds cost; a client that fails after it was drawn costs no less."""
+    """The privacy cost of the rounds; a client that fails after it was selected costs no less."""
     if not config.noise_multiplier:
         return None
     sampling = privacy.fixed_size(config.cohort_size, population)
@@ -76,7 +76,7 @@ def _accounting(config: RunConfig, population: int) -> privacy.Accounting | None
 
 
 def _sampler(config: RunConfig, train_data: data.FederatedData, key: jax.Array) -> Any:
-    """The clients of a round, without those that fail."""
+    """The cohort size, or a sampler that leaves out the clients that fail."""
     if not config.dropout:
         return config.cohort_size
     drawn = data.uniform_sampler(train_data.client_ids, config.cohort_size, key=key)
@@ -105,12 +105,12 @@ def _check_installed(config: RunConfig) -> None:
 
 @contextlib.contextmanager
 def plain_words(folder: pathlib.Path | None) -> Iterator[None]:
-    """Prints warnings as one line without the place in the program, and refuses the checkpoints of another model."""
+    """Prints warnings as one line without a source location; checkpoints of another model raise a UsageError."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *place: print(f"fedjax-core: {message}", file=sys.stderr)
         try:
             yield
         except program.CheckpointTypeError as error:
-            assert folder is not None  # where the checkpoints are
-            raise UsageError(f"{folder / FILE} was changed since the checkpoints were written: {error}") from None
+            assert folder is not None  # it holds the checkpoints
+            raise UsageError(f"{folder / FILE} has changed since the checkpoints were written: {error}") from None

@@ -10,14 +10,14 @@ from fedjax_core.cli._config import SETTINGS, RunOptions
 from fedjax_core.cli._values import UsageError
 
 FILE = "config.toml"
-_HEADER = f"# What this run is made of. `fedjax-core train --config {FILE}` repeats it, in a folder of its own.\n"
+_HEADER = f"# The settings of this run. `fedjax-core train --config {FILE}` repeats it in a folder of its own.\n"
 
 
 def read_config(path: pathlib.Path) -> RunOptions:
-    """The settings that a file gives.
+    """The settings in a TOML file.
 
     Raises:
-      UsageError: it cannot be read, is not TOML, or has an unknown setting or a wrong value.
+      UsageError: the file cannot be read, is not TOML, or has an unknown setting or a wrong value.
     """
     try:
         values = tomllib.loads(path.read_bytes().decode())
@@ -34,7 +34,7 @@ def read_config(path: pathlib.Path) -> RunOptions:
 
 
 def config_text(options: RunOptions) -> str:
-    """The file from which `read_config` makes the same settings."""
+    """The text of a file from which `read_config` reads the same settings."""
     return _HEADER + "".join(f"{name} = {_literal(value)}\n" for name, value in options.items())
 
 
@@ -56,7 +56,7 @@ def _advice(name: str) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A value as TOML writes it; a printable text is written as in JSON."""
+    """A value in TOML's notation; a printable string is written as in JSON."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_literal, value))}]"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -20,12 +20,12 @@ from fedjax_core.engine import EngineConfig
 
 
 def train(config: RunConfig, out: pathlib.Path | None) -> None:
-    """Trains in a new folder and prints what it gave.
+    """Trains in a new folder and prints a summary of the results.
 
     Raises:
-      UsageError: a setting does not suit the data or the machine, or the folder is not new.
+      UsageError: a setting does not fit the data or the machine, or the folder is not new.
       OSError: a file cannot be written.
-      KeyboardInterrupt: after Ctrl-C, with a message that says how to go on.
+      KeyboardInterrupt: the user has pressed Ctrl-C; the message says how to continue.
     """
     arguments = arguments_of(config)
     folder = new_folder(out, config).path
@@ -34,12 +34,12 @@ def train(config: RunConfig, out: pathlib.Path | None) -> None:
 
 
 def resume(config: RunConfig, folder: pathlib.Path) -> None:
-    """Goes on with the run in a folder, as `train` does.
+    """Continues the run in a folder, and prints a summary as `train` does.
 
     Raises:
-      UsageError: a setting does not suit the data, the machine or the run, or another process trains in the folder.
+      UsageError: a setting does not fit the data, the machine or the run, or another process trains in the folder.
       OSError: a file cannot be written.
-      KeyboardInterrupt: as for `train`.
+      KeyboardInterrupt: as in `train`.
     """
     with plain_words(folder):
         arguments = arguments_of(config)
@@ -52,7 +52,7 @@ def resume(config: RunConfig, folder: pathlib.Path) -> None:
                 save_options(program.RunFolder(folder, resume=True), config)
         except BlockingIOError:
             seen = command("watch", folder)
-            raise UsageError(f"another process is training in {folder}; see how it goes: {seen}") from None
+            raise UsageError(f"another process is training in {folder}; to watch it: {seen}") from None
         done = 0 if latest is None else latest.round
         if done == config.rounds:
             run.train()  # writes what a process that was killed at the very end did not
@@ -60,24 +60,24 @@ def resume(config: RunConfig, folder: pathlib.Path) -> None:
             print(f"{folder} has all its {done} rounds, so there is nothing to do; for more: {more}")
             return
     _introduce(config, arguments)
-    print(f"goes on after round {done}" if done else "begins with round 1, as it has no checkpoint", flush=True)
+    print(f"continues after round {done}" if done else "begins with round 1, since there is no checkpoint", flush=True)
     _train(folder, config, arguments)
 
 
 def _check_goes_on(run: program.Run, config: RunConfig, latest: program.Checkpoint) -> None:
-    """Refuses fewer rounds than there were, and devices that would change the bits."""
+    """Raises UsageError for fewer rounds than the run has completed, or for devices that would change its bits."""
     if config.rounds < latest.round:
         raise UsageError(
-            f"--rounds {config.rounds} is less than the {latest.round} that the run in {run.folder} has behind it; "
-            f"use --rounds {latest.round * 2}"
+            f"--rounds {config.rounds} is less than the {latest.round} rounds that the run in {run.folder} has "
+            f"completed; use --rounds {latest.round * 2}"
         )
     before = latest.environment["virtual_shards"]
     if run.process.next.config.resolve().shards != before:
         numbers = range(1, len(jax.devices()) + 1)
         fitting = [str(n) for n in numbers if EngineConfig(devices=n).resolve().shards == before]
         raise UsageError(
-            f"--devices {config.devices} would change the last bits of the run in {run.folder}, which deals the "
-            f"clients to {before} parts; use {' or '.join(fitting) or 'a machine with more'}"
+            f"--devices {config.devices} would change the last bits of the run in {run.folder}, which has {before} "
+            f"virtual shards; use {' or '.join(fitting) or 'a machine with more'}"
         )
 
 
@@ -97,7 +97,7 @@ def _train(folder: pathlib.Path, config: RunConfig, arguments: dict[str, Any]) -
             kept = max(run.checkpoints.rounds, default=0)
             raise KeyboardInterrupt(
                 f"stopped by Ctrl-C after {kept} of {config.rounds} rounds; {folder} holds "
-                f"{'their' if kept else 'no'} results; go on: {command('resume', folder)}"
+                f"{'their' if kept else 'no'} results; to continue: {command('resume', folder)}"
             ) from None
     _summarize(result, config, folder)
 
@@ -117,8 +117,8 @@ def _introduce(config: RunConfig, arguments: dict[str, Any]) -> None:
 def _interrupt() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets, so that the run ends after its round; a second one ends it at once.
 
-    An exception from a signal handler can come anywhere, also where Python swallows it, as in the finalizer of an
-    object.
+    Raising from the signal handler would not do: the exception may come anywhere, even where Python swallows it, as in
+    the finalizer of an object.
     """
     requested = threading.Event()
 
@@ -139,7 +139,7 @@ def _interrupt() -> Iterator[threading.Event]:
 
 
 def _follow(round: program.Round, rounds: int, interrupt: threading.Event) -> None:
-    """Ends the run if that was asked for and, where there is no progress bar, prints a line after each evaluation."""
+    """Ends the run after Ctrl-C; without a progress bar, prints a line after each evaluation."""
     if interrupt.is_set():
         raise KeyboardInterrupt
     if round.held_out is not None and not rich.console.Console(stderr=True).is_terminal:
@@ -153,11 +153,11 @@ def _summarize(result: program.TrainResult, config: RunConfig, folder: pathlib.P
     accuracy = 100 * held_out[name]
     print(f"held-out accuracy {accuracy:.1f} % after {len(records)} rounds in {records[-1].seconds:.1f} s")
     if len(records) < config.rounds:
-        print(f"ended before round {config.rounds}, as the held-out loss improved no more (--patience)")
+        print(f"ended before round {config.rounds}, since the held-out loss no longer improved (--patience)")
     if config.noise_multiplier:
         print(f"privacy: epsilon {records[-1].metrics['privacy/epsilon']:.2f} at delta {config.delta:g}")
     counts = "client_work/train/num_non_finite_clients"
     left_out = sum(value for record in records for name, value in record.metrics.items() if name.startswith(counts))
     if left_out:
-        print(f"{left_out:.0f} updates of clients were not finite and left out; lower the learning rates")
+        print(f"{left_out:.0f} client updates were not finite and were left out; lower the learning rates")
     print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")

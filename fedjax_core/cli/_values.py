@@ -1,4 +1,4 @@
-"""The kinds of values that settings take: how a value is checked, and how it is read from the command line."""
+"""The kinds of values that settings accept: how a value is checked, and how it is read from the command line."""
 
 import math
 import pathlib
@@ -9,17 +9,18 @@ import tyro
 
 
 class UsageError(Exception):
-    """Something is wrong with what the user typed; the message is one line."""
+    """The user's input is wrong; the message is one line."""
 
 
 class Kind(NamedTuple):
-    """What a setting takes.
+    """The kind of value that a setting accepts.
 
     Attributes:
-      metavar: its placeholder in the help.
-      check: takes a value as TOML holds it and gives the setting's value; a ValueError says what is wrong with it.
-      example: a value as TOML holds it, for the errors.
-      read: takes a text from the command line and gives the value as TOML holds it.
+      metavar: the placeholder in the help.
+      check: a function from a value, as TOML holds it, to the setting's value; raises a ValueError that says what is
+        wrong.
+      example: a value, as TOML holds it, for error messages.
+      read: a function from a text on the command line to the value as TOML holds it.
     """
 
     metavar: str
@@ -29,11 +30,11 @@ class Kind(NamedTuple):
 
 
 def option(name: str, kind: Kind, default: str = "", help: str | None = None) -> tuple[Any, ...]:
-    """The annotations with which tyro reads a field of this name; the help shows `default` behind `help`."""
+    """The annotations with which tyro reads the field of this name; the help shows `default` after `help`."""
     typed = flag(name)
 
     def from_texts(texts: list[str]) -> Any:
-        if not texts:  # of a positional argument that was not given
+        if not texts:  # a positional argument that was not given
             return None
         try:
             return kind.check(kind.read(texts[0]))
@@ -51,26 +52,26 @@ def option(name: str, kind: Kind, default: str = "", help: str | None = None) ->
 
 
 def flag(name: str) -> str:
-    """The option of a name, as it is typed on the command line."""
+    """The command-line option of a setting, such as `--cohort-size`."""
     return f"--{name.replace('_', '-')}"
 
 
 def word(value: Any) -> str:
-    """A value as it is typed on the command line."""
+    """A value as the user types it on the command line."""
     return ",".join(value) or "none" if isinstance(value, list | tuple) else str(value)
 
 
 def number(
     of: type[int] | type[float], example: float, rule: str, fits: Callable[[Any], bool], metavar: str = "N"
 ) -> Kind:
-    """An integer, or a finite number, that `fits`, which is what the rule says."""
+    """The kind of an integer, or of a finite number, for which `fits` is true; `rule` says the same in words."""
 
     def check(value: Any) -> Any:
         if type(value) not in (int, of):  # isinstance takes a bool for an int
             raise ValueError(f"must be {'an integer' if of is int else 'a number'}, got {value!r}")
         try:
             value = of(value)
-        except OverflowError:  # an integer beyond the floats
+        except OverflowError:  # an integer too large for a float
             value = math.inf
         if not (math.isfinite(value) and fits(value)):
             raise ValueError(f"must be {rule}, got {value}")
@@ -80,13 +81,13 @@ def number(
         try:
             return of(text)
         except ValueError:
-            return text  # which check refuses
+            return text  # `check` then raises
 
     return Kind(metavar, check, example, read)
 
 
 def choice(*choices: str) -> Kind:
-    """One of some words."""
+    """The kind of one word out of several choices."""
 
     def check(value: Any) -> str:
         if value not in choices:
@@ -97,8 +98,8 @@ def choice(*choices: str) -> Kind:
 
 
 def several(*choices: str) -> Kind:
-    """Any of some words: a list; on the command line with commas between them, or `none`."""
-    rule = f"must be some of {', '.join(choices)}"
+    """The kind of a list of words out of several choices; on the command line, comma-separated or `none`."""
+    rule = f"must be any of {', '.join(choices)}"
 
     def check(value: Any) -> tuple[str, ...]:
         if not isinstance(value, list) or any(word not in choices for word in value):
@@ -108,14 +109,14 @@ def several(*choices: str) -> Kind:
     def read(text: str) -> list[str]:
         words = [] if text == "none" else text.split(",")
         if not set(words) <= set(choices):
-            raise ValueError(f"{rule}, with commas, or none, got {text!r}")
+            raise ValueError(f"{rule}, separated by commas, or none, got {text!r}")
         return words
 
     return Kind(f"{{{','.join(choices)},none}}", check, [choices[0]], read)
 
 
 def text(metavar: str, example: str, what: str) -> Kind:
-    """A text that is printable and not empty."""
+    """The kind of a text that is printable and not empty."""
 
     def check(value: Any) -> str:
         if not isinstance(value, str) or not value or not value.isprintable():
@@ -126,6 +127,6 @@ def text(metavar: str, example: str, what: str) -> Kind:
 
 
 def path(metavar: str, example: str, what: str) -> Kind:
-    """The name of a file or a folder."""
+    """The kind of the name of a file or a folder."""
     kind = text(metavar, example, what)
     return kind._replace(check=lambda value: pathlib.Path(kind.check(value)))

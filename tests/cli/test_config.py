@@ -85,9 +85,9 @@ def test_a_file_gives_the_configuration_back(cache, rate, rounds, exports, tmp_p
         ("data = 3", 'data must be one of digits, shakespeare, synthetic, got 3; for example data = "digits"'),
         (
             'releases = "jsonl"',
-            "releases must be some of jsonl, tensorboard, got 'jsonl'; for example releases = [\"jsonl\"]",
+            "releases must be any of jsonl, tensorboard, got 'jsonl'; for example releases = [\"jsonl\"]",
         ),
-        ("exports = [[]]", "exports must be some of weights, predict, got [[]]"),
+        ("exports = [[]]", "exports must be any of weights, predict, got [[]]"),
         ("compilation_cache = false", "compilation_cache must be on, off or the name of a folder, got False"),
         ("dropout = 1", "dropout must be at least 0 and less than 1, got 1.0"),
     ],

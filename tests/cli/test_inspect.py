@@ -63,7 +63,7 @@ def test_a_configuration_that_was_changed(folder, tmp_path, capsys):
     (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
     assert main(["evaluate", str(tmp_path)]) == 2
     shown = capsys.readouterr().err
-    assert shown.startswith(f"fedjax-core: {tmp_path / 'config.toml'} was changed since the checkpoints were written: ")
+    assert shown.startswith(f"fedjax-core: {tmp_path / 'config.toml'} has changed since the checkpoints were written: ")
     assert shown.count("\n") == 1
 
 

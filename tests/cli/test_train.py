@@ -80,12 +80,12 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path, capsys, stop_after
     capsys.readouterr()
     stop_after(3)
     assert _main(f"train --config {whole / 'config.toml'} --rounds 4 --out {cut}") == 130
-    told = f"after 3 of 4 rounds; {cut} holds their results; go on: `fedjax-core resume {cut}`"
+    told = f"after 3 of 4 rounds; {cut} holds their results; to continue: `fedjax-core resume {cut}`"
     assert told in capsys.readouterr().err
     stop_after(None)
     assert _main(f"resume {cut} --devices 4 --rounds 5 --seed 0") == 0
     shown = capsys.readouterr()
-    assert "goes on after round 3\n" in shown.out and shown.err == ""
+    assert "continues after round 3\n" in shown.out and shown.err == ""
     assert (cut / "weights.npz").read_bytes() == (whole / "weights.npz").read_bytes()
     assert [row["round"] for row in _rows(cut)] == ["1", "2", "3", "4", "5"]
     assert [row["num_clients"] for row in _rows(cut)] == [row["num_clients"] for row in _rows(whole)]
@@ -105,11 +105,11 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path, capsys, stop_after
 
     files = {path: path.read_bytes() for path in cut.glob("*.*")}
     for line, message in {
-        "--rounds 1": f"--rounds 1 is less than the 5 that the run in {cut} has behind it; use --rounds 10",
-        "--devices 3": f"--devices 3 would change the last bits of the run in {cut}, which deals the clients to 8 "
-        "parts; use 1 or 2 or 4 or 8",
-        "--seed 3": f"--seed of the run in {cut} is 0 and cannot become 3, which makes it another run; leave it out, "
-        f"or start one: `fedjax-core train --config {cut}/config.toml --seed 3`",
+        "--rounds 1": f"--rounds 1 is less than the 5 rounds that the run in {cut} has completed; use --rounds 10",
+        "--devices 3": f"--devices 3 would change the last bits of the run in {cut}, which has 8 virtual "
+        "shards; use 1 or 2 or 4 or 8",
+        "--seed 3": f"--seed of the run in {cut} is 0 and cannot become 3, which would make it another run; leave it "
+        f"out, or start one: `fedjax-core train --config {cut}/config.toml --seed 3`",
     }.items():
         assert _main(f"resume {cut} --rounds 6 {line}") == 2
         assert capsys.readouterr().err == f"fedjax-core: {message}\n"
@@ -120,7 +120,7 @@ def test_a_run_without_a_checkpoint_begins_with_round_1(tmp_path, capsys):
     (tmp_path / "config.toml").write_text('data = "synthetic"\nrounds = 1\ncohort_size = 2\ndevices = 2')
     assert _main(f"resume {tmp_path}") == 0
     shown = capsys.readouterr()
-    assert "begins with round 1, as it has no checkpoint" in shown.out and shown.err == ""
+    assert "begins with round 1, since there is no checkpoint" in shown.out and shown.err == ""
     assert {file.name for file in tmp_path.iterdir()} == _FILES
 
 
@@ -167,7 +167,7 @@ def test_only_one_process_trains_in_a_folder(tmp_path, capsys):
     (tmp_path / "config.toml").write_text('data = "synthetic"')
     with program.sole_writer(tmp_path):
         assert _main(f"resume {tmp_path}") == 2
-    told = f"another process is training in {tmp_path}; see how it goes: `fedjax-core watch {tmp_path}`"
+    told = f"another process is training in {tmp_path}; to watch it: `fedjax-core watch {tmp_path}`"
     assert told in capsys.readouterr().err
 
 
@@ -180,7 +180,7 @@ def test_every_optimizer_suits_every_algorithm(optimizer, algorithm):
 
 def test_updates_that_are_not_finite_are_told(tmp_path, capsys):
     assert _main(f"train {_SMALL} --data digits --rounds 2 --client-lr 1e30 --out {tmp_path / 'run'}") == 0
-    assert "updates of clients were not finite and left out; lower the learning rates" in capsys.readouterr().out
+    assert "client updates were not finite and were left out; lower the learning rates" in capsys.readouterr().out
 
 
 def test_ends_early_without_improvement(tmp_path, capsys):
@@ -189,7 +189,7 @@ def test_ends_early_without_improvement(tmp_path, capsys):
     line = f"train {_SMALL} --rounds 9 --evaluate-every 1 --client-lr 1e-30 --patience 2"
     assert _main(f"{line} --out {run}") == 0
     assert "after 3 rounds" in (shown := capsys.readouterr().out)
-    assert "ended before round 9, as the held-out loss improved no more (--patience)" in shown
+    assert "ended before round 9, since the held-out loss no longer improved (--patience)" in shown
     assert _main(f"resume {run}") == 0
     assert "after 3 rounds" in capsys.readouterr().out and len(_rows(run)) == 3
     assert _main(f"resume {run} --patience 0 --rounds 4") == 0
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_cleanly(tmp_path):
     assert status == 130, text
     assert "Traceback" not in text
     done = re.search(r"stopped by Ctrl-C after (\d+) of 3000 rounds; run holds their results", text)[1]
-    assert "go on: `fedjax-core resume run`" in text
+    assert "to continue: `fedjax-core resume run`" in text
     assert {file.name for file in (tmp_path / "run").iterdir()} == _FILES - {"evaluation"}
     assert program.Checkpoints(tmp_path / "run" / "checkpoints").rounds[-1] == int(done)
 
