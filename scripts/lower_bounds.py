@@ -14,7 +14,7 @@ PYPROJECT = pathlib.Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
 def lower_bounds(project: dict) -> list[str]:
-    """The pins of a `[project]` table and of its extras, each once and in order: `["jax==0.10.2", ...]`.
+    """The lower bounds of a `[project]` table and its extras as pins, sorted, each once: `["jax==0.10.2", ...]`.
 
     Raises:
       ValueError: a package has two lower bounds.
@@ -23,7 +23,9 @@ def lower_bounds(project: dict) -> list[str]:
     pins = {}
     for name, bound in re.findall(r"^([\w.-]+)(?:\[.*\])?>=([\w.]+)", "\n".join(requirements), re.MULTILINE):
         if pins.setdefault(name, bound) != bound:
-            raise ValueError(f"pyproject.toml has {name}>={pins[name]} and {name}>={bound}; write one of them twice")
+            raise ValueError(
+                f"pyproject.toml has {name}>={pins[name]} and {name}>={bound}; use the same bound in both places"
+            )
     return [f"{name}=={bound}" for name, bound in sorted(pins.items())]
 
 

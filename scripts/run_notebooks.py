@@ -1,9 +1,9 @@
-"""Executes the notebooks in place, and keeps of them what is the same on every machine.
+"""Executes the notebooks in place, and saves only what is the same on every machine.
 
     python scripts/run_notebooks.py [notebook ...]
 
-Without arguments, all of `notebooks/`. Sources and outputs stay; execution times and the kernel's
-version go. A notebook whose code raises is left as it was.
+Without arguments it executes all of `notebooks/`. It saves sources and outputs, but no execution times and no version
+of the kernel. A notebook whose code raises stays unchanged.
 """
 
 import os
@@ -24,15 +24,15 @@ METADATA = {
 def execute(notebook: nbformat.NotebookNode, timeout_s: float = 300) -> nbformat.NotebookNode:
     """Runs the code cells of a notebook from top to bottom, in a fresh kernel.
 
-    The kernel has the devices that a reader's has, whatever `XLA_FLAGS` says here, and calls a cell
-    "notebook" where the code's place is shown, not by the path of a temporary file.
+    The kernel ignores `XLA_FLAGS`, so it has the devices that a reader's kernel has. In tracebacks and messages it
+    names a cell "notebook" instead of the path of a temporary file.
 
     Args:
-      notebook: is changed: its cells get the outputs.
-      timeout_s: for one cell.
+      notebook: the notebook, which is changed in place: its cells receive the outputs.
+      timeout_s: the time limit for one cell, in seconds.
 
     Returns:
-      The same notebook, with the metadata of every other.
+      The same notebook, with the metadata that all notebooks share.
 
     Raises:
       nbclient.exceptions.CellExecutionError: a cell raised.
