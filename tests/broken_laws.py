@@ -1,4 +1,4 @@
-"""What the tests of laws share: which laws something breaks, and an engine that breaks one."""
+"""Helpers for the tests of laws: the laws that something breaks, and an engine that breaks one."""
 
 import re
 
@@ -7,7 +7,7 @@ from fedjax_core.engine import _packing
 
 
 def broken(check, *args, **kwargs) -> set[str]:
-    """The names of the laws that are broken; every one of them comes with its sentence and both values."""
+    """The names of the laws that `check` finds broken, after checking that each is reported with both values."""
     try:
         check(*args, **kwargs)
     except AssertionError as error:
@@ -26,7 +26,7 @@ def _sentences(name: str) -> list[str]:
 
 
 def repeat_clients_in_waves(monkeypatch):
-    """Lets every wave of a round have the clients of the first."""
+    """Breaks the engine: every wave of a round gets the clients of the first."""
 
     def first_wave(cohort, packing, wave):
         return _packing.pack_wave(cohort, packing, 0)

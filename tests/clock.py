@@ -1,13 +1,13 @@
-"""Time as a test has it."""
+"""A clock that tests move."""
 
 
 class Clock:
-    """Gives the time in seconds, which passes while somebody sleeps, whenever it is read, and by what a test says.
+    """Returns the time in seconds, which advances with each sleep, with each reading, and when a test sets it.
 
     Attributes:
-      now: the time.
-      tick: by which it goes on before it is read.
-      slept: how long somebody slept, each time.
+      now: the current time.
+      tick: how much the time advances before each reading.
+      slept: the length of each sleep so far.
       on_sleep: called after each sleep.
     """
 

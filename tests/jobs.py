@@ -6,19 +6,19 @@ import socket
 import subprocess
 import sys
 
-HANG = 240  # seconds; far beyond what any job takes
+HANG = 240  # seconds, far longer than any job takes
 
 
 def run_job(
     worker: pathlib.Path, processes: int, *arguments, stops: int | None = None
 ) -> list[subprocess.CompletedProcess]:
-    """Runs a script in so many processes and waits for all.
+    """Runs a script in several processes and waits for all of them.
 
     Args:
-      worker: the script; it is given its rank, the number of processes, the coordinator's port and `arguments`.
-      processes: how many.
-      arguments: the same for all.
-      stops: the rank of a process that comes to a halt by itself and is killed once the others have ended.
+      worker: the script. Its arguments are its rank, the number of processes, the coordinator's port and `arguments`.
+      processes: the number of processes.
+      arguments: further arguments, the same for all processes.
+      stops: the rank of a process that stops responding, and is killed once the others have ended; None for none.
     """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -15,7 +15,7 @@ FEATURES, CLASSES = 4, 3
 
 
 def linear_model(seed=0) -> Model:
-    """Softmax regression from random weights, so that no gradient is symmetric."""
+    """Softmax regression with random initial weights, so that no gradient is symmetric."""
     model = fc.models.logistic_regression(FEATURES, CLASSES, metrics={"accuracy": fc.metrics.accuracy()})
 
     def init(key):
@@ -29,7 +29,7 @@ def linear_model(seed=0) -> Model:
 
 
 def make_clients(sizes, seed=0) -> dict:
-    """Clients with these numbers of examples, by ids "a", "b", ...; every one has a bias of its own."""
+    """Clients with these numbers of examples, by ids "a", "b", ...; each has its own bias."""
     random = np.random.default_rng(seed)
     kernel = random.normal(size=(FEATURES, CLASSES))
     clients = {}
@@ -47,7 +47,7 @@ def cohort(clients: dict, ids=None, *, batch_size=3, num_epochs=1):
 
 
 def batches(client: dict, batch_size: int, num_epochs: int) -> list[dict]:
-    """The epochs one after another, cut into batches: they cross epochs, only the last one is partial."""
+    """The epochs in sequence, cut into batches: a batch may span two epochs, and only the last one may be partial."""
     stream = np.tile(np.arange(len(client["y"])), num_epochs)
     cuts = [stream[i : i + batch_size] for i in range(0, len(stream), batch_size)]
     return [{"x": client["x"][rows].astype(np.float64), "y": client["y"][rows]} for rows in cuts]
@@ -69,7 +69,7 @@ def losses(weights: dict, batch: dict) -> np.ndarray:
 
 
 def gradient(weights: dict, batch: dict) -> dict:
-    """Of the mean loss of a batch."""
+    """The gradient of the mean loss of a batch."""
     logits = predict(weights, batch)
     probabilities = np.exp(logits - logits.max(1, keepdims=True))
     probabilities /= probabilities.sum(1, keepdims=True)
@@ -78,7 +78,7 @@ def gradient(weights: dict, batch: dict) -> dict:
 
 
 def measured(weights: dict, batch: dict) -> np.ndarray:
-    """The sum of the losses, the number of right predictions, the number of examples."""
+    """The sum of the losses, the number of correct predictions, and the number of examples."""
     right = predict(weights, batch).argmax(1) == batch["y"]
     return np.array([losses(weights, batch).sum(), right.sum(), len(right)])
 
@@ -97,7 +97,7 @@ def evaluate(weights: dict, clients: dict) -> dict:
 class SGD:
     """`v = momentum * v + g + decay * w + pull * (w - start); w -= rate * v`.
 
-    In optax decayed weights, then SGD with momentum; `pull` is the strength of FedProx.
+    In optax this is `add_decayed_weights`, then SGD with momentum; `pull` is the strength of FedProx.
     """
 
     def __init__(self, rate, momentum=0.0, decay=0.0, pull=0.0):
@@ -117,7 +117,7 @@ class SGD:
 
 
 def fed_avg_update(weights, clients: dict, optimizer: SGD, batch_size, num_epochs, weighting="examples"):
-    """The weighted mean of initial minus trained, and the metrics of training.
+    """The weighted mean of initial minus trained weights, and the metrics of training.
 
     Args:
       weighting: "examples", "uniform", or a function of a client's finalized metrics.
@@ -140,7 +140,7 @@ def fed_avg_update(weights, clients: dict, optimizer: SGD, batch_size, num_epoch
 
 
 def assert_close(actual, expected, **tolerance):
-    """Leaf by leaf, to 1e-5 unless told otherwise."""
+    """Compares leaf by leaf, by default to 1e-5."""
     tolerance = tolerance or {"rtol": 1e-5, "atol": 1e-5}
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
@@ -148,7 +148,7 @@ def assert_close(actual, expected, **tolerance):
 
 
 def assert_same_bits(actual, expected):
-    """Leaf by leaf, dtypes included; keys by their data."""
+    """Compares the bits of all leaves, including dtypes; keys by their key data."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
         assert a.dtype == e.dtype and a.shape == e.shape
@@ -158,13 +158,13 @@ def assert_same_bits(actual, expected):
 
 
 def bits(tree) -> list[bytes]:
-    """Those of each leaf, of whatever container, but for keys."""
+    """The bits of each leaf of any container, without keys."""
     keyless = [x for x in jax.tree.leaves(tree) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
     return [np.asarray(x).tobytes() for x in keyless]
 
 
 def quadratic_model() -> Model:
-    """`a/2 (x - b)^2`, from x = 0."""
+    """The model of `a/2 (x - b)^2`, which starts at x = 0."""
     return Model(
         init=lambda key: jnp.zeros(()),
         predict=lambda weights, batch, key=None, training=False: batch["a"] / 2 * (weights - batch["b"]) ** 2,
@@ -175,6 +175,6 @@ def quadratic_model() -> Model:
 
 
 def quadratic_cohort(ids):
-    """Ten full steps for each of these clients; of client 0 a = 1, b = 10, of client 1 a = 4, b = -1."""
+    """Ten full steps for each of these clients: client 0 has a = 1, b = 10, and client 1 has a = 4, b = -1."""
     data = fc.data.from_clients([{"a": np.float32([a]), "b": np.float32([b])} for a, b in ((1, 10), (4, -1))])
     return data.cohort(ids, fc.data.Batching(1, 10))

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def batches(client: dict, batch_size: int, num_epochs: int = 1) -> list[dict]:
-    """The batches of a client without shuffling: its epochs one after another, then cut."""
+    """The batches of a client without shuffling: its epochs in sequence, cut into batches."""
     number = len(client["y"])
     rows = np.tile(np.arange(number), num_epochs)
     return [
@@ -19,7 +19,7 @@ def gradient(weights: np.ndarray, batch: dict) -> np.ndarray:
 
 
 def train(weights, client: dict, *, batch_size, learning_rate, momentum=0.0, weight_decay=0.0, num_epochs=1):
-    """Linear regression by SGD; the weights after a client's last batch and the examples processed."""
+    """Linear regression by SGD: the weights after a client's last batch, and the number of examples processed."""
     weights = np.asarray(weights, np.float64)
     velocity, examples = np.zeros_like(weights), 0
     for batch in batches(client, batch_size, num_epochs):
@@ -36,7 +36,7 @@ def weighted_mean(values, weights) -> np.ndarray:
 
 
 def scatter(table, keys, rows) -> np.ndarray:
-    """The rows written one client after another; keys outside the table are left out."""
+    """The table after each client in turn has written its row; keys outside the table are ignored."""
     table = np.array(table)
     for key, row in zip(keys, rows):
         if 0 <= key < len(table):

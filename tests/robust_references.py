@@ -6,20 +6,20 @@ import numpy as np
 
 
 class Quantile:
-    """A quantile that is followed by the geometric update `C *= exp(-rate * (below - target))`."""
+    """The estimate of a quantile by the geometric update `C *= exp(-rate * (below - target))`."""
 
     def __init__(self, estimate, target, rate):
         self.estimate, self.target, self.rate = float(estimate), target, rate
 
     def move(self, sizes):
-        """By the sizes of one round's clients."""
+        """Updates the estimate with the sizes of one round's clients."""
         if len(sizes):
             below = np.mean([size <= self.estimate for size in sizes])
             self.estimate *= math.exp(-self.rate * (below - self.target))
 
 
 class Fixed:
-    """A bound that no client moves."""
+    """A bound that stays the same."""
 
     def __init__(self, estimate):
         self.estimate = float(estimate)
@@ -41,7 +41,7 @@ def scaled(value: dict, factor: float) -> dict:
 
 
 def clip(values: list[dict], bound) -> tuple[list[dict], int]:
-    """The values clipped to the bound, which then moves, and how many were."""
+    """The values clipped to the bound, and how many were clipped; the bound then moves."""
     norms, limit = [norm(value) for value in values], bound.estimate
     bound.move(norms)
     clipped = [scaled(value, min(1.0, limit / n) if n else 1.0) for value, n in zip(values, norms)]
@@ -49,7 +49,7 @@ def clip(values: list[dict], bound) -> tuple[list[dict], int]:
 
 
 def zero(values: list[dict], bound, multiplier=1.0, increment=0.0) -> tuple[list[dict], int]:
-    """The values with those over `multiplier * bound + increment` as zeros; the bound moves; how many were."""
+    """The values, zero where they exceed `multiplier * bound + increment`, and how many do; the bound then moves."""
     sizes, limit = [largest(value) for value in values], multiplier * bound.estimate + increment
     bound.move(sizes)
     return [scaled(value, float(size <= limit)) for value, size in zip(values, sizes)], sum(s > limit for s in sizes)

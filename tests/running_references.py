@@ -10,7 +10,7 @@ CLIENTS = {"a": np.float32([[1], [3], [8], [2], [5]]), "b": np.zeros((0, 1), np.
 
 
 def centering(running="average") -> fc.Model:
-    """`w (x - mean)`, in training with the batch's own mean, of which a running average is kept."""
+    """The model of `w (x - mean)`: training uses the batch's own mean and keeps a running average of it."""
 
     def predict(weights, batch, key=None, training=False, mask=None):
         if not training:
@@ -30,7 +30,7 @@ def centering(running="average") -> fc.Model:
 
 
 def oracle(x) -> tuple[float, float]:
-    """Weight and running mean after two epochs in batches of two, which cross epochs."""
+    """The weight and the running mean after two epochs in batches of two, which may span both epochs."""
     stream, w, mean = np.concatenate([x, x]).astype(np.float64)[:, 0], 1.0, 7.0
     for i in range(0, len(stream), 2):
         batch = stream[i : i + 2]

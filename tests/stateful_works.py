@@ -1,4 +1,4 @@
-"""Client works in the contract of `ClientWork` that more than one test looks at: what its users write."""
+"""Client works that users of the contract `ClientWork` would write, shared by several tests."""
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,10 @@ from fedjax_core.templates import MeasuredProcessOutput
 
 
 def scaffold(model, rate, population, from_optimizer=False):
-    """SCAFFOLD with option II (Karimireddy et al. 2020): a table at the server has a control variate a client.
+    """SCAFFOLD with option II (Karimireddy et al. 2020).
 
-    A client's new control is that of its update, or the one that a participant's optimizer collects.
+    A table at the server holds a control variate for each client. A client's new control variate is computed from its
+    update, or is the one that a participant's optimizer collects.
     """
     train = fc.clients.local_trainer(model, fc.clients.scaffold_optimizer(optax.sgd(rate)))
     metrics = fc.algorithms.metrics_process(model)
@@ -53,7 +54,7 @@ def scaffold(model, rate, population, from_optimizer=False):
 
 
 def clustered(model, optimizer, num_clusters):
-    """Every client trains the one of several models whose loss on its data is the least (IFCA, Ghosh et al. 2020)."""
+    """Each client trains the model, out of several, with the lowest loss on its data (IFCA, Ghosh et al. 2020)."""
     evaluate, metrics = fc.clients.local_evaluation(model), fc.algorithms.metrics_process(model)
     training = fc.clients.local_training(model, optimizer, metrics)
 

@@ -51,7 +51,10 @@ from fedjax_core.cli._config import SETTINGS
             "--algorithm fed-avg",
         ),
         ("train --algorithm fed-sgd --client-lr 1", "--client-lr is only for fed-avg and fed-prox, got"),
-        ("train --proximal 1", "--proximal is for fed-prox, got --algorithm fed-avg; leave it out, or use --algorithm"),
+        (
+            "train --proximal 1",
+            "--proximal is only for fed-prox, got --algorithm fed-avg; leave it out, or use --algorithm",
+        ),
         (
             "train --evaluate-every 5 --checkpoint-every 2",
             "--evaluate-every 5 must be a multiple of --checkpoint-every 2, since only checkpoints are evaluated; "

@@ -516,7 +516,7 @@ def test_refuses_before_anything_runs(change, error, message, make, tmp_path):
         ({"data": None}, TypeError, r"Evaluation\(data=...\) must be FederatedData, got NoneType"),
         ({"data": _other_data()}, TypeError, r"Evaluation\(data=...\): a client holds .* the evaluation takes"),
         ({"by": len}, TypeError, "a model, a computation of weights and client data, or a process, got <built-in"),
-        ({"metrics": {}}, ValueError, "which has its own; write by=model, or leave out the metrics"),
+        ({"metrics": {}}, ValueError, "which has its own metrics; write by=model, or leave out the metrics"),
         ({"batching": 20}, TypeError, r"Evaluation\(batching=...\) must be a Batching"),
         ({"batching": fd.Batching(10, shuffle=True)}, ValueError, "leave out `shuffle=True`"),
         ({"every": 0}, ValueError, r"Evaluation\(every=...\) must be at least 1, got 0"),
