@@ -539,7 +539,7 @@ def test_a_worker_waits_for_a_round_of_the_job(make, clock, tmp_path):
 def test_processes_that_compute_a_round_together_do_not_wait_for_one_another(make, monkeypatch):
     experiment = make(delay_by_round=True)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="the 2 processes of .* job compute each round together; leave it out"):
+    with pytest.raises(ValueError, match=r"the 2 processes of .* job compute each round together; leave it out"):
         experiment.train()
 
 
