@@ -1,4 +1,4 @@
-"""Every aggregator, metric and algorithm of the catalogue keeps the laws, but for those that it breaks by design."""
+"""Every aggregator, metric and algorithm of the catalogue keeps the laws, except those that it breaks by design."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Whole trainings on the data that is shipped, to an accuracy on what was held out."""
+"""Complete training on the shipped data, up to an accuracy on held-out data."""
 
 import jax
 import numpy as np

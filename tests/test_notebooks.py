@@ -1,4 +1,4 @@
-"""Every notebook runs from its source cells, and what is committed of it is fit to be read."""
+"""Every notebook runs from its source cells, and its committed outputs are current and portable."""
 
 import ast
 import functools
@@ -54,7 +54,7 @@ def _script():
 
 @functools.cache
 def _executed(path: pathlib.Path):
-    """The notebook run anew, the tutorial with one cell more that tells what to check."""
+    """The notebook after a new run; the tutorial has one more cell, which returns the values to check."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -104,7 +104,7 @@ def test_committed_outputs_are_those_of_the_source(path):
 
 
 def _words(text: str) -> list[str]:
-    """A text without its fractions, whose last digits may differ between machines."""
+    """The words of a text without fractional numbers, whose last digits may differ between machines."""
     return re.sub(r"-?\d+(\.\d*)?e-?\d+|-?\d+\.\d*|(?<=[ \[])\d+(?=[ \]])", "", text).split()
 
 
@@ -121,7 +121,7 @@ def test_committed_notebook_is_portable(path):
 
 @pytest.fixture
 def tutorial():
-    """What the tutorial computed, by name."""
+    """The values that the tutorial computed, by name."""
     return ast.literal_eval(_code_cells(_executed(TUTORIAL))[-1].outputs[0].data["text/plain"])
 
 

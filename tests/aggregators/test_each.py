@@ -15,7 +15,7 @@ STEPS, SIZES = np.array([3, 1, 4, 1, 5], np.int32), np.array([2.0, 0.0, 1.0, 3.0
 
 
 class Update(NamedTuple):
-    """Its fields are not in the order of their names."""
+    """A struct whose fields are not in alphabetical order."""
 
     steps: int
     delta: jax.Array

@@ -49,7 +49,7 @@ def test_equal_weights_give_the_ordinary_deviation(process):
 
 
 def test_a_small_deviation_far_from_zero_does_not_cancel():
-    """The norms are 10000 and what float32 holds next to it; their squares are not told apart."""
+    """The norms are 10000 and the next float32; float32 does not distinguish their squares."""
     process = as_process(measure(), "float32")
     values = np.float32(10000) + np.float32([0, 1, 2, 3, 4, 5]) / 256
     found = process.next((), values, np.ones(6, np.float32)).measurements["client_norm"]

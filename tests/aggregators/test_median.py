@@ -78,7 +78,7 @@ def test_more_than_the_memory_holds_is_refused(median):
 
 @pytest.mark.parametrize("fraction", [0.1, 0.29, 0.3, 1 / 3, 0.07, 0.49999, 0.0, np.float32(0.1)])
 def test_what_is_left_out_is_exact_for_any_number(fraction):
-    """As many as the fraction of the number, though a product of floats may fall short of it."""
+    """Exactly the fraction of the number is left out, although the product of floats may be slightly smaller."""
     process = fc.aggregators.as_process(fc.aggregators.trimmed_mean(fraction), "float32")
     for number in (1, 10, 100):
         exact = {0.29: 29, 0.07: 7, np.float32(0.1): 10}.get(fraction)

@@ -87,7 +87,7 @@ def test_converges_to_the_quantile_of_a_fixed_distribution(target, initial):
 
 
 def test_fixed_denominator_is_centered(private):
-    """Who is missing counts as one half, so that a client moves the sum by one half at most."""
+    """A missing client counts as one half, so that a client moves the sum by at most one half."""
     process = quantile_estimate(2.0, 0.75, 0.5, cohort_size=10)
     for values in ([1.0, 1.5, 9.0], [], [NAN, 5.0]):
         given = [v for v in values if not math.isnan(v)]

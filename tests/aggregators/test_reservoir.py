@@ -31,7 +31,7 @@ def process():
 
 @pytest.fixture(scope="module")
 def tags_of():
-    """The tags of a cohort's clients as Python integers, by the definition and not by the aggregator."""
+    """The tags of a cohort's clients as Python integers, computed from the definition rather than by the aggregator."""
 
     @fc.federated_computation(fc.at_server("key<fry>"), fc.at_clients("int32"))
     def tags(key, numbers):
@@ -56,7 +56,7 @@ def run(process, state, numbers, next=None):
 
 
 def largest(tagged):
-    """The oracle: the numbers with the largest tags, in their order."""
+    """The oracle: the numbers with the largest tags, in the order of the tags."""
     return [number for _, number in sorted(tagged)[-SIZE:]]
 
 
@@ -226,7 +226,7 @@ def test_one_trace_for_thirty_rounds(process):
 
 
 def reservoir_of(tags, capacity=SIZE):
-    """A reservoir that holds these tags, its samples the tags themselves."""
+    """A reservoir that holds these tags, with the tags themselves as samples."""
     words = np.zeros((capacity, 2), np.uint32)
     words[: len(tags)] = [(tag >> 32, tag & 0xFFFFFFFF) for tag in tags] if tags else np.zeros((0, 2))
     return {"tags": jnp.asarray(words), "count": jnp.int32(len(tags)), "samples": jnp.asarray(words[:, ::-1])}

@@ -1,4 +1,4 @@
-"""The recommended stack by itself, and in a round of learning with everything else around it."""
+"""The recommended stack by itself, and in a complete round of learning."""
 
 import math
 
@@ -32,7 +32,7 @@ class Stack:
 
 
 def _draw(seed, number=7):
-    """Updates of which some are far too large."""
+    """Updates, some of them far too large."""
     random = np.random.default_rng(seed)
     sizes = random.choice([0.5, 3.0, 30.0, 1e6], number, p=[0.4, 0.3, 0.2, 0.1])
     values = [{"w": (s * random.normal(size=3)).astype(np.float32), "b": np.float32(random.normal())} for s in sizes]

@@ -1,4 +1,4 @@
-"""Zeroing of what is far too large."""
+"""Zeroing of values that are far too large."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Layers that look at the whole batch, in rounds: padding is not in their statistics, and running state is averaged."""
+"""Layers with batch statistics, in rounds: padding does not count in them, and running state is averaged."""
 
 import flax.linen as nn
 import jax
@@ -51,7 +51,7 @@ def client(*values):
 
 
 def after_a_round(model, clients, batching, **config):
-    """The weights and the metrics of training after a round with clients' SGD .1."""
+    """The weights and the training metrics after a round with client learning rate 0.1."""
     process = fc.algorithms.fed_avg(model, optax.sgd(0.1), key=KEY)
     next_ = process.next.with_config(fc.EngineConfig(devices=1, **config)) if config else process.next
     data = fc.data.from_clients(clients)
@@ -60,7 +60,7 @@ def after_a_round(model, clients, batching, **config):
 
 
 def leaves_named(tree, *names):
-    """The leaves of weights whose path ends in one of these names, in their order."""
+    """The leaves of the weights whose paths end in these names, in order."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return [float(leaf[0]) for name in names for path, leaf in paths if name in jax.tree_util.keystr(path[-1:])]
 
@@ -83,7 +83,7 @@ def test_any_batch_size_gives_the_same_step(model, batch_size, lanes):
     ("running", "mean", "variance"), [("average", 0.058, 1.026), ("keep", 0.0, 1.0), ("freeze", 0.0, 1.0)]
 )
 def test_running_state_is_averaged_by_examples_or_stays(running, mean, variance):
-    """Three examples leave a mean of .03 and a variance of 1.05, two equal ones .10 and .99; a client has none."""
+    """Three examples leave a mean of .03 and a variance of 1.05, two equal ones .10 and .99; one client is empty."""
     clients = [client(0, 3, 6), client(10, 10), client()]
     weights, _ = after_a_round(linen(running=running), clients, fc.data.Batching(4))
     np.testing.assert_allclose(leaves_named(weights.non_trainable, "mean", "var"), [mean, variance], rtol=1e-5)

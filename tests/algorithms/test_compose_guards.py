@@ -1,4 +1,4 @@
-"""What a round leaves alone: clients, metrics and state where something is empty or not finite."""
+"""What a round leaves unchanged, in clients, metrics and state, if something is empty or not finite."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ NOBODY = {"metrics": 0, "update": 0, "weight": 0}
 
 
 def counting(inner, *, always_releases=False):
-    """An aggregator with a state that moves in every round: what it has released, and the rounds."""
+    """An aggregator whose state changes in every round: it holds the sum released so far and the number of rounds."""
 
     def init(value_type):
         zeros = jax.tree.map(lambda t: np.zeros(t.shape, t.dtype), fc.types.tree_of_types(value_type))
@@ -36,7 +36,7 @@ def counting(inner, *, always_releases=False):
 
 
 def plus(number, inner):
-    """An aggregator that adds a number to every entry of the result, as one that adds noise does."""
+    """An aggregator that adds a number to every entry of the result, as one with noise would."""
 
     def next(state, value, weight):
         state, result, measurements = inner.next(state, value, weight)
@@ -58,7 +58,7 @@ def _process(**changes):
 
 @pytest.fixture(scope="module")
 def started():
-    """A process whose whole state is stateful, and its state after two ordinary rounds."""
+    """A process in which every slot has a state, and its state after two ordinary rounds."""
     process = _process()
     state = process.initialize()
     for _ in range(2):
@@ -141,7 +141,7 @@ def test_client_that_is_not_finite_is_left_out_and_counted(weighting, value):
 
 
 def test_weight_that_is_not_finite_does_not_spoil_the_round():
-    """A weight that is not finite leaves the client out, as an update does."""
+    """A client whose weight is not finite is left out, like one whose update is not."""
 
     def weighting(metrics):
         return jnp.where(metrics["num_examples"] == 3, jnp.nan, 1.0)

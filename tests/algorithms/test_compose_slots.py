@@ -1,4 +1,4 @@
-"""Slots of one's own in a real round, and the error that names the slot which does not fit."""
+"""Custom slots in a real round, and the error that names the slot that does not fit."""
 
 import functools
 import inspect
@@ -28,7 +28,7 @@ def clip_by_norm(max_norm, inner):
 
 
 def proximal(model, rate, strength):
-    """Client work of one's own: SGD steps that are drawn to the server's weights (FedProx)."""
+    """Custom client work: SGD steps that are pulled towards the server's weights (FedProx)."""
 
     def work(weights, data, key):
         def loss(trained, batch, mask):
@@ -64,7 +64,7 @@ def aggregation(computation):
 
 
 def half_precision():
-    """A distributor of one's own: the clients get weights that were rounded to 16 bits; it counts the rounds."""
+    """A custom distributor: it sends the clients weights rounded to 16 bits, and counts the rounds."""
 
     def next(state, weights):
         def rounded(w):
@@ -78,7 +78,7 @@ def half_precision():
 
 
 def averaged(decay):
-    """A finalizer of one's own: the weights are a running average of what the updates lead to."""
+    """A custom finalizer: the weights are a running average of the updated weights."""
 
     def init(weights):
         return fc.federated_map(lambda w: w, weights)
@@ -141,7 +141,7 @@ def test_clipping_aggregator_clips_every_client(parts):
 
 
 def test_proximal_client_work(parts):
-    """With no pull it is FedAvg; with a strong one the clients stay nearer."""
+    """Without a pull it is FedAvg; with a strong one the clients stay nearer to the server's weights."""
     free, metrics = _rounds(fc.algorithms.compose(**{**parts, "client_work": proximal(MODEL, 0.3, 0.0)}))
     fed_avg, _ = _rounds(fc.algorithms.compose(**parts))
     reference.assert_close(free.weights, fed_avg.weights, rtol=1e-6, atol=1e-6)
@@ -209,7 +209,7 @@ def test_weights_may_be_one_array():
 
 
 def _output(change):
-    """An aggregator that changes what the mean gives."""
+    """An aggregator that changes the output of the mean."""
 
     def next(state, value, weight):
         return change(fc.aggregators.mean().next(state, value, weight))

@@ -108,7 +108,7 @@ def test_client_that_is_not_finite_is_left_out_and_counted(evaluation, weights):
 
 
 def test_evaluation_is_one_step_ahead_of_training(evaluation):
-    """Training metrics are measured before each step, with one step exactly those of the weights before."""
+    """Training metrics are measured before each step, so with a single step they are those of the initial weights."""
     process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), key=KEY)
     state = process.initialize()
     cohort = reference.cohort(CLIENTS, batch_size=8)

@@ -1,4 +1,4 @@
-"""Laws of a round: what must not change its result, and how often it is traced."""
+"""Laws of a round: what must not change its result, and how many times it is traced."""
 
 import jax
 import jax.monitoring
@@ -144,7 +144,7 @@ def compilations():
 
 
 def _sizes(number, rounds=30):
-    """Cohorts of equally many clients whose sizes differ from round to round, of one size class."""
+    """Cohorts of the same number of clients, whose sizes differ from round to round within one size class."""
     random = np.random.default_rng(number)
     return [tuple(random.permutation([9, 8, 8, 7, 6, 5, 3, 1]).tolist()) for _ in range(rounds)]
 

@@ -105,7 +105,7 @@ def test_dropout_differs_over_rounds(dropout):
 
 
 def test_dropout_differs_over_clients_and_steps(dropout):
-    """Equal clients draw different numbers, and so do a client that takes part twice and its later batches."""
+    """Equal clients draw different numbers, as do two occurrences of a client and successive batches."""
     process, next, data = dropout
     equal = fc.data.from_clients(dict.fromkeys("abc", data["a"]))
     state = process.initialize()

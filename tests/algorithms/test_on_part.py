@@ -12,7 +12,7 @@ import fedjax_core as fc
 
 
 class Layers(NamedTuple):
-    """A container of which no field can be left out."""
+    """A container whose fields cannot be left out."""
 
     body: dict
     head: jax.Array
@@ -54,7 +54,7 @@ def test_a_part_of_a_part():
 
 
 def of_the_bias(inner):
-    """Gives `inner` the bias of the update alone."""
+    """Passes only the bias of the update to `inner`."""
 
     def next(state, weights, update):
         return inner.next(state, weights, fc.federated_map(lambda u: {"body": {"bias": u.body["bias"]}}, update))

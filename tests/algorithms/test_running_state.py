@@ -27,7 +27,7 @@ MODEL = LINEAR._replace(
 
 
 def work(weights, data, key):
-    """No training: a client answers the mean of its inputs as its running state."""
+    """Client work without training: a client returns the mean of its inputs as its running state."""
     number = data.num_examples.astype("float32")
     mean = data.sum()["x"] / jnp.maximum(number, 1)
     old = weights.non_trainable

@@ -1,4 +1,4 @@
-"""Sampled metrics, whose number of rows only the run tells, in evaluation and training."""
+"""Sampled metrics, whose number of rows is known only at run time, in evaluation and training."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def process():
 
 @pytest.fixture(scope="module")
 def of_client():
-    """The metrics of every client by its number of examples, which tells it from the others."""
+    """The metrics of every client by its number of examples, which identifies it."""
     weights = reference.as_float64(MODEL.init(KEY))
     return {len(client["y"]): reference.evaluate(weights, {name: client}) for name, client in CLIENTS.items()}
 
@@ -119,7 +119,7 @@ def test_training_metrics():
 
 
 def test_history_takes_samples(process):
-    """What a run writes down: a column for every row of a small sample."""
+    """A history has a column for every row of a small sample."""
     _, metrics = process.next(process.initialize(), reference.cohort(CLIENTS, ["a", "b"]))
     flat = fc.program.flatten_metrics(metrics)
     assert sum("current_round_metrics/loss" in name for name in flat) == 2

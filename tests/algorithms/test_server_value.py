@@ -1,4 +1,4 @@
-"""Server optimizers that ask for the training loss of the round, and those that ask for more than a server has."""
+"""Server optimizers that need the training loss of the round, and those that need more than a server has."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Client works with a state, and with an aggregate of their own: what a client of NaN must not reach."""
+"""Client works with a state and with their own aggregates, which a client with NaN must not affect."""
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ def test_scaffold_goes_to_the_optimum_with_one_client_in_turn(two_clients):
 
 
 def test_client_of_nan_changes_nothing_for_the_others(two_clients):
-    """Its row stays, and the next rounds are those after a round that it had no part in, bit for bit."""
+    """Its row stays unchanged, and later rounds are bit for bit those after a round without it."""
     start, _ = two_clients.next(two_clients.initialize(), cohort([0, 1]))
     spoilt, metrics = two_clients.next(start, cohort([0, 1], nan=[1]))
     spared, _ = two_clients.next(start, cohort([0]))
@@ -114,7 +114,7 @@ EVALUATE = fc.clients.local_evaluation(MODEL)
 
 
 def in_two_passes(*, guarded=True, hand_on=True):
-    """The mean of the clients' mean inputs first; then each answers how far its labels' mean is from theirs."""
+    """First the mean of the clients' mean inputs; then each client returns the distance of its mean label from it."""
     metrics = fc.algorithms.metrics_process(MODEL)
 
     def first(data):
@@ -176,13 +176,13 @@ def test_client_that_the_first_pass_leaves_out_is_left_out_of_the_round():
 
 
 def test_client_left_out_of_a_guarded_mean_alone_is_refused():
-    """Its labels are finite: it would count in the update, and not in the mean that all are told."""
+    """Its labels are finite, so it would count in the update but not in the mean that is sent to all clients."""
     with pytest.raises(ProcessCompositionError, match=r"does not leave out .* `return leave_out\(result, unless=fit\)"):
         composed(MODEL, in_two_passes(hand_on=False))
 
 
 def test_aggregate_of_the_work_that_is_not_finite_refuses_the_round():
-    """Not guarded, it is NaN: no state takes it, though an update may be finite."""
+    """Without a guard the aggregate is NaN: no state may accept it, even if an update is finite."""
     process = composed(MODEL, in_two_passes(guarded=False, hand_on=False))
     state = process.initialize()
     new, _ = process.next(state, reference.cohort(with_nan("b")))
@@ -252,13 +252,13 @@ def fed_avg():
 
 
 def many(number, *, healthy=2):
-    """Clients of NaN, and some healthy ones in front of them."""
+    """Clients with NaN, preceded by some healthy ones."""
     x = {True: np.full((1, 4), np.nan, np.float32), False: np.ones((1, 4), np.float32)}
     return {f"{i:03d}": {"x": x[i >= healthy], "y": np.zeros(1, np.int32)} for i in range(number + healthy)}
 
 
 def test_twenty_clients_are_listed_and_all_are_counted(fed_avg):
-    """The first of the population, whatever the order of the cohort, the lanes and the devices."""
+    """The first ones in the population are listed, for any order of the cohort, lanes and devices."""
     clients = many(25)
     turned = list(reversed(clients))
     expected = {f"{i:03d}": "update" for i in range(2, 22)}

@@ -94,7 +94,7 @@ RATED = {
 
 @pytest.mark.parametrize("process_of", RATED.values(), ids=RATED)
 def test_gradient_past_a_client_of_nan_is_that_without_it(process_of):
-    """With respect to the weights, and to the rate of the clients' optimizers, which no argument gives."""
+    """With respect to the weights, and to the clients' learning rate, which the function closes over."""
     clients = {**CLIENTS, "b": jax.tree.map(lambda leaf: leaf * np.nan if leaf.ndim > 1 else leaf, CLIENTS["b"])}
     spoilt, spared = ["a", "b", "d"], ["a", "c", "d"]
     rounds = fc.stack_cohorts([reference.cohort(clients, ids) for ids in (spoilt, spared)])

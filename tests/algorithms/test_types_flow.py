@@ -1,4 +1,4 @@
-"""Types flow from slot to slot: what is sent, updates and weights need not look like the model's weights."""
+"""Types flow from slot to slot: messages, updates and weights need not look like the model's weights."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def composed(work, *, distributor=None, aggregator=None, finalizer=None, model=M
 
 
 def kernel_updates(weights, bias):
-    """What the clients that hold examples make of the kernel, and how many they hold."""
+    """The kernel updates of the clients with examples, and their numbers of examples."""
     found = {}
     for name, client in CLIENTS.items():
         kernel = weights["kernel"]
@@ -105,7 +105,7 @@ def test_update_of_a_part_moves_this_part_with_the_optimizers_state():
 
 
 def expanded(expand, like, inner):
-    """An aggregator that makes updates of the type `like` of the messages, and gives them to `inner`."""
+    """An aggregator that expands the messages to updates of the type `like`, and passes them to `inner`."""
 
     def next(state, message, weight):
         return inner.next(state, fc.federated_map(expand, message), weight)
@@ -168,7 +168,7 @@ def test_sparse_update_that_the_aggregator_expands():
 
 
 def three_models(optimizer=None):
-    """A process of three models, of which each client trains one; the server has an optimizer state for each."""
+    """A process with three models: each client trains one of them, and the server has an optimizer state for each."""
     server = optimizer or optax.adam(0.1)
     by_row = optax.GradientTransformation(jax.vmap(server.init), jax.vmap(server.update))
     model = MODEL._replace(init=lambda key: jax.vmap(MODEL.init)(jax.random.split(key, 3)))
@@ -187,7 +187,7 @@ def nearest(weights, client):
 
 
 def test_weight_for_each_of_three_clusters():
-    """Each of the models moves by the mean of the clients that it fits best; one without clients keeps every bit.
+    """Each model moves by the mean of the clients that it fits best; a model without clients keeps every bit.
 
     In one of the rounds there are as many clients as models.
     """

@@ -1,4 +1,4 @@
-"""The scripts of `benchmarks/` are modules of one another, and so of their tests."""
+"""Makes the scripts of `benchmarks/` importable, as they import one another."""
 
 import pathlib
 import sys
@@ -13,7 +13,7 @@ if str(SCRIPTS) not in sys.path:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> pathlib.Path:
-    """A folder of the workloads' data with few clients, and cohorts of five of them."""
+    """A folder with the workloads' data for few clients, and cohorts of five of them."""
     import workloads
 
     folder = tmp_path_factory.mktemp("data")

@@ -1,4 +1,4 @@
-"""The benchmark of what a call costs beside computing."""
+"""The benchmark of a call's overhead."""
 
 import json
 

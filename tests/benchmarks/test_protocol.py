@@ -1,4 +1,4 @@
-"""The line protocol: a session's answers, a framework with a loop of its own, and a child process."""
+"""The line protocol: a session's answers, a framework with its own loop, and a child process."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def adding(task) -> _protocol.Peer:
 
 
 def answers_of(task, peer, lines) -> list[dict]:
-    """What a session answers."""
+    """The answers of a session."""
     out = io.StringIO()
     _protocol.Session(task, "only", pathlib.Path(), out).serve(peer, lines)
     return [json.loads(line) for line in out.getvalue().splitlines()]

@@ -1,4 +1,4 @@
-"""The report: table, chart and file from recorded numbers, and what is left out."""
+"""The report: its table, chart and file from recorded numbers, and what it omits."""
 
 import json
 import statistics

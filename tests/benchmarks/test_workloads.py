@@ -1,4 +1,4 @@
-"""The workloads' data, and the models that they are for."""
+"""The workloads' data and their models."""
 
 import jax
 import numpy as np

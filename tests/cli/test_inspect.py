@@ -17,7 +17,7 @@ _SMALL = "--data synthetic --cohort-size 2 --devices 2 --rounds 3 --checkpoint-e
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
-    """A run that is stopped after the first of its three rounds."""
+    """A run that was stopped after the first of its three rounds."""
     path = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_train, "_follow", _stop)
@@ -57,7 +57,7 @@ def test_a_file_in_the_place_of_its_folder(folder, capsys):
 
 
 def test_a_configuration_that_was_changed(folder, tmp_path, capsys):
-    """The optimizer's state is another one."""
+    """The changed settings give the optimizer another state."""
     text = (folder / "config.toml").read_text()
     (tmp_path / "config.toml").write_text(text.replace('"sgd"', '"adam"'))
     (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
@@ -84,7 +84,7 @@ def _watching(folder: pathlib.Path) -> subprocess.Popen:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_watches_a_run_that_another_process_trains(folder, capsys):
-    """It has seen the first round when the run goes on, and ends with the last one."""
+    """It evaluates the first round before the run continues, and ends with the last one."""
     watching = _watching(folder)
     first = watching.stdout.readline()
     assert main(["resume", str(folder)]) == 0

@@ -38,7 +38,7 @@ def _rows(folder: pathlib.Path) -> list[dict]:
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Makes Ctrl-C come in a round."""
+    """Simulates Ctrl-C in a round."""
     follow = _train._follow
 
     def set_(number: int) -> None:
@@ -136,7 +136,7 @@ def test_other_runs(line, tmp_path):
 
 
 def test_everything_that_can_be_left(tmp_path, capsys):
-    """Nobody takes part in a round that all clients fail in, which is skipped."""
+    """A round in which all clients fail is skipped."""
     run = tmp_path / "run"
     line = "--releases jsonl,tensorboard --exports weights,predict --dropout 0.99 --evaluate-every 0"
     assert _main(f"train {_SMALL} {line} --cohort-size 1 --out {run}") == 0
@@ -184,7 +184,7 @@ def test_updates_that_are_not_finite_are_told(tmp_path, capsys):
 
 
 def test_ends_early_without_improvement(tmp_path, capsys):
-    """With a step too small to change anything; the rounds behind it are not run again."""
+    """The step is too small to change anything; rounds that are done do not run again."""
     run = tmp_path / "run"
     line = f"train {_SMALL} --rounds 9 --evaluate-every 1 --client-lr 1e-30 --patience 2"
     assert _main(f"{line} --out {run}") == 0
@@ -197,7 +197,7 @@ def test_ends_early_without_improvement(tmp_path, capsys):
 
 
 def test_private_training_tells_what_it_costs(tmp_path, capsys):
-    """Clients that fail after they were drawn cost no less."""
+    """Clients that fail after they were selected cost no less."""
     line = f"train {_SMALL} --rounds 2 --noise-multiplier 1 --max-norm 0.5 --delta 0.001 --dropout 0.2"
     assert _main(f"{line} --out {tmp_path / 'run'}") == 0
     spent = privacy.epsilon(noise_multiplier=1.0, delta=0.001, sampling=privacy.fixed_size(3, 30), rounds=2)
@@ -215,7 +215,7 @@ def test_without_matplotlib_the_run_finishes(tmp_path, monkeypatch, capsys):
 
 
 def _environment() -> dict:
-    """That of a user, who has not set the number of devices as the tests do."""
+    """The environment of a user, who has not set the number of devices as the tests do."""
     return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 
 
@@ -224,7 +224,7 @@ def _command(*arguments) -> list[str]:
 
 
 def _in_a_terminal(arguments: list[str], folder: pathlib.Path, interrupt_at: bytes | None = None) -> tuple[int, bytes]:
-    """Runs the command in a terminal of 80 columns and presses Ctrl-C when something is shown."""
+    """Runs the command in a terminal of 80 columns, and presses Ctrl-C once a given text is shown."""
     pid, terminal = pty.fork()
     if pid == 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background inherits that it is ignored
@@ -273,7 +273,7 @@ def test_ctrl_c_ends_cleanly(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
-    """`kill -9` while it trains; the table has more rounds than the checkpoints."""
+    """It is killed with `kill -9` during training; the table has more rounds than the checkpoints."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     line = ["train", "--data", "synthetic", "--rounds", "60", "--evaluate-every", "30"]
     subprocess.run(_command(*line, "--out", whole), env=_environment(), check=True, capture_output=True)

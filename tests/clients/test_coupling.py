@@ -33,7 +33,7 @@ def masked_negatives(predictions, batch, mask):
 
 
 class Layers(nn.Module):
-    """Much of what people build models of."""
+    """Many of the layers that models are built from."""
 
     @nn.compact
     def __call__(self, tokens, train):
@@ -163,7 +163,7 @@ def test_a_head_of_zeros_hides_nothing():
 
 
 def test_statistics_over_an_axis_of_its_own_are_told_of():
-    """A BatchNorm with an axis name takes the mean of means over it, and is not given the mask."""
+    """A BatchNorm with an axis name takes the mean of means over that axis, and does not receive the mask."""
 
     class Mapped(nn.Module):
         @nn.compact
@@ -200,7 +200,7 @@ def test_a_loss_is_told_of_once_where_an_algorithm_is_built():
 
 
 def test_a_loss_is_told_of_while_something_else_is_traced():
-    """As where the optimizer is one of each round's own."""
+    """This happens if the optimizer is a function of the round number."""
     model = models.mlp(6, 4, 3)._replace(loss=lambda *args: in_batch_negatives(*args))
     with pytest.warns(UserWarning, match="padding changes the loss"):
         jax.eval_shape(lambda x: (warn_of_coupled_rows(model, training=True), x)[1], jnp.ones(3))

@@ -25,7 +25,7 @@ OPTIMIZERS = {
 
 
 def answers(optimizer, lanes: int, epochs: int = 3):
-    """What every client's training gives."""
+    """The result of every client's training."""
     train = local_trainer(MODEL, optimizer)
 
     @fc.federated_computation(fc.at_server(fc.clients.weights_type(MODEL)), DATA)
@@ -38,7 +38,7 @@ def answers(optimizer, lanes: int, epochs: int = 3):
 
 
 def plain_loop(optimizer, batches, tilt=None):
-    """The same steps as optax documents them: `value_fn` is the mean loss of the batch, and of nothing else."""
+    """The same steps as optax documents them: `value_fn` is exactly the mean loss of the batch."""
     weights, state = WEIGHTS, optimizer.init(WEIGHTS)
 
     @jax.jit

@@ -23,7 +23,7 @@ def start(optimizer: LocalOptimizer, weights, aux_var=None):
 
 
 def run(optimizer: LocalOptimizer, state, weights, gradients):
-    """The steps that these gradients, the same for every entry, give."""
+    """The steps for these gradients, which are the same for every entry."""
     step = jax.jit(optimizer.step)
     for gradient in gradients:
         state, weights = step(state, jax.tree.map(lambda w, g=gradient: jnp.full_like(w, g), weights), weights)

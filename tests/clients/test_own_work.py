@@ -1,4 +1,4 @@
-"""Client works of a stranger, written from public names only."""
+"""Custom client works, written with public names only."""
 
 import jax
 import numpy as np

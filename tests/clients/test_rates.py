@@ -1,4 +1,4 @@
-"""Client rates that change from round to round: by a function of its number, or in the state."""
+"""Client learning rates that change from round to round: by a function of the round number, or in the state."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def cohort():
 
 
 def weights_after(rates, momentum=0.0):
-    """After a round with each of these client rates, server rate 1."""
+    """The weights after a round with each of these client rates, with server rate 1."""
     weights, after = reference.as_float64(MODEL.init(jax.random.split(KEY)[0])), []
     for rate in rates:
         update, _ = reference.fed_avg_update(weights, CLIENTS, reference.SGD(rate, momentum), 3, 2)
@@ -129,7 +129,7 @@ def test_an_optimizer_that_exchanges_variables_is_refused():
 
 
 def halved_after_each_step() -> LocalOptimizer:
-    """A local optimizer of a stranger."""
+    """A custom local optimizer."""
 
     def step(state, gradient, weights):
         rate = 0.5 * 0.5**state

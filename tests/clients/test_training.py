@@ -1,4 +1,4 @@
-"""What one client does: local training, gradients, evaluation, weights, against the oracle."""
+"""The work of one client, against the oracle: local training, gradients, evaluation, weights."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ DATA = fc.at_clients(fc.types.SequenceType(MODEL.batch_type))
 
 
 def _each(work: ClientWork):
-    """What every client answers, from the same weights."""
+    """The result of every client, from the same weights."""
 
     @fc.federated_computation(fc.at_server(fc.clients.weights_type(MODEL)), DATA)
     def answers(weights, data):

@@ -256,7 +256,7 @@ class Scaled:
 
 
 def test_other_static_fields_are_refused():
-    """They were those of the type before, without a word."""
+    """They used to become those of the type, silently."""
 
     @fc.federated_computation(fc.at_server(Scaled("float32", 2.0)), FLOATS)
     def run(scaled, values):

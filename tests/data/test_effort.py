@@ -1,4 +1,4 @@
-"""Effort limits: the steps of a client that stops by itself, without a clock."""
+"""Effort limits: the steps of a client that stops early, without a clock."""
 
 from fractions import Fraction
 
@@ -18,7 +18,7 @@ limits = st.none() | st.integers(1, 30)
 
 
 def steps_of(size, batch_size, num_epochs, max_steps, max_seconds, speed) -> int:
-    """Trains batch by batch: steps and seconds are looked at after every step."""
+    """Trains batch by batch; steps and seconds are checked after every step."""
     steps, streamed = 0, 0
     while size and (num_epochs is None or streamed < size * num_epochs):
         steps, streamed = steps + 1, streamed + batch_size

@@ -1,4 +1,4 @@
-"""What a cohort says of its clients beside their data."""
+"""Side information about the clients of a cohort."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Ids of populations: a sequence like the tuple of them, whatever holds them, that finds its clients."""
+"""The ids of a population: a sequence like their tuple, whatever holds them, that finds its clients."""
 
 import tracemalloc
 
@@ -28,7 +28,7 @@ def plain(ids) -> tuple:
 
 
 def assert_like(found: ClientIds, expected: tuple) -> None:
-    """A sequence of ids is as good as a tuple of them."""
+    """Asserts that a sequence of ids behaves like their tuple."""
     assert found == expected and expected == found and tuple(found) == expected and len(found) == len(expected)
     assert {type(i) for i in found} <= {int, str}
     np.testing.assert_array_equal(found.digests, client_digests(expected))

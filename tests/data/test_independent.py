@@ -1,4 +1,4 @@
-"""Clients that take part independently: gaps and tags give each exactly its chance."""
+"""Clients that take part independently: gaps and tags give each client exactly its probability."""
 
 import fractions
 

@@ -1,4 +1,4 @@
-"""Who reports: a function of key, round and client alone, counted without gaps."""
+"""Who reports is a function of the key, the round and the client alone, and every client is counted."""
 
 import itertools
 
@@ -36,7 +36,7 @@ EVERYONE = fixed_cohorts([IDS], first_round=0)
 
 
 def stages(key=KEY) -> dict:
-    """One of each kind that decides for every client on its own."""
+    """One stage of each kind that decides for every client independently."""
     speeds = lognormal_speeds(1.0, 0.7, key=key)
     return {
         "available": available(diurnal(0.3, 0.9, rounds_per_day=10, key=key), key=key),

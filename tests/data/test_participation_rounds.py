@@ -37,7 +37,7 @@ def participants(minimum=6):
 
 
 def run(process, state, ask, rounds):
-    """The loop one would write: a skipped round is not run."""
+    """The loop that a user would write: a skipped round does not run."""
     turnouts = []
     for round_num in rounds:
         present = ask(round_num)

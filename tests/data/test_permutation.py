@@ -1,4 +1,4 @@
-"""The order of a population that is drawn a place at a time: a permutation, and each is as likely as any other."""
+"""The order of a population, drawn one place at a time: a permutation, and all permutations are equally likely."""
 
 import itertools
 
@@ -32,7 +32,7 @@ def test_a_place_depends_on_no_other(population, number, draw):
 
 
 def network(population: int, place: int, number: int) -> int:
-    """The definition in Python's integers: two digits, ten rounds, again while nobody stands there."""
+    """The definition in Python's integers: two digits, ten rounds, repeated until the place holds a client."""
     bits = 2**64 - 1
 
     def mixed(z):
@@ -68,7 +68,7 @@ def test_large_populations_go_through_the_network(population):
 
 
 def test_golden_values():
-    """Runs of long ago are resumed by these: they are the same in every version of everything."""
+    """Old runs are resumed with these values, so they must stay the same in every version of every dependency."""
     assert permuted(seed(0), 1000, np.arange(4)).tolist() == [842, 216, 956, 665]
     assert permuted(seed(0), 10**7, np.arange(4)).tolist() == [7566011, 1198943, 3376423, 662620]
 

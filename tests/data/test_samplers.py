@@ -1,4 +1,4 @@
-"""Samplers: pure in key and round, and distributed as they say."""
+"""Samplers: pure functions of key and round, with the documented distributions."""
 
 import itertools
 
@@ -190,7 +190,7 @@ def test_fixed_cohorts_come_in_their_order():
 )
 def test_a_population_is_indexed_only_where_it_is_drawn(make):
     class Ids:
-        """As many ids as a population, that counts how many are looked at."""
+        """The ids of a population, which count how many of them are read."""
 
         looked = 0
 
@@ -216,7 +216,7 @@ def test_nobody_can_be_asked_for():
 
 
 def test_golden_values():
-    """The same on every version of Python, NumPy and JAX: cohorts of experiments of long ago can be drawn again."""
+    """They are the same in every version of Python, NumPy and JAX, so that old cohorts can be drawn again."""
     population = range(1000)
     assert uniform_sampler(population, 4, key=KEY)(3) == [719, 662, 787, 854]
     assert uniform_sampler(population, 4, key=KEY, replace=True)(3) == [398, 779, 596, 877]

@@ -105,7 +105,7 @@ def test_clients_keep_their_rows_of_the_population(make):
 
 
 def test_equal_ids_make_equal_populations():
-    """State that is kept by row goes to the same clients, however the examples were shuffled."""
+    """State that is kept by row belongs to the same clients, however the examples were shuffled."""
     owners, rows = np.array(["bob", "ada", "eve", "ada"]), np.arange(4)
     shuffled = np.array([3, 2, 0, 1])
     for names in (owners, owners.astype(object), owners.tolist(), np.array([9, -3, 20, -3]), [5, "b", 2**70, "b"]):

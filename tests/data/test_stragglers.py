@@ -1,4 +1,4 @@
-"""Fast and slow clients: steps, times of report, and for whom a round waits."""
+"""Fast and slow clients: their steps, their reporting times, and the clients that a round waits for."""
 
 import jax
 import numpy as np
@@ -62,7 +62,7 @@ def test_who_is_late_is_lost():
 
 
 def test_a_deadline_without_a_speed_is_refused_in_the_first_round():
-    """Nobody would ever be late."""
+    """Without a speed nobody would ever be late."""
     timed = local_effort(Effort(max_epochs=1), DATA, ONCE, steps_per_second=1.0)
     untimed = local_effort(Effort(max_epochs=1), DATA, ONCE)
     for stages in ([deadline(9)], [untimed, deadline(9)], [deadline(9), timed]):

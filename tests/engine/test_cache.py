@@ -1,4 +1,4 @@
-"""The user's cache folder, and that what one process compiles, the next one finds."""
+"""The user's cache folder: the next process finds what an earlier one has compiled."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Values that come in with a cohort, beside its clients' data."""
+"""Values that come with a cohort, besides its clients' data."""
 
 import dataclasses
 
@@ -197,7 +197,7 @@ def test_descriptions_show_what_the_clients_bring():
 
 
 def discount_stale(inner):
-    """An aggregator that weighs an update less, the more rounds it is late."""
+    """An aggregator that gives an update less weight the more rounds it is late."""
 
     def next(state, value, weight):
         delay = fc.federated_client_value("delay", "int32")

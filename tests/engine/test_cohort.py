@@ -1,4 +1,4 @@
-"""Cohorts: what is known of them before anything is read."""
+"""Cohorts: what is known about them before anything is read."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What stands for clients and for batches, and structs that come as dicts: by name at every entrance."""
+"""Arguments that stand for clients and batches, and structs given as dicts: matched by name everywhere."""
 
 import collections
 import itertools
@@ -126,7 +126,7 @@ def test_a_struct_of_placed_values_is_matched_by_name():
 
 
 def test_states_and_weights_may_be_dicts_of_dicts():
-    """Also those of optax, which are NamedTuples and tuples, as they come from a file or a message."""
+    """This includes optax's NamedTuples and tuples, which become dicts in a file or a message."""
     model = fc.models.logistic_regression(2, 2)
     process = fc.algorithms.fed_avg(model, optax.sgd(0.1), server_optimizer=optax.adam(0.1), key=jax.random.key(0))
     client = {"x": np.eye(2, dtype=np.float32), "y": np.array([0, 1], np.int32)}

@@ -1,4 +1,4 @@
-"""A plan on devices: values by node in, one value for each output out."""
+"""A plan on devices: it takes values by node and returns one value for each output."""
 
 import jax
 import jax.numpy as jnp

@@ -42,7 +42,7 @@ def test_digests_are_functions_of_the_id_alone(ids):
 
 
 def test_golden_digests():
-    """All randomness of a client hangs on these, in every session: they may never change again."""
+    """All of a client's randomness depends on these, in every session, so they must never change."""
     assert client_digests([0, 7, -1]).tolist() == [9370218965779684112, 8857195775763297403, 15367059306999779680]
     assert client_digests(["", "ada", "client_7"]).tolist() == [
         4151391468963925352,

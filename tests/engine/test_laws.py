@@ -1,4 +1,4 @@
-"""What may not change a result: the order of clients, lanes, devices, padding, and what other clients hold."""
+"""What must not change a result: the order of clients, lanes, devices, padding, and other clients' data."""
 
 import jax
 import jax.numpy as jnp

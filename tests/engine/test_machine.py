@@ -136,7 +136,7 @@ def one_of_many_cores(monkeypatch, nothing_chosen):
 
 
 def warned(devices: tuple) -> list[str]:
-    """What is said of clients that run on these devices."""
+    """The warnings about clients that run on these devices."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn_if_cores_idle(devices)

@@ -1,4 +1,4 @@
-"""Where values are, and what a refused call leaves behind."""
+"""Where values are placed, and what a refused call leaves unchanged."""
 
 import jax
 import jax.numpy as jnp

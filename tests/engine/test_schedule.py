@@ -1,4 +1,4 @@
-"""The schedule: who runs where and when, a function of the cohort alone."""
+"""The schedule, which says who runs where and when, is a function of the cohort alone."""
 
 import itertools
 import tracemalloc
@@ -17,13 +17,13 @@ NO_BUDGET = 2**60
 
 
 def scheduled(steps, lanes=1, devices=1, budget=NO_BUDGET):
-    """Of clients with so many batches of at most 4 examples."""
+    """The schedule of clients with these numbers of batches of at most 4 examples."""
     cohort = cohorts.make_cohort(cohorts.make_population([4 * s for s in steps]))
     return make_schedule(cohort, fc.EngineConfig(lanes, devices, budget).resolve())
 
 
 def blocks_by_shard(result) -> list:
-    """Per shard its blocks, over all waves, in order."""
+    """The blocks of each shard, over all waves, in order."""
     shards = [[] for _ in range(result.count[0].size)]
     blocks = iter(result.clients.tolist())
     for wave in result.count:
@@ -105,7 +105,7 @@ def test_nobody_is_one_wave(budget):
 
 
 def test_the_plan_of_a_client_takes_few_bytes():
-    """What a million clients take beside one wave; it grows with every array of the length of the cohort."""
+    """The memory of a million clients besides one wave, which grows with every array of the cohort's length."""
     number = 50_000
     cohort = Cohort(
         tuple(range(number)),

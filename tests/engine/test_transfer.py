@@ -1,4 +1,4 @@
-"""What crosses devices comes back as it was, and host memory is used again only when no array is it any more."""
+"""Values sent to devices come back unchanged, and host memory is reused only when no array aliases it any more."""
 
 import gc
 

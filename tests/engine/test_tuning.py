@@ -25,7 +25,7 @@ def file(tmp_path, monkeypatch) -> pathlib.Path:
 
 @pytest.fixture
 def measured(monkeypatch) -> list[int]:
-    """The lanes that were measured, once each; 4 is the fastest."""
+    """The numbers of lanes that were measured, each once; 4 is the fastest."""
     lanes = []
 
     def seconds(program, server, cohort):
@@ -147,7 +147,7 @@ def test_no_more_lanes_are_tried_than_the_budget_holds_temporaries_of(measured):
     @fc.federated_computation(fc.at_clients(cohorts.DATA))
     def sorted_products(data):
         def products(data):
-            """4 MB that no fusion avoids."""
+            """Products of 4 MB that no fusion avoids."""
             x = data.reduce(jnp.zeros(1000), lambda c, batch, mask: c + jnp.sum(batch["y"], where=mask))
             return jnp.sort(jnp.sort(jnp.outer(x, x), 0), 1)[0, 0]
 

@@ -87,7 +87,7 @@ def declared(fields) -> fc.types.Type:
 
 
 def numbered(fields, numbers, order):
-    """A value whose every number is another one, its dicts filled in the order that `order` makes of their fields."""
+    """A value in which all numbers differ; `order` orders the fields of its dicts."""
     if fields is None:
         return float(next(numbers))
     inner = {name: numbered(part, numbers, order) for name, part in fields}
@@ -106,5 +106,5 @@ def test_fields_arrive_by_name_whatever_the_order(fields, random):
 
 
 def plain(value):
-    """The same in dicts, which JAX sorts."""
+    """The same value in dicts, which JAX sorts."""
     return {name: plain(part) for name, part in value.items()} if isinstance(value, dict) else value

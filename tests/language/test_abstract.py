@@ -1,4 +1,4 @@
-"""Types as abstract values: open dimensions are symbols, and where that fails the message says what to do."""
+"""Types as abstract values: open dimensions are symbols, and if that fails, the message says what to do."""
 
 import jax
 import jax.numpy as jnp

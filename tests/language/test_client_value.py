@@ -1,4 +1,4 @@
-"""What a program may say that it reads beside the clients' data."""
+"""The side information that a program may declare."""
 
 import pytest
 

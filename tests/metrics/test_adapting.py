@@ -14,7 +14,7 @@ LAWS = METRIC_LAWS.keys() - {"nan_of_nobody"}  # its value over nobody is the li
 
 @flax.struct.dataclass
 class Mean:
-    """As clu's Average, without its mask."""
+    """A mean like clu's Average, without its mask."""
 
     total: jax.Array
     count: jax.Array

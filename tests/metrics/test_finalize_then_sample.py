@@ -1,4 +1,4 @@
-"""Metrics finalized by every client, of a sample of the clients."""
+"""Metrics that every client finalizes, for a sample of the clients."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ FINALIZED = "<accuracy=float32{0},counts=<any=bool{0},share=float32[{1}2],total=
 
 
 def clients(numbers, seen=4.0):
-    """Statistics of which every metric tells the client's number."""
+    """Statistics from which every metric gives the client's number."""
     return [
         {"accuracy": (n, np.float32(seen)), "counts": {"per_class": np.array([n, 2 * n], np.int32), "total": n}}
         for n in numbers

@@ -77,7 +77,7 @@ def _on(kind, metric):
 
 
 def _predict(weights, batch, key=None, training=False):
-    """What the batch says, and scores of tokens that grow with the label."""
+    """The predictions in the batch, and token scores that grow with the label."""
     tokens = batch["tokens"][..., None] * jnp.arange(VOCABULARY)[None, None, :]
     return {**{name: batch[name] for name in ("classes", "binary", "numbers")}, "tokens": tokens.astype(jnp.float32)}
 

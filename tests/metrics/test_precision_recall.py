@@ -9,7 +9,7 @@ KINDS = {"precision": metrics.precision, "recall": metrics.recall, "f1": metrics
 
 
 def _quotient(kind, predicted, actual):
-    """Of one class in float64, from which examples are predicted and which are labelled so."""
+    """The value for one class in float64, from the examples predicted as it and those labelled as it."""
     hits = float((predicted & actual).sum())
     denominator = {
         "precision": predicted.sum(),
@@ -20,7 +20,7 @@ def _quotient(kind, predicted, actual):
 
 
 def _reference(kind, average, predicted, actual):
-    """From bool `[B, C]`."""
+    """The reference values, from bool `[B, C]`."""
     if average == "micro":
         return _quotient(kind, predicted.ravel(), actual.ravel())
     values = np.array([_quotient(kind, p, a) for p, a in zip(predicted.T, actual.T)])

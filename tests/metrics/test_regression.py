@@ -60,7 +60,7 @@ def test_r_squared_of_labels_far_from_zero():
 
 @pytest.mark.parametrize("mean", [0.0, 3.0, 30.0, 90.0])
 def test_r_squared_that_is_given_is_right_to_a_percent(mean):
-    """Up to where it is refused, over many batches that are added one by one."""
+    """Up to the limit at which it is refused, over many batches that are added one by one."""
     metric = metrics.r_squared()
     predictions, batch, mask = _batch(2, (64 * 200,), mean)
     parts = [x.reshape(200, 64) for x in (predictions, batch["y"], mask)]

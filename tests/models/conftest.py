@@ -1,4 +1,4 @@
-"""What every model holds to, and random batches for it."""
+"""The laws that every model keeps, and random batches for it."""
 
 import functools
 import types as python_types
@@ -36,7 +36,7 @@ def symbolic_batch(model):
 
 
 def split(weights):
-    """Trainable weights and a function that makes whole weights of them."""
+    """The trainable weights, and a function that completes them to all weights."""
     if isinstance(weights, ModelWeights):
         return weights.trainable, lambda trainable: weights._replace(trainable=trainable)
     return weights, lambda trainable: trainable

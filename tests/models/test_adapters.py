@@ -82,7 +82,7 @@ X = np.array([[0], [3], [6], [9]], np.float32)
 
 
 def trained(model, weights, mask):
-    """What training gives for `X`."""
+    """The result of training on `X`."""
     return predicted(model, weights, {"x": X}, mask, KEY, training=True)
 
 

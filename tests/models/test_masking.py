@@ -1,4 +1,4 @@
-"""Where the mask goes in modules that know nothing of padding."""
+"""How the mask reaches modules that do not know about padding."""
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ MOVED = [(0.03, 1.05), (0.015, 1.0125)]
 
 
 class Within(nn.Module):
-    """A BatchNorm within a transform of flax's."""
+    """A BatchNorm within a flax transform."""
 
     transform: str
 

@@ -47,7 +47,7 @@ def serve(folder: pathlib.Path, num_participants: int, num_rounds: int) -> None:
 
 
 def asked(participants: list[Connection], request) -> list:
-    """Everybody's answers to the same request."""
+    """The answers of all participants to the same request."""
     from fedjax_core.participant import decode_message, encode_message
 
     for participant in participants:

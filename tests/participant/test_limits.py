@@ -1,4 +1,4 @@
-"""What a participant's effort is counted as, with an injected clock."""
+"""How a participant's effort is counted, with an injected clock."""
 
 import pytest
 

@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def rows(data: LocalData, batching: Batching, key=None) -> list:
-    """The labels of the examples of every batch, and what stands in its padding."""
+    """The labels in every batch, and those in its padding."""
     batches = list(data.batches(batching, key))
     assert len(batches) == data.num_batches(batching)
     for batch, mask in batches:

@@ -26,7 +26,7 @@ def start(*arguments) -> subprocess.Popen:
 
 
 def run_federation(folder: pathlib.Path, num_participants: int):
-    """One server and its participants, in processes of their own."""
+    """One server and its participants, each in its own process."""
     processes = [start("server", folder, num_participants, ROUNDS)]
     try:
         port = processes[0].stdout.readline().strip()

@@ -1,4 +1,4 @@
-"""Bytes from anyone: mutated messages, and some made to harm."""
+"""Bytes from anyone: mutated messages, and malicious ones."""
 
 import random
 import struct
@@ -61,7 +61,7 @@ def splice(data: bytearray, others, rng: random.Random):
 
 
 def edit_length(data: bytearray, others, rng: random.Random):
-    """Puts the header of a string, bytes, array, map or extension of any length somewhere."""
+    """Overwrites a place with the header of a string, bytes, array, map or extension of any length."""
     place, length = rng.randrange(len(data)), rng.choice(LENGTHS)
     code, form = rng.choice([(0xD9, ">B"), (0xDA, ">H"), (0xDB, ">I"), (0xC6, ">I"), (0xDC, ">H"), (0xDD, ">I"),
                              (0xDE, ">H"), (0xDF, ">I"), (0xC9, ">I"), (0xCF, ">Q")])  # fmt: skip
@@ -94,7 +94,7 @@ def is_allowed(value) -> bool:
 
 
 def outcome(data: bytes) -> str:
-    """What becomes of bytes: refused with the named error, or a message of allowed types."""
+    """The outcome for bytes: the named error, or a message of allowed types."""
     try:
         message = decode_message(data)
     except MessageFormatError as error:
@@ -121,7 +121,7 @@ def test_mutated_messages_are_refused_or_valid():
 
 
 def bomb(inner: bytes) -> bytes:
-    """A TrainReply with this in the place of the updates."""
+    """A TrainReply with this value as the updates."""
     rest = {"aux_var": b"\x80", "n_epoch": b"\1", "n_steps": b"\1", "n_examples": b"\1", "t_spent": b"\1"}
     fields = {"updates": inner, **rest}
     return b"\x93\1\xaaTrainReply\x86" + b"".join(bytes([0xA0 + len(k)]) + k.encode() + v for k, v in fields.items())

@@ -1,4 +1,4 @@
-"""Messages as bytes and back, and what is refused at either end."""
+"""Messages as bytes and back, and what each end refuses."""
 
 from typing import NamedTuple
 
@@ -165,7 +165,7 @@ def packed(name="ErrorReply", fields=None, version=1):
 
 
 def reply(updates):
-    """The bytes of a TrainReply with this in the place of the updates."""
+    """The bytes of a TrainReply with this value as the updates."""
     fields = {"updates": updates, "aux_var": {}, "n_epoch": 1, "n_steps": 1, "n_examples": 1, "t_spent": 0.1}
     return packed("TrainReply", fields)
 

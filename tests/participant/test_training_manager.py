@@ -48,7 +48,7 @@ def make(optimizer=None, model=MODEL, data=DATA, clock=None, aggregator=None, **
 
 @pytest.fixture(scope="module")
 def shared():
-    """Stateless SGD; every test sends weights."""
+    """A manager with stateless SGD, to which every test sends weights."""
     return make(valid_data=VALID)
 
 
@@ -184,7 +184,7 @@ def test_momentum_lives_on_from_round_to_round():
 
 @pytest.mark.parametrize("make_sgd", [optax.sgd, optax.inject_hyperparams(optax.sgd)])
 def test_rates_are_a_function_of_the_round(make_sgd):
-    """Momentum lives on, also where the optimizer keeps the rate beside it in its state."""
+    """Momentum persists, even if the optimizer keeps the rate in its state as well."""
     traces = []
 
     def halving(round_num):
@@ -364,7 +364,7 @@ def test_running_state_is_answered_with_its_examples_where_the_server_averages_i
 
 
 def oracle(weights, data, batches=None) -> np.ndarray:
-    """The sum of the losses, the right ones, the examples."""
+    """The sum of the losses, the number of correct predictions, and the number of examples."""
     return np.sum([reference.measured(weights, batch) for batch in batches or [data]], axis=0)
 
 

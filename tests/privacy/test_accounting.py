@@ -1,4 +1,4 @@
-"""Noise, budget and rounds: golden values, the three inverses of one another, and what does not match."""
+"""Noise, budget and rounds: golden values, the three inverse functions, and arguments that do not match."""
 
 import math
 import subprocess

@@ -1,4 +1,4 @@
-"""What the tests of runs share: a small learning task, a clock, and a run of three rounds in numbers."""
+"""Fixtures for the tests of runs: a small learning task, a clock, and a history of three rounds."""
 
 import jax
 import optax
@@ -28,7 +28,7 @@ def evaluation(model) -> fc.computations.Computation:
 
 @pytest.fixture(scope="module")
 def data() -> tuple[fc.data.FederatedData, fc.data.FederatedData]:
-    """Eight clients, each with examples to train on and some that are held out."""
+    """Eight clients, each with training examples and held-out examples."""
     return fc.data.from_clients(reference.make_clients([7, 3, 9, 4, 6, 5, 8, 2])).split_examples(0.7)
 
 

@@ -1,10 +1,9 @@
-"""Training processes that are killed: reads a line of JSON per process, and writes how it ended.
+"""Training processes that are killed: the script reads a line of JSON per process, and writes how it ended.
 
 A line has `folder` and, optionally, `kill`: `rounds`, after how many rounds of this process, and then
 `seconds`, or `events`, so many operations on files below a folder that is called `below`.
 
-Each process is a fork of this one, which has imported everything and not used JAX, so that a start takes
-no seconds.
+Each process is a fork of this one, which has imported everything but has not used JAX, so it starts in no time.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ ROUNDS = 12
 
 
 def run(folder: str, kill: dict | None) -> str:
-    """Trains and evaluates from where the folder has got to; gives a digest of the final state and metrics."""
+    """Trains and evaluates from the folder's latest checkpoint; returns a digest of the final state and metrics."""
     fc.use_compilation_cache(pathlib.Path(folder).parent / "xla")
     warnings.simplefilter("error")
     trained, held_out = data.synthetic_iid(num_clients=6, key=jax.random.key(0)).split_examples(0.5)
@@ -65,7 +64,7 @@ def run(folder: str, kill: dict | None) -> str:
 
 
 def _trigger(kill: dict | None):
-    """What is told the number of rounds so far, and lets the process be killed at the time that was drawn."""
+    """A function of the number of rounds so far, which makes the process die at the time that was drawn."""
 
     def told(rounds: int) -> None:
         if kill is None or rounds != kill["rounds"]:

@@ -1,4 +1,4 @@
-"""One of several processes that share a run's folder: `rank processes port folder rounds...`.
+"""One of several processes that share a run's folder; its arguments are `rank processes port folder rounds...`.
 
 Trains up to each of the rounds in turn, resuming, and prints a digest of the final state.
 """

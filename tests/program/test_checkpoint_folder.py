@@ -1,4 +1,4 @@
-"""One checkpoint on the disk: its bits, and what is refused."""
+"""One checkpoint on disk: its bits, and what is refused."""
 
 import json
 import shutil
@@ -131,7 +131,7 @@ def _exchanged(data):
 
 @pytest.mark.parametrize("damage", [_emptied, _halved, _flipped, _longer, _exchanged, None])
 def test_whatever_is_damaged_is_noticed_or_changes_nothing(damage, tmp_path):
-    """Each file in turn; None removes it."""
+    """Damages each file in turn; None removes it."""
     state = {"w": jnp.arange(300.0), "n": jnp.int32(3), "key": jax.random.key(1)}
     _write(tmp_path / "whole", state)
     files = [p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*") if p.is_file()]
@@ -168,7 +168,7 @@ def test_what_is_no_checkpoint(content, tmp_path):
 
 
 def test_what_orbax_does_not_write_as_it_was_given_is_noticed(tmp_path, monkeypatch):
-    """Beside its files, the arrays themselves are verified."""
+    """The arrays themselves are verified, not only orbax's files."""
     state = {"a": jnp.zeros(3), "b": jnp.ones(3)}
     with monkeypatch.context() as patched:
         patched.setattr(module, "_stored", lambda array: array + 1)

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which are kept, which is taken, and that writing goes on beside the run."""
+"""The checkpoints of a run: which are kept, which is restored, and that they are written in the background."""
 
 import threading
 import time
@@ -76,7 +76,7 @@ LOSSES = [3.0, 1.0, float("nan"), 2.0, 1.0, None, 5.0, float("inf")]
 @pytest.mark.parametrize("mode, best", [("min", 2), ("max", 8)])
 @pytest.mark.parametrize("resumed", [False, True])
 def test_the_best_is_kept(mode, best, resumed, tmp_path):
-    """Of equal ones the earliest; a round whose metric is NaN or missing is none."""
+    """Of equal values the earliest is kept; a round whose metric is NaN or missing is never the best."""
     options = {"keep_last": 1, "best_metric": "eval/loss", "best_mode": mode}
     checkpoints = Checkpoints(tmp_path, **options)
     for number, loss in enumerate(LOSSES, 1):
@@ -92,7 +92,7 @@ def test_the_best_is_kept(mode, best, resumed, tmp_path):
 
 
 def test_a_metric_that_no_round_has(tmp_path):
-    """A warning, once, and not before there was an evaluation."""
+    """It is warned of once, and not before there was an evaluation."""
     checkpoints = Checkpoints(tmp_path, keep_last=2, best_metric="held_out/los")
     evaluated = _checkpoint(2, accuracy=0.5)
     evaluated.history.records[-1] = evaluated.history.records[-1]._replace(held_out={"loss": 1.0})

@@ -1,4 +1,4 @@
-"""`kill -9` at any moment of a run: it is resumed, and ends as if nothing had been."""
+"""`kill -9` at any moment of a run: it is resumed, and ends as if nothing had happened."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def _is_half_written(folder: pathlib.Path) -> bool:
 
 
 def _measured(folder: pathlib.Path) -> list[dict]:
-    """What each of the files holds of each round but the times, as far as the last line is whole."""
+    """What each file holds about each round, without the times and without a torn last line."""
     files = [_rows(folder / name) for name in ("metrics.csv", "released.csv", "released.jsonl")]
     longest = max(files, key=len)
     assert all(rows == longest[: len(rows)] for rows in files)
@@ -69,13 +69,13 @@ def _evaluated(folder: pathlib.Path) -> list[dict]:
 
 
 def _files(folder: pathlib.Path) -> set[str]:
-    """All but the arrays, whose files orbax gives random names."""
+    """All files except the arrays, for which orbax chooses random names."""
     paths = (path.relative_to(folder) for path in folder.rglob("*"))
     return {path.as_posix() for path in paths if "arrays" not in path.parts}
 
 
 def _check_readable(folder: pathlib.Path) -> None:
-    """Whatever a killed process has left can be read; the next process reads the checkpoints, warnings being errors."""
+    """All that a killed process has left is readable; the next process reads it, with warnings as errors."""
     if not folder.exists():
         return
     assert [row["round"] for row in _measured(folder)] == list(range(1, len(_measured(folder)) + 1))
@@ -93,7 +93,7 @@ def _check_readable(folder: pathlib.Path) -> None:
 
 
 def _assert_the_same_bits(workers, folder: pathlib.Path, kills: int, seed: int) -> None:
-    """Runs one run after the other, each killed and resumed until it is done, until there were enough kills."""
+    """Runs one run after another, each killed and resumed until it is done, until there have been enough kills."""
     random_, half_written, runs = random.Random(seed), 0, 0
     expected = workers(folder / "run" / "uninterrupted")
     assert expected["status"] == 0

@@ -1,4 +1,4 @@
-"""Early stopping: when it ends a run, what such a run leaves, and that a resumed one decides the same."""
+"""Early stopping: when it ends a run, what the run leaves, and that a resumed run makes the same decision."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_a_round_without_the_metric_decides_nothing():
 
 
 def test_the_evaluation_at_the_end_of_a_shorter_run_does_not_count():
-    """Extended by two rounds after round 3, it ends as if it had never been shorter."""
+    """A run extended by two rounds after round 3 ends as if it had never been shorter."""
     losses = [2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     rule = EarlyStopping("held_out/loss", patience=2)
     assert _last_round(losses, rule, every=2, name="held_out/loss") == 6
@@ -68,7 +68,7 @@ def test_replay_is_the_same_decision():
 
 @pytest.fixture(scope="module")
 def make():
-    """A run that improves for some rounds, evaluated after each second one."""
+    """A run that improves for some rounds, evaluated after every second round."""
     model = reference.linear_model()
     process = fc.algorithms.fed_avg(model, optax.sgd(0.1), server_optimizer=optax.adam(0.05), key=KEY)
     train_data, test_data = fd.FederatedData.from_clients(reference.make_clients([7, 3, 9, 4])).split_examples(0.7)
@@ -128,7 +128,7 @@ def test_on_a_training_metric_it_evaluates_at_the_end(make, tmp_path):
 
 
 def test_a_metric_of_participation_that_nobody_measures_is_told(make, tmp_path):
-    """Which reasons a sampler's stages have is seen in its first round."""
+    """The reasons of a sampler's stages are known only after its first round."""
 
     def some_late(round_num, participation):
         return participation.keep(np.arange(len(participation.ids)) > 0, "asleep")

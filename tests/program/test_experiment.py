@@ -36,7 +36,7 @@ def fed_eval(model):
 
 @pytest.fixture
 def make(process, evaluation, data, clock, tmp_path):
-    """An experiment of five rounds with a checkpoint after each, but for what is said."""
+    """An experiment of five rounds with a checkpoint after each, unless the arguments say otherwise."""
 
     def experiment(**change):
         arguments = {
@@ -75,7 +75,7 @@ def test_trains_to_an_absolute_round_with_the_bits_of_the_loop(make, process, da
 
 @pytest.mark.parametrize("failure, left", [(RuntimeError, [3, 4, 5]), (KeyboardInterrupt, [4, 5])])
 def test_a_resumed_experiment_has_the_bits_of_an_uninterrupted_one(failure, left, make, tmp_path):
-    """Ctrl-C leaves a checkpoint of the round that it ends the run after."""
+    """Ctrl-C leaves a checkpoint of the last round that was run."""
 
     def stop(told):
         if told.number == 3:
@@ -130,7 +130,7 @@ def test_another_algorithm_is_refused(make, model):
 
 
 def test_another_key_of_the_process_is_told(make, model):
-    """The state, and with it the key, is that of the checkpoint."""
+    """The state, including the key, is the checkpoint's."""
     state = make(train_rounds=2).train()
     optimizers = {"client_optimizer": optax.sgd(0.1), "server_optimizer": optax.adam(0.05)}
     other = fc.algorithms.fed_avg(model, **optimizers, key=jax.random.key(6))
@@ -190,7 +190,7 @@ def test_participants_and_skipped_rounds(make, data):
 
 
 def test_a_resumed_run_with_failures_has_the_bits_of_an_uninterrupted_one(make, data, tmp_path):
-    """Clients that are unavailable, fail and are slow, and skipped rounds: it is stopped after one of each kind."""
+    """Clients are unavailable, fail or are slow, and rounds are skipped; it is stopped after a round of each kind."""
 
     def ask():
         work = fd.Effort(max_seconds=2.0), data[0], fd.Batching(batch_size=4, shuffle=True)
@@ -281,7 +281,7 @@ def test_an_exception_from_the_data_ends_an_evaluation(make, data):
 
 
 def test_a_process_of_evaluation_remembers_checkpoints(make, fed_eval):
-    """Each counts once, however often it is evaluated and whoever evaluates it."""
+    """Each checkpoint counts once, however often and by whatever method it is evaluated."""
     totals = []
     for rounds in (1, 2, 2, 3):
         make(train_rounds=rounds).train()
@@ -340,7 +340,7 @@ def test_a_resumed_one_goes_on_evaluating(make, process, evaluation, data):
 
 
 def test_an_evaluation_that_is_repeated_after_a_crash_counts_once(make, fed_eval):
-    """The state of the evaluation is written, the checkpoint of the round is not yet."""
+    """The state of the evaluation has been written, but the checkpoint of the round has not."""
 
     def crash(told):
         if told.round == 3:
@@ -400,7 +400,7 @@ def test_one_round_and_one_evaluation_to_try(make, data, process, evaluation, tm
 
 
 def test_a_watcher_waits_and_evaluates_each_checkpoint_once(make, clock, caplog):
-    """The other process is played by what happens while the watcher sleeps."""
+    """What happens while the watcher sleeps stands for the other process."""
     rounds_at_sleep = iter([None, 1, None, None, 3, 5])
 
     def trainer():
@@ -578,7 +578,7 @@ def test_a_missing_setting_is_named(make, job, missing, tmp_path):
 
 
 class Anything:
-    """Fails if anything of it is used."""
+    """An object that fails if anything of it is used."""
 
     def __getattr__(self, name):
         raise AttributeError(name)

@@ -85,7 +85,7 @@ def test_predicts_the_same_in_a_process_without_this_package(tmp_path):
 
 
 def test_takes_the_inputs_alone_however_the_labels_are_called(tmp_path):
-    """The labels are the field that comes first; sequences of any length."""
+    """The labels are the first field; the inputs are sequences of any length."""
 
     @jax.jit
     def predict(weights, batch, key=None, training=False):
@@ -123,7 +123,7 @@ class Normalized(nn.Module):
 
 
 def test_a_run_exports_the_running_state_that_it_leaves(tmp_path):
-    """A client's 0, 3, 6 move the averages from 0 and 1 to .03 and 1.05, by which predictions are normalized."""
+    """A client's 0, 3, 6 move the averages from 0 and 1 to .03 and 1.05, which then normalize the predictions."""
     batch_type = {"x": "float32[?,1]", "y": "float32[?,1]"}
     model = fc.models.from_linen(Normalized(), fc.models.squared_error(), batch_type)
     x = np.array([[0], [3], [6]], np.float32)

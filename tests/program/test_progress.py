@@ -26,7 +26,7 @@ def test_shows_rounds_metrics_and_speed(history, width):
 
 
 def test_shows_the_time_left(history):
-    """Rounds of two seconds, as the clock has it."""
+    """By the clock, each round takes two seconds."""
     assert "00:14" in _shown(history, 100, terminal=True, rounds=10).split("round 3/10")[-1]
 
 

@@ -1,4 +1,4 @@
-"""Client rates in runs: by a function of the round number and by the state, through a resume."""
+"""Client learning rates in runs: from a function of the round number and from the state, across a resume."""
 
 import jax
 import jax.numpy as jnp

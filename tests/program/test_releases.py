@@ -30,7 +30,7 @@ def _rows_of_json_lines(path) -> dict[int, float]:
 
 
 class _Memory(dict):
-    """A dict in the place of a file."""
+    """A dict instead of a file."""
 
     def __truediv__(self, name):
         return self

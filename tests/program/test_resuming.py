@@ -39,7 +39,7 @@ def traces():
 
 @pytest.fixture(scope="module")
 def process(traces):
-    """Every slot but the first has a state: a reservoir of metrics, an estimate of a quantile, Adam's moments."""
+    """Every slot except the first has a state: a reservoir of metrics, an estimate of a quantile, Adam's moments."""
     model = fc.models.logistic_regression(60, 10)
 
     def loss(predictions, batch):
@@ -136,7 +136,7 @@ def _rounds_in_csv(path) -> list[int]:
 
 
 def test_files_hold_every_round_once(arguments, uninterrupted, tmp_path):
-    """Stopped after rounds that have no checkpoint, and with a torn line."""
+    """The run is stopped after rounds without a checkpoint, and with a torn line."""
 
     def outlets():
         csv_, lines = release_to_csv(tmp_path / "released.csv"), release_to_json_lines(tmp_path / "released.jsonl")
@@ -161,7 +161,7 @@ def test_files_hold_every_round_once(arguments, uninterrupted, tmp_path):
 
 @pytest.mark.parametrize("release_to", [release_to_wandb, release_to_mlflow])
 def test_a_service_that_fails_costs_no_round(release_to, arguments, uninterrupted, tmp_path):
-    """It ends the run, and a resumed one goes on with every round once, in the files and for the service."""
+    """It ends the run; a resumed run releases every round exactly once, to the files and to the service."""
 
     class Service:
         def __init__(self, failing):
@@ -195,7 +195,7 @@ def test_a_service_that_fails_costs_no_round(release_to, arguments, uninterrupte
 
 @pytest.mark.parametrize("failure", [StopError, KeyboardInterrupt])
 def test_a_round_has_a_checkpoint_only_when_it_is_released(failure, arguments, tmp_path):
-    """Else a crash between the two, or Ctrl-C, would leave a round out."""
+    """Otherwise a crash between the two, or Ctrl-C, would lose a round."""
 
     def release(value, round_num):
         if round_num == 3:
@@ -239,7 +239,7 @@ def _with_lanes(process, lanes):
 
 
 def test_lanes_belong_to_a_checkpoint(arguments, tmp_path):
-    """Those that were left to the engine become the checkpoint's, others are told."""
+    """If the engine chooses the lanes, the checkpoint's are used; a different given number is warned of."""
     process = fc.algorithms.fed_avg(fc.models.logistic_regression(60, 10), optax.sgd(0.05), key=jax.random.key(1))
     small = {**arguments, "process": process, "evaluation": None, "rounds": 3}
     three = {**small, "process": _with_lanes(process, 3)}

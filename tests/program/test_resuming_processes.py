@@ -20,7 +20,7 @@ def _run(processes: int, folder: pathlib.Path, *rounds: int) -> list[str]:
 
 @pytest.mark.slow
 def test_processes_resume_one_run(tmp_path):
-    """The first one writes and all read; the bits are those of one process that was never interrupted."""
+    """The first process writes and all read; the bits are those of a single process that was never interrupted."""
     alone = _run(1, tmp_path / "alone", 4)
     assert set(_run(2, tmp_path / "together", 2, 4)) == set(alone)
     assert {path.name for path in (tmp_path / "together").iterdir()} == {"checkpoints", "run", "released 0.jsonl"}

@@ -217,7 +217,7 @@ def test_a_torn_line_is_taken_off(tmp_path, torn):
 
 @pytest.mark.parametrize("meanwhile", [b"3 thr", b"3 three\n", b"3 three\n4 four\n", b"3 three\n4 fo"])
 def test_what_was_written_meanwhile_is_noticed(tmp_path, meanwhile):
-    """By a write of this process that was interrupted, or by another process."""
+    """The file was changed by an interrupted write of this process, or by another process."""
     path = tmp_path / "lines"
     lines = _open(path)
     lines.put(1, "1 one")

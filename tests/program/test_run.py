@@ -1,4 +1,4 @@
-"""`Run`: what it takes, evaluates, begins with and leaves. The bits of resumed runs are in `test_resuming.py`."""
+"""`Run`: its arguments, evaluations, first state and files. The bits of resumed runs are in `test_resuming.py`."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ BATCHING = fd.Batching(batch_size=4, shuffle=True)
 
 @pytest.fixture
 def make(process, evaluation, data):
-    """A run of four rounds that leaves nothing, but for what is said."""
+    """A run of four rounds without files, unless the arguments say otherwise."""
 
     def run(**change):
         arguments = {"process": process, "train_data": data[0], "sampler": 3, "batching": BATCHING, "rounds": 4}
@@ -82,9 +82,9 @@ def test_a_sampler_draws_what_a_number_of_clients_does(make, data):
 
 
 def test_what_is_known_of_clients_comes_with_those_that_report(make, model, data):
-    """Staleness from a sampler's stage, by row and by id, reaches the round of the clients that are left.
+    """The staleness from a sampler's stage, by row and by id, reaches the round for the clients that report.
 
-    Also where the run is only tried.
+    The same holds when the run is only tried.
     """
 
     def with_delays(round_num, participation):
@@ -201,7 +201,7 @@ def test_fine_tunes_the_weights_of_another_run(make, process, model, data, tmp_p
 
 
 def _as_dicts(value):
-    """A state as it comes from a file or a message: dicts in place of all that has names."""
+    """A state as it comes from a file or a message, with dicts in place of all named containers."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         value = value._asdict()
     if isinstance(value, dict):
@@ -220,7 +220,7 @@ def test_the_state_that_a_run_begins_with_may_be_of_dicts(make, process):
 
 
 class Swapped(NamedTuple):
-    """A batch whose fields stand in another order than those of a dict."""
+    """A batch whose fields have another order than those of a dict."""
 
     y: Any
     x: Any
@@ -341,7 +341,7 @@ def test_a_round_that_draws_nobody_is_neither_tried_nor_estimated(make, data):
 
 
 def test_a_checkpoint_has_room_for_tables(make, tmp_path):
-    """A version that knows no client tables does not take a checkpoint that has some for one that has none."""
+    """A version without client tables does not mistake a checkpoint that has some for one that has none."""
     make(folder=tmp_path, rounds=1).train()
     path = tmp_path / "checkpoints" / "1" / "manifest.json"
     manifest = json.loads(path.read_text())["manifest"]
@@ -359,7 +359,7 @@ def test_a_checkpoint_has_room_for_tables(make, tmp_path):
 
 @pytest.fixture(scope="module")
 def with_nan():
-    """Clients "a" to "d", of which "b" and "d" hold a NaN."""
+    """Clients "a" to "d"; "b" and "d" hold a NaN."""
     clients = dict(zip("abcd", reference.make_clients([7, 3, 9, 4]).values()))
     for name in "bd":
         clients[name] = {**clients[name], "x": np.full_like(clients[name]["x"], np.nan)}
@@ -367,7 +367,7 @@ def with_nan():
 
 
 def test_clients_that_are_left_out_are_named(make, with_nan, tmp_path, caplog):
-    """In the history, also that of a checkpoint, in the releases, in the progress line and in the log."""
+    """They are named in the history and its checkpoints, in the releases, in the progress line and in the log."""
     released, cohorts = {}, fd.fixed_cohorts([["a", "c"], ["d", "a", "b"]])
     arguments = {"train_data": with_nan, "sampler": cohorts, "rounds": 2, "folder": tmp_path}
     with caplog.at_level("INFO", "fedjax_core"):

@@ -17,7 +17,7 @@ VALUE = {
 
 
 def _events(folder) -> list:
-    """The events of a folder's files, read by the format of TFRecord: length, check sum, data, check sum."""
+    """The events of a folder's files in the TFRecord format: length, checksum, data, checksum."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     events = []
     for path in sorted(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""Epsilon so far, among the metrics of every round."""
+"""The epsilon spent so far, among the metrics of every round."""
 
 import jax
 import optax
@@ -73,7 +73,7 @@ def test_what_is_no_accounting_is_refused(arguments):
 
 
 def test_a_sampler_says_what_it_is(arguments):
-    """So that an accounting for other cohorts is told, through the failures of clients too."""
+    """An accounting for other cohorts is then refused, even if clients may fail."""
     ids = arguments["train_data"].client_ids
     poisson, uniform = poisson_sampler(ids, 0.25, key=KEY), uniform_sampler(ids, 4, key=KEY)
     for sampler in (poisson, participation(poisson, dropout(0.1, key=KEY))):

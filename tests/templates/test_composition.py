@@ -1,4 +1,4 @@
-"""Measured processes one after another and side by side, and which of them do not go together."""
+"""Measured processes in sequence and in parallel, and those that cannot be combined."""
 
 import collections
 
@@ -19,7 +19,7 @@ from fedjax_core.templates import (
 
 
 def plain(factor, value="float32", result=None, state="int32"):
-    """Without placements: multiplies, and counts its steps."""
+    """A process without placements, which multiplies and counts its steps."""
 
     def next(count, x):
         y = (factor * x).astype(result or x.dtype)
@@ -29,7 +29,7 @@ def plain(factor, value="float32", result=None, state="int32"):
 
 
 def at_clients(factor, value="float32", zipped=True, measured=True):
-    """Every client multiplies; the server counts."""
+    """A process in which every client multiplies and the server counts."""
 
     @fc.federated_computation
     def initialize():
@@ -64,7 +64,7 @@ def summed(value="float32", weighted=False):
 
 
 def at_server(factor, value="float32"):
-    """The server multiplies, with the number of its steps in the state."""
+    """A process in which the server multiplies and counts its steps in the state."""
 
     @fc.federated_computation
     def initialize():
