@@ -21,6 +21,11 @@ class TrainRequest(NamedTuple):
       batches: the arguments of `data.Batching`, a dict.
       n_epoch, n_steps: the largest numbers of epochs and steps; None for no limit.
       timeout: seconds after which no further step begins; None for no limit.
+
+    Example: two epochs from the participant's own weights, and at most a minute.
+      >>> request = TrainRequest(3, None, {}, {"batch_size": 20, "shuffle": True}, n_epoch=2, timeout=60.0)
+      >>> request.n_steps is None
+      True
     """
 
     round_i: int
@@ -60,6 +65,12 @@ class TrainReply(NamedTuple):
       n_steps: the number of steps done.
       n_examples: the number of examples in these steps; one that occurs in two epochs counts twice.
       t_spent: the time in seconds, rounded to milliseconds.
+
+    Example: the server subtracts the mean update, weighted by examples.
+      >>> replies = [TrainReply(np.float32([1.0]), {}, 1, 1, 10, 0.1), TrainReply(np.float32([4.0]), {}, 1, 3, 20, 0.1)]
+      >>> weights = np.float32([5.0])
+      >>> weights - np.average([reply.updates for reply in replies], axis=0, weights=[r.n_examples for r in replies])
+      array([2.])
     """
 
     updates: Any
@@ -78,6 +89,13 @@ class EvaluationReply(NamedTuple):
       metrics: the unfinalized statistics of all metrics by name, which add up over participants field by field.
       n_steps: the number of batches done.
       t_spent: the time in seconds, rounded to milliseconds.
+
+    Example: the accuracy over all participants, from correct predictions and examples.
+      >>> counts = [(9, 10), (1, 2)]
+      >>> replies = [EvaluationReply(0.5, {"accuracy": pair}, n_steps=1, t_spent=0.1) for pair in counts]
+      >>> correct, total = jax.tree.map(lambda *n: sum(n), *[reply.metrics["accuracy"] for reply in replies])
+      >>> round(correct / total, 3)
+      0.833
     """
 
     loss: float

@@ -19,11 +19,31 @@ _ARRAYS, _HISTORY, _MANIFEST = "arrays", "history.jsonl", "manifest.json"
 
 
 class DamagedCheckpointError(ValueError):
-    """A checkpoint is empty or incomplete, or its content has changed since it was written."""
+    """A checkpoint is empty or incomplete, or its content has changed since it was written.
+
+    Example: `Checkpoints.load` raises it, while `Checkpoints.restore` skips to an earlier checkpoint.
+      >>> import tempfile
+      >>> from fedjax_core.program import Checkpoints
+      >>> Checkpoints(tempfile.mkdtemp()).load(10, like={"weights": jnp.zeros(2)})
+      Traceback (most recent call last):
+      fedjax_core.program._checkpoint_folder.DamagedCheckpointError: .../10/manifest.json cannot be read: ...
+    """
 
 
 class CheckpointTypeError(TypeError):
-    """The state in a checkpoint is of a different type than the process's: it is of another model or algorithm."""
+    """The state in a checkpoint is of a different type than the process's: it is of another model or algorithm.
+
+    Example:
+      >>> import tempfile
+      >>> from fedjax_core.program import Checkpoint, Checkpoints, History
+      >>> checkpoints = Checkpoints(tempfile.mkdtemp())
+      >>> checkpoints.save(Checkpoint(1, {"w": jnp.zeros(2)}, History(), run_identity={}, environment={}))
+      >>> try:
+      ...     checkpoints.restore(like={"w": jnp.zeros(3)})
+      ... except CheckpointTypeError as error:
+      ...     print(str(error).splitlines()[-1])
+      differing in w; build the model and the algorithm as they were then, or give this run a folder of its own
+    """
 
 
 def host_arrays(state: Any) -> dict[str, np.ndarray]:

@@ -123,7 +123,19 @@ class Checkpoints:
 
     @property
     def best_round(self) -> int | None:
-        """The best round by `best_metric`; None if no checkpoint has that metric."""
+        """The best round by `best_metric`; None if no checkpoint has that metric.
+
+        Example: it is kept besides the latest one.
+          >>> import jax.numpy as jnp, tempfile
+          >>> checkpoints = Checkpoints(tempfile.mkdtemp(), keep_last=1, best_metric="held_out/eval/loss")
+          >>> history = History()
+          >>> for number, loss in ((1, 0.9), (2, 0.3), (3, 0.4), (4, 0.5)):
+          ...     history.append(Record(number, 1.0, 0.5, 10, {}, {"eval/loss": loss}))
+          ...     checkpoints.save(Checkpoint(number, {"w": jnp.zeros(2)}, history, run_identity={}, environment={}))
+          >>> checkpoints.wait()
+          >>> checkpoints.best_round, checkpoints.rounds
+          (2, (2, 4))
+        """
         scores = {number: score for number in self.rounds if not math.isnan(score := self._score(number))}
         return min(scores, key=lambda number: self._best_sign * scores[number], default=None)
 

@@ -15,6 +15,13 @@ class Estimate(NamedTuple):
       rounds_left: the number of rounds until the last one; None for a run without end.
       round_seconds: the median time of the timed rounds, without the first one, which compiles, and without skipped
         ones; None if no round was timed.
+
+    Example:
+      >>> call = CallEstimate(received_bytes=2440, sent_bytes=2452, device_bytes=51200, num_waves=1, num_programs=2)
+      >>> print(Estimate(cohort_size=10, call=call, rounds_left=90, round_seconds=0.5))
+      each of 10 clients receives 2.44 kB and sends 2.45 kB, 48.9 kB a round in all
+      their data take 51.2 kB of a device, in 1 wave; 2 programs to compile
+      90 rounds left, 0.5 s each, 0:00:45 in all without evaluation
     """
 
     cohort_size: int

@@ -96,6 +96,12 @@ class Record(NamedTuple):
       held_out: what the evaluation measured after the round, flat; empty if there was no evaluation.
       left_out: the clients that the round left out because their result was not finite, up to 20 of them, each with
         the reason: `(("ada", "update"), ...)`.
+
+    Example: a round of ten clients that left out two of them.
+      >>> counts = {"client_work/train/num_non_finite_clients/update": 2}
+      >>> record = Record(1, 0.5, 0.5, 10, {"train/loss": 0.412, **counts}, {}, (("ada", "update"), ("bob", "update")))
+      >>> record.num_left_out, record.reasons_left_out, record.names_left_out
+      (2, 'update 2', 'ada (update), bob (update)')
     """
 
     round: int
@@ -107,7 +113,13 @@ class Record(NamedTuple):
     left_out: tuple[tuple[int | str, str], ...] = ()
 
     def row(self) -> dict[str, float | int]:
-        """All numbers of the record, by name; those of the evaluation begin with `held_out/`."""
+        """All numbers of the record, by name; those of the evaluation begin with `held_out/`.
+
+        Example:
+          >>> row = Record(1, 0.51234567, 0.5, 10, {"train/loss": 2.0}, {"eval/loss": 1.5}).row()
+          >>> print(*(f"{name}={value}" for name, value in row.items()))
+          round=1 seconds=0.5123 round_seconds=0.5 num_clients=10 train/loss=2.0 held_out/eval/loss=1.5
+        """
         own = {
             "round": self.round,
             "seconds": round(self.seconds, 4),
@@ -121,6 +133,11 @@ class Record(NamedTuple):
 
         It also says if the round was skipped, `skipped, 2 of 13 clients reported`, or left out clients,
         `left out all 10 clients (update 9, weight 1)`.
+
+        Example: `token_accuracy` is the accuracy, since no metric is named just `accuracy`.
+          >>> metrics = {"train/loss": 0.412, "train/token_accuracy": 0.881, "privacy/epsilon": 2.438}
+          >>> Record(1, 0.5, 0.5, 10, metrics, {}).summary()
+          'loss 0.412, accuracy 88.1 % · epsilon 2.44'
         """
         parts = [
             _skipped(self.metrics) if self.is_skipped else "",
@@ -149,13 +166,27 @@ class Record(NamedTuple):
 
     @property
     def has_left_out_all(self) -> bool:
-        """Whether the round left out every client that took part, or every one with examples."""
+        """Whether the round left out every client that took part, or every one with examples.
+
+        Example: one of two clients is left out, and the other has no examples.
+          >>> train = {"num_non_finite_clients/update": 1, "num_examples": 0}
+          >>> metrics = {f"client_work/train/{name}": number for name, number in train.items()}
+          >>> Record(1, 0.5, 0.5, 2, metrics, {}).has_left_out_all
+          True
+        """
         nobody_trained = any(self.metrics.get(name) == 0 for name in _NUM_EXAMPLES)
         return self.num_left_out > 0 and (nobody_trained or self.num_left_out == self.num_clients)
 
     @property
     def is_skipped(self) -> bool:
-        """Whether the round was skipped because too few clients reported."""
+        """Whether the round was skipped because too few clients reported.
+
+        Example: the counts are those of a `Participation`.
+          >>> counts = {"participation/selected": 13, "participation/reported": 2, "participation/skipped": 1}
+          >>> record = Record(1, 0.5, 0.5, 0, counts, {})
+          >>> record.is_skipped, record.summary()
+          (True, 'skipped, 2 of 13 clients reported')
+        """
         return bool(self.metrics.get("participation/skipped"))
 
     def _left_out_in_words(self) -> str:
@@ -197,6 +228,14 @@ class History:
         """The records as lines of JSON, which `from_lines` turns back into the same history.
 
         Each record is encoded once, and the lines are not joined, so that a long run can be saved often.
+
+        Example:
+          >>> history = History()
+          >>> history.append(Record(1, 0.5, 0.5, 10, {"train/loss": float("nan")}, {}))
+          >>> history.to_lines()
+          [b'[1, 0.5, 0.5, 10, {"train/loss": NaN}, {}, []]\\n']
+          >>> History.from_lines(history.to_lines()).column("train/loss")
+          array([nan])
         """
         for i, record in enumerate(self.records):
             if i == len(self._encoded) or self._encoded[i][0] is not record:

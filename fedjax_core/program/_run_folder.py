@@ -88,7 +88,20 @@ class RunFolder:
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
     def write_metrics(self, history: History) -> None:
-        """Updates `metrics.csv` to the history: the first call writes all of it, later ones append the new rounds."""
+        """Updates `metrics.csv` to the history: the first call writes all of it, later ones append the new rounds.
+
+        Example:
+          >>> import tempfile
+          >>> from fedjax_core.program import Record
+          >>> folder, history = RunFolder(tempfile.mkdtemp()), History()
+          >>> for number in (1, 2):
+          ...     history.append(Record(number, 0.5 * number, 0.5, 10, {"train/loss": 1 / number}, {}))
+          ...     folder.write_metrics(history)
+          >>> print((folder.path / "metrics.csv").read_text().strip())
+          round,seconds,round_seconds,num_clients,train/loss
+          1,0.5,0.5,10,1.0
+          2,1.0,0.5,10,0.5
+        """
         if not len(history):
             return
         path = self.path / "metrics.csv"
