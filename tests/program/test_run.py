@@ -484,7 +484,7 @@ def _early(metric, **more):
         ({"rounds": _early("loss")}, ValueError, "'loss'.* is not among what is measured; use one of .*train/loss"),
         ({"rounds": _early("held_out/eval/loss")}, ValueError, "needs evaluations during the run; add"),
         ({"sampler": 0}, ValueError, r"Run\(sampler=...\) must be at least 1, got 0"),
-        ({"sampler": 9}, ValueError, "got 8 clients; use sampler=8 or less"),
+        ({"sampler": 9}, ValueError, "only 8 clients; use sampler=8 or less"),
         ({"sampler": True}, TypeError, r"Run\(sampler=...\) must be the number of clients a round or a function"),
         ({"sampler": None}, TypeError, "got None; for example sampler=10"),
         ({"batching": 20}, TypeError, r"Run\(batching=...\) must be a Batching, got 20"),
