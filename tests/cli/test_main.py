@@ -112,7 +112,7 @@ def test_help_explains_every_option(command, capsys, monkeypatch):
 
 def test_help_of_resume_says_what_may_change(capsys, monkeypatch):
     shown = _help("resume", capsys, monkeypatch)
-    told = re.search(r"Given anew can be (.*?);", shown)[1]
+    told = re.search(r"Only (.*?) may change;", shown)[1]
     may_change = {name.replace("_", "-") for name, setting in SETTINGS.items() if setting.may_change}
     assert set(re.findall(r"--([a-z-]+)", told)) == may_change
 
