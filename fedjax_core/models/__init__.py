@@ -1,18 +1,18 @@
 """Models: adapters for flax, Keras and equinox, losses, and small reference models.
 
-A model is `contracts.Model(init, predict, loss, metrics, batch_type)`, a NamedTuple of pure functions
-over a pytree of weights. Write one directly, adapt a module, or take one of these:
+A model is a `contracts.Model(init, predict, loss, metrics, batch_type)`, a NamedTuple of pure functions over a pytree
+of weights. Write one directly, adapt a module, or use one of the reference models:
 
   from_linen, from_nnx                    a model from a flax module, linen or nnx
-  from_keras, assign_to_keras             a model from a Keras 3 model on JAX, and the weights back
-  from_equinox, to_equinox                a model from an equinox module, and the weights back
-  cross_entropy, sequence_cross_entropy,  losses for each example, to be given to a model
+  from_keras, assign_to_keras             a model from a Keras 3 model on JAX, and its weights back
+  from_equinox, to_equinox                a model from an equinox module, and its weights back
+  cross_entropy, sequence_cross_entropy,  losses of the single examples, as a model needs them
     squared_error
-  logistic_regression, mlp, emnist_cnn,   the models of the federated papers, in plain JAX
+  logistic_regression, mlp, emnist_cnn,   the models of the federated learning papers, in plain JAX
     character_model
-  layers                                  convolution, pooling and recurrence, fast inside of the engine's loops
+  layers                                  convolution, pooling and recurrence, fast inside the engine's loops
 
-The models take their metrics from the caller, a dict from name to `Metric`:
+The caller chooses a model's metrics, as a dict from name to `Metric`:
 
   >>> from fedjax_core import metrics, models
   >>> model = models.logistic_regression(784, 10, metrics={"accuracy": metrics.accuracy()})

@@ -1,4 +1,4 @@
-"""What the adapters share: how a module is fed, and told whether it trains."""
+"""What the adapters share: the inputs of a module, and the arguments that switch it to training or evaluation."""
 
 import contextlib
 import inspect
@@ -15,18 +15,18 @@ _EVALUATION_NAMES = ("deterministic", "use_running_average")
 
 
 def input_names(adapter: str, inputs: str | Sequence[str], batch_type: types.Type) -> tuple[str, ...]:
-    """The batch fields that a module takes, checked against the type of a batch.
+    """The names of the batch fields that a module takes, checked against the batch type.
 
     Args:
-      adapter: the name to show in the message.
-      inputs: the name of a field, or several.
+      adapter: the name of the adapter, for error messages.
+      inputs: the name of one field, or several names.
       batch_type: the type of a batch.
 
     Returns:
-      The names.
+      The names as a tuple.
 
     Raises:
-      ValueError: the batch has no such field.
+      ValueError: the batch lacks one of the fields.
 
     Example:
       >>> input_names("from_linen", "x", types.parse_type("<x=float32[?,3],y=int32[?]>"))
@@ -37,14 +37,14 @@ def input_names(adapter: str, inputs: str | Sequence[str], batch_type: types.Typ
     for name in names:
         if name not in fields:
             raise ValueError(
-                f"{adapter}(inputs=...) names the fields of a batch that the module takes; {name!r} is not "
+                f"{adapter}(inputs=...) must name fields of a batch, got {name!r}, which is not "
                 f"one of {batch_type}; write `inputs=NAME`, or `batch_type={{{name!r}: ..., ...}}`"
             )
     return names
 
 
 def example_inputs(names: Sequence[str], batch_type: types.StructType) -> list[Any]:
-    """Zeros for the fields `names` of a batch; every `?` becomes 1.
+    """Zeros for the fields `names` of a batch, in which every unknown size (`?`) is 1.
 
     Raises:
       ValueError: the rank of a field is unknown.
@@ -59,27 +59,27 @@ def example_inputs(names: Sequence[str], batch_type: types.StructType) -> list[A
 def _zeros(tensor: types.TensorType) -> jax.Array:
     if tensor.shape is None:
         raise ValueError(
-            f"the batch type of a flax module needs the rank of every input, got {tensor}; "
-            f"write for example {tensor.dtype}[?,3]"
+            f"the batch type of a flax module must give the rank of every input, got {tensor}; "
+            f"for example write {tensor.dtype}[?,3]"
         )
     return jnp.zeros([1 if size is None else size for size in tensor.shape], tensor.dtype)
 
 
 def call_arguments(adapter: str, call: Callable, mask: str | None) -> Callable[[bool, Any, Any], dict[str, Any]]:
-    """How a module's `__call__` wants to be told whether it trains, and which rows are padding.
+    """The keyword arguments that tell a module whether it trains and which rows are padding.
 
     Args:
-      adapter: the name to show in the message.
-      call: the `__call__`; parameters named `train`, `training` or `is_training` are given
-        `training`, those named `deterministic` or `use_running_average` the opposite.
-      mask: the name of the parameter that takes the mask; None if it has none.
+      adapter: the name of the adapter, for error messages.
+      call: the module's `__call__`. Parameters named `train`, `training` or `is_training` get `training`,
+        those named `deterministic` or `use_running_average` get the opposite.
+      mask: the name of the parameter that takes the mask; None if there is none.
 
     Returns:
-      `arguments(training, mask, batch)`, the keyword arguments for a call. The mask may be None where every row of
-      the batch is an example.
+      `arguments(training, mask, batch)`, which gives the keyword arguments for a call. The mask may be None if every
+      row of the batch is an example.
 
     Raises:
-      ValueError: it has no such parameter.
+      ValueError: `call` has no parameter named `mask`.
 
     Example:
       >>> call_arguments("from_linen", lambda x, train: x, None)(True, None, {})
@@ -94,7 +94,7 @@ def call_arguments(adapter: str, call: Callable, mask: str | None) -> Callable[[
     negative = [name for name in _EVALUATION_NAMES if name in parameters]
     if mask is not None and mask not in parameters:
         raise ValueError(
-            f"{adapter}(mask=...) names the parameter of the module's call that takes the mask, which has "
+            f"{adapter}(mask=...) must name the parameter of the module's call that takes the mask; its parameters are "
             f"{', '.join(parameters) or 'none'}, got {mask!r}; write `def __call__(self, x, {mask})`"
         )
 
@@ -109,27 +109,27 @@ def call_arguments(adapter: str, call: Callable, mask: str | None) -> Callable[[
 
 
 def running_of_model(adapter: str, running: str) -> str:
-    """`Model.running` for the argument `running` of an adapter.
+    """The value of `Model.running` for the argument `running` of an adapter.
 
     Raises:
-      ValueError: it is another word.
+      ValueError: `running` is not "average", "keep" or "freeze".
 
     Example:
       >>> running_of_model("from_linen", "freeze")
       'keep'
       >>> running_of_model("from_linen", "mean")
       Traceback (most recent call last):
-      ValueError: from_linen(running=...) is "average", "keep" or "freeze", got 'mean'; write running="average"
+      ValueError: from_linen(running=...) must be "average", "keep" or "freeze", got 'mean'; write running="average"
     """
     if running not in ("average", "keep", "freeze"):
         raise ValueError(
-            f'{adapter}(running=...) is "average", "keep" or "freeze", got {running!r}; write running="average"'
+            f'{adapter}(running=...) must be "average", "keep" or "freeze", got {running!r}; write running="average"'
         )
-    return "keep" if running == "freeze" else running  # what is frozen is not returned, so either would do
+    return "keep" if running == "freeze" else running  # frozen state is never returned, so either value would do
 
 
 def missing_key() -> ValueError:
-    """The error of a module that draws random numbers and was given no key.
+    """The error for a module that draws random numbers but got no key.
 
     Example:
       >>> raise missing_key()
@@ -145,20 +145,20 @@ def missing_key() -> ValueError:
 
 @contextlib.contextmanager
 def telling_of_axes(repaired: str) -> Iterator[None]:
-    """Within it, a module that takes a mean over a mapped axis that is not there is told what to write.
+    """A context in which a mean over an unknown mapped axis raises an error that says what to write instead.
 
     Args:
-      repaired: what to write.
+      repaired: what to write instead, for the error message.
 
     Raises:
-      ValueError: a name of an axis is unknown.
+      ValueError: the code inside uses the name of a mapped axis that does not exist.
 
     Example:
       >>> try:
       ...     with telling_of_axes("leave `axis_name` out"):
       ...         jax.lax.pmean(jnp.ones(3), "batch")
       ... except ValueError as error:
-      ...     print(str(error).rpartition("trains ")[-1])
+      ...     print(str(error).rpartition("training ")[-1])
       (unbound axis name: batch); leave `axis_name` out
     """
     try:
@@ -167,7 +167,7 @@ def telling_of_axes(repaired: str) -> Iterator[None]:
         if "axis name" not in str(error):
             raise
         raise ValueError(
-            "this module takes a mean over the mapped axis of a name that nothing has where a client trains "
+            "this module takes a mean over a mapped axis whose name does not exist in a client's training "
             f"({str(error).partition('.')[0]}); {repaired}"
         ) from error
 
@@ -176,7 +176,7 @@ WITHOUT_AXIS = "leave `axis_name` out of its BatchNorm, whose statistics are the
 
 
 def metrics_dict(metrics: Mapping | None) -> dict:
-    """A dict of its own for a model; None is empty.
+    """A copy of `metrics` for a model; an empty dict for None.
 
     Example:
       >>> metrics_dict(None)

@@ -1,4 +1,4 @@
-"""What the functions of this room ask of their arguments."""
+"""Argument checks of this room."""
 
 import jax.numpy as jnp
 
@@ -9,11 +9,11 @@ def check_positive(function: str, **sizes) -> None:
     """Raises unless every size is a positive integer.
 
     Args:
-      function: the name to show in the message.
+      function: the name of the function, for error messages.
       **sizes: the arguments by name.
 
     Raises:
-      TypeError: a size is not an integer (a bool is none).
+      TypeError: a size is not an integer (a bool does not count as one).
       ValueError: a size is not positive.
 
     Example:
@@ -26,32 +26,32 @@ def check_positive(function: str, **sizes) -> None:
 
 
 def check_labels(function: str, predictions, labels, label: str) -> None:
-    """Raises unless `predictions` holds one score a class for every integer of `labels`.
+    """Raises unless the labels are integers and `predictions` holds a score per class for each of them.
 
     Args:
-      function: the name to show in the message.
-      predictions: should be floating point `[..., C]`.
+      function: the name of the function, for error messages.
+      predictions: should have the shape `[..., C]`.
       labels: should be integers `[...]`.
-      label: the name of the batch field that `labels` was.
+      label: the name of the batch field that holds the labels.
 
     Raises:
       TypeError: the labels are not integers.
-      ValueError: the shapes do not belong together.
+      ValueError: the shapes do not fit each other.
 
     Example:
       >>> check_labels("cross_entropy", jnp.zeros((5, 3)), jnp.zeros((5, 1), int), "y")
       Traceback (most recent call last):
-      ValueError: cross_entropy takes one score a class for each label, predictions of shape
+      ValueError: cross_entropy takes one score per class for each label, predictions of shape
         [..., C] for labels of shape [...]; got predictions of shape (5, 3) and batch['y'] of shape (5, 1)
     """
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         raise TypeError(
             f"{function} takes integer labels, got {jnp.result_type(labels)} in batch[{label!r}]; "
-            "for one-hot labels use their argmax, for real values `squared_error()`"
+            "for one-hot labels pass their argmax, for real values use `squared_error()`"
         )
     if jnp.shape(predictions)[:-1] != jnp.shape(labels) or jnp.ndim(predictions) == 0:
         raise ValueError(
-            f"{function} takes one score a class for each label, predictions of shape [..., C] for "
+            f"{function} takes one score per class for each label, predictions of shape [..., C] for "
             f"labels of shape [...]; got predictions of shape {jnp.shape(predictions)} and "
             f"batch[{label!r}] of shape {jnp.shape(labels)}"
         )

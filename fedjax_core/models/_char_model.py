@@ -1,4 +1,4 @@
-"""The recurrent next-character model that federated papers train on Shakespeare."""
+"""The recurrent next-character model that federated learning papers train on Shakespeare."""
 
 from collections.abc import Mapping
 
@@ -22,27 +22,27 @@ def character_model(
     pad: int | None = 0,
     metrics: Mapping[str, Metric] | None = None,
 ) -> Model:
-    """An embedding, a stack of LSTM or GRU layers and a dense layer: the next token at every position.
+    """Predicts the next token at every position: an embedding, a stack of LSTM or GRU layers and a dense layer.
 
-    The weights can be differentiated in reverse mode, any number of times (`jax.grad`,
-    `jax.vjp`), not in forward mode (`jax.jvp`, `jax.hessian`).
+    It can be differentiated any number of times in reverse mode (`jax.grad`, `jax.vjp`), but not in forward mode
+    (`jax.jvp`, `jax.hessian`).
 
     Args:
-      vocab_size: `V`, the number of symbols, the padding among them.
-      embedding_size: `E`.
-      hidden_size: `H`, the units of each recurrent layer.
+      vocab_size: `V`, the number of symbols including the padding.
+      embedding_size: `E`, the size of an embedding.
+      hidden_size: `H`, the number of units of each recurrent layer.
       num_layers: the number of recurrent layers.
-      cell: "lstm", or "gru" (with the reset after the matrix product, as cuDNN has it).
+      cell: "lstm", or "gru" (which applies the reset gate after the matrix product, like cuDNN).
       sequence_length: `T`, the number of positions.
-      pad: the symbol in `y` at whose positions nothing is learned; None if there is none.
-      metrics: metrics by name, beside the loss.
+      pad: the padding symbol in `y`, whose positions do not count in the loss; None if there is none.
+      metrics: metrics by name, in addition to the loss.
 
     Returns:
-      A `Model` of batches `<x=int32[?,T],y=int32[?,T]>`. It predicts logits, float32 `[B, T, V]`; its loss is
-      `sequence_cross_entropy(pad=pad)`. The weights are `embedding`, float32 `[V, E]`; `layer_0`, ...,
-      each with `kernel` `[I, G*H]`, `recurrent_kernel` `[H, G*H]` and `bias` `[G*H]`, for a GRU
-      `recurrent_bias` `[G*H]` too (G = 4 gates: input, forget, cell, output, or 3: reset, update, new; the forget
-      gate's bias starts at 1); and `dense` with `kernel` `[H, V]` and `bias` `[V]`.
+      A `Model` for batches `<x=int32[?,T],y=int32[?,T]>`. It predicts logits, float32 `[B, T, V]`; its loss is
+      `sequence_cross_entropy(pad=pad)`. Its weights are `embedding`, float32 `[V, E]`; `layer_0`, `layer_1`, ...,
+      each with `kernel` `[I, G*H]`, `recurrent_kernel` `[H, G*H]` and `bias` `[G*H]`, and for a GRU also
+      `recurrent_bias` `[G*H]`; and `dense` with `kernel` `[H, V]` and `bias` `[V]`. An LSTM has the G = 4 gates
+      input, forget, cell and output, a GRU the 3 gates reset, update and new. The bias of the forget gate starts at 1.
 
     Raises:
       TypeError, ValueError: a size is not a positive integer, or the cell is unknown.

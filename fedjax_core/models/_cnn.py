@@ -1,4 +1,4 @@
-"""The convolutional network that federated papers train on EMNIST."""
+"""The convolutional network that federated learning papers train on EMNIST."""
 
 from collections.abc import Mapping
 
@@ -14,20 +14,20 @@ def emnist_cnn(
     image_shape: tuple[int, int, int] = (28, 28, 1),
     metrics: Mapping[str, Metric] | None = None,
 ) -> Model:
-    """Two 3x3 convolutions (32 and 64 channels), a 2x2 max-pool, a dense layer of 128, a dense layer.
+    """Two 3x3 convolutions (32 and 64 channels), a 2x2 max-pool, a dense layer of 128 units and a dense output layer.
 
-    A ReLU follows each but the last; there is no dropout. Convolutions and pooling are written
-    so that they are fast inside of the engine's loops.
+    A ReLU follows each convolution and the first dense layer; there is no dropout. The convolutions and the pooling
+    are those of `layers`, which are fast inside the engine's loops.
 
     Args:
       num_classes: `C`; 62 for EMNIST's digits and letters, 10 for its digits.
-      image_shape: height, width (at least 6 each) and channels.
-      metrics: metrics by name, beside the loss.
+      image_shape: height, width (at least 6 each) and number of channels.
+      metrics: metrics by name, in addition to the loss.
 
     Returns:
-      A `Model` of batches `<x=float32[?,28,28,1],y=int32[?]>` with the weights `conv1`, `conv2`, `dense1`
-      and `dense2`, each a `kernel` (float32, `[3, 3, I, O]` or `[I, O]`, LeCun normal) and a `bias`
-      (float32 `[O]`, zeros). It predicts logits, float32 `[B, C]`; its loss is `cross_entropy()`.
+      A `Model` for batches such as `<x=float32[?,28,28,1],y=int32[?]>`. Its weights are `conv1`, `conv2`, `dense1`
+      and `dense2`, each with a `kernel` (float32 `[3, 3, I, O]` or `[I, O]`, initially LeCun normal) and a `bias`
+      (float32 `[O]`, initially zero). It predicts logits, float32 `[B, C]`; its loss is `cross_entropy()`.
 
     Raises:
       TypeError, ValueError: a size is not a positive integer, or the image is too small.
@@ -46,8 +46,8 @@ def emnist_cnn(
     """
     if len(image_shape) != 3:
         raise ValueError(
-            f"emnist_cnn(image_shape=...) is (height, width, channels), got {image_shape}; "
-            "for gray images write (28, 28, 1)"
+            f"emnist_cnn(image_shape=...) must be (height, width, channels), got {image_shape}; "
+            "for grayscale images write (28, 28, 1)"
         )
     height, width, channels = image_shape
     _arguments.check_positive("emnist_cnn", num_classes=num_classes, height=height, width=width, channels=channels)

@@ -1,4 +1,4 @@
-"""A model from an equinox module, and its weights back."""
+"""Models from equinox modules, and modules with the trained weights."""
 
 import functools
 import inspect
@@ -24,37 +24,38 @@ def from_equinox(
     axis_name: str = "batch",
     running: str = "average",
 ) -> Model:
-    """Makes a `Model` of an `equinox.Module`, which takes one example at a time.
+    """Makes a `Model` from an `equinox.Module` that takes one example at a time.
 
-    Its floating point arrays are trained. If it has other arrays, or a state (`equinox.nn.make_with_state`), the
-    weights are `ModelWeights(trainable, {"buffers": ..., "state": ...})`, and what the module makes of its state in
-    training is running state, see `running`. Integers and booleans of the state, such as the counter of an
-    `equinox.nn.BatchNorm`, are float32 there, so that the clients' can be averaged; the module is given the nearest.
+    The module's floating point arrays are trained. If it has other arrays, or a state (`equinox.nn.make_with_state`),
+    the weights are `ModelWeights(trainable, {"buffers": ..., "state": ...})`. The state that the module returns in
+    training is running state; `running` says what happens to it. Integers and booleans in the state, such as the
+    counter of an `equinox.nn.BatchNorm`, are float32 in the weights, so that they can be averaged over clients; the
+    module gets the nearest integer or boolean.
 
     The module is mapped over the examples of a batch, in inference mode unless it trains. If its `__call__` has a
-    parameter `key`, every example has a key of its own in training. An `equinox.nn.BatchNorm` leaves padding out of
-    its statistics.
+    parameter `key`, every example gets its own key in training. An `equinox.nn.BatchNorm` leaves padding out of its
+    statistics.
 
     Args:
       create: `(key) -> module`, or `(key) -> (module, state)`, such as
         `lambda key: equinox.nn.make_with_state(Net)(key=key)`.
       loss: `(predictions, batch) -> [B]`, for example `cross_entropy()`.
-      batch_type: the type of a batch, or what `to_type` makes one of: notation or a dict of notations.
-      metrics: metrics by name, beside the loss.
-      inputs: the field of a batch that the module takes, or several in the order of its parameters.
-      axis_name: of the axis of examples, which `equinox.nn.BatchNorm` is told.
-      running: what becomes of running state. "average": the server averages what the clients' training
-        leaves, weighted by their examples. "keep": a client carries it from step to step and does not send it.
+      batch_type: the type of a batch, or anything that `to_type` converts: notation, or a dict of notations.
+      metrics: metrics by name, in addition to the loss.
+      inputs: the batch field that the module takes, or several fields in the order of its parameters.
+      axis_name: the name of the mapped axis of examples, as it is given to `equinox.nn.BatchNorm`.
+      running: what happens to running state. "average": the server averages the clients' states after training,
+        weighted by their numbers of examples. "keep": a client carries it from step to step and does not send it.
         "freeze": it stays as it was created.
 
     Returns:
-      The `Model`. Its weights are nested dicts by the names of the module's fields.
+      The `Model`. Its weights are nested dicts, keyed by the names of the module's fields.
 
     Raises:
       ImportError: equinox is not installed.
-      TypeError: `create` gives no module.
-      ValueError: `batch_type` lacks one of the inputs, or `running` is another word; when predicting, a key is needed
-        and missing, or a layer's axis has another name.
+      TypeError: `create` does not return a module.
+      ValueError: `batch_type` lacks one of the inputs, or `running` is not one of the three; when predicting: the
+        module needs a key and gets none, or a layer's axis has another name.
 
     Example:
       >>> import equinox as eqx
@@ -76,9 +77,9 @@ def from_equinox(
         values = [batch[name] for name in names]
         key = key if training else None
         try:
-            with _adapting.telling_of_axes("write from_equinox(..., axis_name=...) with the one that its layers have"):
+            with _adapting.telling_of_axes("write from_equinox(..., axis_name=...) with the axis name of its layers"):
                 predictions, state = _mapped(module, state, values, key, training, mask, axis_name)
-        except RuntimeError as error:  # dropout asks for it so
+        except RuntimeError as error:  # equinox's Dropout raises this when it gets no key
             if training and key is None:
                 raise _adapting.missing_key() from error
             raise
@@ -93,18 +94,18 @@ def from_equinox(
 
 
 def to_equinox(weights: Any, create: Callable[[jax.Array], Any]) -> Any:
-    """The equinox module with federated weights.
+    """Builds the equinox module with federated weights.
 
     Args:
-      weights: what a `Model` of `from_equinox` has as weights, for example `process.get_model_weights(state)`.
-      create: what `from_equinox` was given.
+      weights: the weights of a `Model` of `from_equinox`, for example `process.get_model_weights(state)`.
+      create: the function that was given to `from_equinox`.
 
     Returns:
-      What `create` gives, a module or a module and its state.
+      What `create` returns, with these weights: a module, or a module and its state.
 
     Raises:
       ImportError: equinox is not installed.
-      TypeError: `create` gives no module.
+      TypeError: `create` does not return a module.
       KeyError: the weights are those of another module.
 
     Example:
@@ -126,7 +127,7 @@ def _imported_equinox(caller: str) -> Any:
 
 
 class _Parts:
-    """What of a module are weights, and where.
+    """Converts between a module and its weights.
 
     Attributes:
       abstract: the module, with abstract arrays.
@@ -138,12 +139,12 @@ class _Parts:
         self.abstract, self._state = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
         if not isinstance(self.abstract, equinox.Module):
             raise TypeError(
-                f"{caller}(create=...) is a function of a key that gives an equinox.Module, or one and its state, got "
+                f"{caller}(create=...) must return an equinox.Module, or one and its state, for a key, got "
                 f"{self.abstract!r}; write `lambda key: equinox.nn.MLP(784, 10, 64, 1, key=key)`"
             )
 
     def weights(self, made: Any) -> Any:
-        """The weights that are in what `create` gives."""
+        """The weights in `made`, which `create` returned."""
         module, state = (made, None) if self._state is None else made
         arrays = [(path, leaf) for path, leaf in _leaves(module) if isinstance(leaf, jax.Array)]
         trainable = _nested((path, leaf) for path, leaf in arrays if _is_trained(leaf))
@@ -166,7 +167,7 @@ class _Parts:
         return _at(trainable if _is_trained(leaf) else others["buffers"], path)
 
     def written(self, state: Any) -> dict:
-        """A state as a dict, its numbers of all kinds as floats."""
+        """The state as a dict, with its integers and booleans as float32."""
         return {str(i): _as_float(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
 
     def _read(self, written: Mapping) -> Any:
@@ -207,7 +208,7 @@ def _at(tree: Mapping, path: Sequence[str]) -> Any:
 
 
 def _mapped(module, state, values, key, training, mask, axis_name) -> tuple[Any, Any]:
-    """The module's predictions for all examples, and its state after them."""
+    """The module's predictions for all examples, and its state afterwards."""
     import equinox
 
     module = equinox.nn.inference_mode(module, value=not training)
@@ -217,7 +218,7 @@ def _mapped(module, state, values, key, training, mask, axis_name) -> tuple[Any,
     rows = None
     if training and mask is not None:
         with jax.named_scope(MASKED):
-            rows = mask | ~jnp.any(mask)  # the mean over nothing is NaN
+            rows = mask | ~jnp.any(mask)  # without an example all rows count, since the mean over none is NaN
 
     def one(key, row, *values):
         called = module if row is None else _with_row(module, row, axis_name)
@@ -230,7 +231,7 @@ def _mapped(module, state, values, key, training, mask, axis_name) -> tuple[Any,
 
 
 def _with_row(module: Any, row: jax.Array, axis_name: str) -> Any:
-    """The module whose batch normalizations know whether this row is an example."""
+    """The module with batch normalizations that know whether this row is an example."""
     import equinox
 
     def is_norm(part):
@@ -245,15 +246,15 @@ def _masked_norm(norm: Any, row: jax.Array) -> Any:
 
 @functools.cache
 def _masked_norm_class() -> type:
-    """Made when it is first needed, since equinox is imported only then."""
+    """The class `MaskedBatchNorm`, created on first use, because equinox is imported only then."""
     import equinox
 
     class MaskedBatchNorm(equinox.nn.StatefulLayer):
-        """An `equinox.nn.BatchNorm` of one row, with statistics over the rows that are examples.
+        """An `equinox.nn.BatchNorm` on one row, with statistics over those rows that are examples.
 
         Attributes:
           norm: the layer.
-          row: bool `[]`, whether the row that it is mapped to is an example.
+          row: bool `[]`, whether the current row is an example.
         """
 
         norm: equinox.nn.BatchNorm
@@ -288,7 +289,7 @@ def _masked_norm_class() -> type:
 
 
 def _updated_statistics(norm: Any, mean: jax.Array, variance: jax.Array, state: Any) -> tuple[Any, Any, Any]:
-    """The statistics to normalize with in training, and the state with the running ones, as equinox has them."""
+    """The statistics that equinox normalizes with in training, and the state with updated running statistics."""
 
     def mixed(running, new):
         return norm.momentum * running + (1 - norm.momentum) * new

@@ -1,4 +1,4 @@
-"""A model from a flax linen module."""
+"""Models from flax linen modules."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -21,37 +21,38 @@ def from_linen(
     mask: str | None = None,
     running: str = "average",
 ) -> Model:
-    """Makes a `Model` of a `flax.linen.Module`.
+    """Makes a `Model` from a `flax.linen.Module`.
 
-    The collection `params` is trained. If there are others (the running averages of `BatchNorm`), the
-    weights are `ModelWeights(params, others)`, and what the module writes into the others in training is
-    running state, see `running`.
+    The collection `params` is trained. If there are other collections (such as the running averages of `BatchNorm`),
+    the weights are `ModelWeights(params, others)`. What the module writes into the others in training is running
+    state; `running` says what happens to it.
 
-    A `flax.linen.BatchNorm` in the module is given the mask of the batch, so that padding is not in its
-    statistics. Layers of one's own that combine examples can take the mask, see `mask`.
+    A `flax.linen.BatchNorm` in the module gets the mask of the batch, so padding does not count in its statistics.
+    Layers of your own that combine examples can take the mask through `mask`.
 
-    The module is told whether it trains by the parameter of its `__call__` that is named `train`,
-    `training`, `is_training`, `deterministic` or `use_running_average`; it may have none.
-    In training, the key gives the random numbers of `dropout` and of any other stream.
+    The module learns whether it trains from the parameter of its `__call__` that is named `train`, `training`,
+    `is_training`, `deterministic` or `use_running_average`, if there is one. In training, the key seeds the stream
+    `dropout` and all other random streams.
 
     Args:
       module: the module; `module(*inputs)` gives the predictions.
       loss: `(predictions, batch) -> [B]`, for example `cross_entropy()`.
-      batch_type: the type of a batch, or what `to_type` makes one of: notation or a dict of notations.
-      metrics: metrics by name, beside the loss.
-      inputs: the field of a batch that the module takes, or several in the order of its parameters.
-      mask: the parameter of the module's `__call__` that takes the mask, bool `[B]`, False on padding;
-        None if it has none.
-      running: what becomes of running state. "average": the server averages what the clients' training
-        leaves, weighted by their examples. "keep": a client carries it from step to step and does not send it.
+      batch_type: the type of a batch, or anything that `to_type` converts: notation, or a dict of notations.
+      metrics: metrics by name, in addition to the loss.
+      inputs: the batch field that the module takes, or several fields in the order of its parameters.
+      mask: the parameter of the module's `__call__` that takes the mask, bool `[B]`, False for padding; None if
+        there is none.
+      running: what happens to running state. "average": the server averages the clients' states after training,
+        weighted by their numbers of examples. "keep": a client carries it from step to step and does not send it.
         "freeze": it stays as it was initialized.
 
     Returns:
-      The `Model`. Its weights are what `module.init` gives for a batch of one example.
+      The `Model`. Its weights are those that `module.init` gives for a batch of one example.
 
     Raises:
-      ValueError: `batch_type` lacks one of the inputs, the module has no such parameter, or `running` is another
-        word; when predicting, a key is needed and missing, or a `BatchNorm` has an `axis_name` that is not there.
+      ValueError: `batch_type` lacks one of the inputs, the module has no parameter named `mask`, or `running` is not
+        one of the three; when predicting: the module needs a key and gets none, or a `BatchNorm` has an `axis_name`
+        that does not exist.
 
     Example:
       >>> import flax.linen as nn
@@ -102,7 +103,7 @@ def _streams(key):
     if key is None:
         return {}
     dropout, others = jax.random.split(key)
-    return {"dropout": dropout, "params": others}  # flax draws every stream it does not find from "params"
+    return {"dropout": dropout, "params": others}  # flax draws every stream that is not given from "params"
 
 
 def _apply(module, variables, values, arguments, streams, mutable):
@@ -117,11 +118,11 @@ def _apply(module, variables, values, arguments, streams, mutable):
 
 
 def _give_mask(method, args, kwargs, context):
-    """Calls a method of a module; a `BatchNorm` with the mask."""
+    """Calls a method of a module, with the mask if the module is a `BatchNorm`."""
     import flax.linen as nn
 
     module = context.module
-    # One with an axis name takes the mean of means over that axis, where each counts alike whatever its mask.
+    # With an axis name, the means along that axis are averaged with equal weights, whatever their masks.
     if isinstance(module, nn.BatchNorm) and context.method_name == "__call__" and module.axis_name is None:
         x = args[0] if args else kwargs["x"]
         others = {name: value for name, value in kwargs.items() if name != "mask"}

@@ -1,4 +1,4 @@
-"""A model from a flax nnx module."""
+"""Models from flax nnx modules."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -22,38 +22,40 @@ def from_nnx(
     mask: str | None = None,
     running: str = "average",
 ) -> Model:
-    """Makes a `Model` of a `flax.nnx.Module`.
+    """Makes a `Model` from a `flax.nnx.Module`.
 
-    Its `nnx.Param` variables are trained. If there are others (the running averages of `BatchNorm`), the
-    weights are `ModelWeights(params, others)`, and what the module writes into the others in training is
-    running state, see `running`. The states of random number streams are no weights: in training they come
-    from the key.
+    Its `nnx.Param` variables are trained. If there are other variables (such as the running averages of
+    `BatchNorm`), the weights are `ModelWeights(params, others)`. What the module writes into the others in training
+    is running state; `running` says what happens to it. The states of random number streams are not weights: in
+    training they are derived from the key.
 
-    A `flax.nnx.BatchNorm` in the module is given the mask of the batch, so that padding is not in its
-    statistics. Layers of one's own that combine examples can take the mask, see `mask`.
+    A `flax.nnx.BatchNorm` in the module gets the mask of the batch, so padding does not count in its statistics.
+    Layers of your own that combine examples can take the mask through `mask`.
 
-    The module is put into its `train()` or `eval()` mode, and told by the parameter of its `__call__`
-    that is named `train`, `training`, `is_training`, `deterministic` or `use_running_average`, if it has one.
+    The module is switched to its `train()` or `eval()` mode. It also learns whether it trains from the parameter of
+    its `__call__` that is named `train`, `training`, `is_training`, `deterministic` or `use_running_average`, if
+    there is one.
 
     Args:
-      create: `(rngs: nnx.Rngs) -> module`, makes the module; `module(*inputs)` gives the predictions.
+      create: `(rngs: nnx.Rngs) -> module`; `module(*inputs)` gives the predictions.
       loss: `(predictions, batch) -> [B]`, for example `cross_entropy()`.
-      batch_type: the type of a batch, or what `to_type` makes one of: notation or a dict of notations.
-      metrics: metrics by name, beside the loss.
-      inputs: the field of a batch that the module takes, or several in the order of its parameters.
-      mask: the parameter of the module's `__call__` that takes the mask, bool `[B]`, False on padding;
-        None if it has none.
-      running: what becomes of running state. "average": the server averages what the clients' training
-        leaves, weighted by their examples. "keep": a client carries it from step to step and does not send it.
+      batch_type: the type of a batch, or anything that `to_type` converts: notation, or a dict of notations.
+      metrics: metrics by name, in addition to the loss.
+      inputs: the batch field that the module takes, or several fields in the order of its parameters.
+      mask: the parameter of the module's `__call__` that takes the mask, bool `[B]`, False for padding; None if
+        there is none.
+      running: what happens to running state. "average": the server averages the clients' states after training,
+        weighted by their numbers of examples. "keep": a client carries it from step to step and does not send it.
         "freeze": it stays as it was created.
 
     Returns:
-      The `Model`. Its weights are nested dicts of arrays, keyed as `nnx.to_pure_dict` keys them; layers of a
-      list have integer keys.
+      The `Model`. Its weights are nested dicts of arrays with the keys of `nnx.to_pure_dict`; layers in a list have
+      integer keys.
 
     Raises:
-      ValueError: `batch_type` lacks one of the inputs, the module has no such parameter, or `running` is another
-        word; when predicting, a key is needed and missing, or a `BatchNorm` has an `axis_name` that is not there.
+      ValueError: `batch_type` lacks one of the inputs, the module has no parameter named `mask`, or `running` is not
+        one of the three; when predicting: the module needs a key and gets none, or a `BatchNorm` has an `axis_name`
+        that does not exist.
 
     Example:
       >>> from flax import nnx
@@ -131,7 +133,7 @@ def _filled(state, values):
 
 
 def _seeded(streams, key):
-    """The states of the random number streams at the beginning of a call that has `key`."""
+    """The states of the random number streams at the start of a call with `key`."""
     leaves, structure = jax.tree.flatten(streams)
     states = [
         jax.random.split(jax.random.fold_in(key, i), leaf.shape)
@@ -143,24 +145,24 @@ def _seeded(streams, key):
 
 
 def _same_keys(new, old):
-    """What `old` has too: not what a module sows while it is called."""
+    """The parts of `new` that `old` has too, which leaves out what a module sows while it is called."""
     return {key: _same_keys(new[key], part) for key, part in old.items()} if isinstance(old, dict) else new
 
 
 def _take_masks(module) -> None:
-    """Makes each `BatchNorm` of a module one that asks for the mask when it is called."""
+    """Replaces the class of each `BatchNorm` in a module by one that gets the mask when it is called."""
     from flax import nnx
 
     for path, part in nnx.iter_modules(module):
-        # One with an axis name takes the mean of means over that axis, where each counts alike whatever its mask.
+        # With an axis name, the means along that axis are averaged with equal weights, whatever their masks.
         if isinstance(part, nnx.BatchNorm) and part.axis_name is None:
             part.__class__ = _masked_class(type(part))
-            part.path_in_module = path  # pyright: ignore[reportAttributeAccessIssue]  # of its new class
+            part.path_in_module = path  # pyright: ignore[reportAttributeAccessIssue]  # the new class has it
 
 
 @functools.cache
 def _masked_class(norm: type) -> type:
-    """A class like that of a `BatchNorm`; it goes through `nnx.merge` and nnx's transforms with its instances."""
+    """A subclass of a `BatchNorm` that takes the mask; it survives `nnx.merge` and nnx's transforms."""
 
     def call(self, x, *args, mask=None, **kwargs):
         method = functools.partial(norm.__call__, self)

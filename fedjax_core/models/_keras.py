@@ -1,4 +1,4 @@
-"""A model from a Keras model, and its weights back."""
+"""Models from Keras models, and federated weights back into Keras models."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,42 +23,43 @@ def from_keras(
     label: str = "y",
     running: str = "average",
 ) -> Model:
-    """Makes a `Model` of a Keras 3 model, on Keras's JAX backend.
+    """Makes a `Model` from a Keras 3 model on Keras's JAX backend.
 
-    The trainable variables are trained, from the values that they have now: `init` gives these values whatever its
-    key. Where there are other variables (the moving averages of `BatchNormalization`), the weights are
-    `ModelWeights(trainable, others)`, and what the model writes into them in training is running state, see
-    `running`. The states of seed generators are not among the weights: in training, `Dropout` and the like draw
-    from the key. The Keras model is left as it is; `assign_to_keras` writes weights into it.
+    The trainable variables are trained from their current values: `init` returns these, whatever its key. If there
+    are other variables (such as the moving averages of `BatchNormalization`), the weights are
+    `ModelWeights(trainable, others)`. What the model writes into the others in training is running state; `running`
+    says what happens to it. The states of seed generators are not weights: in training, `Dropout` and similar layers
+    draw from the key. The Keras model itself does not change; `assign_to_keras` writes weights into it.
 
-    A `BatchNormalization` in the model is given the mask of the batch, so that padding is not in its statistics.
+    A `BatchNormalization` in the model gets the mask of the batch, so padding does not count in its statistics.
 
     Args:
-      model: the model, sequential, functional or a subclass; one that is not built yet is called once to build it.
-      loss: a Keras loss, as an object or by name, or a loss of the room `models`. Of Keras, an object says whether
-        predictions are logits, `SparseCategoricalCrossentropy(from_logits=True)`; by name they are probabilities.
-      batch_type: the type of a batch, or what `to_type` makes one of: notation or a dict of notations.
-      metrics: metrics beside the loss, a list or a dict by name: Keras metrics whose state adds up over examples, as
-        objects or by name, or metrics of the room `metrics`.
-      inputs: the field of a batch that the model takes, or several, which it takes as a list.
-      label: the field of a batch that Keras losses and metrics take as `y_true`.
-      running: what becomes of running state. "average": the server averages what the clients' training
-        leaves, weighted by their examples. "keep": a client carries it from step to step and does not send it.
+      model: a sequential, functional or subclassed model. A model that is not built yet is called once to build it.
+      loss: a Keras loss, as an object or by name, or a loss of the room `models`. A Keras loss by name takes the
+        predictions for probabilities; an object can say that they are logits,
+        `SparseCategoricalCrossentropy(from_logits=True)`.
+      batch_type: the type of a batch, or anything that `to_type` converts: notation, or a dict of notations.
+      metrics: metrics in addition to the loss, as a list or a dict by name: Keras metrics whose state adds up over
+        examples, as objects or by name, or metrics of the room `metrics`.
+      inputs: the batch field that the model takes, or several fields, which it takes as a list.
+      label: the batch field that Keras losses and metrics take as `y_true`.
+      running: what happens to running state. "average": the server averages the clients' states after training,
+        weighted by their numbers of examples. "keep": a client carries it from step to step and does not send it.
         "freeze": it stays as it is.
 
     Returns:
-      The `Model`. Its weights are nested dicts by the variables' paths, such as `dense/kernel`, without the name of
-      the model. Layers that Keras numbered are numbered anew, so that two models of the same layers have weights of
-      one type, however many models were made before.
+      The `Model`. Its weights are nested dicts, keyed by the variables' paths, such as `dense/kernel`, without the
+      model's name. Layers that Keras numbered are renumbered, so two models with the same layers have weights of the
+      same type, however many models were created before.
 
     Raises:
       ImportError: Keras is not installed.
       RuntimeError: Keras runs on another backend.
-      TypeError: it is not a Keras model, a loss or metric is of a wrong kind, or a metric does not add up over
+      TypeError: `model` is not a Keras model, a loss or metric has the wrong type, or a metric does not add up over
         examples.
-      ValueError: the model has regularizers or constraints, which would be lost; a loss does not give one value for
-        each example, or says that they are summed; `batch_type` lacks a field, or `running` is another word; when
-        predicting, a key is needed and missing.
+      ValueError: the model has regularizers or constraints, which would be lost; a loss does not give one value per
+        example, or its reduction is a sum; `batch_type` lacks a field, or `running` is not one of the three; when
+        predicting: the model needs a key and gets none.
 
     Example: the model of TFF's tutorial on image classification.
       >>> import os
@@ -112,17 +113,17 @@ def from_keras(
 
 
 def assign_to_keras(weights: Any, model: Any) -> None:
-    """Writes federated weights into the Keras model that they come from, or into one of the same layers.
+    """Writes federated weights into the Keras model that they come from, or into one with the same layers.
 
     Args:
-      weights: what a `Model` of `from_keras` has as weights, for example `process.get_model_weights(state)`.
-      model: the Keras model, built. Its variables are set, also the moving averages.
+      weights: the weights of a `Model` of `from_keras`, for example `process.get_model_weights(state)`.
+      model: the built Keras model. All its variables are set, including moving averages.
 
     Raises:
       ImportError: Keras is not installed.
       RuntimeError: Keras runs on another backend.
-      TypeError: it is not a Keras model.
-      ValueError: the weights are not those of such a model; then it is left as it was.
+      TypeError: `model` is not a Keras model.
+      ValueError: the weights do not fit the model, which then stays unchanged.
 
     Example:
       >>> import os
@@ -143,15 +144,15 @@ def assign_to_keras(weights: Any, model: Any) -> None:
         raise _other_weights(model, f"{type(error).__name__}: {error}") from None
     for variable, (expected, found) in zip(variables, shapes):
         if expected != found:
-            raise _other_weights(model, f"{variable.path} has the shape {expected}, and they {found}")
+            raise _other_weights(model, f"{variable.path} has the shape {expected}, got {found}")
     for variable, value in zip(variables, values):
         variable.assign(value)
 
 
 def _other_weights(model: Any, reason: str) -> ValueError:
     return ValueError(
-        f"assign_to_keras(weights, model) takes weights of the same layers as the model's, {model.name!r}: {reason}; "
-        "give it the Keras model that from_keras was given"
+        f"assign_to_keras(weights, model) takes the weights of a model with the layers of {model.name!r}: {reason}; "
+        "pass the Keras model that was given to from_keras"
     )
 
 
@@ -162,7 +163,7 @@ def _check_model(caller: str, keras: Any, model: Any) -> None:
 
 
 def _others(model: Any) -> list:
-    """The variables that are not trained, but for the states of seed generators."""
+    """The variables that are not trained, without the states of seed generators."""
     trained = {id(variable) for variable in model.trainable_variables}
     return [variable for variable in model.weights if id(variable) not in trained]
 
@@ -173,7 +174,7 @@ def _values(model: Any) -> tuple[list, list]:
 
 
 class _Paths:
-    """Where each variable of a Keras model is in the weights."""
+    """The path in the weights of each variable of a Keras model."""
 
     def __init__(self, model: Any):
         trained, others = model.trainable_variables, _others(model)
@@ -193,7 +194,7 @@ class _Paths:
 
 
 def _renumbered(paths: list[list[str]], model_name: str) -> list[list[str]]:
-    """The paths without the model's name, where parts that differ in a number alone are numbered from the first on.
+    """The paths without the model's name, in which parts that differ only in a number are numbered in order.
 
     Example:
       >>> _renumbered([["net_4", "dense_7", "kernel"], ["net_4", "dense_9", "kernel"]], "net_4")
@@ -208,7 +209,7 @@ def _renumbered(paths: list[list[str]], model_name: str) -> list[list[str]]:
 def _renumbered_path(path: list[str], known: dict[tuple, str], taken: set[tuple]) -> list[str]:
     found: list[str] = []
     for i, part in enumerate(path):
-        is_variable = i == len(path) - 1  # two variables of one path are two; two layers of one path are one
+        is_variable = i == len(path) - 1  # equal paths: two distinct variables, or one layer
         if is_variable or (*found, None, part) not in known:
             name = _free((*found,), part, taken)
             known[*found, None, part] = name

@@ -1,4 +1,4 @@
-"""How a Keras model is called as a pure function."""
+"""Calls of a Keras model as a pure function."""
 
 import contextlib
 import inspect
@@ -13,20 +13,20 @@ from fedjax_core import types
 from fedjax_core.models import _masking
 
 _LINE = 'import os; os.environ["KERAS_BACKEND"] = "jax"'
-# While a call is traced, its normalizations carry another `call`; the lock keeps two threads from putting back
-# each other's.
+# While a call is traced, the normalizations of the model have a replaced `call`; the lock keeps one thread from
+# restoring what another thread has replaced.
 _lock = threading.RLock()
 
 
 def imported_keras(caller: str) -> Any:
-    """The module `keras`, on its JAX backend.
+    """Imports `keras` and checks that it runs on its JAX backend.
 
     Args:
-      caller: the name to show in messages.
+      caller: the name of the calling function, for error messages.
 
     Raises:
-      ImportError: it is not installed, or too old.
-      RuntimeError: it runs on another backend.
+      ImportError: Keras is not installed, or it is older than Keras 3.
+      RuntimeError: Keras runs on another backend.
 
     Example:
       >>> import os
@@ -39,7 +39,7 @@ def imported_keras(caller: str) -> Any:
     except ImportError as error:
         if error.name == "keras":
             raise ImportError(f"{caller} needs Keras 3; run: pip install 'fedjax-core[keras]'") from error
-        # Keras is there; the backend that it is set to, TensorFlow unless one says otherwise, is not.
+        # Keras is installed, but its configured backend, TensorFlow by default, is not.
         raise RuntimeError(
             f"{caller} needs Keras on its JAX backend; write before the first import: {_LINE}"
         ) from error
@@ -55,7 +55,7 @@ def imported_keras(caller: str) -> Any:
 
 @contextlib.contextmanager
 def keras_promotion() -> Iterator[None]:
-    """Within it, arrays of different ranks are broadcast, as Keras's own code relies on.
+    """A context in which arrays of different ranks broadcast, as Keras's own code expects.
 
     Example:
       >>> with keras_promotion():
@@ -67,13 +67,13 @@ def keras_promotion() -> Iterator[None]:
 
 
 class KerasCall:
-    """Calls a Keras model with values for its variables.
+    """Calls a Keras model with given values for its variables.
 
     Attributes:
       model: the Keras model.
-      names: the fields of a batch that it takes.
+      names: the batch fields that it takes.
       draws: whether it has seed generators.
-      hands_on_mask: whether a layer's mask (of `mask_zero`, for example) comes out with the predictions.
+      hands_on_mask: whether its predictions carry a layer's mask (for example that of `mask_zero`).
     """
 
     hands_on_mask: bool
@@ -84,7 +84,7 @@ class KerasCall:
         self._is_single = is_single
 
     def build(self, examples: list) -> None:
-        """Builds the model's variables and checks that all of what it does is in its predictions."""
+        """Builds the model's variables, and raises ValueError if the model constrains one of them."""
         if not self.model.built:
             with keras_promotion():
                 self.model(self._inputs(dict(zip(self.names, examples))))
@@ -100,7 +100,7 @@ class KerasCall:
         """The abstract predictions for two examples.
 
         Raises:
-          ValueError: the model adds losses, which would be lost.
+          ValueError: the model adds losses of its own, which would be lost.
         """
         batch = jax.tree.map(
             lambda t: jax.ShapeDtypeStruct((2, *(3 if d is None else d for d in t.shape[1:])), t.dtype),
@@ -120,15 +120,15 @@ class KerasCall:
         predictions = jax.eval_shape(run, trained, others, batch)
         if found["losses"]:
             raise ValueError(
-                f"the Keras model {self.model.name!r} adds losses to that of its predictions (regularizers or "
-                "add_loss), which a loss for each example does not hold; leave them out, and write "
-                "kernel_regularizer=L2(c) as weight decay: "
+                f"the Keras model {self.model.name!r} adds losses of its own (regularizers or add_loss), which are "
+                "not part of the loss of each example; leave them out, and replace kernel_regularizer=L2(c) by "
+                "weight decay: "
                 "optax.chain(optax.add_decayed_weights(2 * c), optax.sgd(0.02))"
             )
         return predictions
 
     def __call__(self, training: bool, trained: list, others: list, batch: Any, key: jax.Array | None):
-        """Predictions, and the values of the variables that are not trained, as the call leaves them."""
+        """The predictions, and the values of the variables that are not trained after the call."""
         predictions, updated, _ = self._stateless(training, trained, others, batch, key)
         return predictions, updated
 
@@ -178,7 +178,7 @@ def _has_mask(predictions: Any) -> bool:
         return x
 
     for leaf in jax.tree.leaves(predictions):
-        layer = keras.layers.Lambda(look)  # Keras hands a layer the mask that comes with its input
+        layer = keras.layers.Lambda(look)  # Keras passes a layer the mask that its input carries
         layer.supports_masking = True
         layer(leaf)
     return any(found)
@@ -186,7 +186,7 @@ def _has_mask(predictions: Any) -> bool:
 
 @contextlib.contextmanager
 def _taking_masks(norms: list) -> Iterator[None]:
-    """Within it, each of these layers asks for the mask when it is called."""
+    """A context in which each of these layers gets the mask when it is called."""
     with _lock:
         for layer in norms:
             vars(layer).update(call=_masked_call(layer), _moments=_shaped_moments(layer))
@@ -202,7 +202,7 @@ def _masked_call(layer: Any):
 
     def call(inputs, training=None, mask=None):
         def masked(mask=None):
-            # Keras takes one dimension less than that of the inputs, all but the last.
+            # Keras takes a mask with all dimensions of the inputs but the last.
             return original(inputs, training=training, mask=None if mask is None else mask[..., 0])
 
         given = None if mask is None else mask[..., None]
@@ -215,7 +215,7 @@ def _shaped_moments(layer: Any):
     original = layer._moments
 
     def moments(inputs, mask):
-        # With a mask Keras squeezes them, and of one feature a scalar is left, which it cannot go on with.
+        # With a mask Keras squeezes the moments; those of a single feature become scalars, on which it then fails.
         return tuple(jnp.reshape(moment, (inputs.shape[layer.axis],)) for moment in original(inputs, mask))
 
     return moments
@@ -225,7 +225,7 @@ def _check_constraints(model: Any) -> None:
     constrained = [v.path for v in model.trainable_variables if getattr(v, "constraint", None) is not None]
     if constrained:
         raise ValueError(
-            f"the Keras model {model.name!r} constrains {', '.join(constrained)}, as Keras's own optimizers do "
+            f"the Keras model {model.name!r} constrains {', '.join(constrained)}, which Keras's own optimizers enforce "
             "after each step and optax does not; leave the constraint out, and chain an optax transformation that "
-            "keeps to it, such as optax.keep_params_nonnegative()"
+            "enforces it, such as optax.keep_params_nonnegative()"
         )

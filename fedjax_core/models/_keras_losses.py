@@ -1,4 +1,4 @@
-"""Keras losses as losses for each example."""
+"""Keras losses as losses of the single examples."""
 
 import functools
 import inspect
@@ -20,26 +20,26 @@ def loss_of(
     """The loss of a model, `(predictions, batch) -> [B]`.
 
     Args:
-      keras: the module.
-      loss: a Keras loss, an object, a function of `y_true` and `y_pred` or a name; or a loss of the room `models`,
-        which is given back as it is.
-      label: the field of a batch that is `y_true`.
+      keras: the module `keras`.
+      loss: a Keras loss (an object, a function of `y_true` and `y_pred`, or a name), or a loss of the room `models`,
+        which is returned unchanged.
+      label: the batch field that becomes `y_true`.
       outputs: the abstract predictions for two examples.
       batch_type: the type of a batch.
-      hands_on_mask: whether the predictions come with a mask of Keras's, which its losses would use.
+      hands_on_mask: whether the predictions carry a Keras mask, which Keras losses would use.
 
     Raises:
-      TypeError: it is none of these.
-      ValueError: the batch has no such field, there is no loss of that name, or the loss has no value for each
-        example.
+      TypeError: `loss` is none of these.
+      ValueError: the batch has no field `label`, there is no loss with that name, the loss does not give one value
+        per example, or Keras would average it over something other than examples.
     """
     if isinstance(loss, str) or inspect.isclass(loss):
         loss = _named(keras, loss)
     if not isinstance(loss, keras.losses.Loss) and not _is_keras_function(loss):
         if not callable(loss):
             raise TypeError(
-                f"from_keras(loss=...) is a Keras loss or a function of predictions and a batch, got {loss!r}; write "
-                "keras.losses.SparseCategoricalCrossentropy() or fc.models.cross_entropy()"
+                f"from_keras(loss=...) must be a Keras loss or a function of predictions and batch, got {loss!r}; "
+                "write keras.losses.SparseCategoricalCrossentropy() or fc.models.cross_entropy()"
             )
         return loss
     check_label("loss", label, batch_type)
@@ -60,21 +60,18 @@ def loss_of(
 
 
 def check_label(what: str, label: str, batch_type: types.StructType) -> None:
-    """Raises unless a batch has the field that Keras's losses and metrics compare with.
-
-    Raises:
-      ValueError: it has no such field.
+    """Raises ValueError unless a batch has the field that Keras losses and metrics compare with.
 
     Example:
       >>> check_label("loss", "label", types.to_type({"x": "float32[?,3]", "y": "int32[?]"}))
       Traceback (most recent call last):
-      ValueError: from_keras(label=...) names the field of a batch that a Keras loss takes as `y_true`; 'label' is
-        not one of <x=float32[?,3],y=int32[?]>; write `label=NAME`
+      ValueError: from_keras(label=...) must name the batch field that a Keras loss takes as `y_true`, got 'label',
+        which is not one of <x=float32[?,3],y=int32[?]>; write `label=NAME`
     """
     if label not in batch_type.names:
         raise ValueError(
-            f"from_keras(label=...) names the field of a batch that a Keras {what} takes as `y_true`; {label!r} is not "
-            f"one of {batch_type}; write `label=NAME`"
+            f"from_keras(label=...) must name the batch field that a Keras {what} takes as `y_true`, got {label!r}, "
+            f"which is not one of {batch_type}; write `label=NAME`"
         )
 
 
@@ -95,7 +92,7 @@ def _is_keras_function(loss: Any) -> bool:
 
 
 def _in_its_dtype(loss: Any) -> Callable:
-    """The loss before its reduction, of arguments in the dtype that it works in."""
+    """The loss before its reduction, with its arguments converted to the loss's dtype."""
 
     def values_of(labels, predictions):
         return loss.call(*(jax.tree.map(lambda x: jnp.asarray(x, loss.dtype), x) for x in (labels, predictions)))
@@ -104,7 +101,10 @@ def _in_its_dtype(loss: Any) -> Callable:
 
 
 def _check_weighs_alike(loss: Any, name: str, hands_on_mask: bool) -> None:
-    """What Keras averages over other than examples has no loss for each example that averages to the same."""
+    """Raises ValueError for a loss that Keras does not average over examples alone.
+
+    Losses of the single examples could not have the same average.
+    """
     reduction = getattr(loss, "reduction", None)
     rule = "the loss of a client is the mean over its examples"
     if reduction not in _MEANS:
@@ -114,13 +114,13 @@ def _check_weighs_alike(loss: Any, name: str, hands_on_mask: bool) -> None:
         )
     if getattr(loss, "ignore_class", None) is not None:
         raise ValueError(
-            f"{rule}, but {name!r} ignores a class, and so is a mean over some of them; leave ignore_class out, or for "
-            "sequences write fc.models.sequence_cross_entropy(pad=0)"
+            f"{rule}, but {name!r} ignores a class and so averages over some of them only; leave ignore_class out, or "
+            "for sequences write fc.models.sequence_cross_entropy(pad=0)"
         )
     if hands_on_mask:
         raise ValueError(
-            f"{rule}, but a layer of the model masks its input (mask_zero=True), and Keras averages {name!r} over what "
-            "is not masked; for sequences write fc.models.sequence_cross_entropy(pad=0)"
+            f"{rule}, but a layer of the model masks its input (mask_zero=True), and Keras averages {name!r} over the "
+            "rest; for sequences write fc.models.sequence_cross_entropy(pad=0)"
         )
 
 
@@ -136,8 +136,8 @@ def _check_for_each_example(per_example: Callable, name: str, outputs: Any, fiel
             ) from error
         if found.shape != (size,):
             raise ValueError(
-                f"a model's loss gives one value for each example, and {name!r} gives the shape {found.shape} for "
-                f"{size} examples; write a loss of predictions and a batch that gives the shape [B]"
+                f"a model's loss must give one value per example, got the shape {found.shape} of {name!r} for "
+                f"{size} examples; write a loss of predictions and batch that gives the shape [B]"
             )
 
 
@@ -156,7 +156,7 @@ def _is_sparse(keras: Any, loss: Any) -> bool:
 
 
 def _nan_where_unknown(values, predictions, labels):
-    """Keras gives a label outside of the classes the loss 0: it would count, and train nothing."""
+    """NaN for labels outside the classes: with Keras's own loss of 0 they would count and train nothing."""
     known = (labels >= 0) & (labels < predictions.shape[-1])
     known = known.reshape(values.shape[0], -1).all(axis=1)
     return jnp.where(known, values, jnp.nan)

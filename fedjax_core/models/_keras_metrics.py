@@ -26,20 +26,22 @@ def metrics_of(
     """The metrics of a model by name.
 
     Args:
-      keras: the module.
-      metrics: a list or a dict of Keras metrics, objects or names, and of `Metric`.
-      label: the field of a batch that is `y_true`.
+      keras: the module `keras`.
+      metrics: a list or a dict of Keras metrics (objects or names) or `Metric`s.
+      label: the batch field that becomes `y_true`.
       outputs: the abstract predictions for two examples.
       batch_type: the type of a batch.
 
     Raises:
-      TypeError: something is of another kind, or its state does not add up over examples.
-      ValueError: the batch has no such field, or there is no metric of that name.
+      TypeError: something is not a metric, or the state of a Keras metric does not add up over examples.
+      ValueError: the batch has no field `label`, or there is no metric with a given name.
     """
     if metrics is None:
         return {}
     if isinstance(metrics, str) or not isinstance(metrics, Mapping | Iterable):
-        raise TypeError(f"from_keras(metrics=...) is a list or a dict of metrics, got {metrics!r}; write [{metrics!r}]")
+        raise TypeError(
+            f"from_keras(metrics=...) must be a list or a dict of metrics, got {metrics!r}; write [{metrics!r}]"
+        )
     if not isinstance(metrics, Mapping):
         metrics = {_name(metric): metric for metric in metrics}
     return {name: _metric_of(keras, metric, label, outputs, batch_type) for name, metric in metrics.items()}
@@ -48,7 +50,9 @@ def metrics_of(
 def _name(metric: Any) -> str:
     name = metric if isinstance(metric, str) else getattr(metric, "name", None)
     if isinstance(metric, Metric) or not isinstance(name, str):
-        raise TypeError(f"from_keras(metrics=[...]) lists Keras metrics, got {metric!r}; write {{'name': metric}}")
+        raise TypeError(
+            f"from_keras(metrics=[...]) must list Keras metrics, got {metric!r}; for others write {{'name': metric}}"
+        )
     return name
 
 
@@ -60,7 +64,7 @@ def _metric_of(keras: Any, metric: Any, label: str, outputs: Any, batch_type: ty
     metric = _made(keras, metric, sample)
     _check_compares(metric)
     with keras_promotion():
-        if not getattr(metric, "_built", True):  # some make their variables when they first see a batch
+        if not getattr(metric, "_built", True):  # some create their variables when they first see a batch
             metric.update_state(*sample)
             metric.reset_state()
     zeros = [jnp.asarray(np.array(variable.value)) for variable in metric.variables]
@@ -72,8 +76,9 @@ def _check_compares(metric: Any) -> None:
     parameters = list(inspect.signature(metric.update_state).parameters)
     if "sample_weight" in parameters[:2]:
         raise TypeError(
-            f"from_keras(metrics=...) compare labels and predictions, and {metric.name!r} is updated by "
-            f"({', '.join(parameters)}); write keras.metrics.MeanMetricWrapper(function of y_true and y_pred)"
+            f"from_keras(metrics=...) takes metrics that compare labels and predictions, but {metric.name!r} is "
+            f"updated with ({', '.join(parameters)}); write keras.metrics.MeanMetricWrapper(function of y_true and "
+            "y_pred)"
         )
 
 
@@ -83,7 +88,7 @@ def _additive(metric: Any, zeros: list, label: str) -> Metric:
             kept = jnp.expand_dims(mask, tuple(range(1, state.ndim)))
             return jnp.sum(jnp.where(kept, state, 0), axis=0, dtype=state.dtype)
 
-        # One example at a time: what a padded row holds, NaN too, is then left out whole.
+        # One example at a time, so that whatever a padding row holds, even NaN, is left out entirely.
         states = jax.vmap(lambda *one: _updated(metric, zeros, *_batch_of_one(one)))(batch[label], predictions)
         return [add_kept(state) for state in states], jnp.sum(mask, dtype=jnp.int32)
 
@@ -111,7 +116,7 @@ def _updated(metric: Any, state: list, labels: Any, predictions: Any) -> list:
 
 
 def _made(keras: Any, metric: Any, sample: tuple) -> Any:
-    """The metric object for an object, a class, a function or a name."""
+    """The metric object for an object, a class, a function or a name of a metric."""
     if isinstance(metric, str) and metric in _BY_SHAPES:
         return _by_shapes(keras, metric, *sample)
     if isinstance(metric, str):
@@ -136,7 +141,7 @@ def _named(keras: Any, name: str) -> Any:
 
 
 def _by_shapes(keras: Any, name: str, labels: np.ndarray, predictions: np.ndarray) -> Any:
-    """The metric that `Model.compile` takes for a name that stands for several, by the shapes."""
+    """The metric that `Model.compile` chooses, by the shapes, for a name that stands for several metrics."""
     kinds = ("Accuracy", "accuracy") if name.startswith("acc") else ("Crossentropy", "crossentropy")
     if predictions.shape[-1] == 1 or predictions.ndim == 1:
         kind = "Binary"
@@ -148,7 +153,7 @@ def _by_shapes(keras: Any, name: str, labels: np.ndarray, predictions: np.ndarra
 
 
 def _sample(outputs: Any, batch_type: types.StructType, label: str) -> tuple[Any, Any]:
-    """Labels and predictions of some examples: probabilities, and the classes 0 and 1."""
+    """Random labels and predictions for 7 examples: classes 0 and 1, and probabilities."""
     random = np.random.default_rng(0)
 
     def labels(tensor):
@@ -165,7 +170,7 @@ def _sample(outputs: Any, batch_type: types.StructType, label: str) -> tuple[Any
 
 
 def _check_adds(metric: Any, zeros: list, sample: tuple) -> None:
-    """Raises unless a metric's state starts from zeros and is the sum of those of single examples."""
+    """Raises TypeError unless a metric's state starts from zeros and is the sum of the states of single examples."""
     rule = f"a metric's statistics are added over batches and clients, so the state of {metric.name!r} must add up"
     repaired = "write a fc.Metric(measure, finalize) whose statistic adds up, or measure it after the run"
     if not zeros or any(np.any(np.asarray(leaf) != 0) for leaf in zeros):
@@ -182,11 +187,11 @@ def _check_adds(metric: Any, zeros: list, sample: tuple) -> None:
         )
 
     try:
-        whole, *others = jax.jit(in_four_ways)(sample)  # one program: Keras's operations one by one take seconds
+        whole, *others = jax.jit(in_four_ways)(sample)  # one program, as Keras's operations one by one take seconds
     except Exception as error:
         raise TypeError(
             f"the Keras metric {metric.name!r} cannot be measured: {type(error).__name__}: {error}"
         ) from error
     for other in others:
         if not all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(whole, other, strict=True)):
-            raise TypeError(f"{rule}, and it does not; {repaired}")
+            raise TypeError(f"{rule}, but it does not; {repaired}")

@@ -9,7 +9,7 @@ _kernel = jax.nn.initializers.lecun_normal()
 
 
 def init_dense(key, num_inputs: int, num_outputs: int) -> dict:
-    """Weights of `dense`: `kernel`, float32 `[I, O]`, LeCun normal, and `bias`, float32 `[O]`, zeros.
+    """Initial weights of `dense`: `kernel`, float32 `[I, O]`, LeCun normal, and `bias`, float32 `[O]`, zeros.
 
     Example:
       >>> init_dense(jax.random.key(0), 3, 2)["kernel"].shape
@@ -36,7 +36,7 @@ def dense(weights: dict, x: jax.Array) -> jax.Array:
 
 
 def init_conv3x3(key, num_inputs: int, num_outputs: int) -> dict:
-    """Weights of a 3x3 convolution: `kernel`, float32 `[3, 3, I, O]`, LeCun normal, and `bias`, `[O]`, zeros.
+    """Initial weights of a 3x3 convolution: `kernel`, float32 `[3, 3, I, O]`, LeCun normal, and `bias`, `[O]`, zeros.
 
     Example:
       >>> init_conv3x3(jax.random.key(0), 1, 32)["kernel"].shape
@@ -46,7 +46,7 @@ def init_conv3x3(key, num_inputs: int, num_outputs: int) -> dict:
 
 
 def flatten(x: jax.Array) -> jax.Array:
-    """`[B, ...]` as `[B, N]`; `B` may be zero or symbolic.
+    """Flattens `[B, ...]` to `[B, N]`; `B` may be zero or symbolic.
 
     Example:
       >>> flatten(jnp.zeros((5, 2, 3))).shape

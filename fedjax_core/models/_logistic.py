@@ -13,13 +13,13 @@ def logistic_regression(num_features: int, num_classes: int, metrics: Mapping[st
     """Softmax regression: `logits = x @ kernel + bias`, starting from zeros.
 
     Args:
-      num_features: `N`.
-      num_classes: `C`.
-      metrics: metrics by name, beside the loss.
+      num_features: `N`, the number of features.
+      num_classes: `C`, the number of classes.
+      metrics: metrics by name, in addition to the loss.
 
     Returns:
-      A `Model` of batches `<x=float32[?,N],y=int32[?]>` with the weights `kernel`, float32 `[N, C]`,
-      and `bias`, float32 `[C]`. It predicts logits, float32 `[B, C]`; its loss is `cross_entropy()`.
+      A `Model` for batches `<x=float32[?,N],y=int32[?]>`. Its weights are `kernel`, float32 `[N, C]`, and `bias`,
+      float32 `[C]`. It predicts logits, float32 `[B, C]`; its loss is `cross_entropy()`.
 
     Raises:
       TypeError, ValueError: a size is not a positive integer.

@@ -1,4 +1,4 @@
-"""Losses for each example, `(predictions, batch) -> [B]`, to be given to a model."""
+"""Losses of the single examples, `(predictions, batch) -> [B]`, as a model needs them."""
 
 from collections.abc import Callable
 
@@ -16,15 +16,15 @@ def cross_entropy(label: str = "y") -> Loss:
 
     `loss = logsumexp(z) - z[label]` for the logits `z` of an example.
 
-    A label outside of `0..C-1` gives NaN, the gradient too, so that the round leaves the client out and
-    counts it, and does not train it on a wrong class.
+    A label outside `0..C-1` makes the loss and its gradient NaN, so the round leaves the client out and counts it,
+    rather than training on a wrong class.
 
     Args:
-      label: the batch's field of labels, integers `[B]`.
+      label: the batch field with the labels, integers `[B]`.
 
     Returns:
-      `loss(predictions, batch)`: from logits, floating point `[B, C]`, to losses `[B]` of the same
-      dtype. It raises `ValueError` where the shapes, `TypeError` where the dtypes are others.
+      `loss(predictions, batch)`: from logits, floating point `[B, C]`, to losses `[B]` of the same dtype. It raises
+      `ValueError` for other shapes, and `TypeError` for labels that are not integers.
 
     Example:
       >>> loss = cross_entropy()
@@ -37,7 +37,7 @@ def cross_entropy(label: str = "y") -> Loss:
         _arguments.check_labels("cross_entropy", predictions, labels, label)
         if jnp.ndim(labels) != 1:
             raise ValueError(
-                f"cross_entropy takes one label an example, labels of shape [B]; got batch[{label!r}] of "
+                f"cross_entropy takes one label per example, labels of shape [B]; got batch[{label!r}] of "
                 f"shape {jnp.shape(labels)}; for sequences use `sequence_cross_entropy()`"
             )
         return _label_losses(predictions, labels)
@@ -48,21 +48,20 @@ def cross_entropy(label: str = "y") -> Loss:
 def sequence_cross_entropy(label: str = "y", pad: int | None = 0) -> Loss:
     """Softmax cross entropy of a sequence of tokens: the sum over its tokens, divided by `T`.
 
-    Padding counts as zero and `T` is the padded length, so that every token of a batch weighs the
-    same, whatever the length of its sequence, and an empty sequence has the loss 0.
-    (FedJAX's and the FedAvg paper's character models do the same. The mean over the tokens
-    alone is the metric `perplexity`'s logarithm.)
+    Padding counts as zero and `T` is the padded length, so every token of a batch has the same weight, whatever the
+    length of its sequence, and an empty sequence has the loss 0. (The character models of FedJAX and of the FedAvg
+    paper do the same. For the mean over the tokens without padding, take the logarithm of the metric `perplexity`.)
 
     Args:
-      label: the batch's field of tokens, integers `[B, T]`. Tokens outside of `0..V-1` other than
-        `pad` give NaN, as in `cross_entropy`.
-      pad: the token that stands for no token; None if there is none.
+      label: the batch field with the tokens, integers `[B, T]`. Tokens outside `0..V-1` other than `pad` give NaN,
+        as in `cross_entropy`.
+      pad: the padding token; None if there is none.
 
     Returns:
-      `loss(predictions, batch)`: from logits, floating point `[B, T, V]`, to losses `[B]` of the same
-      dtype. It raises `ValueError` where the shapes, `TypeError` where the dtypes are others.
+      `loss(predictions, batch)`: from logits, floating point `[B, T, V]`, to losses `[B]` of the same dtype. It raises
+      `ValueError` for other shapes, and `TypeError` for tokens that are not integers.
 
-    Example: four equally likely tokens, of two positions one is padding.
+    Example: four equally likely tokens at two positions, one of which is padding.
       >>> loss = sequence_cross_entropy()
       >>> loss(jnp.zeros((1, 2, 4)), {"y": jnp.array([[3, 0]])})
       Array([0.6931472], dtype=float32)
@@ -73,8 +72,8 @@ def sequence_cross_entropy(label: str = "y", pad: int | None = 0) -> Loss:
         _arguments.check_labels("sequence_cross_entropy", predictions, tokens, label)
         if jnp.ndim(tokens) != 2:
             raise ValueError(
-                f"sequence_cross_entropy takes one sequence an example, labels of shape [B, T]; got "
-                f"batch[{label!r}] of shape {jnp.shape(tokens)}; for one label an example use `cross_entropy()`"
+                f"sequence_cross_entropy takes one sequence per example, labels of shape [B, T]; got "
+                f"batch[{label!r}] of shape {jnp.shape(tokens)}; for one label per example use `cross_entropy()`"
             )
         if pad is None:
             return jnp.mean(_label_losses(predictions, tokens), axis=1)
@@ -89,12 +88,11 @@ def squared_error(label: str = "y") -> Loss:
     """Squared error, averaged over the components of an example.
 
     Args:
-      label: the batch's field of values, `[B, ...]`, of the predictions' shape.
+      label: the batch field with the target values, `[B, ...]`, in the shape of the predictions.
 
     Returns:
-      `loss(predictions, batch)`: from predictions, floating point `[B, ...]`, to losses `[B]`. It
-      raises `ValueError` where the shapes differ (they are not broadcast: `[B, 1]` against `[B]`
-      would become `[B, B]`).
+      `loss(predictions, batch)`: from predictions, floating point `[B, ...]`, to losses `[B]`. It raises `ValueError`
+      if the shapes differ: they do not broadcast, since `[B, 1]` against `[B]` would become `[B, B]`.
 
     Example:
       >>> loss = squared_error()
@@ -106,7 +104,7 @@ def squared_error(label: str = "y") -> Loss:
         values = batch[label]
         if jnp.shape(predictions) != jnp.shape(values):
             raise ValueError(
-                f"squared_error takes predictions of the shape of batch[{label!r}], {jnp.shape(values)}, got "
+                f"squared_error takes predictions with the shape of batch[{label!r}], {jnp.shape(values)}, got "
                 f"{jnp.shape(predictions)}; for predictions of shape [B, 1] return `output[:, 0]`"
             )
         errors = jnp.square(predictions - values)

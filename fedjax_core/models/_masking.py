@@ -1,7 +1,7 @@
-"""The mask of a batch's examples, where a module calls its normalization without it.
+"""The mask of a batch's examples, for normalizations that a module calls without it.
 
-A module is called as it is, and its own calls of `BatchNorm` know nothing of padding. The adapters put the mask
-here around such a call, and hand it to each `BatchNorm` on the way in.
+An adapter calls a module as it is, and the module's own calls of `BatchNorm` know nothing about padding. Around such a
+call the adapter stores the mask here, and it passes the mask to each `BatchNorm` that is called inside.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ class _Call(NamedTuple):
     """A call of a module.
 
     Attributes:
-      mask: bool `[B]`; None while the module is only looked at.
-      axes: of each normalization, and the rank of its input, the axis of the batch's rows.
-      size: the number of rows while the module is looked at; else 0.
+      mask: bool `[B]`; None in the trace that only finds the axes.
+      axes: the axis of the batch's rows, by normalization and rank of its input.
+      size: the number of rows in the trace that finds the axes; otherwise 0.
     """
 
     mask: jax.Array | None
@@ -33,8 +33,8 @@ class _Call(NamedTuple):
 
 _current: contextvars.ContextVar[_Call | None] = contextvars.ContextVar("fedjax_core_mask", default=None)
 _numbers = itertools.count(1)
-# Part of the cache key of every `jit`: a jitted part of a module is traced anew in each call, and does not go on
-# with the mask of the call that it was first traced in.
+# The number is part of the cache key of every `jit`: a jitted part of a module is traced again in each call, instead
+# of keeping the mask of the call in which it was first traced.
 _number = jax.make_user_context(0)
 
 
@@ -51,15 +51,15 @@ def _calling(call: _Call) -> Iterator[None]:
 def masked(run: Callable, batch_type: types.Type) -> Callable:
     """A function that calls a module, with the mask for its normalizations.
 
-    Where the rows of a normalization's input are is found by a trace with a number of rows that no other
-    dimension has: in a module that maps over examples the first dimension may be one of an image.
+    A trace with a number of rows that no other dimension has finds the axis of the rows in each normalization's input.
+    This axis need not be the first: in a module that maps over examples, the first dimension may be one of an image.
 
     Args:
-      run: `(mask, weights, batch, key) -> anything`; in it each normalization is called by `with_mask`.
+      run: `(mask, weights, batch, key) -> anything`, which calls each normalization through `with_mask`.
       batch_type: the type of a batch.
 
     Returns:
-      A function like `run`; its mask may be None, where every row is an example.
+      A function like `run`; its mask may be None if every row is an example.
 
     Example: the mean of a batch, as a module would compute it.
 
@@ -76,7 +76,8 @@ def masked(run: Callable, batch_type: types.Type) -> Callable:
         if mask is None:
             return run(mask, weights, batch, key)
         if not known:
-            # A module of one batch size, or one that fails, which its real call tells better: the next is looked at.
+            # A module may take one batch size only, or fail; its real call then gives the better error, and the trace
+            # is tried again in the next call.
             with contextlib.suppress(Exception):
                 known.append(_row_axes(run, batch_type, weights, key))
         if not known or not known[0]:
@@ -104,17 +105,18 @@ def _abstract(batch_type: types.Type, size: int) -> Any:
 
 
 def with_mask(method: Callable, name: Hashable, x: jax.Array, given: jax.Array | None, args, kwargs) -> Any:
-    """Calls a normalization, with the mask of its input's rows.
+    """Calls a normalization with the mask of its input's rows.
 
     Args:
-      method: takes `args`, `kwargs` and, unless there is none, `mask`: bool, of a shape that broadcasts to `x`.
-      name: tells the normalization from the module's others.
-      x: its input.
-      given: the mask that the module gives itself, or None.
-      args, kwargs: its other arguments.
+      method: the call; it takes `args`, `kwargs` and, if there is a mask, `mask`: bool, in a shape that broadcasts to
+        that of `x`.
+      name: identifies the normalization within the module.
+      x: the input of the normalization.
+      given: the mask that the module itself passes, or None.
+      args, kwargs: the arguments of the normalization.
 
     Returns:
-      What the method gives.
+      What `method` returns.
 
     Example:
 
@@ -125,7 +127,7 @@ def with_mask(method: Callable, name: Hashable, x: jax.Array, given: jax.Array |
     if axis is None:
         return method(*args, **kwargs, **({} if given is None else {"mask": given}))
     call = _current.get()
-    assert call is not None and call.mask is not None  # else there is no axis
+    assert call is not None and call.mask is not None  # otherwise there would be no axis
     with jax.named_scope(MASKED):
         rows = _rows(call.mask, x, axis)
         mask = rows if given is None else rows & jnp.asarray(given, bool)
@@ -133,7 +135,7 @@ def with_mask(method: Callable, name: Hashable, x: jax.Array, given: jax.Array |
 
 
 def _axis_of(name: Hashable, x: jax.Array) -> int | None:
-    """The axis of the batch's rows in the input of a normalization; notes it while the module is looked at."""
+    """The axis of the batch's rows in a normalization's input; recorded in the trace that finds the axes."""
     call = _current.get()
     if call is None:
         return None
@@ -141,15 +143,15 @@ def _axis_of(name: Hashable, x: jax.Array) -> int | None:
         return call.axes.get((name, x.ndim))
     axes = [axis for axis, length in enumerate(x.shape) if length and length % call.size == 0]
     axis = axes[0] if len(axes) == 1 else None
-    # Called twice with rows along different axes, it is left alone.
+    # A normalization that is called twice with rows along different axes gets no mask.
     call.axes[name, x.ndim] = axis if call.axes.get((name, x.ndim), axis) == axis else None
     return None
 
 
 def _rows(mask: jax.Array, x: jax.Array, axis: int) -> jax.Array:
-    # Where no row is an example all of them count: the mean over nothing is NaN, also in the gradient of what is
-    # selected from afterwards.
+    # If no row is an example, all rows count: the mean over none is NaN, and the NaN would stay in the gradient even
+    # if the result is not selected afterwards.
     rows = mask | ~jnp.any(mask)
-    if x.shape[axis] != rows.shape[0]:  # rows that were split, as `[B, T, C]` to `[B * T, C]`
+    if x.shape[axis] != rows.shape[0]:  # each row was split into several, for example `[B, T, C]` into `[B * T, C]`
         rows = jnp.repeat(rows, x.shape[axis] // rows.shape[0])
     return jnp.expand_dims(rows, [i for i in range(x.ndim) if i != axis])

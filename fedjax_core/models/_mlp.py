@@ -16,20 +16,20 @@ def mlp(
     num_classes: int,
     metrics: Mapping[str, Metric] | None = None,
 ) -> Model:
-    """Dense layers with a ReLU between each two.
+    """Dense layers with a ReLU after each layer but the last.
 
     `mlp(784, (200, 200), 10)` is the "2NN" of McMahan et al. 2017.
 
     Args:
-      num_features: `N`.
-      hidden: the number of units of each hidden layer; an integer for a single one.
-      num_classes: `C`.
-      metrics: metrics by name, beside the loss.
+      num_features: `N`, the number of features.
+      hidden: the number of units of each hidden layer; an integer for a single hidden layer.
+      num_classes: `C`, the number of classes.
+      metrics: metrics by name, in addition to the loss.
 
     Returns:
-      A `Model` of batches `<x=float32[?,N],y=int32[?]>` with the weights `dense_0`, `dense_1`, ..., each
-      a `kernel`, float32 `[I, O]`, LeCun normal, and a `bias`, float32 `[O]`, zeros. It predicts logits,
-      float32 `[B, C]`; its loss is `cross_entropy()`.
+      A `Model` for batches `<x=float32[?,N],y=int32[?]>`. Its weights are `dense_0`, `dense_1`, ..., each with a
+      `kernel`, float32 `[I, O]`, initially LeCun normal, and a `bias`, float32 `[O]`, initially zero. It predicts
+      logits, float32 `[B, C]`; its loss is `cross_entropy()`.
 
     Raises:
       TypeError, ValueError: a size is not a positive integer.

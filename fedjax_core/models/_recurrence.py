@@ -1,10 +1,9 @@
-"""Recurrent layers with a backward pass of their own, for speed inside of loops on CPU.
+"""Recurrent layers with a backward pass of their own, for speed inside loops on CPU.
 
-JAX differentiates a scan step by step: it adds up the gradient of the recurrent kernel, the
-largest array around, once for every position, and takes the derivatives of the gates in many
-small operations. Here the backward scan carries the hidden state's gradient only. The
-derivatives of the gates are formed before it, for all positions at once, and the gradient of the kernel after
-it, by one matrix product.
+JAX differentiates a scan step by step: at every position it adds to the gradient of the recurrent kernel, the largest
+array involved, and computes the derivatives of the gates in many small operations. Here the backward scan carries only
+the gradient of the hidden state. The derivatives of the gates are computed before the scan, for all positions at once,
+and the gradient of the kernel after it, with one matrix product.
 """
 
 import functools
@@ -16,20 +15,22 @@ import jax.numpy as jnp
 
 
 class Cell(NamedTuple):
-    """A recurrent cell and its derivative, taken apart by when the parts can be computed.
+    """A recurrent cell and its derivative, split into parts by when they can be computed.
 
-    Shapes: `H` units, `G` gates; a carry is a tuple of `[B, H]`, the hidden state first.
+    Shapes: `H` units, `G` gates; a carry is a tuple of arrays `[B, H]`, the hidden state first.
 
     Attributes:
-      num_gates: `G`.
-      num_states: the number of arrays of a carry.
+      num_gates: `G`, the number of gates.
+      num_states: the number of arrays in a carry.
       step: `(inputs, hidden, carry) -> carry, saved`, at one position: `inputs` is the projected input and
         `hidden` the projected hidden state, each `[B, G*H]`; `saved` is a tuple of arrays `[B, H]`.
-      factors: `(saved, before) -> factors`, for all positions at once, `[T, B, H]` each: what the gradient
-        is multiplied with. `before` is the carry before each position.
-      pull_back: `(factors, gradient) -> to_inputs, to_carry`, at one position: from the gradient of
-        the new carry to those of `inputs` and of the old carry, the latter not through `hidden`.
-      to_hidden: `(factors, to_inputs) -> gradient of hidden`, at one position or for all at once.
+      factors: `(saved, before) -> factors`, for all positions at once: the factors that the gradient is multiplied
+        by, `[T, B, H]` each. `before` is the carry before each position.
+      pull_back: `(factors, gradient) -> to_inputs, to_carry`, at one position: from the gradient with respect to
+        the new carry to the gradients with respect to `inputs` and the old carry, the latter without the part that
+        passes through `hidden`.
+      to_hidden: `(factors, to_inputs) -> to_hidden`, at one position or for all at once: the gradient with respect
+        to `hidden`.
     """
 
     num_gates: int
@@ -104,12 +105,12 @@ def _gru_to_hidden(factors, to_inputs):
 
 
 GRU = Cell(3, 1, _gru_step, _gru_factors, _gru_pull_back, _gru_to_hidden)
-"""Gated recurrent unit (Cho et al. 2014), reset after the product; the gates are reset, update, new."""
+"""Gated recurrent unit (Cho et al. 2014), with the reset after the product; the gates are reset, update, new."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def recur(cell: Cell, inputs, kernel, bias, initial):
-    """Runs a cell along a sequence. Differentiable any number of times, in reverse mode only.
+    """Runs a cell along a sequence. It can be differentiated any number of times, in reverse mode only.
 
     Args:
       cell: `LSTM` or `GRU`.

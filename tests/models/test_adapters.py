@@ -129,7 +129,7 @@ def test_dropout_comes_from_the_key_and_only_in_training(library):
 
 
 def test_wrong_arguments_are_refused(adapted):
-    with pytest.raises(ValueError, match=r"'image' is not one of <x=float32\[\?,1\],y=int32\[\?\]>"):
+    with pytest.raises(ValueError, match=r"'image', which is not one of <x=float32\[\?,1\],y=int32\[\?\]>"):
         adapted(inputs="image")
-    with pytest.raises(ValueError, match=r'running=\.\.\.\) is "average", "keep" or "freeze", got \'mean\''):
+    with pytest.raises(ValueError, match=r'running=\.\.\.\) must be "average", "keep" or "freeze", got \'mean\''):
         adapted(running="mean")

@@ -107,7 +107,7 @@ def test_weights_go_back_into_the_module():
 
 
 def test_wrong_kinds_are_refused():
-    with pytest.raises(TypeError, match=r"gives an equinox.Module.*got .*; write `lambda key"):
+    with pytest.raises(TypeError, match=r"must return an equinox.Module.*got .*; write `lambda key"):
         models.from_equinox(lambda key: jnp.ones(3), models.cross_entropy(), VECTORS)
 
 

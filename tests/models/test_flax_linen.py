@@ -142,7 +142,7 @@ def test_initial_weights_are_those_of_the_key(laws):
 
 def test_refuses_an_input_of_unknown_rank(laws):
     model = models.from_linen(nn.Dense(3), models.cross_entropy(), "<x=float32[...],y=int32[?]>")
-    with pytest.raises(ValueError, match="needs the rank of every input"):
+    with pytest.raises(ValueError, match="must give the rank of every input"):
         laws.initial(model)
 
 

@@ -1,11 +1,11 @@
-"""Layers that are fast inside of the engine's loops, equal to flax's.
+"""Layers that compute what flax's layers compute, but are fast inside the engine's loops.
 
-  conv                a convolution with strides 1, of any rank and kernel, as matrix products
+  conv                a convolution with stride 1, of any rank and kernel size, as matrix products
   max_pool            the largest value of every window
   lstm, gru           a recurrent layer over a sequence, with a backward pass of its own
 
-These are functions of arrays. `fedjax_core.models.layers.linen` has `Conv` and `RNN`, flax modules with the
-parameters of flax's own, to be put in their place in a module that `models.from_linen` then takes:
+These are functions of arrays. `fedjax_core.models.layers.linen` has the flax modules `Conv` and `RNN`, with the same
+parameters as flax's own, which they replace in a module for `models.from_linen`:
 
   >>> import jax.numpy as jnp
   >>> from fedjax_core.models import layers

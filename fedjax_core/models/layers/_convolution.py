@@ -1,9 +1,9 @@
-"""Convolutions as matrix products, fast inside of loops and with weights for each client.
+"""Convolutions as matrix products, fast inside loops and with different weights for each client.
 
-XLA's own convolution takes more than ten times as long in a loop as outside of it on CPU, and a
-convolution whose kernel is mapped over becomes a grouped one, slow everywhere. A product of patches
-and kernel is neither. On CPU, where the product takes most of the time, a kernel of height 3 needs half
-the multiplications: Winograd's minimal filtering, along the height alone, so that the products stay large.
+On CPU, XLA's own convolution takes more than ten times as long inside a loop as outside, and a convolution whose
+kernel is mapped over becomes a grouped convolution, which is slow everywhere. A product of patches and kernel has
+neither problem. On CPU, where this product takes most of the time, Winograd's minimal filtering halves the
+multiplications of a kernel of height 3. It is applied along the height only, so that the products stay large.
 """
 
 import itertools
@@ -18,27 +18,26 @@ _TILE = 4
 
 
 def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, padding: str = "VALID") -> jax.Array:
-    """A convolution with strides 1, as `flax.linen.Conv` has it.
+    """A convolution with stride 1, with the result of `flax.linen.Conv`.
 
-    Differentiable in both modes, any number of times; `B` may be zero or symbolic.
+    It can be differentiated any number of times in both modes; `B` may be zero or symbolic.
 
     Args:
       x: floating point `[B, *S, I]`, with one or more spatial axes `S`.
-      kernel: `[*K, I, O]` of the dtype of `x`, with one size for each spatial axis.
-      bias: `[O]`, or None for none.
+      kernel: `[*K, I, O]`, in the dtype of `x`, with one size for each spatial axis.
+      bias: `[O]`, or None for no bias.
       padding: "VALID", or "SAME" for outputs of the size of the inputs.
 
     Returns:
-      `[B, *S, O]` of the same dtype; with "VALID" each axis is `S - K + 1` long.
+      `[B, *S, O]`, in the dtype of `x`; with "VALID" each spatial axis has length `S - K + 1`.
 
     Raises:
-      ValueError: the shapes do not belong together, the padding is unknown, or the kernel is larger than
-        the input.
+      ValueError: the shapes do not fit each other, the padding is unknown, or the kernel is larger than the input.
 
     References:
-      Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308 (one axis of
-      F(4, 3)); Barabasz et al. 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for
-      Deep Neural Networks", arXiv:1803.10986 (what the points do to the rounding).
+      Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308 (F(4, 3) along one
+      axis); Barabasz et al. 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for
+      Deep Neural Networks", arXiv:1803.10986 (the effect of the points on rounding).
 
     Example:
       >>> conv(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 2)), jnp.ones(2)).ravel()
@@ -50,14 +49,16 @@ def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, padding
     if not window or x.ndim != kernel.ndim or x.shape[-1] != kernel.shape[-2]:
         raise ValueError(
             "conv takes images of shape [B, *S, I] and a kernel of shape [*K, I, O] with one size for each of "
-            f"the axes S, got {x.shape} and {kernel.shape}; for gray images write `x[..., None]`"
+            f"the axes S, got {x.shape} and {kernel.shape}; for grayscale images write `x[..., None]`"
         )
     if padding not in ("VALID", "SAME"):
         raise ValueError(f"conv(padding=...) must be 'VALID' or 'SAME', got {padding!r}; for others use `jnp.pad`")
     if padding == "SAME":
         x = jnp.pad(x, ((0, 0), *(((k - 1) // 2, k // 2) for k in window), (0, 0)))
     if any(size < k for size, k in zip(x.shape[1:-1], window)):
-        raise ValueError(f"conv takes a kernel no larger than the image, got {window} and {x.shape[1:-1]}")
+        raise ValueError(
+            f"conv takes a kernel no larger than the image, got {window} and {x.shape[1:-1]}; write padding='SAME'"
+        )
     if _is_tiled(x, kernel):
         y = jax.lax.platform_dependent(x, kernel, cpu=_tiled, default=_patched)
     else:
@@ -66,18 +67,18 @@ def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, padding
 
 
 def _is_tiled(x, kernel):
-    """Whether the tiles pay: large products, and a dtype that bears the rounding."""
+    """Whether tiles are worthwhile: the products are large, and the dtype tolerates the rounding."""
     return kernel.shape[0] == 3 and x.shape[1] >= 6 and x.shape[-1] >= 8 and x.dtype == jnp.float32
 
 
 def _product(x, kernel):
-    """`x @ kernel` over the last axis as a product of two matrices."""
+    """`x @ kernel` over the last axis, as a product of two matrices."""
     rows = math.prod(x.shape[:-1])
     return (x.reshape(rows, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _patches(x, window):
-    """`[B, *S, I]` as `[B, *(S-K+1), K*I]`; a `window` shorter than `S` is for the last axes of it."""
+    """Collects patches, from `[B, *S, I]` to `[B, *(S-K+1), K*I]`; a short `window` applies to the last axes of `S`."""
     first = x.ndim - 1 - len(window)
     sizes = [x.shape[first + axis] - k + 1 for axis, k in enumerate(window)]
     leading = (slice(None),) * first
@@ -92,7 +93,7 @@ def _patched(x, kernel):
 
 
 def _tiled(x, kernel):
-    """The convolution by tiles of `_TILE` output rows, with a product for each of `_TILE + 2` sums of rows."""
+    """The convolution in tiles of `_TILE` output rows, with one product for each of `_TILE + 2` sums of rows."""
     height = x.shape[1] - 2
     num_tiles = -(-height // _TILE)
     x = jnp.pad(x, ((0, 0), (0, num_tiles * _TILE - height), *((0, 0),) * (x.ndim - 2)))
@@ -105,12 +106,12 @@ def _tiled(x, kernel):
 
 
 def _mix(matrix, arrays):
-    """The sums of `arrays` that the rows of `matrix` say."""
+    """Weighted sums of `arrays`, one for each row of weights in `matrix`."""
     return [sum(float(weight) * a for weight, a in zip(row, arrays) if weight) for row in matrix]
 
 
 def _winograd(points):
-    """The matrices of the Toom-Cook algorithm for 3 taps at `points` and infinity.
+    """The matrices of the Toom-Cook algorithm for 3 taps, evaluated at `points` and infinity.
 
     Returns:
       `to_rows`, `[n+1, n+1]`, `to_kernel`, `[n+1, 3]`, and `to_outputs`, `[n-1, n+1]`, such that

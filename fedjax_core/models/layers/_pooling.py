@@ -1,4 +1,4 @@
-"""Max-pooling as a maximum over an axis, fast inside of loops on CPU."""
+"""Max-pooling as a maximum over axes, fast inside loops on CPU."""
 
 import functools
 import math
@@ -9,20 +9,20 @@ import jax.numpy as jnp
 
 
 def max_pool(x: jax.Array, window: Sequence[int] = (2, 2)) -> jax.Array:
-    """The largest value of every window; windows do not overlap, and what fills none is dropped.
+    """The largest value of every window. Windows do not overlap, and a remainder that fills no window is dropped.
 
-    It equals `flax.linen.max_pool(x, window, strides=window)`. So does the gradient, which goes to the first
-    of several largest values. Differentiable in both modes; `B` may be zero or symbolic.
+    It equals `flax.linen.max_pool(x, window, strides=window)`, and so does its gradient, which goes to the first of
+    several largest values. It can be differentiated in both modes; `B` may be zero or symbolic.
 
     Args:
       x: `[B, *S, I]`.
-      window: `W`, the size of a window on each of the axes `S`.
+      window: `W`, the size of a window along each of the axes `S`.
 
     Returns:
-      `[B, *(S // W), I]` of the same dtype.
+      `[B, *(S // W), I]`, in the dtype of `x`.
 
     Raises:
-      ValueError: the window has not one positive size for each axis `S`.
+      ValueError: the window does not have one positive size for each axis `S`.
 
     Example:
       >>> max_pool(jnp.arange(4.0).reshape(1, 2, 2, 1)).ravel()
@@ -56,7 +56,7 @@ def _largest_jvp(axes, primals, tangents):
 
 
 def _order(x, axes):
-    """The places of a window numbered in order, with one axis for each of `x`."""
+    """The places of a window, numbered in order, with one axis for each axis of `x`."""
     shape = [x.shape[axis] if axis in axes else 1 for axis in range(x.ndim)]
     dtype = jnp.int8 if math.prod(shape) < 128 else jnp.int32
     return jnp.arange(math.prod(shape), dtype=dtype).reshape(shape)

@@ -13,24 +13,23 @@ def lstm(
     bias: jax.Array,
     initial: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-    """Long short-term memory along a sequence, as `flax.linen.RNN(OptimizedLSTMCell(H))` has it.
+    """Long short-term memory along a sequence, with the result of `flax.linen.RNN(OptimizedLSTMCell(H))`.
 
-    The input is projected for all positions at once, and the gradients of the kernels are formed by one
-    product each. Differentiable any number of times in reverse mode, not in forward mode; `B` may be zero
-    or symbolic.
+    The input is projected for all positions at once, and the gradient of each kernel takes one product. The layer can
+    be differentiated any number of times in reverse mode, but not in forward mode; `B` may be zero or symbolic.
 
     Args:
       x: floating point `[B, T, I]`.
-      kernel: `[I, 4*H]` of the dtype of `x`; the gates are input, forget, cell and output.
+      kernel: `[I, 4*H]`, in the dtype of `x`; the gates are input, forget, cell and output.
       recurrent_kernel: `[H, 4*H]`.
       bias: `[4*H]`.
-      initial: the hidden state and the cell before the first position, `[B, H]` each; None for zeros.
+      initial: the hidden state and the cell state before the first position, `[B, H]` each; None for zeros.
 
     Returns:
-      The hidden states after each position, `[B, T, H]` of the same dtype.
+      The hidden states after each position, `[B, T, H]`, in the dtype of `x`.
 
     Raises:
-      ValueError: the shapes do not belong together.
+      ValueError: the shapes do not fit each other.
 
     Example:
       >>> lstm(jnp.ones((2, 5, 3)), jnp.ones((3, 16)), jnp.ones((4, 16)), jnp.zeros(16)).shape
@@ -49,24 +48,24 @@ def gru(
     recurrent_bias: jax.Array,
     initial: jax.Array | None = None,
 ) -> jax.Array:
-    """A gated recurrent unit along a sequence, as `flax.linen.RNN(GRUCell(H))` has it.
+    """A gated recurrent unit along a sequence, with the result of `flax.linen.RNN(GRUCell(H))`.
 
-    Differentiable like `lstm`.
+    It can be differentiated like `lstm`.
 
     Args:
       x: floating point `[B, T, I]`.
-      kernel: `[I, 3*H]` of the dtype of `x`; the gates are reset, update and new.
+      kernel: `[I, 3*H]`, in the dtype of `x`; the gates are reset, update and new.
       recurrent_kernel: `[H, 3*H]`.
       bias: `[3*H]`, added to the projected input.
-      recurrent_bias: `[3*H]`, added to the projected hidden state, before the reset (flax has the last `H`
-        of it, its first `2*H` being zero).
+      recurrent_bias: `[3*H]`, added to the projected hidden state before the reset gate is applied. (In flax only
+        the last `H` elements exist; the first `2*H` are zero.)
       initial: the hidden state before the first position, `[B, H]`; None for zeros.
 
     Returns:
-      The hidden states after each position, `[B, T, H]` of the same dtype.
+      The hidden states after each position, `[B, T, H]`, in the dtype of `x`.
 
     Raises:
-      ValueError: the shapes do not belong together.
+      ValueError: the shapes do not fit each other.
 
     Example:
       >>> zeros = jnp.zeros(12)
@@ -91,7 +90,7 @@ def _check(function, num_gates, x, kernel, recurrent_kernel, *biases):
 
 
 def _project(x, kernel):
-    """`[B, T, I]` times `kernel`, time first, as one product of two matrices."""
+    """`x @ kernel` for `x` of shape `[B, T, I]`, as one product of two matrices; the result has time first."""
     num_examples, length, size = x.shape
     rows = x.swapaxes(0, 1).reshape(length * num_examples, size)
     return (rows @ kernel).reshape(length, num_examples, kernel.shape[1])

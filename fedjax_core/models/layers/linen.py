@@ -1,7 +1,7 @@
-"""Flax linen modules with the parameters of flax's own, fast inside of the engine's loops.
+"""Replacements for flax linen modules that are fast inside the engine's loops.
 
-Put them in the place of `flax.linen.Conv` and `flax.linen.RNN`; the names and shapes of the parameters stay,
-so that trained weights fit:
+Use them in place of `flax.linen.Conv` and `flax.linen.RNN`. Their parameters have the same names and shapes, so
+trained weights fit:
 
   >>> import flax.linen as nn
   >>> from fedjax_core import models
@@ -38,22 +38,22 @@ signpost(__name__)
 
 
 class Conv(nn.Module):
-    """`flax.linen.Conv` with strides 1, computed by `layers.conv`.
+    """`flax.linen.Conv` with stride 1, computed by `layers.conv`.
 
-    Maps floating point `[..., *S, I]` to `[..., *S, O]`, with the parameters `kernel`, `[*K, I, O]`, and
-    `bias`, `[O]`. Calling it raises `ValueError` for strides other than 1 and for a padding that is
-    neither "SAME" nor "VALID"; there use `flax.linen.Conv`.
+    It maps floating point `[..., *S, I]` to `[..., *S, O]`, with the parameters `kernel`, `[*K, I, O]`, and `bias`,
+    `[O]`. Calling it raises `ValueError` for strides other than 1 and for a padding other than "SAME" and "VALID"; use
+    `flax.linen.Conv` for these.
 
     Attributes:
-      features: `O`.
+      features: `O`, the number of output channels.
       kernel_size: `K`, one size for each spatial axis `S`; an integer for one axis.
       strides: None, 1 or a sequence of ones.
       padding: "SAME" or "VALID".
       use_bias: whether there is a bias.
       dtype: the dtype of the computation; None to infer it from the inputs and the parameters.
       param_dtype: the dtype of the parameters.
-      kernel_init: makes the kernel.
-      bias_init: makes the bias.
+      kernel_init: the initializer of the kernel.
+      bias_init: the initializer of the bias.
 
     Example:
       >>> module = Conv(32, (3, 3), padding="VALID")
@@ -78,7 +78,7 @@ class Conv(nn.Module):
         strides = self.strides if isinstance(self.strides, Sequence) else (self.strides,)
         if any(stride not in (None, 1) for stride in strides):
             raise ValueError(
-                f"layers.linen.Conv(strides=...) must be 1, got {self.strides}; for others use `flax.linen.Conv`"
+                f"layers.linen.Conv(strides=...) must be 1, got {self.strides}; for other strides use `flax.linen.Conv`"
             )
         shape = (*window, inputs.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
@@ -90,12 +90,12 @@ class Conv(nn.Module):
 
 
 class RNN(nn.Module):
-    """`flax.linen.RNN` of an LSTM or a GRU, computed by `layers.lstm` or `layers.gru`.
+    """`flax.linen.RNN` with an LSTM or GRU cell, computed by `layers.lstm` or `layers.gru`.
 
-    Maps floating point `[..., T, I]` to the hidden states after each position, `[..., T, H]`. The parameters are
-    those of the cell, named as `flax.linen.RNN` names them. The options of `flax.linen.RNN` beyond these (lengths,
-    the last carry, the reverse) are not here; nor is forward-mode differentiation. Calling it
-    raises `TypeError` for another cell, and `ValueError` for another activation than the usual ones.
+    It maps floating point `[..., T, I]` to the hidden states after each position, `[..., T, H]`. The parameters are
+    those of the cell, named as `flax.linen.RNN` names them. Other options of `flax.linen.RNN` (lengths, the last
+    carry, reversal) and forward-mode differentiation are not supported. Calling it raises `TypeError` for another
+    cell, and `ValueError` for activations other than sigmoid and tanh.
 
     Attributes:
       cell: a `flax.linen.OptimizedLSTMCell`, `LSTMCell` or `GRUCell`.
@@ -132,7 +132,7 @@ def _check_cell(cell):
     if not isinstance(cell, (nn.OptimizedLSTMCell, nn.LSTMCell, nn.GRUCell)):
         raise TypeError(
             "layers.linen.RNN takes an OptimizedLSTMCell, LSTMCell or GRUCell of flax.linen, got "
-            f"{type(cell).__name__}; for others use `flax.linen.RNN`"
+            f"{type(cell).__name__}; for other cells use `flax.linen.RNN`"
         )
     if cell.gate_fn is not nn.sigmoid or cell.activation_fn is not nn.tanh:
         raise ValueError(
@@ -164,6 +164,6 @@ def _joined(params, part, names):
 
 
 def _promoted(dtype, *arrays, carry):
-    """The arrays rounded to `dtype` as flax does, but computed with in the dtype of the carry, flax's outputs'."""
+    """The arrays, rounded to `dtype` as in flax, but in a dtype at least as wide as the carry's, as flax's outputs."""
     arrays = promote_dtype(*arrays, dtype=dtype)
     return [a.astype(jnp.promote_types(a.dtype, carry.dtype)) for a in arrays]
