@@ -208,7 +208,7 @@ def test_a_loss_that_is_no_mean_over_examples_is_refused(loss, message):
 
 def test_a_loss_over_the_whole_batch_is_refused():
     net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    with pytest.raises(ValueError, match="one value per example, got the shape .* of 'dice'"):
+    with pytest.raises(ValueError, match=r"one value per example, got the shape .* of 'dice'"):
         models.from_keras(net, keras.losses.Dice(), VALUES)
 
 

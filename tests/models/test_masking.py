@@ -189,5 +189,5 @@ def test_a_module_can_take_the_mask_itself():
     model = _linen(Centered(), mask="rows")
     np.testing.assert_allclose(trained(model, {"x": X}, MASKS[0])[:, 0], [-3, 0, 3])
     np.testing.assert_allclose(model.predict({}, {"x": X})[:, 0], [-4.5, -1.5, 1.5, 4.5])
-    with pytest.raises(ValueError, match=r"its parameters are x, rows, got 'mask'; write `def __call__\(self, x, mask\)`"):
+    with pytest.raises(ValueError, match=r"are x, rows, got 'mask'; write `def __call__\(self, x, mask\)`"):
         _linen(Centered(), mask="mask")
