@@ -1,15 +1,15 @@
-"""Algorithms: the round, written once, and its callers.
+"""Algorithms: the round, written once, and the algorithms that call it.
 
-fed_avg               local training, then an optimizer step of the server; FedAdam, FedYogi,
-                      FedAdagrad and FedAvgM are arguments
-fed_prox              fed_avg whose clients are pulled back to where the round began
-fed_sgd               one gradient a client
-federated_evaluation  metrics on clients, a computation without state
+fed_avg               local training, then an optimizer step on the server; FedAdam, FedYogi, FedAdagrad and FedAvgM
+                      differ in its arguments
+fed_prox              fed_avg with clients that are pulled towards the weights at the start of the round
+fed_sgd               one gradient per client
+federated_evaluation  metrics on clients' data, as a computation without state
 fed_eval              the same as a process, with the metrics of all rounds
-compose               the round from its four slots: distributor, client work, aggregator, finalizer
-broadcast, apply_optimizer, on_part, metrics_process    what goes into the slots
-guarded_mean, leave_out    what a client work aggregates itself, and who is left out of the round for it
-left_out_clients      who was left out of a round, and why
+compose               builds the round from its four slots: distributor, client work, aggregator, finalizer
+broadcast, apply_optimizer, on_part, metrics_process    parts for the slots
+guarded_mean, leave_out    a mean inside client work, and how the clients that it leaves out are left out of the round
+left_out_clients      the clients that a round left out, and why
 """
 
 from fedjax_core._signposts import signpost

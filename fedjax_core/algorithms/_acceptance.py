@@ -1,4 +1,4 @@
-"""Whether a round counts, and which rows of the weights it moves."""
+"""Whether a round counts, and which rows of the weights it updates."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from fedjax_core.clients import trainable_of, with_trainable
 
 
 def weights_by_rows(weight: types.Type, trainable: types.Type) -> bool:
-    """Whether the clients' weights tell apart rows, or fields, of the trainable weights.
+    """Whether a client has a separate weight for each row, or each field, of the trainable weights.
 
-    They do where there are several, and they are the beginning of the trainable weights, as in `trees.expand`: a
-    vector `[k]` for leaves `[k, ...]`, or one number a field.
+    It has if there are several weights, and they match the beginning of the trainable weights, as in `trees.expand`: a
+    vector `[k]` for leaves `[k, ...]`, or one number per field.
 
     Args:
       weight: the type of a client's weight.
@@ -39,16 +39,16 @@ def _abstract(type_: types.Type) -> Any:
 
 
 def accept(always_releases: bool, by_rows: bool, state: Any, proposed: dict, totals: dict, aggregate: Any) -> Any:
-    """The next state: what the slots propose, as far as the round counts.
+    """The next state: what the slots propose, where the round counts, and the old state elsewhere.
 
     Args:
-      always_releases: whether the aggregate counts though nobody contributed.
-      by_rows: whether the clients' weights tell apart rows of the trainable weights, see `weights_by_rows`.
+      always_releases: whether the aggregate counts even if no client contributed.
+      by_rows: whether a client has a weight for each row of the trainable weights, see `weights_by_rows`.
       state: the state before the round, a `LearningState`.
-      proposed: `weights` and the states of the slots after it.
-      totals: over the clients, each like a client's weight: `contributing`, int32, how many have a positive one, and
-        `weight`, their sum.
-      aggregate: what the round aggregated; a NaN or infinity in it refuses the round.
+      proposed: the `weights` and the states of the slots after the round.
+      totals: sums over the clients, each structured like a client's weight: `contributing`, int32, the number of
+        positive weights, and `weight`, the sum of the weights.
+      aggregate: what the round aggregated; with a NaN or infinity in it, the round does not count.
 
     Returns:
       The new `LearningState`.
@@ -69,18 +69,18 @@ def accept(always_releases: bool, by_rows: bool, state: Any, proposed: dict, tot
 
 
 def choose_rows(rows, new, old, trainable):
-    """`new`, but `old` in the rows that the round does not move.
+    """`new`, with `old` in the rows that the round does not update.
 
     Args:
-      rows: bools like a client's weight, the beginning of `trainable`.
+      rows: bools structured like a client's weight, which match the beginning of `trainable`.
       new: a pytree of arrays.
-      old: one of the same structure and shapes.
+      old: a pytree with the same structure and shapes.
       trainable: the trainable weights; only their structure is read.
 
     Returns:
-      Where `rows` is one array `[k, ...]`, every leaf that begins with its shape is chosen row by row. Where it has
-      several leaves, every part of the structure of `trainable` is chosen field by field. All else is `new`: a
-      count of all steps, for example.
+      If `rows` is one array `[k, ...]`, the choice is made row by row in every leaf whose shape begins with that of
+      `rows`. If `rows` has several leaves, the choice is made field by field in every part with the structure of
+      `trainable`. Everything else is `new`, for example a count of all steps.
     """
     structure = jax.tree.structure(trainable)
     by_fields = jax.tree.structure(rows).num_leaves > 1 or not hasattr(rows, "shape")

@@ -1,4 +1,4 @@
-"""Checks of what goes into the slots of a round, and of what comes out of them."""
+"""Checks of the slots of a round, of their arguments and of their results."""
 
 import inspect
 import warnings
@@ -25,24 +25,22 @@ _KINDS = {
 
 
 def check_kinds(caller: str, **arguments: Any):
-    """Refuses what is not of the kind that the argument's name says.
-
-    Raises:
-      TypeError: with the argument's name and its kind.
-    """
+    """Raises TypeError unless each argument has the type that belongs to its name."""
     for name, value in arguments.items():
         if not isinstance(value, _KINDS[name]):
             called = f"; call it to get one: {value.__name__}(...)" if hasattr(value, "__name__") else ""
-            raise TypeError(f"{caller}({name}=...) is a fc.contracts.{_KINDS[name].__name__}, got {value!r}{called}")
+            raise TypeError(
+                f"{caller}({name}=...) must be a fc.contracts.{_KINDS[name].__name__}, got {value!r}{called}"
+            )
 
 
 def placed(value: Any, placement: Placement = SERVER) -> Placed:
-    """A struct of placed values as one value; a struct without leaves, such as `()`, at `placement`."""
+    """A struct of placed values as one placed value; a struct without leaves, such as `()`, is put at `placement`."""
     return federated_zip(value) if jax.tree.leaves(value) else federated_value(value, placement)
 
 
 def first_state(slot: str, init: Callable, *args: Any) -> Placed:
-    """The state that a slot starts with.
+    """The initial state of a slot.
 
     Raises:
       ProcessCompositionError: `init` fails, or its result is not at SERVER.
@@ -53,24 +51,24 @@ def first_state(slot: str, init: Callable, *args: Any) -> Placed:
 def run_slot(
     slot: str, next: Callable, args: tuple, placement: Placement, result: types.Type | None = None, **named: Any
 ) -> MeasuredProcessOutput:
-    """What a slot gives, its state and its result one value each.
+    """The output of a slot, with its state and its result as one placed value each.
 
     Args:
-      slot: its name.
-      next: its function.
-      args: the function's arguments, first the slot's state.
-      placement: of the result.
-      result: the type of the result; None for any.
-      **named: arguments that are given by their names.
+      slot: the name of the slot.
+      next: the slot's function.
+      args: the function's arguments, beginning with the slot's state.
+      placement: where the result must be placed.
+      result: the type of the result; None for any type.
+      **named: arguments that are passed by name.
 
     Raises:
-      ProcessCompositionError: `next` fails, gives no `MeasuredProcessOutput`, or another state or
-        result; the message names the slot.
+      ProcessCompositionError: `next` fails or does not return a `MeasuredProcessOutput`, or its state or result has
+        another type or placement. The message names the slot.
     """
     output = _called(slot, next, args, **named)
     if not isinstance(output, MeasuredProcessOutput):
         raise ProcessCompositionError(
-            f"the {slot} returns a MeasuredProcessOutput, got {_described(output)}; write `return "
+            f"the {slot} must return a MeasuredProcessOutput, got {_described(output)}; write `return "
             "fc.templates.MeasuredProcessOutput(state, result, measurements)`"
         )
     return MeasuredProcessOutput(
@@ -81,11 +79,11 @@ def run_slot(
 
 
 def run_client_work(run: Callable, args: tuple, round_num: Placed, weights: types.Type) -> tuple[Placed, Placed]:
-    """What the clients answer, and what the work shares with its `commit`.
+    """The clients' results, and the value that the work shares with its `commit`.
 
     Args:
-      run: `ClientWork.run`; it is given the round number if it has a parameter of this name.
-      args: its arguments, first the state.
+      run: `ClientWork.run`; it gets the round number if it has a parameter named `round_num`.
+      args: its arguments, beginning with the state.
       round_num: int32 at SERVER.
       weights: the type of the model's weights.
 
@@ -93,14 +91,14 @@ def run_client_work(run: Callable, args: tuple, round_num: Placed, weights: type
       A `ClientResult` at CLIENTS, and a value at SERVER.
 
     Raises:
-      ProcessCompositionError: `run` fails, gives no such pair, or a field does not fit.
+      ProcessCompositionError: `run` fails, does not return such a pair, or a field of the result does not fit.
     """
     named = {"round_num": round_num} if takes_argument(run, "round_num") else {}
     output = _called("client_work", run, args, **named)
     if type(output) is not tuple or len(output) != 2:
         raise ProcessCompositionError(
-            "the client_work returns a pair from `run`, the ClientResult at CLIENTS and what it shares with `commit` "
-            f"at SERVER, got {_described(output)}; write `return result, ()`"
+            "the client_work must return a pair from `run`, the ClientResult at CLIENTS and a value at SERVER that it "
+            f"shares with `commit`, got {_described(output)}; write `return result, ()`"
         )
     result = _one_value("client_work", "result", output[0], CLIENTS, None)
     _check_client_result(result, weights)
@@ -110,7 +108,7 @@ def run_client_work(run: Callable, args: tuple, round_num: Placed, weights: type
 
 
 def takes_argument(fn: Callable, name: str) -> bool:
-    """Whether a function has a parameter of this name.
+    """Whether a function has a parameter with this name.
 
     Example:
 
@@ -127,7 +125,7 @@ def _check_client_result(result: Placed, weights: types.Type):
     member = types.member_of(result.fedjax_type)
     if not isinstance(member, types.StructType) or not isinstance(types.tree_of_types(member), ClientResult):
         raise ProcessCompositionError(
-            f"the client_work gives every client a ClientResult, got {result.fedjax_type}; write `return "
+            f"the client_work must return a ClientResult for every client, got {result.fedjax_type}; write `return "
             "fc.contracts.ClientResult(update, weight, metrics)`"
         )
     leaves = types.type_leaves(member["weight"])
@@ -145,18 +143,18 @@ def _check_running(running: Placed, weights: types.Type):
 
 
 def check_noised(result: types.StructType, shared: types.Type, aggregator: Aggregator):
-    """Checks what leaves the clients beside an aggregate that is noised.
+    """Checks what leaves the clients beside an aggregate to which noise is added.
 
-    Running state is refused, since the round itself would average it without noise. Of what only the work uses, this
-    warns: it may be noised in the work, or stay with its client.
+    Running state is an error, since the round itself would average it without noise. Values that only the work uses
+    cause a warning, since the work may add noise to them or keep them with their client.
 
     Args:
-      result: of a client, a `ClientResult`.
-      shared: what the work shares with its `commit`.
-      aggregator: noises the update if it always releases.
+      result: the type of a client's `ClientResult`.
+      shared: the type of the value that the work shares with its `commit`.
+      aggregator: the aggregator, which adds noise if it always releases.
 
     Raises:
-      ProcessCompositionError: there is running state; with the repaired call.
+      ProcessCompositionError: there is running state.
     """
     if not aggregator.always_releases:
         return
@@ -168,9 +166,9 @@ def check_noised(result: types.StructType, shared: types.Type, aggregator: Aggre
     besides = {"`ClientResult.extra`": result["extra"], "what its `run` shares": shared}
     if unnoised := " and ".join(name for name, type_ in besides.items() if types.type_leaves(type_)):
         warnings.warn(
-            f"the aggregator noises the clients' updates, but not what the client_work takes from them besides, "
+            f"the aggregator adds noise to the clients' updates, but not to what else the client_work takes from them, "
             f"{unnoised}: no privacy guarantee covers a state or a metric that is computed from it; add noise to it in "
-            "the client_work, or use it for nothing but what stays with its client, and filter this warning",
+            "the client_work, or use it only for values that stay with their client, and filter this warning",
             UserWarning,
             stacklevel=2,
         )
@@ -180,7 +178,7 @@ def _called(slot: str, fn: Callable, args: tuple, **named: Any):
     try:
         return fn(*args, **named)
     except TypeError as error:
-        raise ProcessCompositionError(f"the {slot} does not fit what it is given: {error}") from error
+        raise ProcessCompositionError(f"the {slot} does not fit its arguments: {error}") from error
 
 
 def _one_value(slot: str, what: str, value: Any, placement: Placement, member: types.Type | None) -> Placed:

@@ -60,44 +60,44 @@ def compose(
     *,
     key: jax.Array,
 ) -> LearningProcess:
-    """A learning process from its four slots.
+    """Builds a learning process from its four slots.
 
     ```
     weights --distributor--> clients --client_work--> update, weight --aggregator--> server --finalizer--> weights
     ```
 
-    Types flow from slot to slot: a distributor may send a part of the weights, an update need not look like them, and
-    a weight may be a struct. Only the finalizer must give the trainable weights.
+    Types flow from slot to slot: a distributor may send a part of the weights, an update need not look like the
+    weights, and a weight may be a struct. Only the finalizer has to return the trainable weights.
 
-    The round is guarded. A client with a NaN or infinity anywhere in its result is left out: update, weight,
-    metrics, extra and running state count as zero, and no state of the server sees what it computed. It is counted
-    by what was not finite, and up to 20 such clients are listed.
+    The round guards against values that are not finite. A client with a NaN or infinity anywhere in its result is
+    left out: its update, weight, metrics, extra and running state count as zero, and no state of the server depends on
+    what it computed. Such clients are counted by what was not finite, and up to 20 of them are listed.
 
-    A round counts if a client contributes, with a positive weight, or the aggregator always releases, and if its
-    aggregate and what the work shares are finite; and the total weight is not zero. Otherwise the whole state but
-    the round number stays as it was, bit for bit. Where the weights of clients tell apart rows of the model's, or
-    fields (a weight `[k]` for leaves `[k, ...]`, one a cluster; or a dict of weights for a dict of parts), so it is
-    for each of them by itself: a row without weight keeps its weights and, in all leaves that begin with as many
-    rows, its part of the finalizer's state.
+    A round counts if some client contributes with a positive weight and the total weight is not zero, or if the
+    aggregator always releases; and if both the aggregate and the value that the work shares are finite. Otherwise the
+    whole state except the round number stays as it was, bit for bit. If clients have a weight for each row or field of
+    the model's weights (a weight `[k]` for leaves `[k, ...]`, one per cluster; or a dict of weights for a dict of
+    parts), this holds for each of them separately: a row without weight keeps its values and, in every leaf with as
+    many rows, its part of the finalizer's state.
 
     Args:
       model: the model.
-      distributor: sends the weights out.
+      distributor: sends the weights to the clients.
       client_work: what each client does.
       aggregator: combines the clients' updates.
-      finalizer: moves the weights.
+      finalizer: updates the weights.
       key: a JAX key, consumed: the initial weights and all rounds draw from it.
 
     Returns:
-      A `LearningProcess` over `LearningState`. Metrics: `distributor`, `client_work.train` (the metrics, what
-      their aggregation measures besides, and who was left out: `num_non_finite_clients`, int32 by reason, and
-      `non_finite_clients`, see `left_out_clients`), `aggregator`, `finalizer`. `report` gives `round_num` and
-      `weights_norm`, the L2 norm of the trainable weights. `client_results` gives the `ClientResult` of each
-      client, as it is before the guard.
+      A `LearningProcess` with a `LearningState`. Its metrics are `distributor`, `client_work.train`, `aggregator` and
+      `finalizer`. `client_work.train` holds the clients' metrics, the measurements of their aggregation, and the
+      clients that were left out: `num_non_finite_clients`, int32 by reason, and `non_finite_clients`, see
+      `left_out_clients`. `report` returns `round_num` and `weights_norm`, the L2 norm of the trainable weights.
+      `client_results` returns the `ClientResult` of each client, before the guard.
 
     Raises:
       ProcessCompositionError: a slot does not fit; the message names the first one, in the order above.
-      TypeError: something is of a wrong kind.
+      TypeError: an argument has the wrong type, or `key` is not a typed key.
 
     Example: federated averaging, from its parts.
 
@@ -176,7 +176,7 @@ def _first_state(model: Model, slots: SlotComputations, init_key: jax.Array, rou
 
 
 def _ask_clients(slots: SlotComputations, state: Placed, data: Placed) -> tuple[MeasuredProcessOutput, Placed, Placed]:
-    """What the distributor sends, what each client answers to it, and what the work shares."""
+    """What the distributor sends, the clients' results for it, and the value that the work shares."""
     keys = federated_split_key(federated_map(jax.random.fold_in, state.key, state.round_num))
     sent = slots.send(state.distributor, state.weights)
     return sent, *slots.work(state.client_work, sent.result, data, keys, state.round_num)
@@ -192,7 +192,7 @@ def _move(
 def _proposed(
     slots: SlotComputations, state: Placed, running: Placed, outputs: dict[str, MeasuredProcessOutput]
 ) -> Placed:
-    """The weights and the states of the slots after the round, if it counts."""
+    """The weights and the states of the slots after a round that counts."""
     has_running = types.type_leaves(slots.result_type["running"])
     weights = averaged_running(state.weights, running) if has_running else state.weights
     moved = federated_map(with_trainable, weights, outputs["finalizer"].result)
@@ -200,7 +200,7 @@ def _proposed(
 
 
 def _metrics(outputs: dict[str, MeasuredProcessOutput], num_non_finite: Placed, reason: Placed) -> Placed:
-    """What the slots measured, by slot; the client work's with who was left out."""
+    """The measurements by slot; those of the client work include the clients that were left out."""
     work = outputs["client_work"]
     left_out = {"num_non_finite_clients": num_non_finite, "non_finite_clients": listed_clients(reason)}
     measurements = {slot: output.measurements for slot, output in outputs.items()}
@@ -213,6 +213,6 @@ def _trainable(weights: Placed) -> Placed:
 
 
 def _counted(weight, reason) -> dict:
-    """What the round sums of a client besides: whether it contributes, its weight, why it was left out."""
+    """What the round sums over clients beside the updates: contributions, weights, and why clients were left out."""
     contributing = jax.tree.map(lambda w: (w > 0).astype(jnp.int32), weight)
     return {"contributing": contributing, "weight": weight, "num_non_finite": by_reason(reason)}

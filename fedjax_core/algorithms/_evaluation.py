@@ -1,4 +1,4 @@
-"""Evaluation on clients: a stateless computation, and a process."""
+"""Evaluation on clients' data, as a stateless computation and as a process."""
 
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ class EvaluationState(NamedTuple):
     Attributes:
       weights: the model's weights; set them with `set_model_weights`.
       client_work: the state of the metrics' aggregation.
-      round_num: int32 `[]`.
+      round_num: int32 `[]`, the number of rounds so far.
     """
 
     weights: Any
@@ -39,21 +39,21 @@ class EvaluationState(NamedTuple):
 
 
 def federated_evaluation(model: Model, metrics_aggregation: Any = None) -> Computation:
-    """The metrics of a model's weights on clients' data, a computation without state.
+    """Makes the computation that measures a model's weights on clients' data.
 
     Args:
       model: the model.
-      metrics_aggregation: None sums the clients' statistics and finalizes the sums (a client whose
-        statistics are not finite is left out and counted as `num_non_finite`); else a federated
-        computation from the statistics at CLIENTS to metrics at SERVER, a `MetricsAggregation` such as
-        `metrics.finalize_then_sample(key=key)`, or an `AggregationProcess` (of both the first round is used).
+      metrics_aggregation: None sums the clients' statistics and finalizes the sums; a client whose statistics are not
+        finite is left out and counted as `num_non_finite`. Otherwise a federated computation from the statistics at
+        CLIENTS to metrics at SERVER, a `MetricsAggregation` such as `metrics.finalize_then_sample(key=key)`, or an
+        `AggregationProcess`; of the last two, the first round is used.
 
     Returns:
-      A `Computation` `(<weights=W@SERVER,data={D*}@CLIENTS> -> <eval=M>@SERVER)`. Metrics over nobody
-      are NaN.
+      A `Computation` `(<weights=W@SERVER,data={D*}@CLIENTS> -> <eval=M>@SERVER)`. Without examples, the metrics are
+      NaN.
 
     Raises:
-      TypeError: an argument of a wrong kind, or an aggregation that does not take the statistics.
+      TypeError: an argument has the wrong type, or the aggregation does not take the statistics.
 
     Example:
 
@@ -78,21 +78,21 @@ def federated_evaluation(model: Model, metrics_aggregation: Any = None) -> Compu
 
 
 def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | None = None) -> LearningProcess:
-    """Evaluation as a process: its state holds weights and the metrics of all rounds so far.
+    """Evaluation as a process, whose state holds the weights and the metrics of all rounds so far.
 
     Args:
       model: the model.
-      metrics_aggregation: None is `metrics.sum_then_finalize()`; else as in `federated_evaluation`.
-      key: a JAX key for the model's initial weights; None starts from zeros. Either way the weights to
-        evaluate are set with `set_model_weights`.
+      metrics_aggregation: None is `metrics.sum_then_finalize()`; otherwise as in `federated_evaluation`.
+      key: a JAX key for the model's initial weights; with None these are zeros. In either case, set the weights to
+        evaluate with `set_model_weights`.
 
     Returns:
-      A `LearningProcess` whose `next` leaves the weights alone and reports under `client_work.eval`:
-      `current_round_metrics`, `total_rounds_metrics` (where the aggregation gives both), and what the
-      aggregation measures besides; counts of clients for each metric as `num_non_finite`.
+      A `LearningProcess` whose `next` does not change the weights. It reports under `client_work.eval` the
+      `current_round_metrics` and, if the aggregation returns both, the `total_rounds_metrics`, together with the
+      measurements of the aggregation; if these count clients for each metric, they are named `num_non_finite`.
 
     Raises:
-      TypeError: an argument of a wrong kind, or an aggregation that does not take the statistics.
+      TypeError: an argument has the wrong type, or the aggregation does not take the statistics.
 
     Example:
 

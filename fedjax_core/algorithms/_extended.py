@@ -1,4 +1,4 @@
-"""Optax's extended transformations: which extra arguments an optimizer asks for, and the training loss it is given."""
+"""Optax's extended transformations: the extra arguments that an optimizer needs, and the training loss that it gets."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from fedjax_core.model_calls import model_metrics
 
 
 def asks_for(optimizer: optax.GradientTransformation, weights_type: types.Type, *names: str) -> bool:
-    """Whether an optimizer makes no step without these extra arguments, found by tracing one.
+    """Whether an optimizer cannot make a step without these extra arguments; found by tracing a step.
 
     Args:
       optimizer: any optax transformation.
       weights_type: the type of the trainable weights.
-      *names: of `value` and `value_fn`.
+      *names: `value`, `value_fn`, or both.
 
     Example:
 
@@ -28,14 +28,14 @@ def asks_for(optimizer: optax.GradientTransformation, weights_type: types.Type, 
     [False, True]
     """
     weights = jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape, t.dtype), types.tree_of_types(weights_type))
-    # An optimizer that fails with everything fails for another reason, which its first step tells better.
+    # An optimizer that fails even with all arguments has another fault, which its first step reports better.
     return not _makes_a_step(optimizer, weights, names) and _makes_a_step(optimizer, weights, ())
 
 
 def _makes_a_step(optimizer: optax.GradientTransformation, weights: Any, without: tuple[str, ...]) -> bool:
     def step(weights):
         extra = {"value": jnp.float32(0), "grad": weights, "value_fn": _a_loss}
-        # An object that no computation can use, in place of an argument left out, which a default could replace.
+        # An object that no computation can use; if the argument were left out, a default could replace it.
         extra |= dict.fromkeys(without, object())
         update = optax.with_extra_args_support(optimizer).update
         return update(weights, optimizer.init(weights), weights, **extra)
@@ -56,20 +56,21 @@ def training_loss(model: Model, metrics: Placed) -> Placed:
 
     Args:
       model: the model.
-      metrics: the clients' statistics by name, guarded.
+      metrics: the clients' statistics by name, after the guard.
     """
     finalizers = {"loss": model_metrics(model)["loss"].finalize}
     return finalize_sum(finalizers, federated_zip({"loss": metrics["loss"]}))[0]["loss"]
 
 
 def why_no_training_loss(metrics: types.Type, aggregator: Aggregator) -> str | None:
-    """Why a round has no training loss that its finalizer may see; None if it has."""
+    """The reason why a round has no training loss for its finalizer; None if it has one."""
     if aggregator.always_releases:
         return (
             "it asks for `value`, the training loss of the round, which would leave the clients without the noise that "
-            "the aggregator adds; write a server_optimizer that needs none, for example optax.sgd(1.0)"
+            "the aggregator adds; write a server_optimizer that does not need it, for example optax.sgd(1.0)"
         )
-    # The statistic of `mean_loss`, not traced: of stacked weights, one model a cluster, `predict` may take no part.
+    # The type of `mean_loss`'s statistic is given, not traced: with stacked weights, one model per cluster, `predict`
+    # may not take them.
     expected = types.to_type(("float32", "int32"))
     if (
         not isinstance(metrics, types.StructType)
@@ -78,6 +79,6 @@ def why_no_training_loss(metrics: types.Type, aggregator: Aggregator) -> str | N
     ):
         return (
             f"it asks for `value`, the training loss of the round, but the clients measure {metrics}; let the "
-            "client_work answer the statistics of fc.clients.accumulator(model)"
+            "client_work return the statistics of fc.clients.accumulator(model)"
         )
     return None

@@ -1,4 +1,4 @@
-"""Federated averaging and its adaptive relatives; one gradient per round as a special case."""
+"""Federated averaging, its adaptive variants, and federated SGD."""
 
 from typing import Any
 
@@ -27,10 +27,10 @@ def fed_avg(
 ) -> LearningProcess:
     r"""Generalized federated averaging.
 
-    Each client takes optimizer steps on its own batches from the server's weights :math:`x` to
-    :math:`x_k`; the server takes the weighted mean of :math:`x - x_k` as a gradient.
+    Each client takes optimizer steps on its own batches, from the server's weights :math:`x` to :math:`x_k`. The
+    server uses the weighted mean of :math:`x - x_k` as a gradient.
 
-    With a server optimizer of learning rate 1.0 (the default) this is FedAvg. Others are arguments:
+    The default server optimizer, SGD with learning rate 1.0, gives FedAvg. Other algorithms need one argument:
 
     * FedAvgM: `server_optimizer=optax.sgd(1.0, momentum=0.9)`
     * FedAdam: `server_optimizer=optax.adam(0.01, eps=1e-3)`
@@ -39,24 +39,23 @@ def fed_avg(
 
     Args:
       model: the model.
-      client_optimizer: any optax transformation, fresh for every client and round, or a `clients.LocalOptimizer`
-        without auxiliary variables; or a function of `round_num` that gives one. See `clients.local_training` for
+      client_optimizer: any optax transformation, fresh for every client and round, a `clients.LocalOptimizer`
+        without auxiliary variables, or a function of `round_num` that returns one. See `clients.local_training` for
         rates that change from round to round.
       server_optimizer: an optax transformation, see `apply_optimizer`; None is `optax.sgd(1.0)`.
-      aggregator: how the updates are combined; None is `aggregators.mean()`.
-      weighting: "examples" (examples processed), "uniform", or a function of the client's finalized
-        metrics that gives a scalar. A client without examples weighs zero.
-      metrics_aggregation: None sums and finalizes the training metrics; else a federated computation
-        from the clients' statistics to metrics at SERVER, a `MetricsAggregation` or an
-        `AggregationProcess`.
+      aggregator: combines the updates; None is `aggregators.mean()`.
+      weighting: "examples" (the number of examples processed), "uniform", or a function of the client's finalized
+        metrics that returns a scalar. A client without examples has weight zero.
+      metrics_aggregation: None sums and finalizes the training metrics. Otherwise a federated computation from the
+        clients' statistics to metrics at SERVER, a `MetricsAggregation` or an `AggregationProcess`.
       key: a JAX key, consumed: the initial weights and all rounds draw from it.
 
     Returns:
       A `LearningProcess`, see `compose`.
 
     Raises:
-      TypeError: an argument of a wrong kind.
-      ValueError: an unknown `weighting`.
+      TypeError: an argument has the wrong type, or `key` is not a typed key.
+      ValueError: `weighting` is an unknown string, or the client optimizer exchanges auxiliary variables.
       ProcessCompositionError: the aggregator does not fit the model.
 
     Example:
@@ -92,23 +91,23 @@ def fed_sgd(
     metrics_aggregation: Any = None,
     key: jax.Array,
 ) -> LearningProcess:
-    """Federated SGD: the server follows the weighted mean of the clients' gradients.
+    """Federated SGD: the server takes one step with the weighted mean of the clients' gradients.
 
     Args:
       model: the model.
-      server_optimizer: an optax transformation, see `apply_optimizer`. Clients take no step, so that there is no
-        client optimizer.
+      server_optimizer: an optax transformation, see `apply_optimizer`. There is no client optimizer, since clients
+        take no steps.
       aggregator: as in `fed_avg`.
       weighting: as in `fed_avg`.
       metrics_aggregation: as in `fed_avg`.
-      key: a JAX key, consumed.
+      key: a JAX key, consumed: the initial weights and all rounds draw from it.
 
     Returns:
       A `LearningProcess`, see `compose`.
 
     Raises:
-      TypeError: an argument of a wrong kind.
-      ValueError: an unknown `weighting`.
+      TypeError: an argument has the wrong type, or `key` is not a typed key.
+      ValueError: `weighting` is an unknown string.
       ProcessCompositionError: the aggregator does not fit the model.
 
     Example:

@@ -1,4 +1,4 @@
-"""FedProx: federated averaging whose clients are pulled back to where the round began."""
+"""FedProx: federated averaging with clients that are pulled towards the weights at the start of the round."""
 
 from typing import Any
 
@@ -33,16 +33,17 @@ def fed_prox(
     metrics_aggregation: Any = None,
     key: jax.Array,
 ) -> LearningProcess:
-    r"""FedProx: each client minimizes its loss and the squared distance from the server's weights.
+    r"""FedProx: each client minimizes its loss plus the squared distance to the server's weights.
 
-    A client's steps follow the gradient of :math:`f(w) + \frac{\mu}{2} \|w - x\|^2`, where :math:`x` are the weights
-    that the server sent. It is `fed_avg` with `clients.proximal` in front of the client optimizer; metrics are those of
-    :math:`f`.
+    A client's steps use the gradient of :math:`f(w) + \frac{\mu}{2} \|w - x\|^2`, where :math:`x` are the weights
+    that the server sent. This is `fed_avg` with `clients.proximal` in front of the client optimizer; the metrics are
+    those of :math:`f`.
 
     Args:
       model: the model.
-      client_optimizer: an optax transformation that asks for neither `value` nor `value_fn`, which would be those of
-        :math:`f`; or a function of `round_num` that gives one. Into a `LocalOptimizer` chain the pull yourself.
+      client_optimizer: an optax transformation that needs neither `value` nor `value_fn`, which would be those of
+        :math:`f`; or a function of `round_num` that returns one. For a `LocalOptimizer`, put `clients.proximal` inside
+        it and use `fed_avg`.
       strength: :math:`\mu`, at least 0; 0 is `fed_avg`.
       server_optimizer: as in `fed_avg`.
       aggregator: as in `fed_avg`.
@@ -54,8 +55,9 @@ def fed_prox(
       A `LearningProcess`, see `compose`.
 
     Raises:
-      TypeError: an argument of a wrong kind.
-      ValueError: `strength` is negative or not finite, or an unknown `weighting`.
+      TypeError: an argument has the wrong type, the client optimizer needs `value` or `value_fn`, or `key` is not a
+        typed key.
+      ValueError: `strength` is negative or not finite, or `weighting` is an unknown string.
       ProcessCompositionError: the aggregator does not fit the model.
 
     Example: a strong pull keeps the clients near the server's weights.
@@ -86,14 +88,14 @@ def fed_prox(
 def _check_takes_pull(optimizer: Any, model: Model):
     if isinstance(optimizer, LocalOptimizer):
         raise TypeError(
-            "fed_prox(client_optimizer=...) is an optax.GradientTransformation, got a LocalOptimizer; put the pull "
-            "into it, optax.chain(fc.clients.proximal(strength), optax.sgd(0.02)), and give it to fed_avg"
+            "fed_prox(client_optimizer=...) must be an optax.GradientTransformation, got a LocalOptimizer; put the "
+            "pull into it, optax.chain(fc.clients.proximal(strength), optax.sgd(0.02)), and pass it to fed_avg"
         )
     check_optimizer(optimizer, "client_optimizer", "optax.sgd(0.02)")
     trainable = type_of(trainable_of(tree_of_types(weights_type(model))))
     if asks_for(optimizer, trainable, "value", "value_fn"):
         raise TypeError(
-            "fed_prox(client_optimizer=...) takes steps by the gradient, got an optimizer that asks for `value` or "
+            "fed_prox(client_optimizer=...) must need the gradient only, got an optimizer that asks for `value` or "
             "`value_fn`, which are those of the loss without the pull; write optax.sgd(0.02), or train without the "
             "pull: fed_avg(model, client_optimizer)"
         )

@@ -1,4 +1,4 @@
-"""What a round does with clients whose results are not finite, and with a round that does not count."""
+"""How a round leaves out clients whose results are not finite."""
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,14 @@ from fedjax_core.templates import ProcessCompositionError
 from fedjax_core.types import CLIENTS, SERVER
 
 REASONS = ("update", "weight", "metrics")
-"""Why a client was left out of a round, by the number of the reason."""
+"""The reasons for which a client is left out of a round; a reason's number is its place here."""
 
 
 def guard(result: ClientResult) -> tuple[ClientResult, jax.Array, jax.Array]:
-    """What a round takes of a client.
+    """Replaces a client's result by zeros if any part of it is not finite.
 
     Returns:
-      The result, zeros in every field if one is not finite; bool, whether the client is fit and contributes; and
+      The result, with zeros in every field if one is not finite; bool, whether the client is fit and contributes; and
       int32, the number of the first of `REASONS` that makes it unfit, -1 if it is fit. `extra` and `running`
       count as the update.
     """
@@ -32,23 +32,25 @@ def guard(result: ClientResult) -> tuple[ClientResult, jax.Array, jax.Array]:
 
 
 def guarded_mean(value: Placed, weight: Placed | None = None) -> tuple[Placed, Placed]:
-    r"""The weighted mean over the clients whose value and weight are finite, for what a client work aggregates itself.
+    r"""The weighted mean over the clients whose value and weight are finite, for means inside client work.
 
-    A client that is left out here must be left out of the whole round: hand on what is returned besides, with
-    `leave_out`. `compose` refuses a client work whose results do not depend on it. Whoever becomes unfit later in the
-    round has contributed a finite value, which stays.
+    A client that is left out here must be left out of the whole round: pass the second result to `leave_out`.
+    `compose` raises an error for client work whose results do not depend on it. A client that becomes unfit later in
+    the round has contributed a finite value to the mean, which stays in it.
 
     Args:
       value: a pytree of numbers at CLIENTS.
-      weight: float32 at CLIENTS, `[]` or what `aggregators.mean` takes; None weighs all clients alike.
+      weight: float32 at CLIENTS, `[]` or any weight that `aggregators.mean` takes; None gives all clients the same
+        weight.
 
     Returns:
-      The mean at SERVER, zero where the total weight is zero, and bool at CLIENTS: whether the client is in it.
+      The mean at SERVER, zero where the total weight is zero, and a bool at CLIENTS: whether the client is in the
+      mean.
 
     Raises:
-      TypeError: `value` or `weight` is not at CLIENTS, or is not of numbers.
+      TypeError: `value` or `weight` is not at CLIENTS, or does not hold numbers.
 
-    Example: the mean gradient of a client work in two passes, as Mime has it.
+    Example: the mean gradient, for client work in two passes as in Mime.
 
     >>> import fedjax_core as fc
     >>> @fc.federated_computation(fc.at_clients("float32"), fc.at_clients("float32"))
@@ -74,20 +76,20 @@ def _kept(value, weight, fit):
 
 
 def check_left_out(result: Placed, shared: Placed) -> None:
-    """Raises unless whoever a `guarded_mean` left out is left out of the round.
+    """Raises unless the clients that a `guarded_mean` leaves out are left out of the round too.
 
     Args:
-      result: the `ClientResult` at CLIENTS that a client work gives.
-      shared: what it shares, at SERVER.
+      result: the `ClientResult` at CLIENTS that the client work returns.
+      shared: the value at SERVER that it shares.
 
     Raises:
-      ProcessCompositionError: the result does not depend on what `guarded_mean` returned besides a mean that it, or
-        `shared`, was computed from.
+      ProcessCompositionError: `result` or `shared` was computed from a `guarded_mean`, and `result` does not depend
+        on the second value that it returned.
     """
     means = {node for node in ancestors([node_of(result), node_of(shared)]) if _is_fit_of_mean(node)}
     if not means <= _at_clients(node_of(result)):
         raise ProcessCompositionError(
-            "the client_work does not leave out of the round the clients that its guarded_mean leaves out, so they "
+            "the client_work does not leave out of the round those clients that its guarded_mean leaves out, so they "
             "would count in one part of the round and not in another; write `mean, fit = guarded_mean(value, weight)` "
             "and `return leave_out(result, unless=fit), shared`"
         )
@@ -98,7 +100,7 @@ def _is_fit_of_mean(node: Node) -> bool:
 
 
 def _at_clients(node: Node) -> set[Node]:
-    """The nodes that a value at CLIENTS is made from, without what came from the server."""
+    """The nodes at CLIENTS that a value is computed from, without those behind a value from the server."""
     found, stack = set(), [node]
     while stack:
         node = stack.pop()
@@ -109,14 +111,14 @@ def _at_clients(node: Node) -> set[Node]:
 
 
 def leave_out(result: Placed, *, unless: Placed) -> Placed:
-    """Makes a client unfit that an earlier pass of its round has left out.
+    """Makes the round leave out a client that an earlier pass has left out.
 
     Args:
       result: a `ClientResult` at CLIENTS.
-      unless: bool at CLIENTS, what `guarded_mean` returns besides the mean.
+      unless: bool at CLIENTS, the second result of `guarded_mean`.
 
     Returns:
-      The result, with NaN for its update and weight where `unless` is False: the round leaves the client out.
+      The result, with NaN for its update and weight where `unless` is False, so that the round leaves the client out.
 
     Raises:
       TypeError: an argument is not at CLIENTS.

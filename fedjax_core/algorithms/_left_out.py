@@ -1,4 +1,4 @@
-"""Who was left out of a round, and why."""
+"""The clients that were left out of a round, and why."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,30 +11,31 @@ from fedjax_core.algorithms._guard import REASONS
 from fedjax_core.language import Placed, federated_aggregate, federated_client_index
 
 _LISTED = 20
-_NOBODY = np.uint32(2**32 - 1)  # behind everybody
+_NOBODY = np.uint32(2**32 - 1)  # sorts behind every client
 
 
 def by_reason(reason: jax.Array) -> dict[str, jax.Array]:
-    """One for the reason that a client was left out for, int32, zero for the others."""
+    """For each reason, int32: one if the client was left out for it, otherwise zero."""
     return {name: (reason == i).astype(jnp.int32) for i, name in enumerate(REASONS)}
 
 
 def listed_clients(reason: Placed) -> Placed:
-    """The clients of the smallest rows in the population that a round has left out, up to 20.
+    """Lists up to 20 clients that a round has left out, those with the smallest rows in the population.
 
-    Neither the order of the cohort nor the number of devices matters. A client drawn twice is in it twice.
+    The list depends neither on the order of the cohort nor on the number of devices. A client that was drawn twice is
+    listed twice.
 
     Args:
-      reason: int32 at CLIENTS, the number of a reason, -1 for a client that was not left out.
+      reason: int32 at CLIENTS, the number of the reason; -1 for a client that was not left out.
 
     Returns:
-      At SERVER, `client`, int32 `[20]`, rows, and `reason`, int32 `[20]`; -1 where there are fewer.
+      At SERVER, `client`, int32 `[20]`, the clients' rows, and `reason`, int32 `[20]`; both are filled up with -1.
     """
     return federated_aggregate((federated_client_index(), reason), _nobody, _add, _merge, _report)
 
 
 def _nobody() -> jax.Array:
-    """The empty list: in the order of their rows, uint32 `[20]`, four times the row and the reason."""
+    """The empty list. An entry is four times a client's row plus the reason; entries are sorted, uint32 `[20]`."""
     return jnp.full(_LISTED, _NOBODY)
 
 
@@ -44,7 +45,7 @@ def _add(listed: jax.Array, client: tuple) -> jax.Array:
 
 
 def _insert(listed: jax.Array, entry: jax.Array) -> jax.Array:
-    """The list with an entry in its place: those before it stay, those behind it move up by one."""
+    """The list with a new entry in its place: smaller entries stay, larger entries move back by one."""
     before = jnp.concatenate([jnp.zeros(1, listed.dtype), listed[:-1]])
     return jnp.minimum(listed, jnp.maximum(entry, before))
 
@@ -60,19 +61,20 @@ def _report(listed: jax.Array) -> dict[str, jax.Array]:
 
 
 def left_out_clients(metrics: Any, client_ids: Sequence | Mapping[int, Any]) -> dict:
-    """The clients that a round left out since something of theirs was not finite, up to 20 of them.
+    """Names up to 20 clients that a round left out because their results were not finite.
 
     Args:
-      metrics: what a round of `compose` measured, as `process.next` returns it.
-      client_ids: those of the data that the cohort came from, `data.client_ids` (of a subset or a split, or of the
-        whole: their rows are the same); for a plain list of clients `range(len(clients))`.
+      metrics: the metrics of a round of `compose`, as `process.next` returns them.
+      client_ids: the ids of the data that the cohort came from, `data.client_ids`. Those of a subset, of a split and
+        of the whole population have the same rows, so either will do. For a plain list of clients use
+        `range(len(clients))`.
 
     Returns:
-      A dict from id to "update", "weight" or "metrics", the first of the three that was not finite. How many
-      clients it were in all is counted in `num_non_finite_clients`.
+      A dict from id to "update", "weight" or "metrics", the first of the three that was not finite.
+      `num_non_finite_clients` in the metrics counts all such clients.
 
     Raises:
-      TypeError: `metrics` is not what a round of `compose` measured.
+      TypeError: `metrics` are not the metrics of a round of `compose`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""How the clients' metrics are combined: whatever the user gives, as an aggregation process."""
+"""The aggregation of the clients' metrics, as an aggregation process."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,19 +18,19 @@ from fedjax_core.types import SERVER
 
 
 def metrics_process(model: Model, metrics_aggregation: Any = None) -> AggregationProcess:
-    """The process that combines the clients' statistics of a model's metrics.
+    """Makes the process that combines the clients' statistics of a model's metrics.
 
     Args:
       model: the model.
-      metrics_aggregation: None for the metrics of the summed statistics; a federated computation from
-        the statistics at CLIENTS to metrics at SERVER; a `MetricsAggregation` such as
-        `metrics.sum_then_finalize()` or `metrics.finalize_then_sample(key=key)`; or an `AggregationProcess`.
+      metrics_aggregation: None to finalize the summed statistics; a federated computation from the statistics at
+        CLIENTS to metrics at SERVER; a `MetricsAggregation` such as `metrics.sum_then_finalize()` or
+        `metrics.finalize_then_sample(key=key)`; or an `AggregationProcess`.
 
     Returns:
       An `AggregationProcess` without a weight.
 
     Raises:
-      TypeError: something else, or it does not take the model's statistics.
+      TypeError: `metrics_aggregation` is none of these, or it does not take the model's statistics.
 
     Example:
 
@@ -52,8 +52,8 @@ def metrics_process(model: Model, metrics_aggregation: Any = None) -> Aggregatio
         case None:
             return _stateless(statistics, lambda unfinalized: finalize_sum(finalizers, unfinalized))
     raise TypeError(
-        "metrics_aggregation is a federated computation of the clients' metrics, an AggregationProcess or None, got "
-        f"{metrics_aggregation!r}; decorate a function with @fc.federated_computation"
+        "metrics_aggregation must be a federated computation of the clients' metrics, a MetricsAggregation, an "
+        f"AggregationProcess or None, got {metrics_aggregation!r}; decorate a function with @fc.federated_computation"
     )
 
 
@@ -61,8 +61,8 @@ def _check_takes(process: AggregationProcess, statistics: types.Type):
     taken = [type_ for _, type_ in process.next.parameters[1:]]
     if len(taken) > 1 or not taken[0].is_assignable_from(types.at_clients(statistics)):
         raise TypeError(
-            f"metrics_aggregation takes the statistics of the model's metrics, {types.at_clients(statistics)}, without "
-            f"a weight, got an AggregationProcess of {', '.join(map(str, taken))}; declare its value as "
+            f"metrics_aggregation must take the statistics of the model's metrics, {types.at_clients(statistics)}, "
+            f"without a weight, got an AggregationProcess of {', '.join(map(str, taken))}; declare its value as "
             f"fc.at_clients({str(statistics)!r})"
         )
 
@@ -81,11 +81,12 @@ def _stateless(statistics: types.Type, aggregate) -> AggregationProcess:
 
 
 def report(by: Callable, result: Placed, measurements: Placed, **counts: Placed) -> Placed:
-    """The metrics at SERVER by `by_rounds` or `by_name`, with what the aggregation measured besides, and `counts`.
+    """The metrics at SERVER by `by_rounds` or `by_name`, with the measurements of the aggregation and `counts`.
 
-    Measurements that are a dict are reported field by field. Those of a pair of current and total metrics
-    that have one number for each current metric are counts of clients, and reported as `num_non_finite`.
-    The metrics may be trimmed rows, so they are taken apart and put together, and not computed with.
+    Measurements in a dict are reported field by field. If the metrics are a pair of current and total ones, and the
+    measurements have one number for each current metric, then these are counts of clients and are reported as
+    `num_non_finite`. Metrics may be trimmed rows, with which nothing can be computed, so they are only taken apart and
+    put together.
     """
     metrics, measured = parts(result), parts(measurements)
     if _is_pair(metrics) and _same_structure(metrics[0], measurements):
@@ -94,7 +95,7 @@ def report(by: Callable, result: Placed, measurements: Placed, **counts: Placed)
 
 
 def parts(value: Placed) -> Any:
-    """A placed struct as a struct of placed values; another placed value as it is."""
+    """A placed struct as a struct of placed values; any other placed value unchanged."""
     member = types.member_of(value.fedjax_type)
     return member.pack(value) if isinstance(member, types.StructType) else value
 
@@ -105,10 +106,11 @@ def _same_structure(a: Placed, b: Placed) -> bool:
 
 
 def by_rounds(result: Any) -> dict:
-    """What an aggregation of metrics gives, by the rounds that it is about.
+    """The result of a metrics aggregation as a dict by the rounds that it covers.
 
     Args:
-      result: a pair, the metrics of this round and those of all rounds so far; or anything, of this round.
+      result: a pair of the metrics of this round and those of all rounds so far; anything else is the metrics of
+        this round.
 
     Example:
 
@@ -119,7 +121,7 @@ def by_rounds(result: Any) -> dict:
 
 
 def by_name(result: Any) -> dict:
-    """The metrics of an aggregation by name: those over rounds by rounds, a single one as `metrics`.
+    """The result of a metrics aggregation by name: a dict unchanged, a pair by rounds, anything else as `metrics`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""What all learning processes of this room have in common."""
+"""The parts that all learning processes of this room share."""
 
 from fedjax_core import trees, types
 from fedjax_core.clients import trainable_of
@@ -9,13 +9,13 @@ from fedjax_core.templates import LearningProcess
 def learning_process(
     initialize: Computation, next: Computation, weights_type: types.Type, client_results: Computation | None = None
 ) -> LearningProcess:
-    """The process over a state with the fields `weights` and `round_num`.
+    """Makes a learning process from computations on a state with the fields `weights` and `round_num`.
 
     Args:
-      initialize: gives the first state.
+      initialize: returns the first state.
       next: the round.
       weights_type: the type of the state's weights.
-      client_results: what each client answers.
+      client_results: returns the result of each client.
 
     Returns:
       A `LearningProcess` that reports `round_num` and `weights_norm`, the L2 norm of the trainable weights.

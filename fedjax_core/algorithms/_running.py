@@ -1,4 +1,4 @@
-"""Running state of a model, averaged over the clients that updated it."""
+"""The average of a model's running state over the clients that updated it."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from fedjax_core.language import Placed, federated_broadcast, federated_map, fed
 def averaged_running(weights: Placed, running: Placed) -> Placed:
     r"""The server's weights with the running state :math:`r + \sum_k n_k (r_k - r) / \sum_k n_k`.
 
-    That is the average by examples, of the changes: what no client changed keeps its bits.
+    This averages the changes, weighted by examples, so that what no client changed keeps its bits.
 
     Args:
       weights: `ModelWeights` at SERVER.
-      running: `Running` at CLIENTS, of the type of their `non_trainable`.
+      running: `Running` at CLIENTS, whose state has the type of `weights.non_trainable`.
 
     Returns:
-      `ModelWeights` at SERVER. Without an example, and for leaves that are not of floating point numbers, they
-      are as they were.
+      `ModelWeights` at SERVER. Nothing changes if there are no examples, and leaves that are not floating point never
+      change.
     """
     change, number = federated_sum(federated_map(_change, running, federated_broadcast(weights.non_trainable)))
     return federated_map(_with_change, weights, change, number)
@@ -33,7 +33,7 @@ def _change(running: Running, old: Any):
         if not jnp.issubdtype(old.dtype, jnp.inexact):
             return ()
         wide = jnp.promote_types(old.dtype, jnp.float32)
-        # Selected, not multiplied by zero: the difference of two infinities is NaN.
+        # A selection, not a product with zero: the difference of two infinities is NaN.
         return jnp.where(counts, running.num_examples.astype(wide) * (new.astype(wide) - old.astype(wide)), 0)
 
     return jax.tree.map(change, running.state, old), running.num_examples

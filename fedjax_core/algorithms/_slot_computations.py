@@ -1,4 +1,4 @@
-"""The slots of a round as computations, each typed by what its neighbours give."""
+"""The slots of a round as computations, each typed by the results of the slots before it."""
 
 import functools
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from fedjax_core.types import CLIENTS, SERVER, Placement, Type
 
 
 class SlotComputations(NamedTuple):
-    """The four slots: of each the first state, and what it does in a round.
+    """The computations of the four slots: one for the first state of each slot, the others for its part in a round.
 
     Attributes:
       start_distributor: `weights -> state`.
-      send: `(state, weights) -> MeasuredProcessOutput`, the result at CLIENTS.
+      send: `(state, weights) -> MeasuredProcessOutput`, with the result at CLIENTS.
       start_work: `weights -> state`.
       work: `(state, weights at CLIENTS, data, key, round_num) -> (ClientResult at CLIENTS, shared at SERVER)`.
       commit: `(state, result, included, shared) -> MeasuredProcessOutput`.
       start_aggregator: `() -> state`.
       add: `(state, update, weight) -> MeasuredProcessOutput`.
       start_finalizer: `trainable weights -> state`.
-      move: `(state, trainable weights, update) -> MeasuredProcessOutput`, with the training loss after them if
+      move: `(state, trainable weights, update) -> MeasuredProcessOutput`; the training loss is a fourth argument if
         `moves_by_loss`.
     """
 
@@ -46,7 +46,7 @@ class SlotComputations(NamedTuple):
 
     @property
     def moves_by_loss(self) -> bool:
-        """Whether the finalizer may ask for the training loss."""
+        """Whether the finalizer takes the training loss."""
         return len(self.move.parameters) > 3
 
 
@@ -58,17 +58,17 @@ def slot_computations(
     finalizer: Finalizer,
     key_type: Type,
 ) -> SlotComputations:
-    """Types the slots in the order in which the data flows, each by what those before it give.
+    """Types the slots in the order of the data flow, each by the results of those before it.
 
-    Only the end is pinned: the finalizer gives the trainable weights.
+    Only the end is fixed: the finalizer must return the trainable weights.
 
     Args:
-      model: gives the types of weights and data.
+      model: determines the types of the weights and the data.
       distributor, client_work, aggregator, finalizer: the slots.
-      key_type: of a client's key.
+      key_type: the type of a client's key.
 
     Raises:
-      ProcessCompositionError: a slot does not fit its neighbours; the message names the first one.
+      ProcessCompositionError: a slot does not fit its neighbours; the message names the first such slot.
     """
     whole = weights_type(model)
     weights = types.at_server(whole)
@@ -105,7 +105,7 @@ def _result(computation: Computation) -> Type:
 
 
 def _results(computation: Computation) -> types.StructType:
-    """The types of the fields of what a slot's function returns."""
+    """The types of the fields of the struct that a slot's function returns."""
     return types.of_kind(computation.type_signature.result, types.StructType)
 
 
@@ -133,8 +133,8 @@ def _move(finalizer: Finalizer, no_loss: str | None, *given: Type, result: Type)
 
 
 def _work(client_work: ClientWork, weights_type: Type, *given: Type) -> Computation:
-    # `data` has the name that the round gives it: a dimension `?` is called by it, and a function that has been
-    # traced for dimensions of these names is not traced again.
+    # The parameter must be named `data`, as in the round: unknown dimensions are named after it, and a function that
+    # has been traced for dimensions with these names is not traced again.
     def work(state, weights, data, key, round_num):
         return run_client_work(client_work.run, (state, weights, data, key), round_num, weights_type)
 

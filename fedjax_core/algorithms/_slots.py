@@ -1,4 +1,4 @@
-"""The usual ways to send the weights out and to move them."""
+"""The usual distributors and finalizers: ways to send the weights out and to update them."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from fedjax_core.types import SERVER
 
 
 def broadcast() -> Distributor:
-    """Every client gets the server's weights as they are.
+    """Sends the server's weights unchanged to every client.
 
     Returns:
       A `Distributor` without state and measurements.
@@ -36,22 +36,22 @@ def broadcast() -> Distributor:
 
 
 def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
-    """The server takes the aggregated update as a gradient and makes one optimizer step.
+    """Takes one optimizer step on the server, with the aggregated update as the gradient.
 
-    An extended transformation that asks for `value`, such as `optax.contrib.reduce_on_plateau`, is given the mean
-    training loss of the round. One that asks for `value_fn`, such as a line search, is refused: the server holds no
-    examples on which it could evaluate other weights.
+    An extended transformation that needs `value`, such as `optax.contrib.reduce_on_plateau`, gets the mean training
+    loss of the round. One that needs `value_fn`, such as a line search, is an error: the server holds no examples on
+    which it could evaluate other weights.
 
     Args:
-      optimizer: any optax transformation but those.
+      optimizer: any optax transformation that does not need `value_fn`.
 
     Returns:
-      A `Finalizer` whose state is the optimizer's. Measurement: `update_non_finite`, int32, one if the
-      update holds a NaN or infinity.
+      A `Finalizer` whose state is that of the optimizer. It measures `update_non_finite`, int32, one if the update
+      holds a NaN or infinity, otherwise zero.
 
     Raises:
-      TypeError: the optimizer is no optax transformation; when built, for an update of another type than the
-        weights, an optimizer that asks for `value_fn`, or one that asks for `value` where the round has none.
+      TypeError: `optimizer` is not an optax transformation; when the process is built: the update has another type
+        than the weights, the optimizer needs `value_fn`, or it needs `value` and the round has none.
 
     Example: FedAvgM.
 
@@ -63,8 +63,8 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
     """
     if isinstance(optimizer, LocalOptimizer):
         raise TypeError(
-            "server_optimizer is an optax.GradientTransformation, got a LocalOptimizer, which trains clients; write "
-            "optax.sgd(1.0), or give it as client_optimizer"
+            "server_optimizer must be an optax.GradientTransformation, got a LocalOptimizer, which trains clients; "
+            "write optax.sgd(1.0), or pass it as client_optimizer"
         )
     check_optimizer(optimizer, "server_optimizer", "optax.sgd(1.0)")
     extended = optax.with_extra_args_support(optimizer)
@@ -86,8 +86,8 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
             return MeasuredProcessOutput(*federated_map(step, state, weights, update))
         if value is None:
             raise TypeError(
-                "server_optimizer asks for `value`, the training loss of the round, which its finalizer is not given; "
-                "hand it on: inner.next(state, weights, update, value)"
+                "server_optimizer asks for `value`, the training loss of the round, which its finalizer does not get; "
+                "pass it on: inner.next(state, weights, update, value)"
             )
         return MeasuredProcessOutput(*federated_map(step_by_loss, state, weights, update, value()))
 
@@ -97,12 +97,12 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
 def _no_value_fn(weights):
     raise TypeError(
         "server_optimizer asks for `value_fn`, the loss as a function of the weights, but the server holds no "
-        "examples; give it to the clients, client_optimizer=optax.lbfgs(), or write server_optimizer=optax.sgd(1.0)"
+        "examples; use it on the clients, client_optimizer=optax.lbfgs(), or write server_optimizer=optax.sgd(1.0)"
     )
 
 
 def _check_update(weights: Placed, update: Placed) -> None:
-    """An update of other shapes could be broadcast to those of the weights, and nobody would hear of it."""
+    """Raises TypeError unless the update has the weights' type; other shapes could broadcast without an error."""
     taken, found = (types.member_of(value.fedjax_type) for value in (weights, update))
     containers, others = (jax.tree.structure(types.tree_of_types(type_)) for type_ in (taken, found))
     if taken.is_equivalent_to(found) and containers == others:
@@ -110,27 +110,27 @@ def _check_update(weights: Placed, update: Placed) -> None:
     among = "" if containers == others else f" in the containers {others}, not {containers}"
     raise TypeError(
         f"apply_optimizer takes an update of the type of the trainable weights, {taken}, got {found}{among}; expand it "
-        "in the aggregator, or write on_part(predicate, apply_optimizer(optimizer)) to move a part of the weights"
+        "in the aggregator, or write on_part(predicate, apply_optimizer(optimizer)) to update a part of the weights"
     )
 
 
 def on_part(predicate: Callable[[str], bool], finalizer: Finalizer) -> Finalizer:
-    """Moves a part of the trainable weights by an update of this part; all others stay, bit for bit.
+    """Updates a part of the trainable weights; all other weights stay as they are, bit for bit.
 
     Args:
-      predicate: chooses the part, by the path of a leaf in the trainable weights, such as `"body.kernel"`.
-      finalizer: moves the part. It is given the weights as `trees.part` makes them, with `None` in place of
-        those that stay, and the update in these containers.
+      predicate: chooses the part, from the path of a leaf in the trainable weights, such as `"body.kernel"`.
+      finalizer: updates the part. It gets the weights from `trees.part`, with `None` in place of those that stay, and
+        the update in the same containers.
 
     Returns:
-      A `Finalizer` with the state and the measurements of `finalizer`. The update has the leaves of the part at
+      A `Finalizer` with the state and the measurements of `finalizer`. Its update must have the leaves of the part at
       their paths, in any containers.
 
     Raises:
-      TypeError: an argument of a wrong kind; when built, a predicate that chooses nothing, or an update with
-        other leaves than the part.
+      TypeError: an argument has the wrong type; when the process is built: the predicate chooses nothing, or the
+        update has other leaves than the part.
 
-    Example: the head stays where it is.
+    Example: the head does not change.
 
     >>> import optax
     >>> finalizer = on_part(lambda path: path.startswith("body."), apply_optimizer(optax.sgd(1.0)))
@@ -146,7 +146,7 @@ def on_part(predicate: Callable[[str], bool], finalizer: Finalizer) -> Finalizer
         member = types.member_of(weights.fedjax_type)
         if not jax.tree.leaves(chosen(types.tree_of_types(member))):
             paths = [path for path, _ in types.type_leaves(member)]
-            raise TypeError(f"on_part(predicate=...) chooses some of the paths {paths}, got none of them")
+            raise TypeError(f"on_part(predicate=...) must choose some of the paths {paths}, got none; {repair}")
         return finalizer.init(federated_map(chosen, weights))
 
     def next(state, weights, update, value=None):

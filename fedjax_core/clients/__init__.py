@@ -1,26 +1,27 @@
 """What clients do in a round.
 
   local_training    optimizer steps on the client's batches (FedAvg); its state may be a `TrainingState`
-  local_gradient    one gradient over all of them (FedSGD)
+  local_gradient    a single gradient over all of its batches (FedSGD)
   local_evaluation  metrics of the server's weights
-  client_work       work of your own, from a function of one client
+  client_work       your own work, from a function of one client
 
-the optimizers of a client, simulated or real (a `participant.TrainingManager`), besides optax's:
+Optimizers for clients, simulated or real (a `participant.TrainingManager`), in addition to optax's:
 
-  proximal            FedProx's pull to where the round began, an optax transformation
+  proximal            FedProx's pull towards the weights at the start of the round, an optax transformation
   scaffold_optimizer  SCAFFOLD's control variates, exchanged with the server as auxiliary variables
   LocalOptimizer      the contract of optimizers that exchange such variables
-  local_optimizer     an optax transformation as one of them
-  ClientOptimizer     what `local_training` takes: any of these, or a function of the round number; `map_optimizer`
+  local_optimizer     converts an optax transformation to a LocalOptimizer
+  ClientOptimizer     the type that `local_training` takes: any of these, or a function of the round number
+  map_optimizer       applies a function to a ClientOptimizer
 
-what client work of your own is made of:
+Parts for your own client work:
 
-  local_trainer     all of a client's training: gives a `Trained`
-  training_step     one step of it
-  training_loss     the loss of one batch, which a step takes the gradient of
+  local_trainer     all of a client's training; it returns a `Trained`
+  training_step     one step of training
+  training_loss     the loss of one batch, whose gradient a step takes
   accumulator       the model's metrics, added up over batches: an `Accumulator`
 
-and what all of them need to know of a model:
+Facts about a model that client work needs:
 
   weights_type, abstract_statistics, has_running_state, trainable_of, with_trainable
 """

@@ -1,4 +1,4 @@
-"""Whether padding can reach what a model does with the other examples of a batch."""
+"""A check of whether padding can change what a model computes for the other examples of a batch."""
 
 import functools
 import math
@@ -15,21 +15,21 @@ from fedjax_core import trees, types
 from fedjax_core.contracts import Model
 from fedjax_core.model_calls import MASKED, losses, predicted
 
-# Eight, since some models take batches of an even number alone.
+# Eight rows, since some models only take batches of an even number.
 _MASK = (True, False, True, True, False, True, True, False)
 _OPAQUE = ("pallas_call", "ffi_call", "pure_callback", "io_callback")
 
 
 def warn_of_coupled_rows(model: Model, training: bool) -> None:
-    """Warns, once for a model, if padded rows of a batch change what the model gives for the other rows.
+    """Warns, once per model, if padding rows of a batch change the model's results for the other rows.
 
-    The model is traced first, which is enough to clear a model that never combines rows. Only where an
-    operation may combine them, the model is run on two small batches that differ in padded rows alone. If it
-    fails on these, or gives nothing but NaN, the warning says that it could not be tried.
+    The model is traced first, which is enough to clear a model that never combines rows. Only if an operation may
+    combine them, the model runs on two small batches that differ in padding rows only. If it fails on these, or
+    returns nothing but NaN, the warning says that the check was not possible.
 
     Args:
       model: the model.
-      training: whether it is used in training, or in evaluation.
+      training: whether the model is used in training or in evaluation.
 
     Example: a loss with in-batch negatives that does not take the mask.
 
@@ -52,7 +52,7 @@ def warn_of_coupled_rows(model: Model, training: bool) -> None:
     looked_at = (model.init, model.predict, model.loss, model.batch_type, bool(training))
     try:
         hash(looked_at)
-    except TypeError:  # a callable that cannot be hashed is told of each time
+    except TypeError:  # without a hash, the warning is repeated in each call
         _warn_once.__wrapped__(*looked_at)
     else:
         _warn_once(*looked_at)
@@ -66,27 +66,27 @@ def _warn_once(init, predict, loss, batch_type, training: bool) -> None:
 
 
 def _found(model: Model, training: bool) -> str:
-    """What there is to tell of a model; "" for nothing."""
+    """The text of the warning about a model; "" for no warning."""
     with warnings.catch_warnings(), jax.debug_nans(False):
-        warnings.simplefilter("ignore")  # a model's own warnings, which would be errors where a user makes them so
+        warnings.simplefilter("ignore")  # a model's own warnings, which a user's filter could turn into errors
         if not _may_couple(model, training):
             return ""
         try:
             coupled = _coupled(model, training)
-        except Exception as error:  # what is wrong with it for any batch is refused where it is used
+        except Exception as error:  # a model that fails on every batch raises again where it is used
             return _untried(model, error)
     return _message(model, coupled) if coupled else ""
 
 
 _REPAIRED = {
     "loss": (
-        "`def loss(predictions, batch, mask=None)`, and leave out there what the mask excludes, for example "
+        "`def loss(predictions, batch, mask=None)` and leave out what the mask excludes, for example "
         "`jnp.where(mask[None, :], scores, -jnp.inf)`"
     ),
     "predictions": (
-        "`def predict(weights, batch, key=None, training=False, mask=None)`, and leave out there what the mask "
+        "`def predict(weights, batch, key=None, training=False, mask=None)` and leave out what the mask "
         "excludes, for example `jnp.mean(x, axis=0, where=mask[:, None])`; in a module use its library's own batch "
-        "normalization without an axis name, which is given the mask, or a group or layer normalization, or with flax "
+        "normalization without an axis name, which gets the mask, or a group or layer normalization, or with flax "
         "name the parameter "
         'that takes the mask: `fc.models.from_linen(module, ..., mask="mask")`, '
         '`fc.models.from_nnx(create, ..., mask="mask")`'
@@ -106,7 +106,7 @@ def _untried(model: Model, error: Exception) -> str:
     return (
         f"whether padding changes what `{_name(model.predict)}` and `{_name(model.loss)}` give for the other examples "
         f"of a batch could not be tried on random batches: {type(error).__name__}: {error}; if they combine examples, "
-        f"write {_REPAIRED['predictions']}; if they do not, or leave padding out, write "
+        f"write {_REPAIRED['predictions']}; if they do not, or if they leave padding out, write "
         "`warnings.filterwarnings('ignore', 'whether padding changes')`"
     )
 
@@ -116,20 +116,20 @@ def _name(function: Any) -> str:
 
 
 def _may_couple(model: Model, training: bool) -> bool:
-    """Whether an operation may combine rows, by how it treats the dimension that holds them."""
+    """Whether an operation may combine rows, judged by what it does to the dimension that holds them."""
     try:
         return _combines(*_traced(model, training))
-    except Exception:  # running it tells what cannot be traced so, or what another JAX describes otherwise
+    except Exception:  # some models cannot be traced like this, and another JAX may describe them differently
         return True
 
 
 def _traced(model: Model, training: bool) -> tuple[Any, int]:
-    """The jaxpr of a model and its loss, and the size that its dimensions of rows have, and no others."""
+    """The jaxpr of a model and its loss, and the number of rows, a size that no other dimension has."""
     weights, fixed = jax.eval_shape(model.init, _abstract_key()), _fixed_size(model)
     others = (weights, _abstract_batch(model, 1))
     num_rows = trees.distinct_size(others) if fixed is None else fixed
     if any(size % num_rows == 0 for leaf in jax.tree.leaves(others) for size in leaf.shape):
-        raise ValueError(f"{num_rows} rows are not told from other dimensions")
+        raise ValueError(f"{num_rows} rows cannot be distinguished from other dimensions")
     arguments = (weights, _abstract_batch(model, num_rows), jax.ShapeDtypeStruct((num_rows,), bool), _abstract_key())
     return jax.make_jaxpr(functools.partial(_run, model, training))(*arguments).jaxpr, num_rows
 
@@ -156,14 +156,14 @@ def _run(model: Model, training: bool, weights, batch, mask, key) -> tuple[Any, 
 
 
 def _combines(jaxpr, num_rows: int) -> bool:
-    """Whether an operation loses the dimension of rows, doubles it, or works along it."""
+    """Whether an operation removes the dimension of rows, duplicates it, or works along it."""
     return any(_eqn_combines(eqn, num_rows) for eqn in jaxpr.eqns if MASKED not in str(eqn.source_info.name_stack))
 
 
 def _eqn_combines(eqn, num_rows: int) -> bool:
     inputs = [_row_dims(variable, num_rows) for variable in eqn.invars]
     most = max(map(len, inputs), default=0)
-    if eqn.primitive.name in _OPAQUE:  # before what is inside: a kernel's blocks have other dimensions
+    if eqn.primitive.name in _OPAQUE:  # checked before its inner jaxprs: a kernel's blocks have other dimensions
         return most > 0
     if eqn.primitive.name == "scan" and _carries_over_rows(eqn, inputs):
         return True
@@ -181,9 +181,9 @@ def _eqn_combines(eqn, num_rows: int) -> bool:
 
 
 def _mixes(reshape, num_rows: int) -> bool:
-    """Whether a reshape puts what was one row into several, as `[B, T]` to `[T, B]` does.
+    """Whether a reshape spreads what was one row over several rows, as `[B, T]` to `[T, B]` does.
 
-    Of a dimension that holds more than rows, `[B * T]`, the sizes do not say which of both comes first.
+    For a dimension that holds more than the rows, `[B * T]`, the sizes do not say which of the two comes first.
     """
     before, after = (
         {math.prod(shape[:dim]) for dim, size in enumerate(shape) if size == num_rows}
@@ -193,8 +193,8 @@ def _mixes(reshape, num_rows: int) -> bool:
 
 
 def _carries_over_rows(eqn, inputs: list[list[int]]) -> bool:
-    """Whether a scan over rows carries something from one to the next."""
-    # By ranks, since the parameters that count constants and carries have other names from JAX 0.12 on.
+    """Whether a scan over rows carries something from one row to the next."""
+    # Judged by ranks, since the parameters that count constants and carries have other names from JAX 0.12 on.
     body = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
     is_scanned = [outer.aval.ndim > inner.aval.ndim for outer, inner in zip(eqn.invars, body.invars)]
     is_carried = [outer.aval.ndim == inner.aval.ndim for outer, inner in zip(eqn.outvars, body.outvars)]
@@ -202,7 +202,7 @@ def _carries_over_rows(eqn, inputs: list[list[int]]) -> bool:
 
 
 def _row_dims(variable, num_rows: int) -> list[int]:
-    """The dimensions of a value that hold the batch's rows, one twice that holds their square."""
+    """The dimensions of a value that hold the batch's rows; a dimension that holds their square is in it twice."""
     dims = []
     for dim, size in enumerate(getattr(variable.aval, "shape", ())):
         while size and size % num_rows == 0:
@@ -212,7 +212,7 @@ def _row_dims(variable, num_rows: int) -> list[int]:
 
 
 def _along(eqn) -> list[tuple[int, ...]]:
-    """Along which dimensions of each input an operation works that keeps the shape."""
+    """The dimensions of each input along which an operation works, for operations that keep the shape."""
     name, params = eqn.primitive.name, eqn.params
     if name.startswith("cum") or name == "top_k":
         return [(params["axis"],)]
@@ -236,10 +236,10 @@ def _along(eqn) -> list[tuple[int, ...]]:
 
 
 def _coupled(model: Model, training: bool) -> str:
-    """What other padding changes: "predictions", "loss", or "" for nothing.
+    """What changes with the padding: "predictions", "loss", or "" for nothing.
 
     Raises:
-      ValueError: they are NaN for every example, which shows nothing.
+      ValueError: predictions or losses are NaN for every example, so they cannot be compared.
     """
     mask = np.resize(_MASK, _fixed_size(model) or len(_MASK))
     abstract = _abstract_batch(model, len(mask))
@@ -252,21 +252,21 @@ def _coupled(model: Model, training: bool) -> str:
     for draw in _DRAWS:
         batch = jax.tree.map(functools.partial(_random, np.random.default_rng(0), draw), abstract)
         other = jax.tree.map(lambda x: np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, _changed(x)), batch)
-        with jax.ensure_compile_time_eval():  # where this is called while something else is traced
+        with jax.ensure_compile_time_eval():  # this may be called while something else is traced
             results = [_of_examples(compiled(jax.random.key(0), b, mask), mask) for b in (batch, other)]
         (predictions, loss), (other_predictions, other_loss) = results
         if _differ(predictions, other_predictions):
             return "predictions"
         if _differ(loss, other_loss):
             return "loss"
-        # Where one example gives numbers these were compared; a NaN that reaches it from others is in all of them.
+        # If one example has numbers, these were compared; a NaN that spreads from other examples would be in all.
         if not any(leaf.size and np.isnan(leaf).all() for leaf in jax.tree.leaves(results)):
             return ""
     raise ValueError("predictions or losses are NaN")
 
 
 def _of_examples(result: tuple[Any, Any], mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What `_run` gives for the rows that are examples; running state, of whatever size, is of all rows."""
+    """The results of `_run` for the rows that are examples; running state, of any size, comes from all rows."""
     output, loss = result
     predictions, running, values = (
         [np.asarray(leaf).astype(np.float64) for leaf in jax.tree.leaves(part)]
@@ -277,7 +277,7 @@ def _of_examples(result: tuple[Any, Any], mask: np.ndarray) -> tuple[list[np.nda
 
 
 def _moved(weights):
-    """The weights off their initial values: a head of zeros would hide what is before it."""
+    """The weights moved away from their initial values, since a head of zeros would hide everything before it."""
 
     def move(path, leaf):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -288,18 +288,18 @@ def _moved(weights):
 
 
 _DRAWS = (np.random.Generator.normal, np.random.Generator.random)
-"""Of floats: any, and those that a logarithm or a root takes."""
+"""How floats are drawn: any numbers, and numbers that a logarithm or a root takes."""
 
 
 def _random(random: np.random.Generator, draw: Callable, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Floats as drawn; integers are 0 or 1, which any number of classes or words has."""
+    """Random values for a leaf: floats from `draw`, integers 0 or 1, which every set of classes or words contains."""
     if jnp.issubdtype(leaf.dtype, jnp.floating):
         return np.asarray(draw(random, size=leaf.shape)).astype(leaf.dtype)
     return random.integers(0, 2, leaf.shape).astype(leaf.dtype)
 
 
 def _changed(x: np.ndarray) -> np.ndarray:
-    """Finite: a mask that multiplies is good enough for padding, which is filled with an example."""
+    """Other values, which are finite: padding is filled with an example, so a model may mask it by multiplication."""
     return (3 * x + 2 if jnp.issubdtype(x.dtype, jnp.floating) else 1 - x).astype(x.dtype)
 
 
@@ -308,6 +308,6 @@ def _differ(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
 
 
 def _leaves_differ(a: np.ndarray, b: np.ndarray) -> bool:
-    """Beyond what another order of the same sums would give."""
+    """Whether arrays differ by more than another order of the same sums would explain."""
     scale = np.max(np.abs(a), initial=0, where=np.isfinite(a))
     return not np.allclose(a, b, rtol=0, atol=1e-3 * scale + 1e-9, equal_nan=True)

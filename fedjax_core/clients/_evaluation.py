@@ -1,4 +1,4 @@
-"""The metrics of a client, accumulated batch by batch while it trains or for its evaluation."""
+"""The metrics of a client, accumulated batch by batch in training or evaluation."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from fedjax_core.model_calls import model_metrics, predicted
 
 
 class Accumulator(NamedTuple):
-    """How the metrics of a model add up over batches: pure functions of statistics by name.
+    """Pure functions that add up the metrics of a model over batches, as statistics by name.
 
     Attributes:
-      init: `() -> statistics` of no batch at all.
-      add: `(statistics, predictions, batch, mask) -> statistics` with one batch more.
-      finalize: `(statistics) -> metrics`, the values for people, by name.
+      init: `() -> statistics`, those of no batch.
+      add: `(statistics, predictions, batch, mask) -> statistics`, with one more batch.
+      finalize: `(statistics) -> metrics`, the finalized values by name.
     """
 
     init: Callable[[], dict[str, Any]]
@@ -25,13 +25,13 @@ class Accumulator(NamedTuple):
 
 
 def accumulator(model: Model) -> Accumulator:
-    """The metrics of a model, its loss among them, for client work that measures while it trains.
+    """Accumulates the metrics of a model, including its loss, for client work that measures while it trains.
 
     Args:
       model: the model.
 
     Returns:
-      An `Accumulator` of `model_calls.model_metrics(model)`.
+      An `Accumulator` for `model_calls.model_metrics(model)`.
 
     Raises:
       TypeError: the model does not take batches of its `batch_type`, or the shape of a statistic depends on the
@@ -59,19 +59,19 @@ def accumulator(model: Model) -> Accumulator:
 
 
 def local_evaluation(model: Model) -> Callable:
-    """The function that evaluates a model on one client.
+    """Makes the function that evaluates a model on one client.
 
     Args:
       model: the model.
 
     Returns:
-      `(weights, data) -> statistics`, a pure JAX function: the statistics of all metrics by name, of
-      predictions without training behaviour. `data` is a `ClientBatches`.
+      `(weights, data) -> statistics`, a pure JAX function: the statistics of all metrics by name, for predictions in
+      evaluation mode. `data` is a `ClientBatches`.
 
     Raises:
       TypeError: the model does not take batches of its `batch_type`.
 
-    Example: the losses of all clients' examples.
+    Example: the total loss of all clients' examples.
 
     >>> import numpy as np, fedjax_core as fc
     >>> model = fc.models.logistic_regression(2, 2)

@@ -16,14 +16,14 @@ from fedjax_core.templates import AggregationProcess
 
 
 class _Carry(NamedTuple):
-    """A client between two batches.
+    """A client's values between two batches.
 
     Attributes:
-      gradient: of the summed loss of all batches so far, in float32 at least.
-      running: the model's running state, `()` if training moves none.
-      statistics: of all batches so far.
-      num_examples: float32 `[]`.
-      step: int32 `[]`.
+      gradient: the gradient of the summed loss of all batches so far, in float32 or wider.
+      running: the model's running state; `()` if training does not change any.
+      statistics: the metrics' statistics of all batches so far.
+      num_examples: float32 `[]`, the number of examples so far.
+      step: int32 `[]`, the number of batches so far.
     """
 
     gradient: Any
@@ -36,7 +36,7 @@ class _Carry(NamedTuple):
 def local_gradient(
     model: Model, metrics_process: AggregationProcess, *, weighting: Weighting = "examples"
 ) -> ClientWork:
-    """A client answers the gradient of its mean loss, over all its batches, without a local step.
+    """Client work that sends the gradient of the mean loss over all of a client's batches, without a local step.
 
     Args:
       model: the model.
@@ -47,8 +47,8 @@ def local_gradient(
       A `ClientWork`; the update of a client is its gradient.
 
     Raises:
-      TypeError: `weighting` is of a wrong kind.
-      ValueError: `weighting` is another string.
+      TypeError: `weighting` is neither a string nor a function.
+      ValueError: `weighting` is a string other than "examples" and "uniform".
 
     Example:
 

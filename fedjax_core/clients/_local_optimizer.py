@@ -1,4 +1,4 @@
-"""The optimizer of local training: an optax transformation, or one that exchanges variables with the server."""
+"""Optimizers for local training: optax transformations, and optimizers that exchange variables with the server."""
 
 import inspect
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from fedjax_core.clients._proximal import restarted
 
 
 class LocalOptimizer(NamedTuple):
-    """How a client moves its weights, and what it exchanges with the server to do so.
+    """How a client updates its weights, and which variables it exchanges with the server for this.
 
-    Simulated clients (`local_training`, `local_trainer`) and real ones (`participant.TrainingManager`) take it.
-    Its four functions are pure and traced by JAX, and the structure of what they return does not depend on values.
-    One optimizer wraps another by calling it, and takes from the auxiliary variables those that bear its name:
+    Simulated clients (`local_training`, `local_trainer`) and real ones (`participant.TrainingManager`) use it. Its
+    four functions are pure and traced by JAX, and the structure of their results does not depend on values. An
+    optimizer wraps another one by calling it, and takes those auxiliary variables that have its own name:
 
     ```python
     def clipped_optimizer(optimizer, max_norm):
@@ -25,14 +25,14 @@ class LocalOptimizer(NamedTuple):
     ```
 
     Attributes:
-      init: `(weights) -> state`; the weights are the trainable ones, always.
-      start_round: `(state, aux_var, weights) -> state`, with the server's variables by name, a dict of pytrees, and
-        the weights that the round begins with.
-      step: `(state, gradient, weights, **extra) -> (state, weights)`. `extra` is what optax's extended transformations
-        take: `value`, the mean loss of the batch at these weights; `grad`, its gradient; and `value_fn`, that loss as
-        a pure function of the weights. A step without `**extra` is not given them.
-      collect: `(state) -> aux_var`, the variables by name for the server, after the round's last step. A round
-        without a step has nothing to send: a `TrainingManager` leaves the variables out, and `compose` does not
+      init: `(weights) -> state`. Here and below, the weights are the trainable weights.
+      start_round: `(state, aux_var, weights) -> state`: `aux_var` holds the server's variables, a dict from name to
+        pytree, and the weights are those that the round begins with.
+      step: `(state, gradient, weights, **extra) -> (state, weights)`. `extra` holds what optax's extended
+        transformations take: `value`, the mean loss of the batch at these weights; `grad`, its gradient; and
+        `value_fn`, this loss as a pure function of the weights. A step without `**extra` does not get them.
+      collect: `(state) -> aux_var`, the variables by name for the server, after the round's last step. After a round
+        without a step there is nothing to send: a `TrainingManager` leaves the variables out, and `compose` does not
         include the client.
     """
 
@@ -45,20 +45,20 @@ class LocalOptimizer(NamedTuple):
 def local_optimizer(
     optimizer: optax.GradientTransformation | LocalOptimizer, argument: str = "optimizer"
 ) -> LocalOptimizer:
-    """An optax transformation as a `LocalOptimizer` without auxiliary variables.
+    """Converts an optax transformation to a `LocalOptimizer` without auxiliary variables.
 
-    Its state, such as momentum, goes on from round to round where somebody keeps it, as a `TrainingManager` does;
-    `proximal` begins anew in every round.
+    Its state, such as momentum, lasts from round to round if the caller keeps it, as a `TrainingManager` does; only
+    `proximal` starts afresh in every round.
 
     Args:
-      optimizer: any optax transformation; a `LocalOptimizer` is returned with a step that takes `**extra`.
-      argument: what an error calls it.
+      optimizer: any optax transformation. A `LocalOptimizer` is returned with a step that takes `**extra`.
+      argument: how an error names the argument.
 
     Returns:
       A `LocalOptimizer`. The `start_round` of an optax transformation raises `ValueError` for any auxiliary variable.
 
     Raises:
-      TypeError: `optimizer` is neither.
+      TypeError: `optimizer` is neither an optax transformation nor a `LocalOptimizer`.
 
     Example:
 
@@ -77,8 +77,8 @@ def local_optimizer(
     def start_round(state, aux_var, weights):
         if aux_var:
             raise ValueError(
-                f"the optimizer takes no auxiliary variable {min(aux_var)!r}; wrap it in the one that does, for "
-                "example fc.clients.scaffold_optimizer(optax.sgd(0.02)), or send `aux_var={}`"
+                f"the optimizer takes no auxiliary variables, got {min(aux_var)!r}; wrap it in an optimizer that takes "
+                "it, for example fc.clients.scaffold_optimizer(optax.sgd(0.02)), or send `aux_var={}`"
             )
         return restarted(state, optimizer, weights)
 
@@ -90,19 +90,21 @@ def local_optimizer(
 
 
 def check_optimizer(optimizer: Any, argument: str, repaired: str):
-    """Raises unless `optimizer` is an optax transformation.
+    """Raises TypeError unless `optimizer` is an optax transformation.
 
-    Raises:
-      TypeError: with the argument's name and the repaired call.
+    Args:
+      optimizer: the value to check.
+      argument: how the error names it.
+      repaired: the repaired argument, for the error.
 
     Example:
 
     >>> check_optimizer(0.1, "client_optimizer", "optax.sgd(0.1)")
     Traceback (most recent call last):
-    TypeError: client_optimizer is an optax.GradientTransformation, got 0.1; write optax.sgd(0.1)
+    TypeError: client_optimizer must be an optax.GradientTransformation, got 0.1; write optax.sgd(0.1)
     """
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
-        raise TypeError(f"{argument} is an optax.GradientTransformation, got {optimizer!r}; write {repaired}")
+        raise TypeError(f"{argument} must be an optax.GradientTransformation, got {optimizer!r}; write {repaired}")
 
 
 def _takes_extra(step: Callable) -> bool:

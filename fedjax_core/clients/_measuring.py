@@ -1,4 +1,4 @@
-"""Measuring a model on batches."""
+"""The weights, the running state and the statistics of a model, as client work needs them."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from fedjax_core.model_calls import model_metrics, predicted
 
 
 def trainable_of(weights):
-    """The part of a model's weights that is trained: all of it, unless they are `ModelWeights`.
+    """The trainable part of a model's weights: all of them, unless they are `ModelWeights`.
 
     Example:
 
@@ -22,7 +22,7 @@ def trainable_of(weights):
 
 
 def with_trainable(weights, trainable):
-    """The weights with another trainable part.
+    """Replaces the trainable part of a model's weights.
 
     Example:
 
@@ -40,11 +40,11 @@ def measure(metrics: Mapping[str, Metric], predictions, batch, mask) -> dict:
 
 
 def abstract_statistics(model: Model) -> dict:
-    """The abstract statistics of a model's metrics, whose shapes no batch size changes.
+    """The abstract statistics of a model's metrics, which are the same for every batch size.
 
     Raises:
-      TypeError: the model does not take batches of its `batch_type`, or a statistic's shape depends
-        on their size.
+      TypeError: the model does not take batches of its `batch_type`, or the shape of a statistic depends on the
+        batch size.
 
     Example:
 
@@ -63,14 +63,14 @@ def abstract_statistics(model: Model) -> dict:
     one, two = statistics(1), statistics(2)
     if types.type_of(one) != types.type_of(two):
         raise TypeError(
-            "a metric's statistic adds up over batches of any size, but for one example the statistics are "
+            "a metric's statistic must have one shape for batches of any size, but for one example the statistics are "
             f"{types.type_of(one)} and for two {types.type_of(two)}; sum over the batch in `measure`"
         )
     return one
 
 
 def has_running_state(model: Model) -> bool:
-    """Whether the model returns its non-trainable weights anew in training.
+    """Whether the model updates its non-trainable weights in training.
 
     Raises:
       TypeError: the model does not take batches of its `batch_type`.
@@ -91,17 +91,17 @@ def has_running_state(model: Model) -> bool:
 
 
 def with_running(weights, non_trainable):
-    """The weights with the running state that a batch left; as they are where it is `()`."""
+    """The weights with the running state after a batch; unchanged if that is `()`."""
     return weights._replace(non_trainable=non_trainable) if jax.tree.leaves(non_trainable) else weights
 
 
 def running_of(weights, moves: bool):
-    """What a client carries from step to step of the non-trainable weights: all of them, if training moves them."""
+    """The non-trainable weights that a client carries from step to step: all if training moves them, otherwise `()`."""
     return weights.non_trainable if moves else ()
 
 
 def running_result(model: Model, non_trainable, num_examples):
-    """What a client answers of the state that it carried: a `Running`, or `()` if there is none or it is kept."""
+    """The running state that a client sends: a `Running`, or `()` if there is none or the client keeps it."""
     is_sent = model.running == "average" and jax.tree.leaves(non_trainable)
     return Running(non_trainable, num_examples) if is_sent else ()
 
@@ -117,7 +117,7 @@ def _sized(tensor: types.TensorType, size: int) -> jax.ShapeDtypeStruct:
 
 
 def _shapes(described: str, fn, *args):
-    """The abstract result of a function of a key and `args`."""
+    """The abstract result of `fn(key, *args)`."""
     try:
         return jax.eval_shape(fn, jax.eval_shape(lambda: jax.random.key(0)), *args)
     except Exception as error:
@@ -128,7 +128,7 @@ def weights_type(model: Model) -> types.Type:
     """The type of a model's weights.
 
     Raises:
-      TypeError: `init` fails, or a trainable weight is no floating point number.
+      TypeError: `init` fails, or a trainable weight is not floating point.
 
     Example:
 
@@ -141,7 +141,7 @@ def weights_type(model: Model) -> types.Type:
         leaf = types.of_kind(part, types.TensorType)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
-                f"trainable weights are floating point numbers, but {path!r} is {leaf}; keep it in "
+                f"trainable weights must be floating point numbers, but {path!r} is {leaf}; keep it in "
                 "ModelWeights(trainable, non_trainable)"
             )
     return types.type_of(weights)

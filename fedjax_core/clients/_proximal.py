@@ -1,4 +1,4 @@
-"""FedProx's pull towards the weights that a round began with."""
+"""FedProx's pull towards the weights at the start of the round."""
 
 import math
 from typing import Any, NamedTuple
@@ -11,7 +11,8 @@ from fedjax_core import _checks, trees
 
 
 class ProximalState(NamedTuple):
-    """
+    """The state of `proximal`.
+
     Attributes:
       reference: the weights that the round began with.
     """
@@ -22,15 +23,16 @@ class ProximalState(NamedTuple):
 def proximal(strength: float) -> optax.GradientTransformation:
     r"""Pulls the weights towards those that the round began with, as FedProx does.
 
-    Adds :math:`\mu (w - w_0)` to the gradient, which makes it that of :math:`f(w) + \frac{\mu}{2} \|w - w_0\|^2`.
+    It adds :math:`\mu (w - w_0)` to the gradient, which becomes that of :math:`f(w) + \frac{\mu}{2} \|w - w_0\|^2`.
     Put it in front of an optimizer: `optax.chain(fc.clients.proximal(0.1), optax.sgd(0.02))`. The weights
-    :math:`w_0` are those that `init` sees. A simulated client and a `participant.TrainingManager`, whose optimizer
-    otherwise goes on with the state of its last round, both take them anew in every round.
+    :math:`w_0` are those given to `init`. Simulated clients and a `participant.TrainingManager` both set them again in
+    every round, although the manager keeps the other state of its optimizer from round to round.
 
-    An optimizer behind it that reads `value` or `value_fn` reads those of :math:`f`, without the pull.
+    An optimizer behind it that reads `value` or `value_fn` gets those of :math:`f`, without the pull.
 
     Args:
-      strength: :math:`\mu`, at least 0; 0 changes nothing. A number, or a scalar that `optax.inject_hyperparams` gives.
+      strength: :math:`\mu`, at least 0; with 0 nothing changes. A number, or a scalar from
+        `optax.inject_hyperparams`.
 
     Returns:
       An optax transformation.
@@ -60,7 +62,9 @@ def proximal(strength: float) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError("proximal compares with the weights; write optimizer.update(gradient, state, weights)")
+            raise ValueError(
+                "proximal needs the weights, got params=None; write optimizer.update(gradient, state, weights)"
+            )
         pull = jax.tree.map(lambda w, r: (strength * (w - r)).astype(w.dtype), params, state.reference)
         return trees.add(updates, pull), state
 
@@ -68,7 +72,7 @@ def proximal(strength: float) -> optax.GradientTransformation:
 
 
 def restarted(state: optax.OptState, optimizer: optax.GradientTransformation, weights: optax.Params) -> optax.OptState:
-    """An optimizer's state at the start of a round: what lives for one round only begins anew, the rest goes on."""
+    """An optimizer's state at the start of a round: the parts of `proximal` start afresh, all others are kept."""
     if not any(map(_is_proximal, jax.tree.leaves(state, is_leaf=_is_proximal))):
         return state
     fresh = optimizer.init(weights)

@@ -12,12 +12,13 @@ from fedjax_core.clients._local_optimizer import LocalOptimizer, local_optimizer
 
 
 class _ScaffoldState(NamedTuple):
-    """
+    """The state of `scaffold_optimizer`.
+
     Attributes:
-      inner: the wrapped optimizer's.
-      correction: what is added to every gradient.
-      total: the sum of this round's gradients, not corrected, in float32 at least.
-      num_steps: int32 `[]`, how many they are.
+      inner: the state of the wrapped optimizer.
+      correction: added to every gradient.
+      total: the sum of this round's gradients before correction, in float32 or wider.
+      num_steps: int32 `[]`, the number of these gradients.
     """
 
     inner: Any
@@ -27,25 +28,24 @@ class _ScaffoldState(NamedTuple):
 
 
 def scaffold_optimizer(optimizer: optax.GradientTransformation | LocalOptimizer) -> LocalOptimizer:
-    r"""Corrects every gradient for how this client differs from the others, as SCAFFOLD does.
+    r"""Corrects every gradient for the difference between this client and the others, as SCAFFOLD does.
 
-    The gradient becomes :math:`g - c_i + c`. The server keeps the control variates: :math:`c_i` of every
-    client, and :math:`c`, their mean. The optimizer exchanges one variable, `scaffold`:
+    The gradient becomes :math:`g - c_i + c`. The server keeps the control variates: :math:`c_i` for every client, and
+    their mean :math:`c`. The optimizer exchanges one variable, `scaffold`:
 
-    * received, `{"correction": c - c_i}`, a pytree like the weights; zero at first, and kept where a request
-      has none;
-    * collected, `{"control": c_i}`, the client's new control variate: the mean of the gradients that the
-      round's steps took, before correction, which under SGD is the paper's option II; zero after a round without
-      a step.
+    * It receives `{"correction": c - c_i}`, a pytree like the weights. The correction is zero at first, and stays as
+      it is if a request has none.
+    * It sends `{"control": c_i}`, the client's new control variate: the mean, before correction, of the gradients of
+      the round's steps. With SGD this is the paper's option II. It is zero after a round without a step.
 
-    `value` and `value_fn`, which optax's extended transformations ask for, are those of the corrected loss,
+    Optax's extended transformations get `value` and `value_fn` of the corrected loss,
     :math:`f(w) + \langle c - c_i, w \rangle`.
 
     Args:
       optimizer: takes the corrected gradient.
 
     Returns:
-      A `LocalOptimizer`. Its `start_round` raises `ValueError` where the correction is not like the weights.
+      A `LocalOptimizer`. Its `start_round` raises `ValueError` if the correction does not match the weights.
 
     Raises:
       TypeError: `optimizer` is neither an optax transformation nor a `LocalOptimizer`.
@@ -91,7 +91,7 @@ def scaffold_optimizer(optimizer: optax.GradientTransformation | LocalOptimizer)
 
 
 def _tilted(extra: dict[str, Any], correction: Any, weights: Any) -> dict[str, Any]:
-    """What an extended transformation is told of the corrected loss, so that it fits the corrected gradient."""
+    """The extra arguments of an extended transformation, for the corrected loss and thus the corrected gradient."""
     if not extra:
         return {}
 
@@ -109,5 +109,5 @@ def _tilted(extra: dict[str, Any], correction: Any, weights: Any) -> dict[str, A
 def _correction(variable: Any, like: Any) -> Any:
     if not isinstance(variable, Mapping) or set(variable) != {"correction"}:
         found = sorted(map(str, variable)) if isinstance(variable, Mapping) else type(variable).__name__
-        raise ValueError(f'the auxiliary variable "scaffold" is {{"correction": c - c_i}}, got {found}')
+        raise ValueError(f'the auxiliary variable "scaffold" must be {{"correction": c - c_i}}, got {found}')
     return trees.match(variable["correction"], like)

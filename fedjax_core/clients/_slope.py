@@ -1,4 +1,4 @@
-"""The derivative of a round with respect to what its clients are given."""
+"""The derivative of a round with respect to the inputs of its clients."""
 
 import functools
 from collections.abc import Callable
@@ -11,24 +11,24 @@ from fedjax_core import trees
 
 
 def with_finite_slope(work: Callable) -> Callable:
-    """A function of one client whose derivative is zero where its result is not finite.
+    """Makes the derivative of a function of one client zero wherever its result is not finite.
 
-    The round leaves such a client out. That its result is replaced by zeros is not enough: a derivative of zero
-    times the NaN of each of its steps is NaN.
+    The round leaves such a client out. It is not enough to replace its result by zeros: a derivative of zero, times the
+    NaN in each of its steps, is NaN.
 
     Args:
       work: `(weights, data, ...) -> result`, a pure JAX function of one client; `data` is a `ClientBatches`.
 
     Returns:
-      A function of the same arguments, with the same results. It is the same program unless it is one that can be
-      differentiated, that of `as_function`. Second derivatives past a client that is not finite are NaN still.
+      A function with the same arguments and results. The program changes only where it can be differentiated, in that
+      of `as_function`. Second derivatives are still NaN if a client is not finite.
     """
 
     @functools.wraps(work, updated=())  # the attributes of a computation would make it one
     def of_client(weights, data, *others):
         if data.trip_count is None:
             return work(weights, data, *others)
-        # A derivative may be asked for of what `work` has captured, too: of a client's learning rate.
+        # The derivative may also be with respect to what `work` has captured, for example a client's learning rate.
         pure, captured = jax.closure_convert(work, weights, data, *others)
         return _with_finite_slope(pure)(weights, data, *others, *captured)
 
@@ -47,7 +47,7 @@ def _with_finite_slope(fn: Callable) -> Callable:
             return fn(*structure.unflatten(_with(leaves, moving, values)))
 
         result, linear = jax.linearize(of_moving, [leaves[i] for i in moving])
-        # Chosen before the derivative, and so after it where gradients run back.
+        # The selection comes before the derivative, and therefore after it in reverse mode.
         is_finite = trees.is_finite(result)
         return result, linear([jnp.where(is_finite, tangents[i], 0) for i in moving])
 

@@ -1,4 +1,4 @@
-"""One step of local training, for simulated clients and real ones, and the loss that it descends."""
+"""One step of local training, for simulated and real clients, and the loss that it minimizes."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from fedjax_core.model_calls import losses, predicted
 
 
 def summed_loss(model: Model) -> Callable:
-    """The sum of the losses of a batch's examples, in training; as `training_loss`."""
+    """Like `training_loss`, but the sum of the losses of a batch's examples instead of their mean."""
 
     warn_of_coupled_rows(model, training=True)
 
@@ -25,16 +25,16 @@ def summed_loss(model: Model) -> Callable:
 
 
 def training_loss(model: Model) -> Callable:
-    """The mean loss of a batch's examples, in training: what a step of local training takes the gradient of.
+    """The mean training loss of a batch's examples, whose gradient a step of local training takes.
 
     Args:
       model: the model.
 
     Returns:
-      `(trainable, weights, batch, mask, key) -> (loss, predicted)`, of the weights with this trainable part; the loss
-      is a scalar, zero for a batch without examples, and `predicted` a `contracts.Predicted`. Padding is not in the
-      mean, but a model without `mask` sees it: fill it with an example before you take a gradient, see
-      `ClientBatches.filled`.
+      `(trainable, weights, batch, mask, key) -> (loss, predicted)`, for `weights` with `trainable` as their trainable
+      part. The loss is a scalar, zero for a batch without examples, and `predicted` is a `contracts.Predicted`.
+      Padding does not count in the mean, but a model without `mask` sees it: fill it with an example before you take
+      a gradient, see `ClientBatches.filled`.
 
     Example:
 
@@ -57,16 +57,16 @@ def training_loss(model: Model) -> Callable:
 
 
 def training_step(model: Model, optimizer: LocalOptimizer) -> Callable:
-    """A step along the gradient of a batch's mean loss.
+    """Makes the function that takes one optimizer step with the gradient of a batch's mean loss.
 
     Args:
       model: the model.
-      optimizer: from `local_optimizer`.
+      optimizer: a `LocalOptimizer`, as `local_optimizer` returns it.
 
     Returns:
-      `(weights, state, batch, mask, key) -> (weights, state, predictions)`, a pure JAX function: `state` is the
-      optimizer's, and the predictions are those of the weights before the step, in training. Running state that the
-      model returns is in the weights after it.
+      `(weights, state, batch, mask, key) -> (weights, state, predictions)`, a pure JAX function. `state` is that of
+      the optimizer, and the predictions are the training predictions of the weights before the step. The weights after
+      the step hold the running state that the model returned.
 
     Example:
 

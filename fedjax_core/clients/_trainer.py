@@ -1,4 +1,4 @@
-"""Local training of one client: steps of an optimizer on its own batches."""
+"""Local training of one client: optimizer steps on its own batches."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,15 +24,15 @@ from fedjax_core.templates import with_hyperparams
 
 
 class Trained(NamedTuple):
-    """What local training made of a client.
+    """The result of a client's local training.
 
     Attributes:
-      update: initial minus trained weights, like the trainable weights.
-      num_examples: float32 `[]`, the examples processed: 4 examples for 3 epochs are 12.
-      statistics: of the training predictions by the metric's name, each batch measured before its step.
-      aux_var: the variables by name that the optimizer has for the server; `{}` for an optax transformation.
-      running: a `contracts.Running`, the model's running state after the last step, if the server averages it; else
-        `()`.
+      update: initial minus trained weights, a pytree like the trainable weights.
+      num_examples: float32 `[]`, the number of examples processed: 4 examples in 3 epochs count as 12.
+      statistics: the metrics' statistics of the training predictions by name; each batch is measured before its step.
+      aux_var: the optimizer's variables for the server by name; `{}` for an optax transformation.
+      running: a `contracts.Running` with the model's running state after the last step if the server averages it;
+        otherwise `()`.
     """
 
     update: Any
@@ -43,15 +43,15 @@ class Trained(NamedTuple):
 
 
 class _Carry(NamedTuple):
-    """Local training between two steps.
+    """A client's values between two steps.
 
     Attributes:
-      trainable: the client's weights.
-      running: the model's running state, `()` if training moves none.
+      trainable: the client's trainable weights.
+      running: the model's running state; `()` if training does not change any.
       optimizer: the optimizer's state.
-      statistics: of all batches so far.
-      num_examples: float32 `[]`.
-      step: int32 `[]`.
+      statistics: the metrics' statistics of all batches so far.
+      num_examples: float32 `[]`, the number of examples so far.
+      step: int32 `[]`, the number of steps so far.
     """
 
     trainable: optax.Params
@@ -63,23 +63,24 @@ class _Carry(NamedTuple):
 
 
 def local_trainer(model: Model, optimizer: optax.GradientTransformation | LocalOptimizer) -> Callable[..., Trained]:
-    """The function that trains a model on one client, an optimizer step for each of its batches.
+    """Makes the function that trains a model on one client, with one optimizer step per batch.
 
-    `local_training` makes it the work of a round. In a client work of your own it is what a client does after it was
-    given, for example, the auxiliary variables of its `LocalOptimizer`.
+    `local_training` uses it as the work of a round. Use it in your own client work, for example to give each client
+    the auxiliary variables of its `LocalOptimizer`.
 
     Args:
       model: the model.
-      optimizer: an optax transformation, extended ones included, or a `LocalOptimizer`; every call begins with a
-        fresh state.
+      optimizer: an optax transformation, extended ones included, or a `LocalOptimizer`. Every call starts with a fresh
+        state.
 
     Returns:
-      `(weights, data, key, aux_var={}, hyperparams={}) -> Trained`, a pure JAX function. `data` is a `ClientBatches`,
-      `aux_var` what the optimizer's `start_round` takes, and `hyperparams` replaces those in the optimizer's fresh
-      state (see `templates.with_hyperparams`).
+      `(weights, data, key, aux_var=None, hyperparams=None) -> Trained`, a pure JAX function. `data` is a
+      `ClientBatches`, `aux_var` is passed to the optimizer's `start_round`, and `hyperparams` replace those in the
+      optimizer's fresh state (see `templates.with_hyperparams`).
 
     Raises:
-      TypeError: `optimizer` is neither, or the model does not take batches of its `batch_type`.
+      TypeError: `optimizer` is neither an optax transformation nor a `LocalOptimizer`, or the model does not take
+        batches of its `batch_type`.
 
     Example: the norm of each client's update.
 

@@ -19,16 +19,16 @@ from fedjax_core.language import federated_broadcast, federated_map, federated_z
 from fedjax_core.templates import AggregationProcess, hyperparams
 
 ClientOptimizer = optax.GradientTransformation | LocalOptimizer | Callable[[jax.Array], Any]
-"""An optimizer, or a function of the round number that gives one."""
+"""An optimizer, or a function of `round_num` that returns one."""
 Made = TypeVar("Made")
 
 
 class TrainingState(NamedTuple):
-    """What the server keeps for local training if the client optimizer has hyperparameters in its state.
+    """The server's state for local training if the client optimizer has hyperparameters in its state.
 
     Attributes:
       metrics: the state of the metrics' aggregation.
-      hyperparams: what every client's optimizer begins with, by name; see `templates.hyperparams`.
+      hyperparams: the hyperparameters by name that every client's optimizer starts with; see `templates.hyperparams`.
     """
 
     metrics: Any
@@ -42,34 +42,34 @@ def local_training(
     *,
     weighting: Weighting = "examples",
 ) -> ClientWork:
-    """A client trains on its batches, one optimizer step each, and answers initial minus trained weights.
+    """Client work that trains on a client's batches, one optimizer step each, and sends initial minus trained weights.
 
-    The gradient is that of the mean loss over a batch's examples. Metrics are those of the training
-    predictions, each batch measured before its step. Every client starts with a fresh optimizer, and so do the
-    schedules inside of it. Rates that change from round to round are given in one of two ways:
+    Each step takes the gradient of the mean loss over a batch's examples. Metrics are measured on the training
+    predictions, for each batch before its step. Every client starts with a fresh optimizer, and therefore at the
+    beginning of the optimizer's schedules. There are two ways to change a rate from round to round:
 
-    * `optimizer=lambda round_num: optax.sgd(0.1 * 0.99**round_num)`, by a function whose parameter is named
-      `round_num`, int32 `[]`, the number of rounds before this one;
-    * `optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)`, by the state, in which the learning process
-      reads and sets them: `get_hparams`, `set_hparams`.
+    * `optimizer=lambda round_num: optax.sgd(0.1 * 0.99**round_num)`: a function whose parameter is named `round_num`,
+      int32 `[]`, the number of rounds before this one.
+    * `optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)`: a rate in the state, which the learning
+      process reads and sets with `get_hparams` and `set_hparams`.
 
     Args:
       model: the model.
-      optimizer: any optax transformation, or a `LocalOptimizer` without auxiliary variables, or a function of the
-        round number that gives one. Optax's extended transformations get `value`, `grad` and `value_fn` of the
-        batch's mean loss.
+      optimizer: any optax transformation, a `LocalOptimizer` without auxiliary variables, or a function of `round_num`
+        that returns one. Optax's extended transformations get `value`, `grad` and `value_fn` of the batch's mean loss.
       metrics_process: combines the clients' statistics.
-      weighting: "examples" (the number processed: 4 examples for 3 epochs weigh 12), "uniform", or
-        a function of the client's finalized metrics, a dict by name, that gives a scalar. A client
-        without examples weighs zero.
+      weighting: "examples" (the number of examples processed: 4 examples in 3 epochs count as 12), "uniform", or a
+        function of the client's finalized metrics, a dict by name, that returns a scalar. A client without examples
+        has weight zero.
 
     Returns:
-      A `ClientWork`. Its state is that of `metrics_process`, or a `TrainingState` with it if the optimizer has
-      hyperparameters in its state.
+      A `ClientWork`. Its state is that of `metrics_process`, or a `TrainingState` that contains it if the optimizer
+      has hyperparameters in its state.
 
     Raises:
-      TypeError: the optimizer is of a wrong kind, or `weighting` is.
-      ValueError: the optimizer exchanges auxiliary variables, or `weighting` is another string.
+      TypeError: `optimizer` or `weighting` has the wrong type.
+      ValueError: the optimizer exchanges auxiliary variables, or `weighting` is a string other than "examples" and
+        "uniform".
 
     Example:
 
@@ -96,7 +96,7 @@ def local_training(
     optimizer = _checked(optimizer, model)
     trainer = local_trainer(model, optimizer)
 
-    def train(weights, data, key, values=None):  # with a name, since `describe` shows it
+    def train(weights, data, key, values=None):  # a named function, since `describe` shows the name
         return answer(trainer(weights, data, key, hyperparams=values or {}))
 
     if not hyperparams(_abstract_state(optimizer, model)):
@@ -107,7 +107,7 @@ def local_training(
 def _training_by_round(
     model: Model, optimizer: Callable[[jax.Array], Any], answer: Callable[[Trained], ClientResult]
 ) -> Callable[..., ClientResult]:
-    """The training of a client, with the optimizer of the round."""
+    """The training of a client with the optimizer of the round."""
 
     def train(weights, data, key, round_num):
         trainer = local_trainer(model, _checked(optimizer(round_num), model))
@@ -119,15 +119,18 @@ def _training_by_round(
 def map_optimizer(
     transform: Callable[[Any], Made], optimizer: ClientOptimizer, argument: str = "client_optimizer"
 ) -> Made | Callable[[jax.Array], Made]:
-    """What `transform` makes of an optimizer; of a function of the round number, in every round.
+    """Applies `transform` to an optimizer, or to what a function of the round number returns in each round.
 
     Args:
-      transform: takes an optimizer.
-      optimizer: one, or a function whose parameter is named `round_num`.
-      argument: what an error calls it.
+      transform: a function of an optimizer.
+      optimizer: an optimizer, or a function whose parameter is named `round_num`.
+      argument: how an error names the argument.
+
+    Returns:
+      `transform(optimizer)`, or a function of `round_num` that returns it.
 
     Raises:
-      TypeError: `optimizer` is a function of something else.
+      TypeError: `optimizer` is a function with other parameters.
 
     Example:
 
@@ -142,11 +145,11 @@ def map_optimizer(
 
 
 def _with_hyperparams(work: Callable, first: Callable, metrics_process: AggregationProcess) -> ClientWork:
-    """Client work that is given hyperparameters from its state.
+    """Client work that takes the optimizer's hyperparameters from its state.
 
     Args:
       work: `(weights, data, key, hyperparams) -> ClientResult`.
-      first: `weights -> hyperparams`.
+      first: `weights -> hyperparams`, for the first state.
       metrics_process: combines the clients' statistics.
     """
 
@@ -170,27 +173,27 @@ def _is_function_of_the_round(
 ) -> TypeGuard[Callable[[jax.Array], Any]]:
     if isinstance(optimizer, LocalOptimizer) or hasattr(optimizer, "update") or not callable(optimizer):
         return False
-    # By the name of its parameter: `optax.sgd` without arguments would take the number of the round for its rate.
+    # The parameter's name decides: `optax.sgd` itself is a function too, and would take the round number for its rate.
     names = list(inspect.signature(optimizer).parameters)
     if names != ["round_num"]:
         name = getattr(optimizer, "__name__", repr(optimizer))
         raise TypeError(
-            f"{argument} is an optax.GradientTransformation or a function of `round_num` that gives one, got the "
-            f"function {name}({', '.join(names)}); write optax.sgd(0.02), or for rates that follow the round lambda "
-            "round_num: optax.sgd(0.02 * 0.99**round_num)"
+            f"{argument} must be an optax.GradientTransformation or a function of `round_num` that returns one, got "
+            f"the function {name}({', '.join(names)}); write optax.sgd(0.02), or for rates that depend on the round "
+            "lambda round_num: optax.sgd(0.02 * 0.99**round_num)"
         )
     return True
 
 
 def _checked(optimizer: Any, model: Model) -> LocalOptimizer:
-    """The optimizer, unless it exchanges variables with a server that keeps none of a client for the next round."""
+    """The optimizer as a `LocalOptimizer`; raises ValueError if it exchanges variables, which no server would keep."""
     optimizer = local_optimizer(optimizer, "client_optimizer")
     names = sorted(jax.eval_shape(optimizer.collect, _abstract_state(optimizer, model)))
     if names:
         raise ValueError(
             f"local_training takes an optimizer without auxiliary variables, got one that exchanges {names} with the "
-            "server, which keeps no variables of a client here; write a ClientWork whose `run` keeps them and gives "
-            "each client its own: fc.clients.local_trainer(model, optimizer)(weights, data, key, aux_var)"
+            "server, which keeps no variables for each client here; write a ClientWork whose `run` keeps them and "
+            "gives each client its own: fc.clients.local_trainer(model, optimizer)(weights, data, key, aux_var)"
         )
     return optimizer
 

@@ -1,4 +1,4 @@
-"""How much a client counts in the mean."""
+"""The weight of a client in the mean."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -15,12 +15,12 @@ def client_weight(weighting: Weighting, metrics: Accumulator, statistics: dict, 
 
     Args:
       weighting: "examples", "uniform", or a function of the client's finalized metrics.
-      metrics: how the model's metrics are finalized.
+      metrics: finalizes the model's metrics.
       statistics: this client's statistics by name.
-      num_examples: float32 `[]`, the examples that it processed.
+      num_examples: float32 `[]`, the number of examples that it processed.
 
     Raises:
-      ValueError: the function gives no scalar.
+      ValueError: the function does not return a scalar.
     """
     if weighting == "examples":
         return num_examples
@@ -29,21 +29,23 @@ def client_weight(weighting: Weighting, metrics: Accumulator, statistics: dict, 
     else:
         weight = weighting(metrics.finalize(statistics))
         if jnp.shape(weight) != ():
-            raise ValueError(f"weighting gives a scalar, got the shape {jnp.shape(weight)}; write jnp.sum(...)")
+            raise ValueError(f"weighting must return a scalar, got the shape {jnp.shape(weight)}; write jnp.sum(...)")
     return jnp.where(num_examples > 0, jnp.asarray(weight, jnp.float32), 0.0)
 
 
 def check_weighting(weighting: Weighting):
-    """Checks a weighting.
+    """Raises unless `weighting` is "examples", "uniform" or a function.
 
     Raises:
-      ValueError: it is a string other than "examples" and "uniform".
-      TypeError: it is neither a string nor a function.
+      ValueError: `weighting` is another string.
+      TypeError: `weighting` is neither a string nor a function.
     """
     if isinstance(weighting, str):
         if weighting not in ("examples", "uniform"):
             raise ValueError(
-                f'weighting is "examples", "uniform" or a function of the client\'s metrics, got {weighting!r}'
+                f'weighting must be "examples", "uniform" or a function of the client\'s metrics, got {weighting!r}'
             )
     elif not callable(weighting):
-        raise TypeError(f'weighting is "examples", "uniform" or a function of the client\'s metrics, got {weighting!r}')
+        raise TypeError(
+            f'weighting must be "examples", "uniform" or a function of the client\'s metrics, got {weighting!r}'
+        )

@@ -10,22 +10,22 @@ from fedjax_core.templates import AggregationProcess
 
 
 def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWork:
-    """The client work that applies a function to every client; its state is that of the metrics.
+    """Client work that applies a function to every client.
 
     Args:
-      work: `(weights, data, key) -> ClientResult`, a pure JAX function of one client: `data` is a
-        `ClientBatches`, `key` a key of its own. A further parameter of the name `round_num`, int32 `[]`, is given
-        the number of rounds before this one. Where its result is not finite, and the round leaves the client out, its
-        derivative is zero: gradients of `as_function` are those of a round without the client.
+      work: `(weights, data, key) -> ClientResult`, a pure JAX function of one client. `data` is a `ClientBatches`, and
+        `key` is the client's own key. A further parameter named `round_num`, int32 `[]`, gets the number of rounds
+        before this one. If the result is not finite, so that the round leaves the client out, the derivative is zero:
+        gradients of `as_function` are those of a round without the client.
       metrics_process: combines the clients' statistics.
 
     Returns:
-      A `ClientWork`.
+      A `ClientWork`, whose state is that of `metrics_process`.
 
     Raises:
-      TypeError: `work` is no function, or `metrics_process` no `AggregationProcess`.
+      TypeError: `work` is not a function, or `metrics_process` is not an `AggregationProcess`.
 
-    Example: every client answers the mean of its examples.
+    Example: every client sends the difference between the weights and the mean of its examples.
 
     >>> import jax.numpy as jnp, fedjax_core as fc
     >>> from fedjax_core.contracts import ClientResult
@@ -45,10 +45,12 @@ def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWo
     'ClientWork'
     """
     if not callable(work):
-        raise TypeError(f"client_work takes a function of one client, got {work!r}")
+        raise TypeError(
+            f"client_work takes a function of one client, got {work!r}; write def work(weights, data, key): ..."
+        )
     if not isinstance(metrics_process, AggregationProcess):
         raise TypeError(
-            f"client_work combines metrics with an AggregationProcess, got {metrics_process!r}; write "
+            f"client_work takes an AggregationProcess to combine metrics, got {metrics_process!r}; write "
             "fc.algorithms.metrics_process(model)"
         )
 

@@ -267,7 +267,7 @@ _MISFITS = {
     "client_work gives a dict": ("client_work", _work(lambda r: r._asdict()), "ClientResult"),
     "client_work gives no weight": ("client_work", _work(lambda r: r._replace(weight=jnp.int32(1))), "weight"),
     "client_work gives an empty weight": ("client_work", _work(lambda r: r._replace(weight=())), "weight"),
-    "client_work gives the result alone": ("client_work", _running(lambda *args: _ran(*args)[0]), "returns a pair"),
+    "client_work gives the result alone": ("client_work", _running(lambda *args: _ran(*args)[0]), "must return a pair"),
     "client_work shares at the clients": ("client_work", _running(lambda *args: (_ran(*args)[0], args[1])), "shared"),
     "client_work has running state for all weights": (
         "client_work",
@@ -344,7 +344,7 @@ def test_slot_of_a_wrong_kind_is_named(parts, slot):
     kind = kinds.get(slot, slot.capitalize())
     other = parts["model" if slot == "finalizer" else "finalizer"]
     for wrong in (other, None, parts[slot].init):
-        with pytest.raises(TypeError, match=rf"compose\({slot}=\.\.\.\) is a fc\.contracts\.{kind}, got"):
+        with pytest.raises(TypeError, match=rf"compose\({slot}=\.\.\.\) must be a fc\.contracts\.{kind}, got"):
             fc.algorithms.compose(**{**parts, slot: wrong})
 
 

@@ -258,7 +258,7 @@ def test_type_signatures_of_fed_eval(process):
 )
 def test_aggregation_of_a_wrong_kind_is_refused(wrong):
     for call in (fc.algorithms.federated_evaluation, fc.algorithms.fed_eval, fc.algorithms.metrics_process):
-        with pytest.raises(TypeError, match="metrics_aggregation is a federated computation of the clients' metrics"):
+        with pytest.raises(TypeError, match="metrics_aggregation must be a federated computation of the clients'"):
             call(MODEL, wrong)
 
 

@@ -113,27 +113,27 @@ def test_fed_sgd_weighs_clients_uniformly():
 
 def test_wrong_client_optimizers_show_the_repaired_call():
     for wrong in (0.1, optax.sgd, "sgd", None):
-        with pytest.raises(TypeError, match=r"client_optimizer is an optax.*write optax\.sgd"):
+        with pytest.raises(TypeError, match=r"client_optimizer must be an optax.*write optax\.sgd"):
             fc.algorithms.fed_avg(MODEL, wrong, key=KEY)
 
 
 def test_wrong_server_optimizers_show_the_repaired_call():
-    with pytest.raises(TypeError, match=r"server_optimizer is an optax.*write optax\.sgd"):
+    with pytest.raises(TypeError, match=r"server_optimizer must be an optax.*write optax\.sgd"):
         fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), server_optimizer=optax.adam, key=KEY)
-    with pytest.raises(TypeError, match="server_optimizer is an optax"):
+    with pytest.raises(TypeError, match="server_optimizer must be an optax"):
         fc.algorithms.fed_sgd(MODEL, server_optimizer=1.0, key=KEY)
 
 
 @pytest.mark.parametrize(("weighting", "error"), [("example", ValueError), (1.0, TypeError), (None, TypeError)])
 def test_wrong_weightings_list_the_right_ones(weighting, error):
-    with pytest.raises(error, match='weighting is "examples", "uniform" or a function'):
+    with pytest.raises(error, match='weighting must be "examples", "uniform" or a function'):
         fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), weighting=weighting, key=KEY)
-    with pytest.raises(error, match='weighting is "examples", "uniform" or a function'):
+    with pytest.raises(error, match='weighting must be "examples", "uniform" or a function'):
         fc.algorithms.fed_sgd(MODEL, server_optimizer=optax.sgd(0.1), weighting=weighting, key=KEY)
 
 
 def test_weighting_that_gives_no_scalar_is_refused():
-    with pytest.raises(TypeError, match=r"weighting gives a scalar, got the shape \(2,\)"):
+    with pytest.raises(TypeError, match=r"weighting must return a scalar, got the shape \(2,\)"):
         fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), weighting=lambda m: np.ones(2, np.float32), key=KEY)
 
 
@@ -175,7 +175,7 @@ def test_integer_weights_are_refused_with_the_place_for_them():
 
 def test_metric_whose_statistic_grows_with_the_batch_is_refused():
     growing = fc.contracts.Metric(lambda predictions, batch, mask: predictions, lambda statistic: statistic)
-    with pytest.raises(TypeError, match=r"adds up over batches of any size, but.*growing"):
+    with pytest.raises(TypeError, match=r"must have one shape for batches of any size, but.*growing"):
         fc.algorithms.fed_avg(MODEL._replace(metrics={"growing": growing}), optax.sgd(0.1), key=KEY)
 
 

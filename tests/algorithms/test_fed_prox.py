@@ -58,7 +58,7 @@ def test_a_strength_of_zero_is_fed_avg():
             TypeError,
             r"got a LocalOptimizer; put the pull into it, optax.chain",
         ),
-        (0.1, TypeError, r"client_optimizer is an optax.GradientTransformation, got 0.1"),
+        (0.1, TypeError, r"client_optimizer must be an optax.GradientTransformation, got 0.1"),
         (optax.sgd, TypeError, "got the function sgd"),
     ],
     ids=["lbfgs", "polyak", "scaffold", "number", "uncalled"],

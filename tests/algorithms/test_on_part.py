@@ -77,14 +77,14 @@ def test_update_with_other_leaves_than_the_part_is_refused(update, message):
 
 
 def test_predicate_that_chooses_nothing_is_refused():
-    with pytest.raises(TypeError, match=r"chooses some of the paths \['body.bias', 'body.kernel', 'head'\], got none"):
+    with pytest.raises(TypeError, match=r"choose some of the paths \['body.bias', 'body.kernel', 'head'\], got none"):
         moved(fc.algorithms.on_part(lambda path: path == "tail", SGD), UPDATE)
 
 
 def test_arguments_of_a_wrong_kind_are_refused():
     with pytest.raises(TypeError, match="must be a function of a leaf's path, got 'body'"):
         fc.algorithms.on_part("body", SGD)
-    with pytest.raises(TypeError, match=r"on_part\(finalizer=...\) is a fc.contracts.Finalizer"):
+    with pytest.raises(TypeError, match=r"on_part\(finalizer=...\) must be a fc.contracts.Finalizer"):
         fc.algorithms.on_part(is_body, optax.sgd(1.0))
 
 

@@ -56,14 +56,14 @@ def test_it_is_handed_on_to_the_part_that_moves():
 )
 def test_value_fn_is_refused_when_the_process_is_built(optimizer):
     with pytest.raises(
-        ProcessCompositionError, match=r"asks for `value_fn`.* holds no examples; give it to the clients"
+        ProcessCompositionError, match=r"asks for `value_fn`.* holds no examples; use it on the clients"
     ):
         fed_avg(MODEL, optax.sgd(0.3), server_optimizer=optimizer, key=KEY)
 
 
 def test_value_beside_noise_is_refused_and_only_where_it_is_asked_for():
     with pytest.raises(
-        ProcessCompositionError, match=r"asks for `value`.* without the noise .*server_optimizer that needs"
+        ProcessCompositionError, match=r"asks for `value`.* without the noise .*server_optimizer that does not need"
     ):
         fed_avg(MODEL, optax.sgd(0.3), server_optimizer=PLATEAU, aggregator=private(), key=KEY)
     injected = optax.inject_hyperparams(optax.adam)(0.1)
@@ -119,5 +119,5 @@ def test_a_finalizer_that_hands_no_value_on_is_told_so():
     plateau = apply_optimizer(PLATEAU)
     narrow = plateau._replace(next=lambda state, weights, update: plateau.next(state, weights, update))
     work = fc.clients.local_training(MODEL, optax.sgd(0.3), fc.algorithms.metrics_process(MODEL))
-    with pytest.raises(ProcessCompositionError, match=r"hand it on: inner.next\(state, weights, update, value\)"):
+    with pytest.raises(ProcessCompositionError, match=r"pass it on: inner.next\(state, weights, update, value\)"):
         compose(MODEL, broadcast(), work, fc.aggregators.mean(), narrow, key=KEY)

@@ -192,7 +192,7 @@ def test_aggregate_of_the_work_that_is_not_finite_refuses_the_round():
 @pytest.mark.parametrize(
     ("work", "named"),
     [
-        (lambda: scaffold(MODEL, 0.1, 5), r"besides, `ClientResult\.extra`: no"),
+        (lambda: scaffold(MODEL, 0.1, 5), r"takes from them, `ClientResult\.extra`: no"),
         (in_two_passes, r"`ClientResult\.extra` and what its `run` shares: no privacy guarantee covers"),
     ],
     ids=["extra", "extra and shared"],

@@ -203,8 +203,8 @@ def test_a_step_without_extra_arguments_is_not_given_them():
 @pytest.mark.parametrize(
     "variable, message",
     [
-        ({"delta": 1.0}, r"is \{\"correction\": c - c_i\}, got \['delta'\]"),
-        (3.0, r"is \{\"correction\": c - c_i\}, got float"),
+        ({"delta": 1.0}, r"must be \{\"correction\": c - c_i\}, got \['delta'\]"),
+        (3.0, r"must be \{\"correction\": c - c_i\}, got float"),
         ({"correction": {"w": np.zeros(2, np.float32)}}, "got no leaf 'b.0'"),
     ],
 )
@@ -215,13 +215,13 @@ def test_scaffold_refuses_another_variable(variable, message):
 
 @pytest.mark.parametrize("optimizer", [optax.sgd(RATE), proximal_sgd(1.0)], ids=["sgd", "proximal"])
 def test_a_variable_that_nobody_takes_is_refused(optimizer):
-    with pytest.raises(ValueError, match=r"no auxiliary variable 'scaffold'; wrap it .*scaffold_optimizer"):
+    with pytest.raises(ValueError, match=r"no auxiliary variables, got 'scaffold'; wrap it .*scaffold_optimizer"):
         start(local_optimizer(optimizer), WEIGHTS, {"scaffold": {}})
 
 
 def test_what_is_no_optimizer_is_refused():
     for make in (local_optimizer, scaffold_optimizer):
-        with pytest.raises(TypeError, match=r"optimizer is an optax\.GradientTransformation, got 0\.1"):
+        with pytest.raises(TypeError, match=r"optimizer must be an optax\.GradientTransformation, got 0\.1"):
             make(0.1)
 
 

@@ -119,7 +119,7 @@ def test_a_function_of_anything_else_is_refused(optimizer):
 
 
 def test_a_function_that_gives_no_optimizer_is_refused():
-    with pytest.raises(fc.templates.ProcessCompositionError, match=r"client_optimizer is an optax\.Gradient"):
+    with pytest.raises(fc.templates.ProcessCompositionError, match=r"client_optimizer must be an optax\.Gradient"):
         fc.algorithms.fed_avg(MODEL, lambda round_num: 0.1 * round_num, key=KEY)
 
 

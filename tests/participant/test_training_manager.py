@@ -462,7 +462,7 @@ def test_limits_of_an_evaluation_are_checked(shared, limits):
             "the request's weights must be like the model's: .*no leaf 'bias'",
         ),
         ({"weights": reference.as_float64(WEIGHTS)}, r"'bias' must be float32\[3\], got float64\[3\]"),
-        ({"aux_var": {"scaffold": {}}}, "takes no auxiliary variable 'scaffold'"),
+        ({"aux_var": {"scaffold": {}}}, "takes no auxiliary variables, got 'scaffold'"),
         ({"round_i": 1.5}, "'float' object cannot be interpreted as an integer"),
     ],
 )
@@ -507,9 +507,9 @@ def test_another_kind_of_message_is_answered_by_an_error(shared):
     [
         ({"model": None}, TypeError, r"a model is a fc\.Model"),
         ({"model": None, "metrics": ["accuracy"]}, TypeError, r"a model is a fc\.Model"),
-        ({"optimizer": 0.1}, TypeError, "^optimizer is an optax.GradientTransformation, got 0.1"),
-        ({"optimizer": optax.sgd}, TypeError, "^optimizer is an .* got the function sgd.*; write optax.sgd"),
-        ({"optimizer": lambda round_num: 0.1}, TypeError, "^optimizer is an optax.GradientTransformation, got 0.1"),
+        ({"optimizer": 0.1}, TypeError, "^optimizer must be an optax.Gradient.*, got 0.1"),
+        ({"optimizer": optax.sgd}, TypeError, "^optimizer must be an .* got the function sgd.*; write optax.sgd"),
+        ({"optimizer": lambda round_num: 0.1}, TypeError, "^optimizer must be an optax.Gradient.*, got 0.1"),
         (
             {"aggregator": fc.aggregators.mean},
             TypeError,
