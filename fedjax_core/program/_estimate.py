@@ -10,7 +10,7 @@ class Estimate(NamedTuple):
     """What a run costs; `print(estimate)` says it in words.
 
     Attributes:
-      cohort_size: the number of clients in the next round in which somebody has examples; it may differ between rounds.
+      cohort_size: the number of clients in the next round with examples; it may differ between rounds.
       call: what that round costs, a `CallEstimate`: bytes, waves and programs.
       rounds_left: the number of rounds until the last one; None for a run without end.
       round_seconds: the median time of the timed rounds, without the first one, which compiles, and without skipped

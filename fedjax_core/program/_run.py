@@ -274,7 +274,7 @@ class Run:
 
         Args:
           rounds: the number of rounds to try from the first state, after one more that compiles and is not timed; 0
-            for none. In each of them somebody has examples.
+            for none. Rounds without examples are passed over.
 
         Returns:
           An `Estimate`, which `print` shows in words.

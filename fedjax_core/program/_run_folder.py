@@ -49,7 +49,7 @@ class RunFolder:
         if not resume and self.path.is_dir() and any(self.path.iterdir()):
             raise FileExistsError(
                 f"a run needs a folder of its own, got {self.path}, which is not empty; choose another name, "
-                "RunFolder.dated('runs', 'name') for a new one each time, or RunFolder(folder, resume=True) to go on"
+                "RunFolder.dated('runs', 'name') for a new one each time, or RunFolder(folder, resume=True) to resume"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path)

@@ -20,14 +20,14 @@ _MOST_SKIPPED = 100
 
 
 def next_cohort(draw: Callable[[int], RoundCohort], number: int) -> RoundCohort:
-    """The clients of the first round from `number` on in which somebody has examples.
+    """The clients of the first round from `number` on that has examples.
 
     Raises:
-      ValueError: nobody has examples in 100 rounds, for example because all of them are skipped.
+      ValueError: 100 rounds have no examples, for example because all of them are skipped.
     """
     for later in range(number, number + _MOST_SKIPPED):
         drawn = draw(later)
-        # Poisson sampling may draw nobody in a round that is not skipped.
+        # Poisson sampling may draw no client in a round that is not skipped.
         if drawn.cohort is not None and drawn.cohort.value.num_steps.any():
             return drawn
     raise ValueError(
