@@ -1,20 +1,20 @@
 """What a federated program is made of: placed values, the operators on them, and `ClientBatches`.
 
-Inside a federated computation every argument is a *placed value*. It has a type and selects fields;
-the operators do everything else:
+Inside a federated computation every argument is a *placed value*. It knows its type and gives access
+to its fields; the operators do everything else:
 
 * place and move: `federated_value`, `federated_eval`, `federated_broadcast`, `federated_zip`;
 * compute where the values are: `federated_map`;
 * combine the clients' values at the server: `federated_sum`, `federated_mean`, `federated_min`,
   `federated_max`, `federated_aggregate`, `federated_collect`, and in exact integers
   `federated_secure_sum`, `federated_secure_sum_bitwidth`, `federated_secure_modular_sum`;
-* a table at the server, a row per client: `federated_select`, `federated_scatter`,
+* read and write the rows of a table at the server: `federated_select`, `federated_scatter`,
   `federated_client_index`;
-* what comes in beside a client's data: `federated_client_value`;
-* randomness: `federated_split_key`;
-* results of a size that only the run tells: `federated_trim`.
+* read the side information that comes with a cohort: `federated_client_value`;
+* give every client a key of its own: `federated_split_key`;
+* return rows whose number is known only after the run: `federated_trim`.
 
-A client's data is `ClientBatches`, the batches of one client.
+The data of one client is a `ClientBatches`.
 """
 
 from fedjax_core._signposts import signpost

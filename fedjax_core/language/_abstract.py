@@ -26,12 +26,12 @@ _TRIMMED = symbol("trimmed")
 
 
 def trimmed(abstract: Any) -> Any:
-    """Abstract rows of which only the first ones will be returned."""
+    """The abstract value of rows that a call will trim to the first few."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((_TRIMMED, *a.shape[1:]), a.dtype), abstract)
 
 
 def is_trimmed(abstract: Any) -> bool:
-    """Whether an abstract value holds such rows."""
+    """Whether an abstract value contains trimmed rows."""
     return any(a.shape[:1] == (_TRIMMED,) for a in jax.tree.leaves(abstract))
 
 
@@ -43,7 +43,7 @@ def abstract_of(type_: types.Type, prefix: str) -> Any:
 
     Args:
       type_: a type of tensors, structs and sequences.
-      prefix: begins the names of the fresh dimensions; distinct within a computation.
+      prefix: the start of the fresh dimensions' names; it must be unique within a computation.
 
     Returns:
       The type's pytree of `jax.ShapeDtypeStruct` and abstract `ClientBatches`.
@@ -68,7 +68,7 @@ def _abstract(type_, fresh):
 def _shape(tensor: types.TensorType) -> tuple:
     if tensor.shape is None:
         raise TypeError(
-            f"{tensor} has no known rank and a program needs one; write its dimensions, "
+            f"{tensor} has an unknown rank, and a program needs to know it; write its dimensions, "
             f"for example {types.TensorType(tensor.dtype, (None,))}"
         )
     return tensor.shape
@@ -78,7 +78,7 @@ def _tensor(tensor, shape):
     if jnp.issubdtype(tensor.dtype, jnp.number) and jax.dtypes.canonicalize_dtype(tensor.dtype) != tensor.dtype:
         narrow = types.TensorType(jax.dtypes.canonicalize_dtype(tensor.dtype), tensor.shape)
         raise TypeError(
-            f"{tensor} needs 64-bit numbers, which JAX has only after jax.config.update('jax_enable_x64', True); "
+            f"{tensor} needs 64-bit numbers, which JAX supports only after jax.config.update('jax_enable_x64', True); "
             f"declare {narrow}"
         )
     return jax.ShapeDtypeStruct(tuple(shape), tensor.dtype)
@@ -93,7 +93,7 @@ def _sequence(element: types.Type, fresh) -> ClientBatches:
         shape = _shape(tensor)[len(batch) :]
         return _tensor(tensor, (rows, *(symbol(next(fresh)) if d is None else d for d in shape)))
 
-    scalar = cast(jax.Array, jax.ShapeDtypeStruct((), jnp.int32))  # stands for one
+    scalar = cast(jax.Array, jax.ShapeDtypeStruct((), jnp.int32))  # stands for an array
     return ClientBatches(
         examples=jax.tree.map(leaf, types.tree_of_types(element)),
         index=cast(jax.Array, jax.ShapeDtypeStruct((steps, size), jnp.int32)),
@@ -114,8 +114,8 @@ def infer(fn, inputs: tuple, described: str) -> Any:
       described: the operator and the function, for the error message.
 
     Raises:
-      TypeError: `fn` cannot be applied, with the user's line, the types and the reason; where the
-        reason is a dimension `?`, the message says to fix it in the type.
+      TypeError: `fn` cannot be applied. The message has the user's line, the types and the reason;
+        if the reason is a dimension `?`, it says to fix the dimension in the type.
     """
     try:
         return jax.eval_shape(lambda *values: strong(fn(*values)), *inputs)
@@ -127,10 +127,10 @@ def infer(fn, inputs: tuple, described: str) -> Any:
 
 
 def strong(tree: Any) -> Any:
-    """A pytree of arrays and numbers as arrays whose dtypes are fixed, not weak as those of Python numbers.
+    """Converts the leaves of a pytree to arrays with strong dtypes; Python numbers would have weak ones.
 
-    A type says nothing of weakness, so no value of a node may have it: the dtypes at run time
-    would not be the inferred ones, and equal types would compile twice.
+    A type does not record weakness, so no node's value may be weak: the dtypes at run time would
+    differ from the inferred ones, and equal types would be compiled twice.
     """
 
     def leaf(x):
@@ -153,7 +153,7 @@ _SYMBOLIC = (
 
 
 def _reason(error: Exception, fn, inputs: tuple) -> str:
-    # JAX has no one type of error for what needs a known dimension, so its words are all there is to go by.
+    # JAX raises several types of error where it needs a known dimension, so only the text identifies the cause.
     text = f"{type(error).__name__}: {error}".strip()
     if any(mark in text for mark in ("a placed value", "__jax_array__", "_placed.Placed")):
         return "it uses a placed value that is not among its arguments; pass that one too"
@@ -168,7 +168,7 @@ def _reason(error: Exception, fn, inputs: tuple) -> str:
 def _works_when_fixed(fn, inputs: tuple) -> bool:
     """Whether `fn` takes the inputs once every open dimension has some size."""
 
-    # 240 is divisible by most small numbers, so a reshape to rows of 20 does not fail for the size that is tried.
+    # 240 is divisible by most small numbers, so a reshape to rows of 20, say, does not fail because of the size tried.
     def fixed(x):
         return jax.ShapeDtypeStruct(tuple(d if isinstance(d, int) else 240 for d in x.shape), x.dtype)
 

@@ -16,13 +16,13 @@ from fedjax_core.types import SERVER
 
 
 def federated_sum(value) -> Placed:
-    """The sum over the clients, in the dtype of the values; zero when there are none.
+    """The sum over the clients, in the dtype of the values; zero if there are no clients.
 
     Args:
       value: numbers at CLIENTS; a struct is summed field by field.
 
     Raises:
-      TypeError: `value` is not at CLIENTS or holds something that is no number.
+      TypeError: `value` is not at CLIENTS, or a leaf of it is not a number.
 
     Example:
 
@@ -40,13 +40,13 @@ def federated_sum(value) -> Placed:
 
 
 def federated_min(value) -> Placed:
-    """The smallest entry over the clients, entry by entry; the dtype's highest when there are none.
+    """The minimum over the clients, entry by entry; the dtype's largest value if there are no clients.
 
     Args:
       value: real numbers or booleans at CLIENTS.
 
     Raises:
-      TypeError: `value` is not at CLIENTS or holds something else.
+      TypeError: `value` is not at CLIENTS, or a leaf of it is neither a real number nor a boolean.
 
     Example:
 
@@ -61,13 +61,13 @@ def federated_min(value) -> Placed:
 
 
 def federated_max(value) -> Placed:
-    """The largest entry over the clients, entry by entry; the dtype's lowest when there are none.
+    """The maximum over the clients, entry by entry; the dtype's smallest value if there are no clients.
 
     Args:
       value: real numbers or booleans at CLIENTS.
 
     Raises:
-      TypeError: `value` is not at CLIENTS or holds something else.
+      TypeError: `value` is not at CLIENTS, or a leaf of it is neither a real number nor a boolean.
 
     Example:
 
@@ -90,15 +90,16 @@ def _extremum(operator, value, neutral, combine, reduce):
 def federated_mean(value, weight=None) -> Placed:
     """The weighted mean over the clients, `sum(value * weight) / sum(weight)`.
 
-    Sums are formed in float32 at least; the mean has the dtype of the value, float32 for integers.
-    A total weight of zero gives 0 / 0 = NaN (the aggregator `mean` gives zero instead).
+    Sums are accumulated in at least float32; the mean has the dtype of the value, float32 for integers.
+    If the total weight is zero, the mean is 0 / 0 = NaN (the aggregator `mean` gives zero instead).
 
     Args:
       value: numbers at CLIENTS, a pytree.
-      weight: one real scalar at CLIENTS; None weighs every client alike.
+      weight: one real scalar at CLIENTS; None gives every client the same weight.
 
     Raises:
-      TypeError: `value` or `weight` is not at CLIENTS, is no number, or the weight is no scalar.
+      TypeError: `value` or `weight` is not at CLIENTS, a leaf of `value` is not a number, or `weight` is
+        not a real scalar.
 
     Example:
 
@@ -118,7 +119,7 @@ def federated_mean(value, weight=None) -> Placed:
         member = weights.member_type
         if not (isinstance(member, types.TensorType) and member.shape == () and is_real(member.dtype)):
             raise TypeError(
-                f"federated_mean takes one real scalar a client as weight, got {weights.type} at {user_location()}; "
+                f"federated_mean takes one real scalar per client as weight, got {weights.type} at {user_location()}; "
                 "write fc.federated_mean(value, fc.federated_map(lambda w: jnp.sum(w), weight))"
             )
 
@@ -138,9 +139,9 @@ def _mean_dtype(dtype):
 
 
 def _times_weight(value, weight):
-    """The weighted value and the weight, in float32 at least."""
+    """The weighted value and the weight, in at least float32."""
 
-    # A sum of small integers wraps around, and one in float16 overflows, where the mean itself would fit.
+    # A sum of small integers may wrap around, and one in float16 may overflow, although the mean itself would fit.
     def wide(x):
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -149,16 +150,16 @@ def _times_weight(value, weight):
 
 
 def federated_aggregate(value, zero, accumulate: Callable, merge: Callable, report: Callable) -> Placed:
-    """A reduction over the clients by functions of one's own.
+    """A reduction over the clients by user-defined functions.
 
-    The clients are taken in an order of the engine's choosing, in groups whose accumulators are
-    merged: `merge(zero, a)` must be `a`, and a result that is to depend on nothing but the clients
-    needs an `accumulate` and a `merge` that commute.
+    The engine accumulates the clients in groups, in an order of its own choosing, and merges the
+    groups' accumulators. So `merge(zero, a)` must equal `a`, and unless `accumulate` and `merge` are
+    commutative, the result depends on that order and not on the clients alone.
 
     Args:
       value: a value at CLIENTS, of type T.
-      zero: the first accumulator, a pytree of arrays of type A (or a function of no arguments that
-        gives it). The accumulator keeps exactly this type.
+      zero: the initial accumulator, a pytree of arrays of type A, or a function without arguments that
+        returns it. The accumulator keeps exactly this type.
       accumulate: `(A, T) -> A`.
       merge: `(A, A) -> A`.
       report: `A -> R`.
@@ -167,7 +168,8 @@ def federated_aggregate(value, zero, accumulate: Callable, merge: Callable, repo
       R at SERVER.
 
     Raises:
-      TypeError: a function does not take or give these types.
+      TypeError: `value` is not at CLIENTS or has no tensor in it, or a function does not take or
+        return these types.
 
     Example:
 
@@ -182,8 +184,8 @@ def federated_aggregate(value, zero, accumulate: Callable, merge: Callable, repo
     node = client_argument(value, "federated_aggregate")
     if not jax.tree.leaves(node.abstract):
         raise TypeError(
-            f"federated_aggregate takes a value with a tensor in it, got {node.type} at {user_location()}; to count "
-            "the clients write fc.federated_sum(fc.federated_map(lambda value: 1, value))"
+            f"federated_aggregate takes a value with at least one tensor, got {node.type} at {user_location()}; to "
+            "count the clients write fc.federated_sum(fc.federated_map(lambda value: 1, value))"
         )
     make_zero = _zero(zero)
     empty = infer(make_zero, (), "the zero of federated_aggregate")
@@ -200,7 +202,7 @@ def federated_aggregate(value, zero, accumulate: Callable, merge: Callable, repo
 def _zero(zero) -> Callable:
     if callable(zero):
         return lambda: strong(zero())
-    # JAX arrays in the end, since `report` is traced on the zero itself, and a NumPy array has no `.at`.
+    # Converted to JAX arrays at the end: `report` is traced on the zero itself, and a NumPy array has no `.at`.
     arrays = jax.tree.map(constant, zero)
     return lambda: jax.tree.map(jnp.asarray, arrays)
 
@@ -217,7 +219,7 @@ def _check_accumulator(zero, found, name: str):
 def federated_collect(value) -> Placed:
     """All clients' values at the server, stacked in cohort order.
 
-    The only operator whose result grows with the cohort; prefer an aggregate where one will do.
+    This is the only operator whose result grows with the cohort; prefer an aggregate wherever one suffices.
 
     Args:
       value: tensors at CLIENTS.
@@ -226,7 +228,7 @@ def federated_collect(value) -> Placed:
       The same pytree at SERVER, every leaf with a leading dimension `?`: the number of clients.
 
     Raises:
-      TypeError: `value` is not at CLIENTS, or holds a sequence.
+      TypeError: `value` is not at CLIENTS, or contains a sequence.
 
     Example:
 
@@ -243,6 +245,6 @@ def federated_collect(value) -> Placed:
 
 
 def stacked(abstract):
-    """Abstract values of all clients, with a leading dimension over them."""
+    """The abstract values of all clients, stacked along a leading dimension."""
     clients = symbol("clients")
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((clients, *a.shape), a.dtype), abstract)

@@ -1,4 +1,4 @@
-"""Checks that the operators share."""
+"""The argument checks that the operators share."""
 
 from collections.abc import Callable
 
@@ -46,9 +46,12 @@ def check_placement(operator: str, placement):
 
 
 def check_function(operator: str, fn, repaired: str):
-    """Raises TypeError unless `fn` is a function without placements, which a computation's signature shows."""
+    """Raises TypeError unless `fn` is a function, and one without placements if it is a computation."""
     if isinstance(fn, Placed) or not callable(fn):
-        raise TypeError(f"{operator} takes a function first, got {name_of(fn)} at {user_location()}; write {repaired}")
+        raise TypeError(
+            f"{operator} takes a function as its first argument, got {name_of(fn)} at {user_location()}; "
+            f"write {repaired}"
+        )
     signature = getattr(fn, "type_signature", None)
     if isinstance(signature, types.Type) and signature.contains("federated"):
         raise TypeError(
@@ -63,17 +66,17 @@ def is_number(dtype) -> bool:
 
 
 def is_real(dtype) -> bool:
-    """Whether a dtype is a real number."""
+    """Whether the numbers of a dtype are real."""
     return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
 
 
 def described(operator: str, fn) -> str:
-    """An operator and its function, for error messages."""
+    """An operator and its function, as error messages name them."""
     return f"{operator}({name_of(fn)})"
 
 
 def name_of(fn) -> str:
-    """What to call a function in an error message."""
+    """The name of a function in error messages."""
     code = getattr(fn, "__code__", None)
     name = getattr(fn, "__name__", None) or repr(fn)
     return name if code is None or name != "<lambda>" else f"lambda at line {code.co_firstlineno}"

@@ -1,4 +1,4 @@
-"""`ClientBatches`: the batches of one client, as a client function sees them."""
+"""`ClientBatches`: the data of one client, as a client function receives it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from fedjax_core import trees, types
 class ClientBatches:
     """The batches of one client, in order.
 
-    Made by the engine and handed to client functions; its batches exist one at a time, gathered
+    The engine makes it and passes it to client functions. Only one batch exists at a time, gathered
     from a flat buffer of examples. Axis letters: `R` rows of the buffer, `T` steps of the index,
     `B` examples of a batch.
 
@@ -25,14 +25,24 @@ class ClientBatches:
       examples: pytree of `[R, ...]`; row 0 is all zeros and stands for "no example".
       index: int32 `[T, B]`, rows of `examples`; 0 is padding.
       first: int32, this client's first step in `index`.
-      common: int32, steps that all clients which run together take.
-      bound: int32, steps that the longest of them takes.
-      num_batches: int32, the steps of this client, `common <= num_batches <= bound`.
+      common: int32, the number of steps that all clients in the same block take.
+      bound: int32, the number of steps of the longest client in the block.
+      num_batches: int32, the number of steps of this client, `common <= num_batches <= bound`.
       element: the type of a stored batch.
       transforms: functions applied to every batch (see `map`).
-      guarded: whether clients which run together may differ in their number of steps.
-      trip_count: the static number of steps where the program must be differentiable, or None.
-      repeats: whether padding repeats the batch's first example and is not zeros (see `filled`).
+      guarded: whether clients in the same block may differ in their number of steps.
+      trip_count: the static number of steps if the program must be differentiable, else None.
+      repeats: whether padding repeats the batch's first example instead of being zeros (see `filled`).
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("<x=float32[?]>*"))
+    ... def examples_and_batches(data):
+    ...     return fc.federated_sum(fc.federated_map(lambda data: (data.num_examples, data.num_batches), data))
+    >>> ada, bob = [{"x": [1.0, 2.0]}, {"x": [3.0]}], [{"x": [4.0]}]
+    >>> [int(total) for total in examples_and_batches([ada, bob])]
+    [4, 3]
     """
 
     examples: Any
@@ -50,20 +60,33 @@ class ClientBatches:
     def reduce(self, initial, step: Callable):
         """Folds `step` over this client's batches.
 
-        As many steps as THIS client has batches: a client without any returns `initial`.
+        It takes exactly as many steps as THIS client has batches; without any batch it returns `initial`.
 
         Args:
           initial: the carry before the first batch, a pytree of arrays; a Python number takes the
-            dtype that `step` makes of it.
-          step: `(carry, batch, mask) -> carry`, the carry's shapes and dtypes unchanged; `batch`
-            has leaves `[B, ...]` and `mask` is bool `[B]`, False on padding (a scalar where an
-            element has no leading batch dimension).
+            dtype that `step` gives it.
+          step: `(carry, batch, mask) -> carry`, which keeps the carry's shapes and dtypes. The leaves of
+            `batch` are `[B, ...]`, and `mask` is bool `[B]`, False on padding (a scalar if the
+            elements have no leading batch dimension).
 
         Returns:
           The last carry.
 
         Raises:
           TypeError: `step` changes the structure, a shape or a dtype of the carry.
+
+        Example: the mask keeps padding, which is zeros, out of a maximum of negative numbers.
+
+        >>> import jax.numpy as jnp, fedjax_core as fc
+        >>> def largest(data):
+        ...     def step(carry, batch, mask):
+        ...         return jnp.maximum(carry, jnp.where(mask, batch["x"], -jnp.inf).max())
+        ...     return data.reduce(-jnp.inf, step)
+        >>> @fc.federated_computation(fc.at_clients("<x=float32[?]>*"))
+        ... def largest_of_all(data):
+        ...     return fc.federated_max(fc.federated_map(largest, data))
+        >>> print(largest_of_all([[{"x": [-3.0, -2.0]}, {"x": [-5.0]}]]))
+        -2.0
         """
         initial = jax.tree.map(jnp.asarray, initial)
         step = _checked(step)
@@ -74,40 +97,54 @@ class ClientBatches:
             return step(carry, *self._batch(t))
 
         def guarded(t, carry):
-            # The mask is not enough: momentum and weight decay move the weights on gradients of zero, too.
+            # A mask alone is not enough: momentum and weight decay move the weights even where the gradient is zero.
             return trees.where(t < self.num_batches, plain(t, carry), carry)
 
-        # Both bounds are those of the block. If each lane had its own, `vmap` would batch it and select over the whole
-        # carry at every step, in the steps that all lanes take as well.
+        # Both bounds are those of the block. If each lane had its own, `vmap` would batch them and select over the
+        # whole carry at every step, even in the steps that all lanes take.
         carry = lax.fori_loop(0, self.common, plain, initial)
         return lax.fori_loop(self.common, self.bound, guarded, carry) if self.guarded else carry
 
     def _scan(self, initial, step):
-        """The same with a static trip count, so that it can be differentiated.
+        """Does the same with a static trip count, so that it can be differentiated.
 
-        A step beyond the client's last looks at the last batch again, whole, and is discarded:
-        what is thrown away must be finite for its gradient to be.
+        A step beyond the client's last batch computes on the last batch again and its result is discarded:
+        the gradient is finite only if the discarded result is, too.
         """
         last = jnp.maximum(self.num_batches - 1, 0)
 
         def guarded(carry, t):
             batch, mask = self._batch(jnp.minimum(t, last))
-            # Where nobody has an example the mask would be all False and a mean over it 0 / 0, and `where` keeps no NaN
-            # of the branch that it does not take out of the gradient.
+            # For a client without batches the mask would be all False and a mean over it 0 / 0, and `where` does not
+            # keep a NaN of the branch that it does not take out of the gradient.
             mask = mask | (self.num_batches == 0)
             return trees.where(t < self.num_batches, step(carry, batch, mask), carry), None
 
         return lax.scan(guarded, initial, jnp.arange(self.trip_count, dtype=jnp.int32))[0]
 
     def map(self, fn: Callable) -> "ClientBatches":
-        """A sequence of the batches `fn(batch)`; the masks stay as they are."""
+        """The same client with `fn` applied to every batch; the masks stay as they are.
+
+        Padding passes through `fn`, too; `reduce` still masks it, and `sum` leaves it out.
+
+        Example:
+
+        >>> import fedjax_core as fc
+        >>> @fc.federated_computation(fc.at_clients("<x=float32[?]>*"))
+        ... def num_large(data):
+        ...     large = lambda batch: (batch["x"] > 2).astype("int32")
+        ...     return fc.federated_map(lambda data: data.map(large).sum(), data)
+        >>> str(num_large.type_signature.result)
+        '{int32}@CLIENTS'
+        """
         return dataclasses.replace(self, transforms=(*self.transforms, fn))
 
     def filled(self) -> "ClientBatches":
-        """The same batches with their first example in place of zeros where they are padded; the masks stay.
+        """The same batches, padded with their first example instead of zeros; the masks stay as they are.
 
-        What a model makes of zeros may be NaN, and `jnp.where` stops no NaN in the gradient of what it does
-        not take, so a gradient is best taken of filled batches. Only a batch without any example has zeros.
+        A model may give NaN for zeros, and `jnp.where` does not keep a NaN of the branch that it does not take
+        out of the gradient, so it is safest to differentiate on filled batches. Only a batch without any
+        example remains zeros.
 
         Example:
 
@@ -125,16 +162,25 @@ class ClientBatches:
     def sum(self):
         """The sum of all examples, over all batches and without the padding.
 
-        Where `map` made one number of every batch, the sum of these.
+        If `map` has turned every batch into one number, it is the sum of these numbers.
 
         Returns:
           A pytree like a batch without its leading dimension, in the leaves' dtypes.
+
+        Example:
+
+        >>> import fedjax_core as fc
+        >>> @fc.federated_computation(fc.at_clients("<x=float32[?,2]>*"))
+        ... def totals(data):
+        ...     return fc.federated_map(lambda data: data.sum(), data)
+        >>> str(totals.type_signature.result)
+        '{<x=float32[2]>}@CLIENTS'
         """
         return self._total(lambda batch, mask: jax.tree.map(lambda x: _masked_sum(x, mask), batch))
 
     @property
     def num_examples(self) -> jax.Array:
-        """int32: the examples in all batches; one that occurs in three epochs counts three times."""
+        """int32: the number of examples in all batches; an example that occurs in three epochs counts three times."""
         return self._total(lambda batch, mask: jnp.sum(mask, dtype=jnp.int32))
 
     def _total(self, measure: Callable):
@@ -149,7 +195,7 @@ class ClientBatches:
         mask = rows > 0
         if self.repeats and rows.ndim:
             rows = jnp.where(mask, rows, rows[0])
-        # The host has made the index: the check of bounds that is the default would only cost time.
+        # The host made the index, so the default check of the bounds would only cost time.
         batch = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), self.examples)
         for transform in self.transforms:
             batch = transform(batch)
@@ -164,7 +210,7 @@ class ClientBatches:
 
 
 def _checked(step: Callable) -> Callable:
-    """`step`, refused with a message of our own where it changes the type of the carry."""
+    """`step`, which raises TypeError with a message of our own if it changes the type of the carry."""
 
     def checked(carry, batch, mask):
         new = step(carry, batch, mask)
@@ -173,7 +219,7 @@ def _checked(step: Callable) -> Callable:
         same_structure = jax.tree.structure(carry) == jax.tree.structure(new)
         if not same_structure or (before != after and not weak):
             raise TypeError(
-                f"the step of ClientBatches.reduce must return a carry of the type of the initial one, {before}, got "
+                f"the step of ClientBatches.reduce must return a carry of the initial carry's type {before}, got "
                 f"{after}" + ("" if before != after else " in another container") + "; convert its result, or start "
                 "from an initial value of that type"
             )
@@ -198,5 +244,5 @@ def _masked_sum(x, mask):
     if jnp.ndim(x) == 0:
         return jnp.asarray(x)
     mask = jnp.expand_dims(mask, tuple(range(mask.ndim, x.ndim)))
-    # A choice, not a product: padding passes through the functions of `map`, which may make NaN of its zeros.
+    # A selection, not a product: padding passes through the functions of `map`, which may turn its zeros into NaN.
     return jnp.sum(jnp.where(mask, x, jnp.zeros((), x.dtype)), axis=tuple(range(mask.ndim > 0)), dtype=x.dtype)

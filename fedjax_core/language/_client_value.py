@@ -1,4 +1,4 @@
-"""The operator that reads what comes in beside a client's data."""
+"""The operator that reads the side information of each client."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from fedjax_core.types import CLIENTS
 
 
 def federated_client_value(name: str, type: Any) -> Placed:
-    """What the cohort of a call says of each client beside its data: a delay, a speed, a group, a budget.
+    """Side information of each client, such as a delay, a speed, a group or a budget.
 
     The values come in with the cohort, `data.cohort(ids, batching, extra={name: values})`, so the type of the
-    computation does not mention them; each call checks that they are there and have this type.
+    computation does not mention them. Each call checks that its cohort has them and that they have this type.
 
     Args:
       name: the name of the value in the cohort's `extra`.
@@ -39,13 +39,13 @@ def federated_client_value(name: str, type: Any) -> Placed:
     """
     if not isinstance(name, str):
         raise TypeError(
-            f"federated_client_value takes the name of a value first, got {name!r} at {user_location()}; write "
-            "fc.federated_client_value('delay', 'int32')"
+            f"federated_client_value takes the name of a value as its first argument, got {name!r} at "
+            f"{user_location()}; write fc.federated_client_value('delay', 'int32')"
         )
     member = types.to_type(type)
     if not isinstance(member, types.TensorType) or member.shape is None or None in member.shape:
         raise TypeError(
-            f"federated_client_value({name!r}, ...) is a tensor of fixed dimensions, got {member} at "
+            f"federated_client_value({name!r}, ...) must be a tensor of fixed dimensions, got {member} at "
             f"{user_location()}; write fc.federated_client_value({name!r}, 'float32[3]'), and give each field of a "
             "struct a name of its own"
         )

@@ -14,7 +14,7 @@ from fedjax_core import types
 from fedjax_core.types import CLIENTS, Placement
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# With the separator: else a user's own folder `fedjax_core_experiments` would count as a part of this package.
+# With the separator: without it a user's own folder `fedjax_core_experiments` would count as part of this package.
 _FOLDERS = tuple(folder + os.sep for folder in (_PACKAGE, *map(os.path.dirname, (jax.__file__, np.__file__))))
 
 
@@ -30,8 +30,8 @@ class Map:
     """A pure function of the inputs, applied where they are.
 
     Attributes:
-      fn: takes one value per input.
-      structural: whether it only takes apart or puts together pytrees (nothing to compile).
+      fn: the function, with one argument per input.
+      structural: whether it only takes pytrees apart or puts them together (there is nothing to compile).
       inferred: abstract results by abstract inputs, so that inlining a computation does not
         trace its functions again.
     """
@@ -48,13 +48,13 @@ class Broadcast:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Aggregate:
-    """A reduction over the clients, in a form that can be cut anywhere.
+    """A reduction over the clients, in a form that can be split between any two groups of clients.
 
     Attributes:
       name: the operator, for error messages and descriptions.
-      zero: `value -> accumulator`, the empty one for clients' values of these shapes (it reads no entry).
+      zero: `value -> accumulator`, the empty accumulator for client values of these shapes (it reads no entry).
       accumulate: `(accumulator, values [L, ...], valid bool [L] | None) -> accumulator`, takes
-        the values of `L` lanes in order; where `valid` is False the lane holds nobody.
+        the values of `L` lanes in order; a lane whose `valid` is False is empty.
       merge: `(accumulator, accumulator) -> accumulator`, associative.
       report: `accumulator -> result`.
     """
@@ -73,7 +73,7 @@ class Collect:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trim:
-    """The first rows of a value at the server, the first input; the second is how many. No program computes it."""
+    """The first rows of the first input, as many as the second input says. The host trims them, not a program."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +86,8 @@ class ClientIndex:
     """int32 at every client: its row in the population.
 
     Attributes:
-      rows: how many the table has that is addressed by it, one for each client of the population; None without a table.
+      rows: the number of rows of the table that it addresses, one for each client of the population; None if it
+        addresses no table.
     """
 
     rows: int | None = None
@@ -94,10 +95,10 @@ class ClientIndex:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClientValue:
-    """What came in beside every client's data, at every client.
+    """Side information of every client, at every client.
 
     Attributes:
-      name: what the cohort calls it.
+      name: the name of the value in the cohort's `extra`.
     """
 
     name: str
@@ -109,7 +110,7 @@ Made = TypeVar("Made", bound=Operation)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Check:
-    """Something that a pass counts and the host refuses when it is not zero.
+    """A count that a pass computes; the host raises an error unless it is zero.
 
     Attributes:
       count: the node (int32 at the server) that counts the clients that broke the rule.
@@ -120,19 +121,19 @@ class Check:
     message: Callable[[int], str]
 
 
-# Equal by identity: a comparison or `repr` by fields would walk the graph below, and a shared node once for each path.
+# Equal by identity: a comparison or `repr` by fields would walk the whole graph below, and a shared node once per path.
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Node(Generic[Made]):
     """One value of a federated program.
 
     Attributes:
-      operation: what makes it.
-      inputs: the nodes that it is made from.
+      operation: the operation that makes it.
+      inputs: the nodes that the operation takes.
       abstract: the member as a pytree of `ShapeDtypeStruct` and abstract `ClientBatches`.
       placement: `SERVER`, `CLIENTS`, or None for an argument without a placement.
       all_equal: whether all members are known to be the same value.
       location: the user's `file:line`.
-      check: the rule that this value is subject to, if any.
+      check: the check that this value must pass, if any.
     """
 
     operation: Made
@@ -156,13 +157,13 @@ class Node(Generic[Made]):
 
     @property
     def per_client(self) -> bool:
-        """Whether every client may hold another value: such a value exists only inside a pass."""
+        """Whether the value may differ between clients; such a value exists only inside a pass."""
         return self.placement is CLIENTS and not self.all_equal
 
 
 def ancestors(nodes) -> Iterator[Node]:
-    """All nodes that `nodes` are made from, themselves included, inputs before users."""
-    # Without recursion, since a chain of operators may be longer than Python's stack is deep.
+    """All nodes that `nodes` depend on, and `nodes` themselves, each after its inputs."""
+    # Without recursion, since a chain of operators may be longer than Python's recursion limit.
     seen = set()
     stack = [(node, False) for node in reversed(list(nodes))]
     while stack:
@@ -181,12 +182,12 @@ def is_made_by(node: Node, operation: type[Made]) -> TypeGuard[Node[Made]]:
 
 
 def dependencies(node: Node) -> tuple[Node, ...]:
-    """The inputs of a node and what it is checked by."""
+    """The inputs of a node and the count of its check."""
     return node.inputs if node.check is None else (*node.inputs, node.check.count)
 
 
 def user_location() -> str:
-    """`file:line` of the innermost frame outside this package, JAX and NumPy, `cell:line` in a notebook."""
+    """`file:line` (in a notebook `cell:line`) of the innermost frame outside this package, JAX and NumPy."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_FOLDERS):
         frame = frame.f_back
@@ -194,7 +195,7 @@ def user_location() -> str:
 
 
 def raised_at(error: Exception) -> str:
-    """The same of where an error was raised."""
+    """Like `user_location`, for the place where an error was raised."""
     lines = [(t.tb_frame.f_code.co_filename, t.tb_lineno) for t in _tracebacks(error.__traceback__)]
     return _location(*next((line for line in reversed(lines) if not line[0].startswith(_FOLDERS)), lines[-1]))
 

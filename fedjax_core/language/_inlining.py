@@ -1,4 +1,4 @@
-"""Nodes over other inputs: how a computation becomes part of another."""
+"""Nodes applied to other inputs, by which a computation becomes part of another."""
 
 import dataclasses
 
@@ -10,18 +10,19 @@ from fedjax_core.language._reductions import aggregated
 
 
 def replaced(node: Node, nodes: dict[Node, Node]) -> Node:
-    """`node` over the replacements of its inputs.
+    """`node` with its inputs replaced.
 
     Args:
-      node: a node that is no parameter.
-      nodes: what replaces the nodes that it is made from.
+      node: a node that is not a parameter.
+      nodes: the replacement of each node that `node` depends on.
 
     Raises:
-      TypeError: a function does not take the types of the replacements.
+      TypeError: a function cannot be applied to the types of the replacements.
     """
     inputs = tuple(nodes[i] for i in node.inputs)
     check = node.check and dataclasses.replace(node.check, count=nodes[node.check.count])
-    # What does not depend on the arguments stays one node, computed once however often its computation is inlined.
+    # A node that does not depend on the arguments stays one node, computed once however often its computation is
+    # inlined.
     if inputs == node.inputs:
         return node
     is_map = isinstance(node.operation, Map)

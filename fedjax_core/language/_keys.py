@@ -11,11 +11,11 @@ from fedjax_core.types import CLIENTS, SERVER
 
 
 def federated_split_key(key) -> Placed:
-    """One key per client, folded from the client's identity.
+    """One key per client, with the client's identity folded in.
 
-    The identity is the client's id (for a plain list of clients the index) and its occurrence in
-    the cohort, as two 32-bit halves, never its place among the others: a client draws the same
-    numbers whoever else takes part.
+    The identity is the client's id (its index in a plain list of clients) and its occurrence in
+    the cohort, in two 32-bit halves. The client's position among the others does not matter: a client
+    draws the same numbers no matter which others take part.
 
     Args:
       key: a JAX key (`jax.random.key`) at SERVER.
@@ -40,12 +40,12 @@ def federated_split_key(key) -> Placed:
     is_tensor = isinstance(member, types.TensorType)
     if not (is_tensor and member.shape == () and jnp.issubdtype(member.dtype, jax.dtypes.prng_key)):
         raise TypeError(
-            f"federated_split_key takes one key, got {node.type} at {user_location()}; make it with "
+            f"federated_split_key takes one key, got {node.type} at {user_location()}; make one with "
             "jax.random.key(seed)"
         )
     identity = Node(ClientIdentity(), (), jax.ShapeDtypeStruct((2,), jnp.uint32), CLIENTS, False, user_location())
 
-    # In two halves, since `fold_in` takes 32 bits and JAX has no uint64 unless x64 is on.
+    # In two halves, since `fold_in` takes 32 bits and JAX has no uint64 unless x64 is enabled.
     def fold(key, identity):
         return jax.random.fold_in(jax.random.fold_in(key, identity[0]), identity[1])
 

@@ -31,7 +31,7 @@ def federated_value(value: Any, placement: Placement) -> Placed:
       placement: `SERVER` or `CLIENTS`.
 
     Raises:
-      TypeError: `value` is placed already, or holds something that is no array.
+      TypeError: `value` is already placed, or a leaf of it is not an array or a number.
 
     Example:
 
@@ -48,7 +48,7 @@ def federated_value(value: Any, placement: Placement) -> Placed:
         return Placed(derive(Map(lambda v: v, structural=True), (node,), node.abstract, placement=placement))
     if any(map(is_placed, jax.tree.leaves(value))):
         raise TypeError(
-            f"federated_value takes a constant, got {types.type_of(value)} at {user_location()}; to move a value "
+            f"federated_value takes a constant, got {types.type_of(value)} at {user_location()}; to send a value "
             "to the clients write fc.federated_broadcast(value), to compute with it fc.federated_map(fn, value)"
         )
     types.type_of(value)
@@ -59,7 +59,7 @@ def federated_value(value: Any, placement: Placement) -> Placed:
 
 
 def constant(x):
-    """An array or number as an array of the dtype that it has as a type."""
+    """An array or number as an array with the dtype of its type."""
     # A copy: the program is compiled at its first call, and the caller may write to the array before that.
     return (
         strong(x) if isinstance(x, jax.Array) else np.array(x, types.of_kind(types.type_of(x), types.TensorType).dtype)
@@ -70,11 +70,11 @@ def federated_eval(fn: Callable, placement: Placement) -> Placed:
     """The result of a function without arguments, computed at a placement.
 
     Args:
-      fn: a pure JAX function, or a computation, of no arguments.
+      fn: a pure JAX function, or a computation without placements, that takes no arguments.
       placement: `SERVER` or `CLIENTS`.
 
     Raises:
-      TypeError: `fn` is no function without placements, or fails when it is traced.
+      TypeError: `fn` is not a function, has placements, or fails when it is traced.
 
     Example:
 
@@ -98,10 +98,10 @@ def federated_broadcast(value) -> Placed:
       value: a value, or a struct of values, at SERVER.
 
     Returns:
-      The same at CLIENTS, all equal.
+      The same value at CLIENTS, all equal.
 
     Raises:
-      TypeError: `value` is not at SERVER.
+      TypeError: `value` is not at SERVER, or contains trimmed rows.
 
     Example:
 
@@ -120,18 +120,18 @@ def federated_broadcast(value) -> Placed:
 
 
 def federated_map(fn: Callable, *args) -> Placed:
-    """A pure function applied where its arguments are: at the server, or by every client.
+    """A pure function applied where its arguments are: at the server, or at every client.
 
     Args:
-      fn: a pure JAX function, or a computation without placements, of as many arguments.
+      fn: a pure JAX function, or a computation without placements, that takes one argument per value.
       *args: values, or structs of values, all at one placement.
 
     Returns:
       What `fn` returns, at that placement; its type is inferred by tracing `fn` once.
 
     Raises:
-      TypeError: the arguments are at different placements, `fn` has placements itself, or it does
-        not take the arguments; the message has the line, the types and the reason.
+      TypeError: the arguments are at different placements, `fn` has placements itself, or it cannot
+        be applied to the arguments; the message has the line, the types and the reason.
 
     Example:
 
@@ -144,7 +144,10 @@ def federated_map(fn: Callable, *args) -> Placed:
     """
     check_function("federated_map", fn, "fc.federated_map(lambda value: ..., value)")
     if not args:
-        raise TypeError("federated_map takes at least one value; for none write fc.federated_eval(fn, fc.SERVER)")
+        raise TypeError(
+            "federated_map takes at least one value, got none; for a function without arguments write "
+            "fc.federated_eval(fn, fc.SERVER)"
+        )
     repaired = "fc.federated_map(fn, value) with a placed value"
     nodes = tuple(placed_argument(a, "federated_map", repaired=repaired) for a in args)
     check_one_placement("federated_map", nodes)

@@ -1,4 +1,4 @@
-"""Placed values: what the arguments of a federated computation look like from inside."""
+"""Placed values: the arguments of a federated computation, as its function sees them."""
 
 import contextlib
 from typing import ClassVar
@@ -14,15 +14,24 @@ from fedjax_core.types import Placement
 class Placed:
     """A value at a placement, inside a federated computation.
 
-    It knows its type and selects fields (`state.weights`, `pair["loss"]`, `pair[0]`, unpacking);
-    everything else is done by the `federated_*` operators.
+    It knows its type and gives access to its fields (`state.weights`, `pair["loss"]`, `pair[0]`,
+    unpacking); the `federated_*` operators do everything else.
 
     Attributes:
       fedjax_type: the type, for example `float32[3]@SERVER`.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_server("<total=float32,count=int32>"))
+    ... def mean(state):
+    ...     print(state, state.count, state["count"], state[-1])
+    ...     return fc.federated_map(lambda total, count: total / count, state.total, state.count)
+    Placed(<total=float32,count=int32>@SERVER) Placed(int32@SERVER) Placed(int32@SERVER) Placed(int32@SERVER)
     """
 
     __slots__ = ("_node",)
-    # Python does this by itself only for an `__eq__` in the class body, and the operators are set below.
+    # Python sets this to None itself only if `__eq__` is in the class body; here the operators are set after it.
     __hash__: ClassVar[None] = None
 
     def __init__(self, node: Node):
@@ -37,7 +46,7 @@ class Placed:
         return f"Placed({self._node.type})"
 
     def __getattr__(self, name: str) -> "Placed":
-        # Python, NumPy and JAX look for protocols under such names: only an AttributeError tells them there is none.
+        # Python, NumPy and JAX look up protocols by such names; only an AttributeError means "not supported" to them.
         if name.startswith("__"):
             raise AttributeError(name)
         return self._select(name)
@@ -103,7 +112,7 @@ def _refuse(what: str, repaired: str, location: str | None = None) -> TypeError:
 
 @contextlib.contextmanager
 def explained():
-    """Says in the words of `_refuse` what JAX, which has several, says of a placed value.
+    """Replaces the various errors that JAX raises for a placed value by the one of `_refuse`.
 
     Raises:
       TypeError: a JAX function got a placed value.
@@ -117,7 +126,7 @@ def explained():
 
 
 def is_about_placed(error: Exception) -> bool:
-    """Whether JAX complains about a placed value that it got."""
+    """Whether JAX raised an error because it got a placed value."""
     return any(mark in str(error) for mark in ("_placed.Placed", "__jax_array__"))
 
 
@@ -160,16 +169,17 @@ def node_of(value: Placed) -> Node:
 
 
 def derive(operation, inputs: tuple[Node, ...], abstract, **changes) -> Node:
-    """A node where its first input is."""
+    """A node at the placement of its first input; `changes` replaces fields of the node."""
     fields = {"placement": inputs[0].placement, "all_equal": all(i.all_equal for i in inputs)} | changes
     return Node(operation, inputs, abstract, location=user_location(), **fields)
 
 
 def placed_argument(value, operator: str, *, at: Placement | None = None, repaired: str) -> Node:
-    """The node of an operator's argument, which may be a struct of placed values (it is zipped).
+    """The node of an operator's argument; a struct of placed values is zipped.
 
     Raises:
-      TypeError: nothing in it is placed, or it is not where the operator takes it.
+      TypeError: not every leaf of the argument is placed, its values are at different placements or have none,
+        or they are not at the placement `at`.
     """
     leaves, structure = jax.tree.flatten(value)
     if is_placed(value):
@@ -204,8 +214,8 @@ def zip_nodes(nodes: list[Node], structure, operator: str) -> Node:
     if len(placements) > 1:
         found = ", ".join(str(node.type) for node in nodes)
         raise TypeError(
-            f"{operator} takes values at one placement, got {found} at {user_location()}; bring the server's to "
-            "the clients with fc.federated_broadcast(value), or the clients' to the server with "
+            f"{operator} takes values at one placement, got {found} at {user_location()}; bring the server's values "
+            "to the clients with fc.federated_broadcast(value), or the clients' values to the server with "
             "fc.federated_sum(value)"
         )
     operation = Map(lambda *members: jax.tree.unflatten(structure, members), structural=True)
@@ -219,7 +229,7 @@ def map_nodes(fn, inputs: tuple[Node, ...], described: str, **changes) -> Node:
 
 
 def infer_map(operation: Map, inputs: tuple[Node, ...], described: str):
-    """The abstract result of a `Map`, traced once for the same abstract inputs."""
+    """The abstract result of a `Map`, which is traced only once for the same abstract inputs."""
     abstracts = tuple(node.abstract for node in inputs)
     if operation.structural:
         return operation.fn(*abstracts)
@@ -232,15 +242,11 @@ def infer_map(operation: Map, inputs: tuple[Node, ...], described: str):
 
 
 def refuse_trimmed(described: str, nodes: tuple[Node, ...]):
-    """Checks that no value is of trimmed rows, whose number is known only after the program has run.
-
-    Raises:
-      TypeError: a value is; the message has the operator and the repaired call.
-    """
+    """Raises TypeError if a value contains trimmed rows, whose number is known only after the program has run."""
     for node in nodes:
         if is_trimmed(node.abstract):
             raise TypeError(
-                f"{described} takes no trimmed rows, whose number is known only after the program has run, got "
+                f"{described} cannot take trimmed rows, whose number is known only after the program has run, got "
                 f"{node.type} at {user_location()}; compute before trimming: "
                 "fc.federated_trim(fc.federated_map(fn, value), count)"
             )

@@ -11,21 +11,21 @@ from fedjax_core.types import SERVER
 
 
 def _masked(values, valid, neutral):
-    """`values` `[L, ...]` with `neutral` where a lane holds nobody."""
+    """`values` `[L, ...]` with `neutral` in the empty lanes."""
     if valid is None:
         return values
-    # A choice, not a product with the mask: what is computed for nobody may be NaN.
+    # A selection, not a product with the mask: what an empty lane computes may be NaN.
     return jax.tree.map(lambda x, n: jnp.where(jnp.expand_dims(valid, range(1, x.ndim)), x, n), values, neutral)
 
 
 def elementwise(name: str, neutral, combine, reduce) -> Aggregate:
-    """A reduction of every entry by itself.
+    """A reduction of every entry on its own.
 
     Args:
       name: the operator.
-      neutral: `dtype -> scalar`, what changes nothing.
+      neutral: `dtype -> scalar`, the neutral element of `combine`.
       combine: `(a, b) -> a`, for example `jnp.add`.
-      reduce: `(array, axis=0) -> array`, the same over the lanes.
+      reduce: `(array, axis=0) -> array`, the same operation over the lanes.
     """
 
     def zero(value):
@@ -35,8 +35,8 @@ def elementwise(name: str, neutral, combine, reduce) -> Aggregate:
         present = _masked(values, valid, jax.tree.map(lambda x: jnp.asarray(neutral(x.dtype), x.dtype), values))
 
         def take(t, x):
-            # `jnp.sum` widens small integers, and a loop takes no carry of another dtype. In `as_function` all
-            # clients are lanes; there may be none, and a minimum of nothing is an error.
+            # `jnp.sum` widens small integers, but the carry of a loop must keep its dtype. In `as_function` all
+            # clients are lanes; there may be none, and the minimum of an empty array is an error.
             return combine(t, reduce(x, axis=0).astype(t.dtype)) if x.shape[0] else t
 
         return jax.tree.map(take, total, present)
@@ -48,7 +48,7 @@ def elementwise(name: str, neutral, combine, reduce) -> Aggregate:
 
 
 def sequential(name: str, zero, accumulate, merge, report) -> Aggregate:
-    """A reduction by the user's functions, which takes the lanes in order; `zero` takes no argument."""
+    """A reduction by the user's functions, which take the lanes in order; `zero` takes no argument."""
 
     def accumulate_lanes(accumulator, values, valid):
         def step(carry, lane):
@@ -62,7 +62,7 @@ def sequential(name: str, zero, accumulate, merge, report) -> Aggregate:
 
 
 def reduce_node(operation: Aggregate, node: Node) -> Node:
-    """The node at the server of a reduction of the clients' `node`."""
+    """The node at the server that reduces the clients' `node`."""
     return derive(operation, (node,), aggregated(operation, node.abstract), placement=SERVER, all_equal=True)
 
 
@@ -72,12 +72,12 @@ def aggregated(operation: Aggregate, abstract):
 
 
 def lowest(dtype):
-    """What is below everything in a dtype; neutral to a maximum."""
+    """The smallest value of a dtype (-inf for floats), the neutral element of a maximum."""
     return -jnp.inf if jnp.issubdtype(dtype, jnp.floating) else _limits(dtype)[0]
 
 
 def highest(dtype):
-    """What is above everything in a dtype; neutral to a minimum."""
+    """The largest value of a dtype (inf for floats), the neutral element of a minimum."""
     return jnp.inf if jnp.issubdtype(dtype, jnp.floating) else _limits(dtype)[1]
 
 

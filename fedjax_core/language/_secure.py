@@ -1,4 +1,4 @@
-"""Sums of integers as a secure aggregation protocol forms them: exact, or refused."""
+"""Sums of integers as a secure aggregation protocol computes them: either exact or an error."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -17,15 +17,15 @@ from fedjax_core.language._placed import Placed, derive, node_of
 def federated_secure_sum(value, max_input) -> Placed:
     """The exact sum of integers between 0 and `max_input`.
 
-    Every entry is checked: a call in which a client holds one outside the range, or whose sum does
-    not fit the dtype, is refused with a `ValueError` (`as_function` returns how many were refused).
+    Every entry is checked: a call raises ValueError if a client holds an entry outside the range, or if
+    the sum does not fit the dtype. `as_function` cannot raise it and returns a `CheckedResult` instead.
 
     Args:
       value: integers at CLIENTS, a pytree.
       max_input: the largest permitted entry, an integer, or a pytree of integers like `value`.
 
     Raises:
-      TypeError: `value` is not at CLIENTS or holds no integers, or `max_input` is no integer.
+      TypeError: `value` is not at CLIENTS, a leaf of it is not an integer, or `max_input` is not an integer.
       ValueError: `max_input` is not positive or does not fit the dtype.
 
     Example:
@@ -46,10 +46,10 @@ def federated_secure_sum_bitwidth(value, bitwidth) -> Placed:
 
     Args:
       value: integers at CLIENTS, a pytree.
-      bitwidth: the bits of an entry, an integer, or a pytree of integers like `value`.
+      bitwidth: the number of bits of an entry, an integer, or a pytree of integers like `value`.
 
     Raises:
-      TypeError: `value` is not at CLIENTS or holds no integers, or `bitwidth` is no integer.
+      TypeError: `value` is not at CLIENTS, a leaf of it is not an integer, or `bitwidth` is not an integer.
       ValueError: `bitwidth` is not positive or exceeds the dtype.
 
     Example:
@@ -74,7 +74,7 @@ def federated_secure_modular_sum(value, modulus) -> Placed:
       modulus: an integer, or a pytree of integers like `value`.
 
     Raises:
-      TypeError: `value` is not at CLIENTS or holds no integers, or `modulus` is no integer.
+      TypeError: `value` is not at CLIENTS, a leaf of it is not an integer, or `modulus` is not an integer.
       ValueError: `modulus` is not positive or does not fit the dtype.
 
     Example:
@@ -90,7 +90,7 @@ def federated_secure_modular_sum(value, modulus) -> Placed:
     node, limits = _bounded(name, value, modulus, "modulus", lambda modulus: modulus - 1)
 
     def add(total, x, limit):
-        # Not `(total + x) % modulus`: with a large modulus the sum wraps around before the remainder is taken.
+        # Not `(total + x) % modulus`: with a large modulus the sum would wrap around before the remainder is taken.
         modulus = jnp.asarray(limit + 1, x.dtype)
         room = modulus - x
         return jnp.where(total >= room, total - room, total + x)
@@ -99,7 +99,7 @@ def federated_secure_modular_sum(value, modulus) -> Placed:
 
 
 def _secure_sum(name, node, limits) -> Placed:
-    """A sum in two words, low and high, which no number of clients overflows."""
+    """A sum in two words, low and high, which does not overflow for any number of clients."""
 
     def zero(word):
         return (jnp.zeros_like(word), jnp.zeros_like(word))
@@ -108,7 +108,7 @@ def _secure_sum(name, node, limits) -> Placed:
         return fold(total, (x, jnp.zeros_like(x)), limit)
 
     def fold(a, b, limit):
-        # Unsigned words wrap around, so there is a carry exactly if the sum is less than one of its parts.
+        # Unsigned words wrap around, so there is a carry exactly if the sum is less than one of its terms.
         low = a[0] + b[0]
         return low, a[1] + b[1] + (low < a[0]).astype(low.dtype)
 
@@ -116,9 +116,9 @@ def _secure_sum(name, node, limits) -> Placed:
 
 
 def _exact(name, node: Node, limits, *, zero, add, fold, read, high=None) -> Placed:
-    """The sum by `add` of the entries in range, with checks on the range and on the result.
+    """The sum, by `add`, of the entries in range, with checks of the range and of the result.
 
-    Accumulators are tuples of one total per leaf, and the number of clients out of range.
+    An accumulator is a tuple of one total per leaf, together with the number of clients out of range.
     """
     dtypes = [a.dtype for a in jax.tree.leaves(node.abstract)]
     limits = jax.tree.leaves(limits)
@@ -167,7 +167,7 @@ def _checked(name: str, total: Node, refused: Node, too_large: Node, limits) -> 
     def out_of_range(count):
         return (
             f"{name} at {where}: {count} clients hold an entry outside 0..{bounds}; clip it at the clients with "
-            "fc.federated_map(lambda v: jnp.clip(v, 0, limit), value), or allow more"
+            "fc.federated_map(lambda v: jnp.clip(v, 0, limit), value), or allow larger entries"
         )
 
     def overflow(count):
@@ -182,7 +182,7 @@ def _checked(name: str, total: Node, refused: Node, too_large: Node, limits) -> 
 
 
 def _bounded(name: str, value, bound, argument: str, limit_of: Callable) -> tuple[Node, list]:
-    """The argument's node and the largest entry of each of its leaves."""
+    """The argument's node and the largest permitted entry of each of its leaves."""
     node = client_argument(value, name)
     check_leaves(name, node, "integers", lambda dtype: jnp.issubdtype(dtype, jnp.integer))
     bound = _by_name(name, bound, argument, node.member_type)
@@ -191,13 +191,14 @@ def _bounded(name: str, value, bound, argument: str, limit_of: Callable) -> tupl
         given *= len(leaves)
     elif jax.tree.structure(bound) != jax.tree.structure(node.abstract):
         raise TypeError(
-            f"{name} takes one `{argument}`, or one per field of {node.member_type}, got {bound!r} at {user_location()}"
+            f"{name} takes one `{argument}`, or one for each field of {node.member_type}, got {bound!r} at "
+            f"{user_location()}"
         )
     return node, [_limit(f"{name}({argument}=...)", g, leaf, limit_of) for g, leaf in zip(given, leaves)]
 
 
 def _by_name(name: str, bound, argument: str, member: types.Type):
-    """A dict of bounds in the containers of the value."""
+    """The bounds, a dict among them converted to the containers of the value."""
     if not isinstance(bound, Mapping):
         return bound
     try:
@@ -207,14 +208,14 @@ def _by_name(name: str, bound, argument: str, member: types.Type):
 
 
 def _limit(what: str, given, leaf, limit_of: Callable) -> int:
-    """The largest entry of a leaf under a bound."""
+    """The largest entry of a leaf that a bound permits."""
     if isinstance(given, bool) or not isinstance(given, int | np.integer):
-        raise TypeError(f"{what} is an integer, got {given!r} at {user_location()}")
+        raise TypeError(f"{what} must be an integer, got {given!r} at {user_location()}")
     largest = int(jnp.iinfo(leaf.dtype).max)
     if not 0 < given <= largest or limit_of(min(int(given), largest)) > largest:
         raise ValueError(
-            f"{what} is positive and fits {types.type_of(leaf)}, got {given} at {user_location()}; the largest "
-            f"entry is {largest}"
+            f"{what} must be positive and fit {types.type_of(leaf)}, got {given} at {user_location()}; the largest "
+            f"possible entry is {largest}"
         )
     return limit_of(int(given))
 

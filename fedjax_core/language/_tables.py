@@ -17,7 +17,7 @@ from fedjax_core.types import CLIENTS, SERVER
 
 
 def federated_select(keys, table, fn: Callable | None = None) -> Placed:
-    """What each client asks for of a table at the server.
+    """The rows of a table at the server that each client selects.
 
     Args:
       keys: int32 at CLIENTS, a scalar or a vector of row numbers per client.
@@ -25,10 +25,10 @@ def federated_select(keys, table, fn: Callable | None = None) -> Placed:
       fn: `(table, key) -> row`; by default the `key`-th row of every leaf.
 
     Returns:
-      At CLIENTS, the row of a scalar key, or the rows of a vector of keys stacked.
+      At CLIENTS, the row of a scalar key, or the stacked rows of a vector of keys.
 
     Raises:
-      TypeError: a wrong placement, keys that are not int32 scalars or vectors, an `fn` that fails.
+      TypeError: an argument is not at its placement, the keys are not int32 scalars or vectors, or `fn` fails.
 
     Example:
 
@@ -54,21 +54,22 @@ def federated_select(keys, table, fn: Callable | None = None) -> Placed:
 
 
 def federated_scatter(table, keys, rows) -> Placed:
-    """A table at the server with the clients' rows written into it: how per-client state survives.
+    """A table at the server with the clients' rows written into it, for client state that lasts across rounds.
 
-    Where several clients write one row, the last one of the cohort wins. A key outside the table
+    If several clients write the same row, the last one in the cohort wins. A row whose key is outside the table
     is left out.
 
     Args:
       table: a pytree at SERVER whose leaves have a common leading dimension `N`.
       keys: int32 at CLIENTS, a scalar or a vector of row numbers per client.
-      rows: at CLIENTS, the table's pytree without the leading dimension (with the keys' one).
+      rows: the table's pytree at CLIENTS, whose leaves have the keys' dimensions in place of the leading one.
 
     Returns:
       The new table at SERVER, of the table's type.
 
     Raises:
-      TypeError: a wrong placement, or rows that do not fit the table.
+      TypeError: an argument is not at its placement, the keys are not int32 scalars or vectors, or the rows do
+        not fit the table.
 
     Example:
 
@@ -92,11 +93,11 @@ def federated_scatter(table, keys, rows) -> Placed:
 def federated_client_index() -> Placed:
     """Each client's row in the population, int32 at CLIENTS, for `federated_select` and `federated_scatter`.
 
-    For a cohort of `FederatedData` the row is the client's place in the population, `data.client_ids.rows`: subsets and
-    splits keep the rows of the data that they are taken from. For a plain list, and for `{id: client}`, it is the place
-    in it. A table whose rows are selected or scattered by it has one row for each client of the population; a call is
-    refused with a cohort of a population of another size, with a list that is longer, and with `{id: client}`, whose
-    places are other clients' in another call.
+    For a cohort of `FederatedData` the row is the client's position in the population, `data.client_ids.rows`: subsets
+    and splits keep the rows of the data that they are taken from. For a plain list, and for `{id: client}`, it is the
+    position in the list or dict. A table that is selected from or scattered into by this index must have one row for
+    each client of the population. A call raises an error if the population of its cohort has another size, if a list is
+    longer than the table, and for `{id: client}`, since its positions would mean other clients in another call.
 
     Example:
 
@@ -112,7 +113,7 @@ def federated_client_index() -> Placed:
 
 
 def _of_table(keys: Node, table: Node) -> Node:
-    """The keys; those that are the clients' own rows in the population say how many rows the table has."""
+    """The keys; if they are the clients' rows in the population, their node records the table's number of rows."""
     shapes = [_shape(leaf) for _, leaf in types.type_leaves(table.member_type)]
     leading = {shape[:1] for shape in shapes if shape is not None}
     if not isinstance(keys.operation, ClientIndex) or len(leading) != 1:
@@ -131,7 +132,7 @@ def _keys_argument(operator: str, keys) -> Node:
     member = node.member_type
     if not (isinstance(member, types.TensorType) and member.dtype == jnp.int32 and len(member.shape or ()) <= 1):
         raise TypeError(
-            f"{operator} takes int32 keys, a scalar or a vector a client, got {node.type} at {user_location()}; "
+            f"{operator} takes int32 keys, a scalar or a vector per client, got {node.type} at {user_location()}; "
             "write fc.federated_map(lambda k: k.astype('int32'), keys)"
         )
     return node
@@ -164,9 +165,9 @@ def _scatter(table, written):
             return leaf
         row = row.reshape((number, *row.shape[lead:]))
         size = leaf.shape[0]
-        # What is outside goes to a row more, which is cut off: a negative key would count from the end of the table.
+        # Rows outside go to one more row, which is cut off: a negative key would count from the end of the table.
         place = jnp.where((keys >= 0) & (keys < size), keys, size)
-        # The last writer of each row by a maximum: which of several writers JAX lets win, it does not say.
+        # The last writer of each row is found by a maximum: JAX does not specify which of several writers wins.
         last = jnp.full(size + 1, -1, jnp.int32).at[place].max(jnp.arange(number, dtype=jnp.int32))[:size]
         chosen = row.at[jnp.maximum(last, 0)].get(mode="clip")
         return jnp.where(jnp.expand_dims(last >= 0, range(1, leaf.ndim)), chosen, leaf)

@@ -1,4 +1,4 @@
-"""The operator that leaves rows out of a result, whose number is known only after the program has run."""
+"""The operator that trims a result to a number of rows that is known only after the program has run."""
 
 import dataclasses
 
@@ -17,11 +17,21 @@ from fedjax_core.types import SERVER
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrimmedRows:
-    """What `as_function` returns of one trimmed array: under `jit` its rows cannot be left out.
+    """What `as_function` returns for a trimmed array, since rows cannot be left out under `jit`.
 
     Attributes:
       values: `[N, ...]`, all rows.
-      count: int32 `[]`, how many of them, the first ones, a call would have returned.
+      count: int32 `[]`; a call would have returned the first `count` rows.
+
+    Example:
+
+    >>> import jax.numpy as jnp, fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_server("float32[4]"), fc.at_server("int32"))
+    ... def first(values, count):
+    ...     return fc.federated_trim(values, count)
+    >>> rows = first.as_function()(jnp.arange(4.0), 2)
+    >>> rows.values.tolist(), int(rows.count)
+    ([0.0, 1.0, 2.0, 3.0], 2)
     """
 
     values: jax.Array
@@ -29,22 +39,22 @@ class TrimmedRows:
 
 
 def federated_trim(value, count) -> Placed:
-    """The first `count` rows of a value at the server, for a result of which only some rows mean something.
+    """The first `count` rows of a value at the server, for a result whose other rows are meaningless.
 
-    A call returns these rows and waits for the program to know how many. `as_function` returns `TrimmedRows`,
-    all of the rows and the count, in place of every array. Trimmed rows can be selected from, zipped,
-    passed to other computations and returned. Nothing computes with them: do so before trimming.
+    A call returns only these rows and waits until the program has computed the count. `as_function` returns
+    `TrimmedRows`, all rows and the count, in place of every array. You can select fields of trimmed rows, zip
+    them, pass them to other computations and return them, but not compute with them: compute before trimming.
 
     Args:
-      value: tensors at SERVER with a leading dimension `N` in common, a pytree.
+      value: a pytree of tensors at SERVER with a common leading dimension `N`.
       count: int32 at SERVER, from 0 to `N`.
 
     Returns:
       The same pytree at SERVER, every leaf with a leading dimension `?`.
 
     Raises:
-      TypeError: `value` is not at SERVER or has a leaf without rows, their numbers differ, `count` is no
-        int32 scalar at SERVER, or one of both holds trimmed rows.
+      TypeError: `value` is not at SERVER, has a leaf without rows or leaves with different numbers of rows;
+        `count` is not an int32 scalar at SERVER; or one of them contains trimmed rows.
 
     Example:
 
@@ -63,8 +73,8 @@ def federated_trim(value, count) -> Placed:
     shapes = [leaf.shape for leaf in jax.tree.leaves(rows.abstract)]
     if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
         raise TypeError(
-            f"federated_trim takes tensors with a leading dimension in common, got {rows.type} at {user_location()}; "
-            "trim one part at a time, and return what has no rows as it is"
+            f"federated_trim takes tensors with a common leading dimension, got {rows.type} at {user_location()}; "
+            "trim one part at a time, and return the parts without rows as they are"
         )
     if number.member_type != types.TensorType(jnp.int32):
         raise TypeError(
@@ -75,9 +85,9 @@ def federated_trim(value, count) -> Placed:
 
 
 def first_rows(result):
-    """A result of concrete values whose every `TrimmedRows` has become the rows that count.
+    """A result of concrete values with every `TrimmedRows` replaced by its first `count` rows.
 
-    They are cut on the host, since a program that did it would be compiled for every number of rows.
+    The host trims them, since a program that did it would be compiled again for every number of rows.
     """
     return jax.tree.map(lambda x: _cut(x) if _is_rows(x) else x, result, is_leaf=_is_rows)
 

@@ -1,10 +1,11 @@
-"""The graph of a federated program: what the engine, computations and the checks of a round read of it.
+"""The graph of a federated program, as the engine, computations and the checks of a round read it.
 
 * Nodes and the operations that make them: `Node`, `Parameter`, `Map`, `Broadcast`, `Aggregate`, `Collect`, `Trim`,
   `ClientIdentity`, `ClientIndex`, `ClientValue`, `Check`; `is_made_by`, `ancestors`; `user_location`.
 * Placed values and the nodes behind them: `Placed`, `is_placed`, `node_of`, `derive`, `map_nodes`, `placed_argument`,
-  `explained`; `replaced`, for nodes over other inputs.
-* Values without content: `abstract_of`, `infer`; and with it: `strong`, `first_rows`, `batch_dimension`, `is_batched`.
+  `explained`; `replaced`, for nodes applied to other inputs.
+* Abstract values: `abstract_of`, `infer`. Concrete values and types: `strong`, `first_rows`, `batch_dimension`,
+  `is_batched`.
 """
 
 from fedjax_core._signposts import signpost

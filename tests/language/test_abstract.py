@@ -87,9 +87,9 @@ def test_names_of_fields_need_not_be_names_of_symbols():
 
 
 def test_types_that_no_program_can_take():
-    with pytest.raises(TypeError, match=r"float32\[\.\.\.\] has no known rank"):
+    with pytest.raises(TypeError, match=r"float32\[\.\.\.\] has an unknown rank"):
         fc.federated_computation(lambda v: v, fc.at_server("float32[...]"))
     with pytest.raises(TypeError, match=r"int64 needs 64-bit numbers.*declare int32"):
         fc.federated_computation(lambda v: v, fc.at_server("int64"))
-    with pytest.raises(TypeError, match=r"a function is no argument of a computation"):
+    with pytest.raises(TypeError, match=r"a function cannot be an argument of a computation"):
         fc.federated_computation(lambda v: v, fc.types.parse_type("(int32 -> int32)"))

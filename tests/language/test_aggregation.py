@@ -108,7 +108,9 @@ def test_structs_are_combined_field_by_field():
 
 def test_the_weight_of_a_struct_is_one_scalar():
     value = fc.at_clients({"a": "float32"})
-    with pytest.raises(TypeError, match=r"one real scalar a client as weight, got \{float32\[2\]\}@CLIENTS at .*:\d+"):
+    with pytest.raises(
+        TypeError, match=r"one real scalar per client as weight, got \{float32\[2\]\}@CLIENTS at .*:\d+"
+    ):
         computation(fc.federated_mean, value, fc.at_clients("float32[2]"))
     with pytest.raises(TypeError, match=r"one real scalar"):
         computation(fc.federated_mean, value, fc.at_clients("bool"))
@@ -235,5 +237,5 @@ def test_keys_in_an_accumulator():
 def test_a_struct_without_tensors():
     run = computation(fc.federated_sum, fc.at_clients(()))
     assert str(run.type_signature) == "({<>}@CLIENTS -> <>@SERVER)" and run([(), ()]) == ()
-    with pytest.raises(TypeError, match=r"federated_aggregate takes a value with a tensor in it"):
+    with pytest.raises(TypeError, match=r"federated_aggregate takes a value with at least one tensor"):
         computation(lambda v: fc.federated_aggregate(v, 0, lambda a, v: a, jnp.add, lambda a: a), fc.at_clients(()))

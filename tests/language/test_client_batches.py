@@ -69,7 +69,9 @@ def test_a_python_number_takes_the_dtype_of_the_step():
     ],
 )
 def test_a_step_that_changes_the_carry_is_refused(initial, step, types):
-    with pytest.raises(TypeError, match=rf"the step of ClientBatches.reduce must return .* initial one, {types}"):
+    with pytest.raises(
+        TypeError, match=rf"the step of ClientBatches.reduce must return .* initial carry's type {types}"
+    ):
         mapped(lambda data: data.reduce(initial, step))
 
 

@@ -12,12 +12,14 @@ def test_a_value_has_the_declared_type_at_the_clients():
 
 @pytest.mark.parametrize("declared", ["float32[?]", "<a=int32,b=int32>", "int32*", "float32[...]"])
 def test_only_tensors_of_fixed_dimensions(declared):
-    with pytest.raises(TypeError, match=r"federated_client_value\('a', ...\) is a tensor of fixed dimensions, got"):
+    with pytest.raises(
+        TypeError, match=r"federated_client_value\('a', ...\) must be a tensor of fixed dimensions, got"
+    ):
         fc.federated_computation(lambda v: fc.federated_client_value("a", declared), fc.at_clients("int32"))
 
 
 def test_the_name_is_a_string():
-    with pytest.raises(TypeError, match=r"takes the name of a value first, got 3 at .*value\('delay',"):
+    with pytest.raises(TypeError, match=r"takes the name of a value as its first argument, got 3 at .*value\('delay',"):
         fc.federated_computation(lambda v: fc.federated_client_value(3, "int32"), fc.at_clients("int32"))
 
 

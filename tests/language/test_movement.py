@@ -55,7 +55,7 @@ def test_what_is_no_placement(operator):
 def test_values_are_constants():
     with pytest.raises(TypeError, match=r"takes a constant, got float32@SERVER at .*:\d+; .*federated_broadcast"):
         trace(lambda v: fc.federated_value(v, fc.CLIENTS), SERVER)
-    with pytest.raises(TypeError, match=r"a value is a pytree of arrays"):
+    with pytest.raises(TypeError, match=r"a value must be a pytree of arrays"):
         trace(lambda: fc.federated_value("text", fc.SERVER))
 
 
@@ -108,14 +108,18 @@ def test_map_refuses_arguments_at_different_placements():
 
 @pytest.mark.parametrize("fn", [3, None, "text"])
 def test_map_takes_a_function_first(fn):
-    with pytest.raises(TypeError, match=r"takes a function first, got .* at .*:\d+; write fc.federated_map\(lambda"):
+    with pytest.raises(
+        TypeError, match=r"takes a function as its first argument, got .* at .*:\d+; write fc.federated_map\(lambda"
+    ):
         trace(lambda v: fc.federated_map(fn, v), CLIENTS)
 
 
 def test_map_with_swapped_arguments():
-    with pytest.raises(TypeError, match=r"federated_map takes a function first"):
+    with pytest.raises(TypeError, match=r"federated_map takes a function as its first argument"):
         trace(lambda v: fc.federated_map(v, jnp.sum), CLIENTS)
-    with pytest.raises(TypeError, match=r"takes at least one value; for none write fc.federated_eval"):
+    with pytest.raises(
+        TypeError, match=r"takes at least one value, got none; for a function without arguments write fc.federated_eval"
+    ):
         trace(lambda v: fc.federated_map(jnp.sum), CLIENTS)
 
 

@@ -126,7 +126,7 @@ def test_nothing_computes_with_trimmed_rows():
         ("federated_trim", lambda rows, count: again(rows, count)),
     ]
     for operator, use in uses:
-        with pytest.raises(TypeError, match=rf"{operator}.* takes no trimmed rows.*float32\[\?\].*before trimming"):
+        with pytest.raises(TypeError, match=rf"{operator}.* cannot take trimmed rows.*float32\[\?\].*before trimming"):
             trace(use)
 
 
@@ -134,8 +134,8 @@ def test_nothing_computes_with_trimmed_rows():
     ("value", "count", "message"),
     [
         (fc.at_clients("float32[4]"), COUNT, "a value at SERVER"),
-        (fc.at_server("float32"), COUNT, "leading dimension in common"),
-        (fc.at_server(("float32[4]", "float32[3]")), COUNT, "leading dimension in common"),
+        (fc.at_server("float32"), COUNT, "common leading dimension"),
+        (fc.at_server(("float32[4]", "float32[3]")), COUNT, "common leading dimension"),
         (fc.at_server("float32[4]"), fc.at_clients("int32"), "a value at SERVER"),
         (fc.at_server("float32[4]"), fc.at_server("float32"), "int32 scalar as count"),
         (fc.at_server("float32[4]"), fc.at_server("int32[1]"), "int32 scalar as count"),
