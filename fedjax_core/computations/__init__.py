@@ -1,10 +1,11 @@
-"""Computations: functions that were traced once, have a type, and are called with ordinary values.
+"""Computations: functions that are traced once, have a type, and are called with ordinary values.
 
-federated_computation  a function of placed values, with or without the types of its arguments
-computation            a pure JAX function without placements
-Computation            what both give: `type_signature`, calls, `as_function`, `describe`, `with_config`
-PolymorphicComputation one that is typed at each first use by its arguments
-CheckedResult          what `as_function` returns of a computation with secure sums
+federated_computation  makes one of a function of placed values
+computation            makes one of a pure JAX function without placements
+Computation            what both return: `type_signature`, calls, `as_function`, `describe`, `with_config`
+PolymorphicComputation what both return if no types are given: its arguments determine the types at each call
+CheckedResult          what `as_function` of a computation with secure sums returns
+plan_text, signature_text    how a computation runs, and its type, as texts with names for long types
 """
 
 from fedjax_core._signposts import signpost

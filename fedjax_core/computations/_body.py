@@ -1,4 +1,4 @@
-"""What is behind a computation."""
+"""`Body`: the interface behind a `Computation`."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -8,41 +8,41 @@ from fedjax_core.engine import CallEstimate, Cohort, EngineConfig
 
 
 class Body(Protocol):
-    """What a `Computation` hands its arguments to, one value for each, bound to the parameters."""
+    """What runs the calls of a `Computation`; `values` are the arguments, one for each parameter in order."""
 
     @property
     def config(self) -> EngineConfig:
-        """How it runs."""
+        """The configuration of the engine."""
         ...
 
     def with_config(self, config: EngineConfig) -> "Body":
-        """The same, run in another way."""
+        """The same body with another configuration."""
         ...
 
     def run(self, values: list) -> Any:
-        """The result of ordinary values."""
+        """The result of a call with ordinary values."""
         ...
 
     def trace(self, values: list) -> Any:
-        """The result of a call with tracers among the values, or the error that says what to write."""
+        """The result of a call with tracers among the values, or an error that says what to write instead."""
         ...
 
     def function(self, values: list) -> Any:
-        """The result as a pure function of values that may be tracers."""
+        """The result of `as_function`, as a pure function of values that may be tracers."""
         ...
 
     def inline(self, values: list) -> Any:
-        """The placed result of placed values, inside another computation."""
+        """The placed result of a call with placed values, inside another computation."""
         ...
 
     def prefetch(self, cohort: Cohort) -> None:
-        """Reads ahead what a later run takes."""
+        """Reads ahead the examples that a later run takes."""
         ...
 
     def estimate(self, cohort: Cohort) -> CallEstimate:
-        """What a run on a cohort takes."""
+        """The bytes, waves and programs that a run on a cohort would take."""
         ...
 
     def describe(self, names: Mapping[types.Type, str]) -> str:
-        """How it runs, in words, with `names` in place of some types."""
+        """A text that describes how it runs, with `names` in place of some types."""
         ...

@@ -14,13 +14,13 @@ from fedjax_core.engine import CallEstimate, Cohort, EngineConfig, read_streams
 from fedjax_core.language.graph import is_placed
 from fedjax_core.types import laid_out
 
-# Whether a computation is being traced: one without arguments has no placed value by which a call of it could tell.
+# Whether a computation is being traced: a call without arguments has no placed value from which it could tell.
 _tracing = contextvars.ContextVar("tracing", default=False)
 
 
 @contextlib.contextmanager
 def tracing():
-    """Calls of computations without arguments become parts of the one that is traced."""
+    """While it is open, calls of computations without arguments become part of the one being traced."""
     token = _tracing.set(True)
     try:
         yield
@@ -31,14 +31,26 @@ def tracing():
 class Computation:
     """A typed function, traced once and compiled at its first use.
 
-    Made by `federated_computation` or `computation`. Called with ordinary values (NumPy, JAX or Python
-    ones, cohorts of clients) it runs; called inside another computation with placed values it becomes
-    a part of it.
+    `federated_computation` and `computation` make it. A call with ordinary values (NumPy, JAX or Python
+    values, cohorts of clients) runs it; a call with placed values inside another computation makes it
+    a part of that one.
 
     Attributes:
       type_signature: a `FunctionType`, for example `({float32}@CLIENTS -> float32@SERVER)`.
       parameters: `(name, type)` of each argument, in order.
       name: the function's name.
+
+    Example: one computation calls another.
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("float32"))
+    ... def mean(values):
+    ...     return fc.federated_mean(values)
+    >>> @fc.federated_computation(fc.at_clients("float32"))
+    ... def distances_to_mean(values):
+    ...     return fc.federated_map(lambda v, m: abs(v - m), values, fc.federated_broadcast(mean(values)))
+    >>> str(distances_to_mean.type_signature)
+    '({float32}@CLIENTS -> {float32}@CLIENTS)'
     """
 
     type_signature: types.FunctionType
@@ -50,21 +62,23 @@ class Computation:
         self.parameters = parameters
         self.type_signature = types.FunctionType(_parameter_type(parameters), result)
         self._body = body
-        # What may hold generators: not the state, whose many leaves would be looked at in every call.
+        # The arguments that may contain generators. The state is not among them: its many leaves would be searched at
+        # every call.
         self._streamed = {name for name, type_ in parameters if any(map(_holds_streams, types.type_leaves(type_)))}
         self.__name__ = name
 
     def __call__(self, *args, **kwargs):
         """Runs the computation.
 
-        For `{D*}@CLIENTS` give a `Cohort`, or a list with one entry per client, each a list of batches
-        or one batch; for `{T}@CLIENTS` a list or stacked arrays; anything else as it is. A dict `{id: client}` stands
-        for a list too, and its clients draw what those of a cohort with these ids draw; a generator may stand for a
-        list of batches or of clients. A dict that is given for a struct is matched by name, whatever its order.
+        For `{D*}@CLIENTS` pass a `Cohort`, or a list with one entry per client, each a list of batches or one
+        batch; for `{T}@CLIENTS` pass a list or stacked arrays; pass anything else as it is. In place of a list
+        of clients you may pass a dict `{id: client}`, whose clients draw the same random numbers as those of a
+        cohort with these ids, and in place of a list of clients or of batches a generator. A dict that is
+        passed for a struct is matched by name, whatever its order.
 
         Raises:
-          TypeError: an argument of another type, or tracers for a computation with placements.
-          ValueError: clients whose fields disagree, or a value that a secure sum refuses.
+          TypeError: an argument is missing or has another type, or the computation has placements and gets tracers.
+          ValueError: the fields of the clients do not agree, or a secure sum is out of range.
         """
         values = self._bind(args, kwargs)
         leaves = _leaves(values, self.name)
@@ -77,10 +91,10 @@ class Computation:
     def as_function(self) -> Callable:
         """The computation as a pure JAX function, for `jit`, `grad`, `vmap` and `scan`.
 
-        It takes a `PackedCohort` (from `pack_cohort`) or stacked arrays for an argument at CLIENTS, and
-        returns what the computation returns, `TrimmedRows` in place of an array that a call would trim, all of it
-        within `CheckedResult` if it has secure sums. Where its arguments are on the devices is JAX's matter: it may
-        run on weights that are sharded over a mesh, which a call refuses.
+        For an argument at CLIENTS the function takes a `PackedCohort` (from `pack_cohort`) or stacked arrays. It
+        returns what the computation returns, with `TrimmedRows` in place of every array that a call would trim, and
+        all of it inside a `CheckedResult` if there are secure sums. JAX decides where the function runs, so its
+        weights may be sharded over a mesh; a call raises an error for such weights.
 
         Example:
 
@@ -99,15 +113,15 @@ class Computation:
         return function
 
     def prefetch(self, cohort: Cohort) -> None:
-        """Reads the examples of a cohort before the call that takes it, while the devices compute something else.
+        """Reads the examples of a cohort ahead of the call that takes it, while the devices compute something else.
 
-        A call returns before its result is there. Prefetch the next cohort after a call and before you read its
-        result, so that the devices never wait. Prefetching changes no bit; a call reads what was not prefetched.
-        The cohort keeps what was read until the call, at most half the memory budget. For a cohort that needs several
-        waves only the schedule is computed, and nothing while lanes="auto" is undecided.
+        A call returns before its result has been computed. Prefetch the next cohort after a call and before you read
+        its result, so that the devices never wait. Prefetching does not change any result: a call reads whatever has
+        not been prefetched. The cohort keeps what was read until the call, at most half the memory budget. For a
+        cohort that needs several waves only the schedule is computed; while lanes="auto" is undecided, nothing is.
 
         Args:
-          cohort: the only argument at CLIENTS of calls to come.
+          cohort: the only argument at CLIENTS of the calls to come.
 
         Raises:
           TypeError: `cohort` is not a `Cohort` of the declared clients, or the computation does not have exactly one
@@ -131,13 +145,14 @@ class Computation:
         self._body.prefetch(cohort)
 
     def estimate(self, cohort: Cohort) -> CallEstimate:
-        """Estimates what a call on a cohort takes: bytes, waves and programs. Reads no example and compiles nothing.
+        """Estimates the bytes, waves and programs of a call on a cohort, without reading examples or compiling.
 
         Args:
-          cohort: as for `prefetch`.
+          cohort: the only argument at CLIENTS of the call.
 
         Raises:
-          TypeError: as of `prefetch`.
+          TypeError: `cohort` is not a `Cohort` of the declared clients, or the computation does not have exactly one
+            argument at CLIENTS.
 
         Example:
 
@@ -153,14 +168,23 @@ class Computation:
 
     @property
     def config(self) -> EngineConfig:
-        """How the computation runs; after its first call with the number of lanes that "auto" chose."""
+        """The engine's configuration; after the first call it has the number of lanes that "auto" chose."""
         return self._body.config
 
     def with_config(self, config: EngineConfig) -> "Computation":
         """The same computation with other lanes, devices or memory.
 
         Raises:
-          TypeError: `config` is no `EngineConfig`.
+          TypeError: `config` is not an `EngineConfig`.
+
+        Example:
+
+        >>> import fedjax_core as fc
+        >>> @fc.federated_computation(fc.at_clients("float32"))
+        ... def mean(values):
+        ...     return fc.federated_mean(values)
+        >>> mean.with_config(fc.EngineConfig(lanes=8)).config.lanes, mean.config.lanes
+        (8, None)
         """
         if not isinstance(config, EngineConfig):
             raise TypeError(
@@ -169,25 +193,32 @@ class Computation:
         return Computation(self.name, self.parameters, self.type_signature.result, self._body.with_config(config))
 
     def describe(self) -> str:
-        """How the computation runs, in words: its passes over the clients, what crosses between the server and
-        each of them, what is computed where, and at the end the bytes that a client receives and sends.
+        """A text that describes how the computation runs.
+
+        It lists the passes over the clients, the values that the server and each client send one another, what is
+        computed where, and at the end the bytes that one client receives and sends.
 
         The sizes are those of the values that the program sends, 1 kB = 1000 bytes:
 
-        * Every array counts once: what is broadcast twice, or needed by a later pass too, is received once, and what
-          several aggregates of a pass take is sent once. Structs weigh nothing; fields that no client reads stay.
-        * A mean sends the weighted value, in float32 at least, and the weight, 1 if none is given. A general aggregate
-          sends the client's value, not its accumulator, and a collected value is sent; a result that is kept is not.
-        * The integers of a secure sum count in their dtype. A protocol may need fewer bits for each, and adds messages
-          of its own.
-        * Of `federated_split_key` a client receives the server's key, in the size of its data, and folds its own.
-        * Of `federated_select` it receives the whole table and picks by itself, as the program runs. Where a server
-          answers requests, the keys and the rows would cross instead.
-        * A client has its data, its identity and its index, the program's constants, and what its functions capture.
-        * It brings what `federated_client_value` reads, which comes in with the cohort: shown, and not counted as
-          received.
-        * What a client function compresses and decodes again counts as decoded (see `aggregators.compress`).
-        * Where a dimension is `?`, the size is that of the rest, "at least".
+        * Every array counts once: a value that is broadcast twice, or that a later pass needs again, is received once,
+          and a value that several aggregates of a pass take is sent once. Structs add nothing. A field that no client
+          reads counts as well.
+        * A mean sends the weighted value, in at least float32, and the weight, which is 1 if none is given. A general
+          aggregate sends the client's value, not its accumulator. A collected value is sent; a result that remains at
+          the client is not.
+        * The integers of a secure sum count in the size of their dtype. A protocol may need fewer bits for each of
+          them, and adds messages of its own.
+        * For `federated_split_key` a client receives the server's key, which counts with the size of its data, and
+          derives its own.
+        * For `federated_select` a client receives the whole table and selects its rows itself, since the program runs
+          this way. In a system whose server answers requests, the keys and the rows would be sent instead.
+        * A client already has its data, its identity and its index, the program's constants, and whatever its
+          functions capture.
+        * A client also has what `federated_client_value` reads, which comes in with the cohort: it is shown but does
+          not count as received.
+        * A value that a client function compresses and decodes counts with its decoded size (see
+          `aggregators.compress`).
+        * If a dimension is `?`, the size is that of the remaining dimensions, marked "at least".
 
         Example:
 
@@ -233,12 +264,12 @@ def _holds_streams(path_and_leaf: tuple[str, types.Type]) -> bool:
 
 
 def signature_text(name: str, computation: Computation, names: Mapping[types.Type, str]) -> str:
-    """The type of a computation under a name, with `names` in place of some types."""
+    """The name and the type of a computation, laid out in lines, with `names` in place of some types."""
     return f"{name}: {laid_out(computation.type_signature, names, start=len(name) + 2)}"
 
 
 def plan_text(computation: Computation, names: Mapping[types.Type, str]) -> str:
-    """How a computation runs, with `names` in place of some types."""
+    """The text of `Computation.describe` without its first line, with `names` in place of some types."""
     return computation._body.describe(names)
 
 
@@ -250,10 +281,10 @@ def _parameter_type(parameters) -> types.Type | None:
 
 def _leaves(values: list, name: str) -> list:
     try:
-        # A dict by id may have strings and integers for keys, as data may, and JAX could not sort them.
+        # A dict `{id: client}` may have both strings and integers as keys, as data may, and JAX could not sort them.
         return jax.tree.leaves([list(v.values()) if type(v) is dict else v for v in values])
     except ValueError as error:
         raise TypeError(
-            f"{name}: an argument cannot be flattened ({str(error).splitlines()[0]}); a dict's keys are all "
-            "strings, or all integers"
+            f"{name}: an argument cannot be flattened ({str(error).splitlines()[0]}); the keys of a dict must be "
+            "either all strings or all integers"
         ) from None

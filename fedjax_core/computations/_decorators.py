@@ -1,4 +1,4 @@
-"""Functions as computations: with placements (`federated_computation`), without (`computation`), or typed at a call."""
+"""The decorators that make computations of functions: `federated_computation` and `computation`."""
 
 import inspect
 from collections.abc import Callable
@@ -26,23 +26,22 @@ def federated_computation(fn: Callable, /, *specs: Any) -> Computation: ...
 @overload
 def federated_computation(*specs: Any) -> Callable[[Callable], Computation]: ...
 def federated_computation(*args):
-    """Makes a function of placed values a computation.
+    """Makes a computation of a function of placed values.
 
     The function is traced once, with a placed value for every argument, and may use the operators
     (`federated_map`, `federated_sum`, ...) and other computations.
 
     Args:
       *args: the arguments' types: `at_server(...)`, `at_clients(...)`, their notation
-        (`"{float32}@CLIENTS"`), or pytrees of these. The function may come first; else this is a
-        decorator. A function with arguments but without types is typed at each first use by its
-        arguments, a Python list standing for clients.
+        (`"{float32}@CLIENTS"`), or pytrees of these. The function may come first; otherwise the result is
+        a decorator.
 
     Returns:
-      A `Computation`.
+      A `Computation`; a `PolymorphicComputation` if the function has arguments and no types are given.
 
     Raises:
-      TypeError: not as many types as the function has arguments; or what the function does to the
-        placed values does not type-check, with the line.
+      TypeError: the number of types is not the number of the function's arguments, or an operation on the
+        placed values does not type-check; the message has the line.
 
     Example:
 
@@ -69,16 +68,18 @@ def computation(fn: Callable, /, *specs: Any) -> Computation: ...
 @overload
 def computation(*specs: Any) -> Callable[[Callable], Computation]: ...
 def computation(*args):
-    """Makes a pure JAX function, without placements, a computation.
+    """Makes a computation without placements of a pure JAX function.
 
     Args:
-      *args: the arguments' types (tensors, structs, sequences), and optionally the function first.
+      *args: the arguments' types (tensors, structs, sequences). The function may come first; otherwise the
+        result is a decorator.
 
     Returns:
-      A `Computation`.
+      A `Computation`; a `PolymorphicComputation` if the function has arguments and no types are given.
 
     Raises:
-      TypeError: a federated type, not as many types as arguments, or a function that fails when traced.
+      TypeError: a type is federated, the number of types is not the number of the function's arguments, or the
+        function fails when it is traced.
 
     Example:
 
@@ -140,13 +141,13 @@ def _result_leaf(leaf):
 
 
 def _place(type_: types.Type, name: str, path: str):
-    """The placed value of an argument, or a pytree of them where its type is a struct of federated ones."""
+    """The placed value of an argument, or a pytree of placed values if its type is a struct of federated types."""
     federated = any(isinstance(leaf, types.FederatedType) for _, leaf in types.type_leaves(type_))
     if isinstance(type_, types.StructType) and federated:
         labels = [n or str(i) for i, n in enumerate(type_.names)]
         return type_.pack([_place(t, name, f"{path}.{label}") for t, label in zip(type_.children, labels)])
     if isinstance(type_, types.FunctionType):
-        raise TypeError(f"argument {path!r}: a function is no argument of a computation, got {type_}")
+        raise TypeError(f"argument {path!r}: a function cannot be an argument of a computation, got {type_}")
     if isinstance(type_, types.FederatedType):
         member, placement, equal = type_.member, type_.placement, bool(type_.all_equal)
     else:
@@ -172,7 +173,19 @@ def _name(fn) -> str:
 
 
 class PolymorphicComputation:
-    """A computation that is typed at each first use by its arguments."""
+    """A computation whose types are those of the arguments of each call; it is traced once for each of them.
+
+    For `federated_computation` a Python list and a `Cohort` are values at CLIENTS, anything else is at SERVER.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> @fc.federated_computation
+    ... def total(values):
+    ...     return fc.federated_sum(values)
+    >>> total([1, 2]).dtype, total([1.0, 2.0]).dtype
+    (dtype('int32'), dtype('float32'))
+    """
 
     def __init__(self, fn: Callable, make: Callable):
         self._fn = fn
@@ -192,7 +205,14 @@ class PolymorphicComputation:
         """The computation for arguments of these types.
 
         Raises:
-          TypeError: not as many types as arguments, or a function that does not type-check.
+          TypeError: the number of types is not the number of arguments, or the function does not type-check.
+
+        Example:
+
+        >>> import fedjax_core as fc
+        >>> total = fc.federated_computation(lambda values: fc.federated_sum(values))
+        >>> str(total.typed("{float32[3]}@CLIENTS").type_signature)
+        '({float32[3]}@CLIENTS -> float32[3]@SERVER)'
         """
         given = tuple(map(types.to_type, specs))
         key = tuple((t, jax.tree.structure(types.tree_of_types(t))) for t in given)

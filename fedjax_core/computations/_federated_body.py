@@ -1,4 +1,4 @@
-"""The body of a computation with placements: a graph, and the engine's executable of it."""
+"""The body of a computation with placements: a graph and its executable."""
 
 import functools
 from collections.abc import Mapping
@@ -23,12 +23,21 @@ from fedjax_core.language.graph import (
 
 
 class CheckedResult(NamedTuple):
-    """What `as_function` returns of a computation with secure sums.
+    """What `as_function` of a computation with secure sums returns.
 
     Attributes:
       result: the computation's result.
-      num_refused: int32, how many clients held an entry out of range, and how many sums did not
-        fit; a call would have raised a `ValueError` unless it is zero.
+      num_refused: int32, the number of clients with an entry out of range plus the number of sums that
+        do not fit their dtype. Unless it is zero, a call would have raised ValueError.
+
+    Example:
+
+    >>> import jax.numpy as jnp, fedjax_core as fc
+    >>> @fc.federated_computation(fc.at_clients("int32"))
+    ... def votes(ballots):
+    ...     return fc.federated_secure_sum(ballots, 1)
+    >>> int(votes.as_function()(jnp.array([1, 0, 5])).num_refused)
+    1
     """
 
     result: Any
@@ -36,13 +45,13 @@ class CheckedResult(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """A function of placed values, traced.
+    """A function of placed values, after tracing.
 
     Attributes:
-      name: what it is called in messages.
+      name: its name in messages.
       parameters: `(name, type)` of each argument, in order.
       placed: each argument as the function got it, a pytree with a `Placed` per leaf.
-      result: what it returned, a pytree whose leaves are `Placed` or constants.
+      result: what the function returned, a pytree whose leaves are `Placed` or constants.
     """
 
     name: str
@@ -55,7 +64,7 @@ class Graph(NamedTuple):
         return [node_of(leaf) for leaf in jax.tree.leaves(self.result) if is_placed(leaf)]
 
     def split(self, values: list) -> dict[Node, Any]:
-        """The value of each parameter node, of one value for each argument."""
+        """The value of each parameter node, from one value for each argument."""
         members = {}
         for (name, type_), declared, value in zip(self.parameters, self.placed, values):
             _split_struct(declared, value, type_, f"argument {name!r}", members)
@@ -63,10 +72,11 @@ class Graph(NamedTuple):
 
 
 class FederatedBody:
-    """A graph of placed values, on the devices of a configuration.
+    """A graph of placed values, which runs on the devices of a configuration.
 
     Raises:
-      TypeError: nobody can run the graph: it has values of another computation, or of an unknown number of clients.
+      TypeError: the graph uses values of another computation, or values of clients whose number is unknown since no
+        argument is at CLIENTS.
     """
 
     def __init__(self, graph: Graph, config: engine.EngineConfig):
@@ -87,13 +97,13 @@ class FederatedBody:
         return self._join(self._executable.run(self._graph.split(values)))
 
     def trace(self, values: list):
-        """A call on tracers: there is no host to pack a cohort, so only without placements."""
+        """A call on tracers. No cohort can be packed while tracing, so it works only without placements."""
         name = self._graph.name
         if not any(t.contains("federated") for t in self._types()):
             return self.function(values)
         raise TypeError(
             f"{name} has placements and was called under jit, grad, vmap or scan, where no cohort can be "
-            f"packed; write {name}.as_function()(...), with fc.pack_cohort(cohort) for a cohort"
+            f"packed; write {name}.as_function()(...), and pass fc.pack_cohort(cohort) for a cohort"
         )
 
     def function(self, values: list):
@@ -122,7 +132,7 @@ class FederatedBody:
         return self._executable.describe(names)
 
     def _join(self, outputs: list) -> Any:
-        """The result with these values in the place of the placed ones."""
+        """The result with its placed values replaced by `outputs`, in order."""
         values = iter(outputs)
         leaves = [next(values) if is_placed(leaf) else leaf for leaf in self._leaves]
         return jax.tree.unflatten(self._structure, leaves)
@@ -134,7 +144,7 @@ class FederatedBody:
         if self._sequences:
             raise TypeError(
                 f"{self._graph.name} returns {self._sequences[0]}, and a sequence exists only at its client: call it "
-                "inside another computation, or return what is computed from it, as in "
+                "inside another computation, or return something computed from the sequence, as in "
                 "fc.federated_map(lambda data: data.sum(), value)"
             )
 
@@ -147,8 +157,8 @@ def _plan(graph: Graph):
     plan = engine.plan_of(inputs, outputs)
     if plan.passes and not plan.client_parameters:
         raise TypeError(
-            "the program combines or returns values of clients but has no argument at CLIENTS, so nobody knows how "
-            "many clients there are; add one, for example fc.at_clients('int32')"
+            "the program combines or returns values of clients but has no argument at CLIENTS, so the number of "
+            "clients is unknown; add one, for example fc.at_clients('int32')"
         )
     return plan
 
@@ -203,7 +213,7 @@ def _bind_nodes(declared, value, type_: types.Type, what: str, nodes: dict):
 
 
 def _in_containers_of(node: Node, given: Node) -> Node:
-    """`given` in the Python containers that the functions of a computation expect of `node`."""
+    """`given` in the Python containers that the computation's functions expect `node` to have."""
     if jax.tree.structure(node.abstract) == jax.tree.structure(given.abstract):
         return given
     operation = Map(functools.partial(engine.conform, node.member_type), structural=True)

@@ -13,7 +13,7 @@ class PlainBody:
     """A pure JAX function without placements.
 
     Args:
-      name: what it is called in messages.
+      name: its name in messages.
       parameters: `(name, type)` of each argument, in order.
       fn: the function.
     """
@@ -49,7 +49,7 @@ class PlainBody:
         )
 
     def _mapped(self) -> Callable:
-        """The function as one of members, under the computation's name."""
+        """The function of the members, under the computation's name."""
 
         def call(*members):
             return self.trace(list(members))
@@ -58,10 +58,10 @@ class PlainBody:
         return call
 
     def prefetch(self, cohort):
-        raise TypeError(f"{self._name} has no placements and no clients to read the examples of; leave prefetch out")
+        raise TypeError(f"{self._name} has no placements, so there are no clients to prefetch; leave prefetch out")
 
     def estimate(self, cohort):
-        raise TypeError(f"{self._name} has no placements and no clients to estimate a call for; leave estimate out")
+        raise TypeError(f"{self._name} has no placements, so there is no cohort to estimate; leave estimate out")
 
     def describe(self, names: Mapping[types.Type, str]) -> str:
         return "one function, without placements"

@@ -160,7 +160,7 @@ WRONG = {
     "number": ([1.0], ["client 0"]),
     "array": (np.ones((3, 2)), ["give a cohort"]),
     "dict": (BATCH, ["{id: client}", "fields ['x', 'y'] of a single client", "give [client]"]),
-    "keys": ([{1: BATCH["x"], "y": BATCH["y"]}], ["keys are all strings"]),
+    "keys": ([{1: BATCH["x"], "y": BATCH["y"]}], ["keys of a dict must be either all strings"]),
 }
 
 

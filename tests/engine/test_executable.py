@@ -122,5 +122,5 @@ def test_what_has_no_cohort_is_refused():
         TypeError, match=r"totals.estimate takes the cohort of a computation .*, got list; leave it out"
     ):
         totals.estimate([1, 2])
-    with pytest.raises(TypeError, match="no clients to estimate a call for; leave estimate out"):
+    with pytest.raises(TypeError, match="no cohort to estimate; leave estimate out"):
         fc.computation(lambda x: x, "float32").estimate(None)
