@@ -60,7 +60,7 @@ from fedjax_core.language import (
 )
 from fedjax_core.types import CLIENTS, SERVER, at_clients, at_server
 
-if TYPE_CHECKING:  # editors and type checkers see the heavier rooms, which are imported when they are used
+if TYPE_CHECKING:  # for editors and type checkers: the heavier rooms are imported only at their first use
     from fedjax_core import (
         aggregators,
         algorithms,
@@ -133,10 +133,10 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # type checkers take a module with a `__getattr__` to have every name
+if not TYPE_CHECKING:  # type checkers assume that a module with a `__getattr__` has every name
 
     def __getattr__(name: str):
-        """Imports a room when it is used, or says where a name is."""
+        """Imports a room at its first use, or raises an error that says where the name is."""
         if name in __all__:
             return importlib.import_module(f"fedjax_core.{name}")
         raise missing(__name__, name)

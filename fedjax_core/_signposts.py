@@ -1,4 +1,4 @@
-"""Signposts: a name that is looked up in the wrong room is answered with the room that it is in."""
+"""Signposts: the error for a name that is looked up in the wrong room says which room has it."""
 
 import ast
 import difflib
@@ -11,28 +11,28 @@ _ALIKE = 0.8
 
 
 def signpost(module: str) -> None:
-    """Makes a room answer a name that it lacks with `missing`, and `dir` with its table of contents.
+    """Makes a room raise `missing` for a name that it lacks, and makes `dir` list its `__all__`.
 
     Args:
-      module: the `__name__` of the room, which has an `__all__`.
+      module: the `__name__` of the room, which must have an `__all__`.
     """
     room = sys.modules[module]
 
     def __getattr__(name: str):
         raise missing(module, name)
 
-    # Put into the module from here: type checkers take a module that defines `__getattr__` to have every name.
+    # Set from here: type checkers assume that a module that defines `__getattr__` itself has every name.
     vars(room).update(__getattr__=__getattr__, __dir__=lambda: sorted(room.__all__))
 
 
 def missing(module: str, name: str) -> AttributeError:
-    """The error for a name that a module lacks. It tells where that name is, or which one is spelled like it.
+    """The error for a name that a module lacks, which says where the name is or which name is spelled like it.
 
-    This imports no room: it reads the tables of contents from the sources, when the first name is missing.
+    No room is imported for it: when the first name is missing, it reads the rooms' `__all__` from their sources.
 
     Args:
-      module: for example `"fedjax_core.algorithms"`.
-      name: what was looked up.
+      module: the module, for example `"fedjax_core.algorithms"`.
+      name: the name that was looked up.
 
     Example:
       >>> print(missing("fedjax_core.algorithms", "accuracy"))
@@ -41,7 +41,7 @@ def missing(module: str, name: str) -> AttributeError:
       module 'fedjax_core' has no attribute 'federated_meen'; did you mean fc.federated_mean?
     """
     error = f"module {module!r} has no attribute {name!r}"
-    if name.startswith("_"):  # what tools look up in every module: doctest, pytest, copy, inspect
+    if name.startswith("_"):  # tools such as doctest, pytest, copy and inspect look up such names in every module
         return AttributeError(error)
     rooms = _contents()
     places = [room for room, names in rooms.items() if name in names and room != module]

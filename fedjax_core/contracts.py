@@ -1,12 +1,13 @@
-"""What the catalogue rooms fill in: NamedTuples of pure functions.
+"""The contracts that the catalogue rooms fulfil: NamedTuples of pure functions.
 
 Axis letters: `B` examples of a batch. A batch is a pytree whose leaves have the leading axis
 `B`, by convention a dict with the inputs `x` and the labels `y`. A `mask` is bool `[B]`, False
-on padding; whoever calls a model does so by `model_calls.predicted` and `model_calls.losses`, and masks the losses.
+on padding. Code that calls a model does so through `model_calls.predicted` and `model_calls.losses`, and masks
+the losses.
 
-The types of the fields have the names of the parameters, for editors. Where they are before a `/`, they are given by
-position, and a function may have others. Where a field is `... | Callable`, the function may have a further parameter,
-which is found by its name.
+The protocols that type the fields name the parameters, for editors. Parameters before a `/` are passed by position,
+so your function may name them differently. If a field is typed `... | Callable`, your function may have a further
+parameter, which is recognized by its name.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,15 +38,15 @@ signpost(__name__)
 
 
 class ModelWeights(NamedTuple):
-    """Weights of which only a part is trained.
+    """Weights that are only partly trained.
 
-    What a `Model.init` returns that has something beside trainable weights, for example the
-    running averages of a batch normalization. Both parts are broadcast to the clients; only
-    `trainable` is updated and averaged.
+    `Model.init` returns them if a model has more than trainable weights, for example the running
+    averages of a batch normalization. Both parts are broadcast to the clients. Only `trainable` is
+    updated by gradients; `Model.running` says what happens to running state in `non_trainable`.
 
     Attributes:
-      trainable: a pytree of floating point arrays, what the gradient is taken of.
-      non_trainable: a pytree of arrays of any dtype, constant throughout training.
+      trainable: a pytree of floating point arrays, with respect to which the gradient is taken.
+      non_trainable: a pytree of arrays of any dtype, constant unless `predict` returns a new one in training.
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,19 +68,19 @@ class _FinalizeMetric(Protocol):
 
 
 class Metric(NamedTuple):
-    """A number about predictions that can be added up over batches and clients.
+    """A measure of predictions whose statistics can be added up over batches and clients.
 
-    `measure` makes a statistic of one batch. Statistics of two batches, or of two clients, are
-    added leaf by leaf, and `finalize` turns the total into the value for people. So a mean is
+    `measure` computes a statistic of one batch. Statistics of two batches, or of two clients, are
+    added leaf by leaf, and `finalize` turns the total into the reported value. So a mean is
     measured as a sum and a count. Both functions are pure and JAX-traceable.
 
     Attributes:
       measure: `(predictions, batch, mask) -> statistic`. `predictions` is what the model's
         `predict` returned for `batch`; `mask` is bool `[B]`. The statistic is a pytree of arrays
-        whose shapes do not depend on `B`. Examples with mask False, NaN among them, must not
-        change it: select with `jnp.where`, since `nan * 0` is NaN.
-      finalize: `(statistic) -> value`, a pytree of arrays. Where nobody was measured the value
-        is NaN (0/0), not a made-up zero.
+        whose shapes do not depend on `B`. Examples whose mask is False must not change it, even if they
+        are NaN: select with `jnp.where`, since `nan * 0` is NaN.
+      finalize: `(statistic) -> value`, a pytree of arrays. If no example was measured, the value
+        must be NaN (0/0), not a made-up zero.
 
     Example:
       >>> import jax.numpy as jnp
@@ -111,28 +112,29 @@ class _Loss(Protocol):
 
 
 class Model(NamedTuple):
-    """A model as pure functions; the adapters of the room `models` make one of a flax module.
+    """A model as pure functions; the adapters of the room `models` make one of a flax, Keras or equinox module.
 
     Attributes:
-      init: `(key) -> weights`. `key` is a JAX typed key. The weights are a pytree of arrays, all
-        of it trainable, or `ModelWeights(trainable, non_trainable)`.
+      init: `(key) -> weights`. `key` is a typed JAX key. The weights are a pytree of arrays, all of
+        them trainable, or `ModelWeights(trainable, non_trainable)`.
       predict: `(weights, batch, key=None, training=False) -> predictions`, a pytree with the
-        leading axis `B`. Reads the inputs and never the labels. With `key=None` and
-        `training=False` it is deterministic; `training=True` switches on what is done in
-        training only, for which `key` gives the randomness (dropout). If it has a parameter `mask`, it
-        is given the batch's mask, so that a layer that combines rows can leave padding out; without one,
+        leading axis `B`. It reads the inputs and never the labels. With `key=None` and
+        `training=False` it is deterministic; `training=True` turns on whatever happens only in
+        training, such as dropout, with `key` as its source of randomness. If it has a parameter `mask`, it
+        gets the batch's mask, so that a layer that combines rows can leave padding out; without one, the
         rows must not depend on one another. In training it may return
-        `Predicted(predictions, non_trainable)`, with the non-trainable weights as the batch leaves them.
+        `Predicted(predictions, non_trainable)`, with the non-trainable weights as updated by the batch.
       loss: `(predictions, batch) -> losses`, floating point `[B]`, one for each example,
-        neither averaged nor masked. It, too, is given the mask if it has a parameter `mask`, for a loss
-        that compares rows.
-      metrics: the other metrics by name, a dict of `Metric`. The loss need not be among them:
+        neither averaged nor masked. It gets the mask, too, if it has a parameter `mask`, as a loss that
+        compares rows needs it.
+      metrics: the other metrics, a dict from name to `Metric`. The loss need not be among them:
         `model_calls.model_metrics` adds it.
-      batch_type: the type of one batch, `?` in place of `B`, for example
+      batch_type: the type of one batch, with `?` in place of `B`, for example
         `<x=float32[?,784],y=int32[?]>`.
-      running: what becomes of the non-trainable weights that `predict` returns in training, the running
-        state. "average": the server takes the mean of what the clients' training leaves, weighted by their
-        examples. "keep": a client carries it from step to step, and it is not sent.
+      running: what happens to the running state, the non-trainable weights that `predict` returns in
+        training. "average": the server averages the clients' running states after training, weighted by
+        their numbers of examples. "keep": a client carries its running state from step to step and does
+        not send it.
 
     Example: linear regression, from scratch.
       >>> import jax.numpy as jnp
@@ -160,12 +162,12 @@ class Model(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """Predictions, and the running state that they leave: what `Model.predict` may return in training.
+    """Predictions with the updated running state, which `Model.predict` may return in training.
 
     Attributes:
       predictions: a pytree with the leading axis `B`.
-      non_trainable: like the `non_trainable` of the model's `ModelWeights`, with the running averages as this
-        batch leaves them; `()` where there is no running state.
+      non_trainable: like the `non_trainable` of the model's `ModelWeights`, with the running averages as updated
+        by this batch; `()` if there is no running state.
 
     Example: a model that centers its input, in training by the batch's mean.
 
@@ -188,12 +190,13 @@ class Predicted(NamedTuple):
 class Running(NamedTuple):
     """Running state that a model updated while a client trained, such as the averages of a batch normalization.
 
-    `compose` averages it over the clients, by examples, into the `non_trainable` part of the weights.
+    `compose` averages it over the clients, weighted by examples, and the average becomes the `non_trainable` part
+    of the server's weights.
 
     Attributes:
-      state: of the type of the model's `ModelWeights.non_trainable`. Floating point leaves are averaged; the
-        server keeps its own of all others.
-      num_examples: float32 `[]`, the examples that the state was computed from; zero counts for nothing.
+      state: of the type of the model's `ModelWeights.non_trainable`. Its floating point leaves are averaged; the
+        server keeps its own values of all other leaves.
+      num_examples: float32 `[]`, the number of examples that the state was computed from, its weight in the average.
     """
 
     state: Any
@@ -201,19 +204,20 @@ class Running(NamedTuple):
 
 
 class ClientResult(NamedTuple):
-    """What a client answers in a round of learning.
+    """What a client returns in a round of learning.
 
-    A NaN or infinity in any field makes the client unfit: the round goes on as if it had not taken part.
+    A NaN or infinity in any field makes the client unfit: the round continues as if it had not taken part.
 
     Attributes:
-      update: a pytree of arrays, whatever the aggregator takes. Mostly it is like the trainable weights, initial
-        minus trained: a pseudo-gradient.
-      weight: float32 `[]`, the client's weight in the mean; zero for a client that processed no example. Or a
-        pytree of float32 arrays, where the aggregator takes several: one a cluster, for example. A client
+      update: a pytree of arrays, whatever the aggregator takes. Usually it is a pseudo-gradient, the initial minus
+        the trained weights.
+      weight: float32 `[]`, the client's weight in the mean; zero for a client that processed no example. It may be
+        a pytree of float32 arrays if the aggregator takes several weights, for example one per cluster. A client
         contributes if any entry is positive.
       metrics: the statistics of its metrics by name, see `Metric.measure`.
-      extra: a pytree of arrays that the client work's own `commit` takes besides, without an aggregator's noise.
-      running: `()`, or the `Running` state of the model after the client's training.
+      extra: a pytree of arrays for the client work's own `commit`; the aggregator does not see it, so it adds no
+        noise to it.
+      running: the `Running` state of the model after the client's training, or `()`.
     """
 
     update: Any
@@ -237,7 +241,23 @@ class Distributor(NamedTuple):
     Attributes:
       init: `(weights at SERVER) -> state at SERVER`.
       next: `(state, weights at SERVER) -> MeasuredProcessOutput(state, sent at CLIENTS, measurements at SERVER)`.
-        What is sent is what the client work takes: the weights, or a part of them.
+        The client work takes what is sent: the weights, or a part of them.
+
+    Example: a stateless distributor that sends the weights in half precision.
+
+    >>> import fedjax_core as fc
+    >>> def nothing():
+    ...     return fc.federated_value((), fc.SERVER)
+    >>> def next(state, weights):
+    ...     half = fc.federated_map(lambda weights: weights.astype("float16"), weights)
+    ...     sent = fc.federated_map(lambda half: half.astype("float32"), fc.federated_broadcast(half))
+    ...     return MeasuredProcessOutput(state, sent, nothing())
+    >>> distributor = Distributor(init=lambda weights: nothing(), next=next)
+    >>> @fc.federated_computation(fc.at_server("float32[3]"), fc.at_clients("int32"))
+    ... def distribute(weights, clients):
+    ...     return distributor.next(distributor.init(weights), weights).result
+    >>> print(distribute.type_signature.result)
+    float32[3]@CLIENTS
     """
 
     init: _InitState
@@ -255,19 +275,38 @@ class _Commit(Protocol):
 class ClientWork(NamedTuple):
     """What every client does in a round: pure functions over placed values.
 
-    `run` reads the state, and only `commit` gives a new one, from results that the round has guarded: what a
-    client without a finite result computed cannot reach any state.
+    `run` only reads the state. `commit` alone returns a new one, and it sees only guarded results: whatever an
+    unfit client computed cannot reach any state.
 
     Attributes:
       init: `(weights at SERVER) -> state at SERVER`.
-      run: `(state, weights, data, key) -> (result, shared)`. The state is at SERVER; the weights are what the
-        distributor sent, at CLIENTS as data and key are. The result is a `ClientResult` at CLIENTS, `shared` a
-        value at SERVER that `commit` takes, `()` for most. What `run` itself aggregates goes through
-        `algorithms.guarded_mean`, and no noise of the aggregator is in it. A further parameter of the name
-        `round_num`, int32 at SERVER, is given the number of rounds before this one.
+      run: `(state, weights, data, key) -> (result, shared)`. The state is at SERVER; the weights, as the
+        distributor sent them, the data and the key are at CLIENTS. `result` is a `ClientResult` at CLIENTS;
+        `shared` is a value at SERVER for `commit`, in most cases `()`. Whatever `run` itself aggregates must go
+        through `algorithms.guarded_mean`, and the aggregator adds no noise to it. If `run` has a further parameter
+        named `round_num`, it gets the number of rounds before this one, int32 at SERVER.
       commit: `(state, result, included, shared) -> MeasuredProcessOutput(state, metrics, measurements)`, all at
-        SERVER. The result is guarded: zeros in every field for an unfit client. `included` is bool at CLIENTS:
-        the client is fit and contributes. The state counts only if the round does.
+        SERVER. The result is guarded: every field of an unfit client is zero. `included` is bool at CLIENTS,
+        True if the client is fit and contributes. The new state is kept only if the round is accepted.
+
+    Example: every client returns the distance of the weights from the mean of its examples.
+
+    >>> import jax.numpy as jnp, fedjax_core as fc
+    >>> def nothing():
+    ...     return fc.federated_value((), fc.SERVER)
+    >>> def distance(weights, data):
+    ...     count = data.num_examples.astype("float32")
+    ...     return ClientResult(weights - data.sum()["x"] / jnp.maximum(count, 1), weight=count, metrics={})
+    >>> work = ClientWork(
+    ...     init=lambda weights: nothing(),
+    ...     run=lambda state, weights, data, key: (fc.federated_map(distance, weights, data), nothing()),
+    ...     commit=lambda state, result, included, shared: MeasuredProcessOutput(state, nothing(), nothing()),
+    ... )
+    >>> @fc.federated_computation(fc.at_clients("float32"), fc.at_clients("<x=float32[?]>*"), fc.at_clients("key<fry>"))
+    ... def run(weights, data, key):
+    ...     return work.run(nothing(), weights, data, key)[0]
+    >>> print(run.type_signature.result)
+    {<update=float32,weight=float32,metrics=<>,extra=<>,running=<>>}@CLIENTS
     """
 
     init: _InitState
@@ -284,7 +323,7 @@ class _Aggregate(Protocol):
 
 
 class Aggregator(NamedTuple):
-    """How the clients' updates become one: pure functions over placed values.
+    """How the clients' updates are combined into one: pure functions over placed values.
 
     One aggregator wraps another by calling it:
 
@@ -299,9 +338,9 @@ class Aggregator(NamedTuple):
     Attributes:
       init: `(type of a client's value) -> state at SERVER`.
       next: `(state, value at CLIENTS, weight at CLIENTS) -> MeasuredProcessOutput(state, result at
-        SERVER, measurements at SERVER)`. The weight is a float32 scalar, or a pytree of float32 arrays, of
-        which an aggregator that takes scalars alone raises a `TypeError`.
-      always_releases: whether a result counts even if nobody contributed, as a noised one does.
+        SERVER, measurements at SERVER)`. The weight is a float32 scalar, or a pytree of float32 arrays; an
+        aggregator that takes only scalars raises TypeError for the latter.
+      always_releases: whether a result counts even if no client contributed, as a noised result does.
     """
 
     init: _InitAggregator
@@ -314,14 +353,28 @@ class _Move(Protocol):
 
 
 class Finalizer(NamedTuple):
-    """How the server moves its weights: pure functions over placed values.
+    """How the server applies the combined update to its weights: pure functions over placed values.
 
     Attributes:
       init: `(trainable weights at SERVER) -> state at SERVER`.
       next: `(state, trainable weights, update) -> MeasuredProcessOutput(state, new weights,
-        measurements)`, all at SERVER. A further parameter of the name `value` is given a function without
-        arguments: it gives the training loss of the round, float32 at SERVER, or raises a `TypeError` with
-        the reason why there is none.
+        measurements)`, all at SERVER. If `next` has a further parameter named `value`, it gets a function
+        without arguments that returns the training loss of the round, float32 at SERVER, or raises
+        TypeError with the reason why there is none.
+
+    Example: a step of size 1, counted in the state.
+
+    >>> import fedjax_core as fc
+    >>> def next(state, weights, update):
+    ...     steps = fc.federated_map(lambda steps: steps + 1, state)
+    ...     moved = fc.federated_map(lambda w, u: w - u, weights, update)
+    ...     return MeasuredProcessOutput(steps, moved, fc.federated_zip({"steps": steps}))
+    >>> finalizer = Finalizer(init=lambda weights: fc.federated_value(0, fc.SERVER), next=next)
+    >>> @fc.federated_computation(fc.at_server("float32[3]"), fc.at_server("float32[3]"))
+    ... def move(weights, update):
+    ...     return finalizer.next(finalizer.init(weights), weights, update)
+    >>> print(move.type_signature.result)
+    <state=int32@SERVER,result=float32[3]@SERVER,measurements=<steps=int32>@SERVER>
     """
 
     init: _InitState
@@ -337,7 +390,7 @@ class MetricsAggregation(NamedTuple):
 
     Attributes:
       create: `(metric_finalizers, local_unfinalized_metrics_type) -> AggregationProcess` without a
-        weight. The finalizers are a dict of `Metric.finalize` by name.
+        weight. The finalizers are a dict from a metric's name to its `Metric.finalize`.
     """
 
     create: _CreateAggregation

@@ -1,11 +1,11 @@
 """How a model is called: its predictions, its losses and its metrics on a batch.
 
-Whoever calls a model does it by these functions, so that the mask, the running state and what a model may return are
-handled in one place. Axis letters: `B` examples of a batch.
+All code that calls a model does so through these functions, so that the mask, the running state and the values
+that a model may return are handled in one place. Axis letters: `B` examples of a batch.
 
-predicted      what a model predicts for a batch, and the running state that it leaves
+predicted      the predictions of a model for a batch, with its updated running state
 losses         the losses of a batch's examples
-model_metrics  all metrics of a model by name, its loss among them
+model_metrics  all metrics of a model by name, including its loss
 mean_loss, num_examples    the two metrics that every model has
 """
 
@@ -43,22 +43,22 @@ def predicted(
     key: jax.Array | None = None,
     training: bool = False,
 ) -> Predicted:
-    """What a model predicts for a batch. All who call a model do it by this function and by `losses`.
+    """The predictions of a model for a batch, with its updated running state.
 
     Args:
       model: the model.
       weights: its weights.
       batch: the batch, with `B` examples.
       mask: bool `[B]`, False on padding; None if every row is an example.
-      key: a JAX key, for training; None for none.
+      key: a JAX key, the model's source of randomness in training; None for no randomness.
       training: whether the model behaves as in training.
 
     Returns:
       A `Predicted`. Its `non_trainable` is `()` unless the model returns running state in training. A batch
-      without an example leaves that state as it was.
+      without examples leaves that state unchanged.
 
     Raises:
-      TypeError: the running state is not like the model's non-trainable weights.
+      TypeError: the running state does not have the type of the model's non-trainable weights.
 
     Example:
 
@@ -82,28 +82,28 @@ def predicted(
     if mask is None:
         return output
     with jax.named_scope(MASKED):
-        # Statistics of no example are no statistics: the mean over them is 0 or NaN.
+        # Without any example the batch's statistics are meaningless: its mean is 0 or NaN.
         anyone = jnp.any(mask)
         kept = jax.tree.map(lambda new, old: jnp.where(anyone, new, old), output.non_trainable, weights.non_trainable)
     return output._replace(non_trainable=kept)
 
 
 def losses(model: Model, predictions: Any, batch: Any, mask: jax.Array | None = None) -> jax.Array:
-    """The losses of a batch's examples. All who call a model's loss do it by this function.
+    """The losses of a batch's examples.
 
     Args:
       model: the model.
-      predictions: what it predicted.
+      predictions: its predictions for the batch.
       batch: the batch, with `B` examples.
       mask: bool `[B]`, False on padding; None if every row is an example.
 
     Returns:
-      Floating point `[B]`, of which the entries of padding mean nothing.
+      Floating point `[B]`; the entries of padding are meaningless.
 
     Raises:
-      ValueError: the loss does not give one value for each example.
+      ValueError: the loss does not return one value for each example.
 
-    Example: in-batch negatives; each row's own label is to score above those of the other rows.
+    Example: in-batch negatives; the loss rewards scoring a row's own label above those of the other rows.
 
     >>> def loss(predictions, batch, mask):
     ...     scores = jnp.where(mask[None, :], predictions @ batch["y"].T, -jnp.inf)
@@ -137,7 +137,7 @@ def _mask_argument(function: Callable, batch: Any, mask: jax.Array | None) -> di
 def _takes_mask(function: Callable) -> bool:
     try:
         return "mask" in inspect.signature(function).parameters
-    except ValueError:  # some callables of C have no signature
+    except ValueError:  # some callables written in C have no signature
         return False
 
 
@@ -146,10 +146,10 @@ def _check_running(weights: Any, non_trainable: Any) -> None:
     found = types.type_of(non_trainable)
     if expected is None or not expected.is_equivalent_to(found):
         raise TypeError(
-            "a model's `predict` returns in training the non-trainable weights anew, "
-            f"{'of which this model has none' if expected is None else expected}, got {found}; write "
-            "`return Predicted(predictions, non_trainable)` with what is like `weights.non_trainable`, where "
-            "`init` gives `ModelWeights(trainable, non_trainable)`"
+            "the running state that a model's `predict` returns in training must have the type of its non-trainable "
+            f"weights, {'of which this model has none' if expected is None else expected}, got {found}; write "
+            "`return Predicted(predictions, non_trainable)` with the structure, shapes and dtypes of "
+            "`weights.non_trainable`, and let `init` return `ModelWeights(trainable, non_trainable)`"
         )
 
 
@@ -157,15 +157,15 @@ def mean_loss(loss: Callable[..., jax.Array]) -> Metric:
     """The mean of a per-example loss.
 
     Args:
-      loss: `(predictions, batch) -> losses` `[B]`, as `Model.loss`; it may take the mask.
+      loss: `(predictions, batch) -> losses` `[B]`, like `Model.loss`; it may take the mask.
 
     Returns:
-      A `Metric` with the statistic `(sum, count)`: the sum of the unmasked losses, float32 `[]`,
-      and the number of unmasked examples, int32 `[]`. Its value is `sum / count`, float32 `[]`,
+      A `Metric` with the statistic `(sum, count)`: the sum of the losses where the mask is True, float32 `[]`,
+      and the number of these examples, int32 `[]`. Its value is `sum / count`, float32 `[]`,
       NaN if there was no example.
 
     Raises:
-      ValueError: when measured, if `loss` does not give one value for each example.
+      ValueError: at the measurement, unless `loss` returns one value for each example.
 
     Example:
       >>> metric = mean_loss(lambda predictions, batch: predictions - batch["y"])
@@ -190,8 +190,8 @@ def mean_loss(loss: Callable[..., jax.Array]) -> Metric:
 def _check_per_example(losses, shape) -> None:
     if jnp.shape(losses) != shape:
         raise ValueError(
-            f"a model's loss gives one value for each example, shape {shape}, got shape "
-            f"{jnp.shape(losses)}; do not average over the batch, and reduce what is left: "
+            f"a model's loss must return one value for each example, shape {shape}, got shape "
+            f"{jnp.shape(losses)}; do not average over the batch, but do average over the other axes: "
             "`losses.mean(axis=tuple(range(1, losses.ndim)))`"
         )
 
@@ -200,7 +200,7 @@ def num_examples() -> Metric:
     """The number of examples.
 
     Returns:
-      A `Metric` whose statistic and value are the count of unmasked examples, int32 `[]`.
+      A `Metric` whose statistic and value are the number of examples whose mask is True, int32 `[]`.
 
     Example:
       >>> metric = num_examples()
@@ -218,15 +218,16 @@ def model_metrics(model: Model) -> dict[str, Metric]:
     """All metrics of a model: its loss, its own, and the number of examples.
 
     Args:
-      model: the model. A metric of its own under the name "loss" gives way to the loss.
+      model: the model. If one of its own metrics is named "loss", the loss replaces it.
 
     Returns:
-      A new dict from the name to the `Metric`; "loss" is always there, once, first, and
-      "num_examples" last unless the model has one of that name.
+      A new dict from name to `Metric`. The first is always "loss", and the last is "num_examples" unless the
+      model has a metric of that name.
 
     Raises:
-      TypeError: if `model` is no `Model`, its `batch_type` no `Type` of a batch, or its `metrics` no dict of
-        `Metric` by string name.
+      TypeError: `model` is not a `Model`, its `batch_type` is not the `Type` of a batch, or its `metrics` are not a
+        dict from string to `Metric`.
+      ValueError: `model.running` is neither "average" nor "keep".
 
     Example:
       >>> count = Metric(lambda predictions, batch, mask: mask.sum(), lambda total: total)
@@ -243,15 +244,15 @@ def model_metrics(model: Model) -> dict[str, Metric]:
     _check_model(model)
     if not isinstance(model.metrics, Mapping):
         raise TypeError(
-            "the metrics of a model are a dict from name to Metric, got "
-            f"{type(model.metrics).__name__}; for none write `metrics={{}}`"
+            "the metrics of a model must be a dict from name to Metric, got "
+            f"{type(model.metrics).__name__}; for no metrics write `metrics={{}}`"
         )
     for name, metric in model.metrics.items():
         if not isinstance(name, str) or not isinstance(metric, Metric):
             function = getattr(metric, "__name__", None)
             called = "Metric(measure, finalize)" if function is None else f"{function}()"
             raise TypeError(
-                "the metrics of a model are a dict from name to Metric, got "
+                "the metrics of a model must be a dict from name to Metric, got "
                 f"{name!r}: {metric!r}; write `{{{str(name)!r}: {called}}}`"
             )
     others = {name: metric for name, metric in model.metrics.items() if name != "loss"}
@@ -262,17 +263,17 @@ def model_metrics(model: Model) -> dict[str, Metric]:
 def _check_model(model) -> None:
     if not isinstance(model, Model):
         raise TypeError(
-            f"a model is a fc.Model(init, predict, loss, metrics, batch_type), got {model!r}; make one of a flax "
+            f"a model must be a fc.Model(init, predict, loss, metrics, batch_type), got {model!r}; make one of a flax "
             "module with fc.models.from_linen or fc.models.from_nnx"
         )
     if model.running not in ("average", "keep"):
         raise ValueError(
-            f'Model(running=...) is "average" or "keep", got {model.running!r}; to freeze the running state let '
-            "`predict` return the predictions alone"
+            f'Model(running=...) must be "average" or "keep", got {model.running!r}; to freeze the running state let '
+            "`predict` return only the predictions"
         )
     fields = types.type_leaves(model.batch_type) if isinstance(model.batch_type, types.Type) else ()
     if not fields or not all(isinstance(field, types.TensorType) and field.shape for _, field in fields):
         raise TypeError(
-            f"the batch_type of a model is a Type whose fields have a dimension for the examples, got "
+            f"the batch_type of a model must be a Type whose fields have a dimension for the examples, got "
             f"{model.batch_type!r}; write fc.types.to_type({{'x': 'float32[?,784]', 'y': 'int32[?]'}})"
         )

@@ -151,13 +151,13 @@ def test_wrong_keys_show_the_repaired_call(name, key):
 
 def test_what_is_no_model_is_refused():
     for wrong in (fc.models.mlp, {"w": 1.0}, None):
-        with pytest.raises(TypeError, match=r"a model is a fc\.Model"):
+        with pytest.raises(TypeError, match=r"a model must be a fc\.Model"):
             fc.algorithms.fed_avg(wrong, optax.sgd(0.1), key=KEY)
 
 
 @pytest.mark.parametrize("metrics", [None, ["accuracy"], {"accuracy": fc.metrics.accuracy}, {1: fc.metrics.accuracy()}])
 def test_metrics_of_a_wrong_kind_are_refused(metrics):
-    with pytest.raises(TypeError, match="metrics of a model are a dict from name to Metric"):
+    with pytest.raises(TypeError, match="metrics of a model must be a dict from name to Metric"):
         fc.algorithms.fed_avg(MODEL._replace(metrics=metrics), optax.sgd(0.1), key=KEY)
 
 

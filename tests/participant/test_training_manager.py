@@ -505,8 +505,8 @@ def test_another_kind_of_message_is_answered_by_an_error(shared):
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        ({"model": None}, TypeError, r"a model is a fc\.Model"),
-        ({"model": None, "metrics": ["accuracy"]}, TypeError, r"a model is a fc\.Model"),
+        ({"model": None}, TypeError, r"a model must be a fc\.Model"),
+        ({"model": None, "metrics": ["accuracy"]}, TypeError, r"a model must be a fc\.Model"),
         ({"optimizer": 0.1}, TypeError, "^optimizer must be an optax.Gradient.*, got 0.1"),
         ({"optimizer": optax.sgd}, TypeError, "^optimizer must be an .* got the function sgd.*; write optax.sgd"),
         ({"optimizer": lambda round_num: 0.1}, TypeError, "^optimizer must be an optax.Gradient.*, got 0.1"),
