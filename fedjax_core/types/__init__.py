@@ -1,9 +1,9 @@
 """Types of federated values: placements, the type classes, their notation, assignability.
 
 A type says what a value is and, if it is federated, where it lives. `str(t)` is its compact
-notation and `parse_type` reads it back; two types are equal if their notations are. Any
-registered pytree is a struct: its type keeps the Python container, so that a value comes back
-as what it was, and the notation hides it.
+notation and `parse_type` reads it back; two types are equal if their notations are equal. Any
+registered pytree is a struct. Its type keeps the Python container, so that a value comes back in
+its own container; the notation hides the container.
 
 Example:
   >>> from fedjax_core.types import at_clients, parse_type

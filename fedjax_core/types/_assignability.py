@@ -1,6 +1,6 @@
-"""Assignability: the first part of two types that keeps one from being given for the other.
+"""Assignability: the first part of two types that prevents one from being assigned to the other.
 
-Types are told apart by their `kind`, so that the type classes can import this module.
+This module distinguishes types by their `kind`, so that the type classes can import it.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ class Difference:
 
 @functools.lru_cache(maxsize=1024)
 def is_assignable(target: Any, source: Any) -> bool:
-    """Whether nothing keeps `source` from being assigned to `target`; remembered by notation."""
+    """Whether `source` can be assigned to `target`; the answer is cached by notation."""
     return first_difference(target, source) is None
 
 
 def first_difference(target: Any, source: Any, path: str = "") -> Difference | None:
-    """The first part that keeps `source` from being assigned to `target`, or None."""
+    """The first part that prevents `source` from being assigned to `target`, or None."""
     if target == source:
         return None
     if target.kind != source.kind:
@@ -55,7 +55,7 @@ def _tensor(target, source, path: str) -> Difference | None:
 
 
 def _dtype_reason(target, source) -> str:
-    reason = f"its dtype is {source}, not {target}, and nothing is converted by itself"
+    reason = f"its dtype is {source}, not {target}, and dtypes are never converted automatically"
     if _dtypes.is_key(target):
         return f"{reason}; keys come from jax.random.key(seed)"
     if _dtypes.canonical(target) != target:

@@ -1,4 +1,4 @@
-"""What all types have in common: placements, equality by notation, comparison, the error."""
+"""The base of all types: placements, equality by notation, assignability and its error."""
 
 import enum
 import functools
@@ -8,7 +8,7 @@ from fedjax_core.types import _assignability
 
 
 class Placement(enum.Enum):
-    """Where a federated value lives: at the `SERVER`, or one value at each of the `CLIENTS`."""
+    """Where a federated value lives: at the `SERVER`, or at the `CLIENTS`, with one value at each client."""
 
     SERVER = "SERVER"
     CLIENTS = "CLIENTS"
@@ -25,15 +25,15 @@ CLIENTS = Placement.CLIENTS
 
 
 class TypeNotAssignableError(TypeError):
-    """A value of one type was given where another type is required."""
+    """A value of one type was passed where another type is required."""
 
     __module__ = "fedjax_core.types"
 
 
 class Type:
-    """The base of all types; immutable, equal and hashed by notation.
+    """The base class of all types, which are immutable and are compared and hashed by their notation.
 
-    Types are leaves of a pytree, never nodes, so a pytree of types is a description of a value.
+    A type is a leaf of a pytree, never a node, so a pytree of types describes a pytree of values.
 
     Attributes:
       kind: `"tensor"`, `"struct"`, `"sequence"`, `"function"` or `"federated"`.
@@ -43,7 +43,7 @@ class Type:
 
     @property
     def fedjax_type(self) -> "Type":
-        """The type itself, so that in `type_of` a type stands for a value of it."""
+        """The type itself, so that `type_of` accepts a type in place of a value of that type."""
         return self
 
     @functools.cached_property
@@ -61,7 +61,13 @@ class Type:
         return frozenset({self.kind}).union(*(part._kinds for part in self._parts()))
 
     def contains(self, kind: str) -> bool:
-        """Whether the type, or a type anywhere in it, is of the kind, such as `"federated"`."""
+        """Whether the type, or any type inside it, is of a kind, such as `"federated"`.
+
+        Example:
+          >>> from fedjax_core.types import parse_type
+          >>> parse_type("(<a=int32*> -> int32)").contains("sequence")
+          True
+        """
         return kind in self._kinds
 
     def __str__(self) -> str:
@@ -88,7 +94,7 @@ class Type:
         return self
 
     def formatted(self) -> str:
-        """The notation for people: one struct element per line, indented by two spaces.
+        """The notation over several lines: one struct element per line, indented by two spaces.
 
         Example:
           >>> from fedjax_core.types import parse_type
@@ -101,12 +107,13 @@ class Type:
         return self._render(0)
 
     def is_assignable_from(self, source: "Type") -> bool:
-        """Whether a value of type `source` may be given where this type is required.
+        """Whether a value of type `source` may be passed where this type is required.
 
-        Tensors: the same dtype, and every dimension of the target `?` or equal (`[...]` takes
-        any shape). Structs: position by position, the source's name absent or equal. Sequences
-        and federated members: elementwise; a target that is all-equal needs such a source.
-        Functions: contravariant parameter, covariant result.
+        Tensors need the same dtype, and every dimension of the target must be `?` or equal (`[...]` takes
+        any shape). Structs are compared position by position; the source's name must be absent or
+        equal. Sequences and federated types are compared by their element or member; a target that is
+        all-equal needs a source that is, too. Functions have a contravariant parameter and a covariant
+        result.
 
         Raises:
           TypeError: `source` is not a Type.
@@ -136,11 +143,11 @@ class Type:
         return self == other or (self.is_assignable_from(other) and other.is_assignable_from(self))
 
     def check_assignable_from(self, source: "Type") -> None:
-        """Raises unless a value of type `source` may be given where this type is required.
+        """Raises an error unless a value of type `source` may be passed where this type is required.
 
         Raises:
-          TypeNotAssignableError: it may not; the message prints both types and points at the
-            first part that differs.
+          TypeNotAssignableError: it may not; the message shows both types and the first part that
+            differs.
           TypeError: `source` is not a Type.
 
         Example:
@@ -170,14 +177,14 @@ Kind = TypeVar("Kind", bound=Type)
 
 
 def of_kind(type_: Type, kind: type[Kind]) -> Kind:
-    """The type itself, which is then known to be of a class: where a part of a type is a `Type` for all one knows.
+    """The type itself, narrowed to one of the type classes for type checkers.
 
     Args:
       type_: any type.
       kind: `TensorType`, `StructType`, `SequenceType`, `FunctionType` or `FederatedType`.
 
     Raises:
-      TypeError: the type is of another class.
+      TypeError: the type is not an instance of `kind`.
 
     Example:
       >>> from fedjax_core.types import StructType, parse_type
@@ -186,7 +193,7 @@ def of_kind(type_: Type, kind: type[Kind]) -> Kind:
       ('a', 'b')
     """
     if not isinstance(type_, kind):
-        raise TypeError(f"expected a {kind.__name__}, got {type_}; parse_type(text) makes a type of a notation")
+        raise TypeError(f"expected a {kind.__name__}, got {type_}; parse_type(text) makes a type from a notation")
     return type_
 
 

@@ -1,4 +1,4 @@
-"""The type classes, and the two ways to write a type: as a pytree of specs and as text."""
+"""The type classes, and the two ways to write a type: as text and as a pytree of specs."""
 
 import dataclasses
 import functools
@@ -16,13 +16,12 @@ class TensorType(Type):
     """An array: a dtype and a shape.
 
     Attributes:
-      dtype: a NumPy dtype, or the dtype of a JAX key (`key<fry>`). The constructor takes a
-        dtype, a scalar type or a dtype's name.
-      shape: a tuple whose entries are sizes, None where a size is not known, or None where the
-        rank is not known.
+      dtype: a NumPy dtype, or the dtype of a JAX key (`key<fry>`). The constructor also takes a
+        scalar type or a dtype's name.
+      shape: a tuple of sizes, with None for an unknown size; or None if the rank is unknown.
 
     Raises:
-      TypeError: `dtype` stands for no dtype of JAX, or `shape` is not a sequence of integers.
+      TypeError: `dtype` is not a dtype of JAX, or `shape` is not a sequence of integers and None.
       ValueError: a dimension is negative.
 
     Example:
@@ -35,7 +34,7 @@ class TensorType(Type):
 
     kind = "tensor"
 
-    if TYPE_CHECKING:  # the constructors take more than the fields hold
+    if TYPE_CHECKING:  # the constructors accept more types than the fields have
 
         def __init__(self, dtype: Any, shape: Iterable[int | None] | None = ()) -> None: ...
 
@@ -52,21 +51,21 @@ class TensorType(Type):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class StructType(Type):
-    """A struct: any registered pytree, its elements in the order in which JAX flattens it.
+    """A struct: any registered pytree, with its elements in the order in which JAX flattens it.
 
-    Elements are selected by name or position, `t["w"]`, `t[0]`, `t.w` (where the class has no
-    attribute of that name), and `len(t)` counts them.
+    Elements are selected by name or position: `t["w"]`, `t[0]`, or `t.w` if the class itself has no
+    attribute of that name. `len(t)` is the number of elements.
 
     Attributes:
-      elements: pairs `(name, type)`; the name is None for an element that has a position only.
-        The constructor takes pairs, bare types, or a dict; whatever `to_type` takes is a type.
-      container: the one-level `PyTreeDef` that makes a value of its children. A struct that is
-        built without one is a dict (an `OrderedDict` where its names are not sorted), or a
-        tuple if an element has no name, or if there is none.
+      elements: pairs `(name, type)`; the name is None for an element that has only a position.
+        The constructor takes pairs, bare types, or a dict, and accepts as a type whatever `to_type` does.
+      container: the one-level `PyTreeDef` that rebuilds a value from its children. By default it is that
+        of a dict (of an `OrderedDict` if the names are not sorted), or of a tuple if an element has no
+        name or there are no elements.
 
     Raises:
       ValueError: two elements have the same name, or `container` has another number of children.
-      TypeError: an element is no type, or a name no string.
+      TypeError: an element is not a type, or a name is not a string.
 
     Example:
       >>> batch = StructType([("x", "float32[?,784]"), ("y", "int32[?]")])
@@ -92,7 +91,7 @@ class StructType(Type):
             elements, container = list(zip(names, children, strict=True)), container or found
         elif isinstance(elements, str) or not isinstance(elements, Iterable):
             raise TypeError(
-                f"a struct's elements are pairs (name, type), got {elements!r}; "
+                f"a struct's elements must be pairs (name, type), got {elements!r}; "
                 f"write StructType([('x', 'float32'), ('y', 'int32')])"
             )
         elements = tuple(_as_element(element) for element in elements)
@@ -106,7 +105,7 @@ class StructType(Type):
 
     @functools.cached_property
     def names(self) -> tuple[str | None, ...]:
-        """The elements' names, None for an element that has a position only."""
+        """The elements' names, None for an element that has only a position."""
         return tuple(name for name, _ in self.elements)
 
     @functools.cached_property
@@ -141,10 +140,10 @@ class StructType(Type):
         return self._by_name[name]
 
     def pack(self, children: Iterable[Any]) -> Any:
-        """The Python value that holds `children`, one for each element, in this type's container.
+        """The Python value with `children`, one for each element, in this type's container.
 
         Raises:
-          ValueError: not as many children as elements.
+          ValueError: the number of children is not the number of elements.
 
         Example:
           >>> type_ = to_type({"a": "int32", "b": "int32"})
@@ -157,15 +156,15 @@ class StructType(Type):
         return self.container.unflatten(children)
 
     def unpack(self, value: Any) -> list[Any]:
-        """The children of `value`, one for each element, whatever its container.
+        """The children of `value`, one for each element, whatever its container is.
 
-        A dict is matched by name, whatever its order. In any other container the children come in their own
-        order, and names are compared as in assignability: position by position, a child has the element's
+        A dict is matched by name, whatever its order. The children of any other container keep their own
+        order, and names are compared as in assignability: position by position, a child must have the element's
         name or none.
 
         Raises:
-          TypeError: `value` is no struct of these names, or an instance of the container's class whose static fields
-            have other values.
+          TypeError: `value` is not a struct with these names, or it is an instance of the container's own class
+            with other values of static fields.
 
         Example:
           >>> to_type({"a": "int32", "b": "int32"}).unpack((1, 2))
@@ -174,24 +173,24 @@ class StructType(Type):
           [2, 1]
         """
         children, container = _containers.flatten_unnamed(value)
-        # A container is equal to another only if the names and their order are.
+        # Two containers are equal only if their names and the order of the names are equal.
         return children if container == self.container else self._unpack_other(value)
 
     def _check_static(self, value: Any, children: list[Any], container: Any) -> None:
-        """Refuses an instance of the type's own class with other static fields, which `pack` would replace."""
+        """Raises TypeError for an instance of the type's own class with static fields that `pack` would replace."""
         if _containers.is_of_one_class(self.container, container) and not isinstance(value, Mapping):
             wanted, found = _containers.static_texts(self.pack(children), value)
             raise TypeError(
-                f"a value of type {self} is a {_containers.describe(container)} with the static fields {wanted}, "
-                f"got {found}; static fields are part of the type: give them the same values, or make what declares "
-                "the type anew with these"
+                f"a value of type {self} must be a {_containers.describe(container)} with the static fields {wanted}, "
+                f"got {found}; static fields are part of the type: give them the same values, or declare the type "
+                "again with the new values"
             )
 
     def _unpack_other(self, value: Any) -> list[Any]:
         """The children of a value in another container than the type's."""
         names, children, container = _containers.flatten(value)
         if len(children) == 1 and children[0] is value:
-            raise TypeError(f"a value of type {self} is a struct, got {value!r} of type {type(value).__name__}")
+            raise TypeError(f"a value of type {self} must be a struct, got {value!r} of type {type(value).__name__}")
         if names == self.names:
             self._check_static(value, children, container)
             return children
@@ -202,7 +201,7 @@ class StructType(Type):
             reason = _containers.names_reason(self.names, names, "; a dict is matched by name, in any order")
         if reason:
             raise TypeError(
-                f"a value of type {self} has the elements {_containers.listed(self.names)}, got a "
+                f"a value of type {self} must have the elements {_containers.listed(self.names)}, got a "
                 f"{_containers.describe(container)} with {_containers.listed(names)}: {reason}"
             )
         return children
@@ -227,7 +226,7 @@ def _as_element(element: Any) -> tuple[str | None, Type]:
     if type(element) is tuple and len(element) == 2 and not isinstance(element[0], Type):
         name, element = element
     if name is not None and not isinstance(name, str):
-        raise TypeError(f"an element's name is a string, or None, got {name!r}; write {str(name)!r}")
+        raise TypeError(f"an element's name must be a string or None, got {name!r}; write {str(name)!r}")
     return name, _part(element, "a struct's element")
 
 
@@ -236,8 +235,8 @@ class SequenceType(Type):
     """A sequence, such as one client's batches: any number of elements of one type.
 
     Raises:
-      ValueError: a federated value, a function or a sequence inside.
-      TypeError: `element` is no type.
+      ValueError: `element` contains a federated type, a function type or a sequence type.
+      TypeError: `element` is not a type.
 
     Example:
       >>> str(SequenceType(to_type({"x": "float32[?,784]", "y": "int32[?]"})))
@@ -265,10 +264,10 @@ class SequenceType(Type):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FunctionType(Type):
-    """A function; its parameter is None if it takes nothing.
+    """A function; its parameter is None if it has none.
 
     Raises:
-      TypeError: the parameter or the result is no type.
+      TypeError: the parameter or the result is not a type.
 
     Example:
       >>> str(FunctionType(None, "int32")), str(FunctionType("int32", "float32"))
@@ -304,12 +303,12 @@ class FederatedType(Type):
     Attributes:
       member: the type of the value at one place.
       placement: `SERVER` or `CLIENTS`.
-      all_equal: whether the value is the same at all places; None gives the placement's
-        default, true at the server and false at the clients.
+      all_equal: whether the value is the same at all places. None means the default of the
+        placement, True at the server and False at the clients.
 
     Raises:
-      ValueError: a federated value or a function inside.
-      TypeError: the member is no type, the placement no Placement, or `all_equal` no bool.
+      ValueError: the member contains a federated type or a function type.
+      TypeError: the member is not a type, the placement is not a `Placement`, or `all_equal` is not a bool.
 
     Example:
       >>> from fedjax_core.types import CLIENTS, SERVER
@@ -330,11 +329,13 @@ class FederatedType(Type):
     def __post_init__(self):
         object.__setattr__(self, "member", _part(self.member, "a federated value's member"))
         if not isinstance(self.placement, Placement):
-            raise TypeError(f"a placement is SERVER or CLIENTS, got {self.placement!r}; import it from fedjax_core")
+            raise TypeError(
+                f"a placement must be SERVER or CLIENTS, got {self.placement!r}; import it from fedjax_core"
+            )
         if self.all_equal is None:
             object.__setattr__(self, "all_equal", self.placement is SERVER)
         elif not isinstance(self.all_equal, bool):
-            raise TypeError(f"`all_equal` is True, False or None, got {self.all_equal!r}")
+            raise TypeError(f"`all_equal` must be True, False or None, got {self.all_equal!r}")
         _refuse(self.member, ("federated", "function"), "a federated value")
 
     def _parts(self) -> tuple[Type, ...]:
@@ -349,7 +350,7 @@ def _part(spec: Any, role: str) -> Type:
     if isinstance(spec, Type):
         return spec
     if spec is None:
-        raise TypeError(f"{role} is a type, got None; the type of an empty struct is parse_type('<>')")
+        raise TypeError(f"{role} must be a type, got None; the type of an empty struct is parse_type('<>')")
     return to_type(spec)
 
 
@@ -361,14 +362,14 @@ def _refuse(part: Type, kinds: tuple[str, ...], whole: str) -> None:
 
 
 def parse_type(text: str) -> Type:
-    """The type whose notation is `text`, compact or formatted.
+    """The type whose notation is `text`, compact or over several lines.
 
-    `parse_type(str(t))` prints the same as `t`. The Python containers are not in the notation:
-    structs come back in the default container (see `StructType`).
+    `parse_type(str(t))` prints the same as `t`. The notation does not contain the Python containers,
+    so structs get the default container (see `StructType`).
 
     Raises:
       TypeError: `text` is not a string.
-      ValueError: it is not well formed, or writes an ill-formed type.
+      ValueError: `text` is not a well-formed notation, or the type it denotes is not well formed.
 
     Example:
       >>> parse_type("(<w=float32[3]>@SERVER -> {float32}@CLIENTS)").result.placement
@@ -377,7 +378,7 @@ def parse_type(text: str) -> Type:
       '<"a-b"=key<fry>,n=int32[...]>'
     """
     if not isinstance(text, str):
-        raise TypeError(f"a notation is a string, got {text!r}; use to_type for other descriptions of a type")
+        raise TypeError(f"a notation must be a string, got {text!r}; use to_type for other descriptions of a type")
     return _build(_notation.read(text))
 
 
@@ -401,10 +402,10 @@ def to_type(spec: Any) -> Type:
 
     Args:
       spec: a Type, a notation (`"float32[?,784]"`), a dtype or scalar type, a
-        `jax.ShapeDtypeStruct`, or any pytree of these, which is a struct with that container.
+        `jax.ShapeDtypeStruct`, or any pytree of these, which describes a struct with that container.
 
     Raises:
-      TypeError: a leaf of `spec` is none of these.
+      TypeError: a leaf of `spec` is not one of these.
       ValueError: a notation is not well formed.
 
     Example:
@@ -422,13 +423,13 @@ def _spec_leaf(spec: Any) -> Type:
     if isinstance(spec, jax.ShapeDtypeStruct):
         return abstract_tensor(spec)
     raise TypeError(
-        f"a type is a Type, a notation, a dtype, a jax.ShapeDtypeStruct or a pytree of these, got {spec!r} "
+        f"a type must be a Type, a notation, a dtype, a jax.ShapeDtypeStruct or a pytree of these, got {spec!r} "
         f"of type {type(spec).__name__}; use type_of(value) for the type of a value"
     )
 
 
 def abstract_tensor(value: Any) -> TensorType:
-    """The type of anything with a shape and a dtype; sizes that are symbols are not known."""
+    """The type of anything with a shape and a dtype; symbolic sizes become `?`."""
     shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
     dtype = _dtypes.as_dtype(value.dtype)
     return TensorType(_dtypes.canonical(dtype), shape)
@@ -437,7 +438,7 @@ def abstract_tensor(value: Any) -> TensorType:
 def of_tree(tree: Any, leaf_type: Callable[[Any], Type], path: str = "") -> Type:
     """The type of a pytree: a struct for a node, `leaf_type(leaf)` for a leaf.
 
-    A node or leaf whose attribute `fedjax_type` is a Type, as a Type's own is, has that type.
+    If a node or leaf has an attribute `fedjax_type` that is a Type, as types themselves do, that is its type.
     """
     declared = getattr(tree, "fedjax_type", None)
     if isinstance(declared, Type):

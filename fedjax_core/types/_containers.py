@@ -1,4 +1,4 @@
-"""Python containers of struct types: one level of a pytree, its names, and the way back."""
+"""The Python containers of struct types: how one level of a pytree is flattened, named and rebuilt."""
 
 import collections
 import dataclasses
@@ -14,16 +14,16 @@ from fedjax_core.types import _notation
 
 Names = tuple[str | None, ...]
 
-_NUM_SHOWN = 8  # the names that an error message writes out
+_NUM_SHOWN = 8  # the number of names that an error message lists
 
 
 def flatten(value: Any) -> tuple[Names, list[Any], Any]:
     """The names, the children and the one-level `PyTreeDef` of a pytree.
 
-    A leaf has itself as its only child, and the `PyTreeDef` of a leaf.
+    A leaf is its own only child, and its `PyTreeDef` is that of a leaf.
 
     Raises:
-      TypeError: JAX cannot flatten the value, such as a dict whose keys have no order.
+      TypeError: JAX cannot flatten the value, for example a dict whose keys cannot be sorted.
     """
     paths_and_children, container = _one_level(tree_util.tree_flatten_with_path, value)
     names = tuple(_name(path[-1]) if path else None for path, _ in paths_and_children)
@@ -31,7 +31,7 @@ def flatten(value: Any) -> tuple[Names, list[Any], Any]:
 
 
 def flatten_unnamed(value: Any) -> tuple[list[Any], Any]:
-    """The children and the one-level `PyTreeDef` of a pytree; raises as `flatten` does."""
+    """The children and the one-level `PyTreeDef` of a pytree; it raises what `flatten` raises."""
     return _one_level(tree_util.tree_flatten, value)
 
 
@@ -41,12 +41,12 @@ def _one_level(flatten_tree: Callable, value: Any) -> tuple[list[Any], Any]:
     except ValueError as error:
         raise TypeError(
             f"a {type(value).__name__} cannot be flattened ({str(error).splitlines()[0]}); "
-            f"a dict's keys are all strings, or all integers"
+            f"the keys of a dict must be either all strings or all integers"
         ) from None
 
 
 def _name(entry: Any) -> str | None:
-    """The name of a child: its key or attribute, None for one that has a position only."""
+    """The name of a child: its key or attribute, None if it has only a position."""
     if isinstance(entry, tree_util.GetAttrKey):
         return entry.name
     if isinstance(entry, tree_util.DictKey):
@@ -58,10 +58,10 @@ def _name(entry: Any) -> str | None:
 
 @functools.lru_cache(maxsize=1024)
 def default_container(names: Names) -> Any:
-    """The container of a struct that was written without one.
+    """The container of a struct that was declared without one.
 
-    With a name for every element it is a dict, an `OrderedDict` where the names are not in
-    the sorted order of a dict's fields; otherwise, and for no elements, it is a tuple.
+    If every element has a name it is a dict, or an `OrderedDict` if the names are not in the
+    sorted order of a dict's fields; otherwise, and without elements, it is a tuple.
     """
     named = [name for name in names if name is not None]
     if not names or len(named) < len(names):
@@ -77,7 +77,7 @@ def describe(container: Any) -> str:
 
 
 def join(path: str, name: str | None, position: int) -> str:
-    """The path of a struct's element, in the way that Python would select it."""
+    """The path of a struct's element, written as Python would select it."""
     if name is None:
         return f"{path}[{position}]"
     if not name.isidentifier() or keyword.iskeyword(name):
@@ -86,32 +86,28 @@ def join(path: str, name: str | None, position: int) -> str:
 
 
 def check_names(names: list[str | None]) -> None:
-    """Checks that names differ.
-
-    Raises:
-      ValueError: a name occurs twice.
-    """
+    """Raises ValueError if a name occurs twice."""
     named = [name for name in names if name is not None]
     if len(set(named)) < len(named):
         repeated = sorted({name for name in named if named.count(name) > 1})
-        raise ValueError(f"the names of a struct's elements differ, got {repeated} more than once in {named}")
+        raise ValueError(f"the names of a struct's elements must differ, got {repeated} more than once in {named}")
 
 
 def listed(names: Iterable[str | None]) -> str:
-    """Names for an error message, `_` for none: `(a, _, b)`."""
+    """Names for an error message, with `_` for an element without a name: `(a, _, b)`."""
     return "(" + ", ".join("_" if name is None else name for name in names) + ")"
 
 
 def in_order(wanted: Names, names: Names, children: list, value: Mapping) -> tuple[Names, list]:
-    """The names and the children of a mapping, in the order of `wanted` if it has just these names.
+    """The names and the children of a mapping, in the order of `wanted` if it has exactly these names.
 
     Args:
-      wanted: the names in the order that is required.
-      names: the mapping's names in the order in which JAX flattens it, as `flatten` gives them.
-      children: what `flatten` gives with them.
+      wanted: the names in the required order.
+      names: the mapping's names as `flatten` returns them, in the order in which JAX flattens it.
+      children: the mapping's children as `flatten` returns them.
       value: the mapping.
     """
-    if None in names:  # a mapping that was registered without keys: JAX knows its children by position only
+    if None in names:  # a mapping that was registered without keys: JAX knows its children only by position
         names, children = tuple(map(str, value)), list(value.values())
     by_name = dict(zip(names, children, strict=True))
     if len(by_name) == len(names) == len(wanted) and by_name.keys() == set(wanted):
@@ -141,7 +137,7 @@ def names_reason(wanted: Names, found: Names, repair: str | None = None) -> str 
     Args:
       wanted: the names of the target.
       found: the names of the source.
-      repair: what follows where only the order differs; by default how to write a type of another order.
+      repair: the end of the reason if only the order differs; by default it says how to get another order.
     """
     if wanted == found:
         return None
@@ -171,7 +167,7 @@ def is_of_one_class(container: Any, other: Any) -> bool:
 
 
 def static_texts(wanted: Any, found: Any) -> tuple[str, str]:
-    """What two instances of a class hold beside their children, for an error message; of a dataclass what differs."""
+    """The static fields of two instances of a class, as texts; of dataclasses only the fields that differ."""
     one, other = ({name: repr(part) for name, part in _static_fields(value).items()} for value in (wanted, found))
     differing = [name for name in one if one[name] != other[name]] or list(one)
     one, other = (", ".join(f"{name}={texts[name]:.80}" for name in differing) for texts in (one, other))

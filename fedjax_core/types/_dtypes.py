@@ -1,4 +1,4 @@
-"""The dtypes and shapes of tensor types: names, checks, and what JAX makes of a value's dtype."""
+"""The dtypes and shapes of tensor types: their names, their checks, and the dtypes that JAX gives to values."""
 
 import functools
 import operator
@@ -49,10 +49,10 @@ def dtype_named(name: str) -> Any | None:
 def as_dtype(spec: Any) -> Any:
     """The dtype that a dtype, a scalar type or a dtype's name stands for.
 
-    Python's `bool`, `int`, `float` and `complex` are what JAX makes of them.
+    Python's `bool`, `int`, `float` and `complex` stand for the dtypes that JAX gives to such values.
 
     Raises:
-      TypeError: `spec` stands for no dtype of JAX.
+      TypeError: `spec` does not stand for a dtype of JAX.
     """
     if isinstance(spec, str):
         dtype = dtype_named(spec)
@@ -62,7 +62,7 @@ def as_dtype(spec: Any) -> Any:
         dtype = _supported(spec) if is_dtype_like(spec) else None
     if dtype is None:
         raise TypeError(
-            f"a tensor's dtype is one of JAX's, or its name, got {spec!r}; "
+            f"a tensor's dtype must be a dtype of JAX or its name, got {spec!r}; "
             f"write for example 'float32', jnp.int32 or 'key<fry>'"
         )
     return dtype
@@ -84,14 +84,14 @@ def _limits(dtype: Any) -> tuple[int, int]:
 
 
 def fits(value: int) -> bool:
-    """Whether JAX's integer for Python's (int32 unless x64 is enabled) holds `value`."""
+    """Whether `value` fits the dtype that JAX gives to Python integers (int32 unless x64 is enabled)."""
     smallest, largest = _limits(canonical(_BY_NAME["int64"]))
     return smallest <= value <= largest
 
 
 def canonical(dtype: Any) -> Any:
-    """`dtype` as JAX holds it: the 64-bit dtypes become 32-bit while `jax_enable_x64` is off."""
-    # JAX gives its flags to the class as it runs, where no checker sees them.
+    """The dtype that JAX uses for `dtype`: 64-bit dtypes become 32-bit while `jax_enable_x64` is off."""
+    # JAX adds its flags to the class at run time, where no type checker sees them.
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     if x64 or dtype.name not in _WITHOUT_X64:
         return dtype
@@ -104,7 +104,7 @@ def is_dtype_like(spec: Any) -> bool:
 
 
 def as_shape(shape: Any) -> tuple[int | None, ...] | None:
-    """The shape as a tuple of sizes and None, or None for an unknown rank.
+    """`shape` as a tuple of sizes and None, or None for an unknown rank.
 
     Raises:
       TypeError: `shape` is neither None nor an iterable of integers and None.
@@ -113,7 +113,7 @@ def as_shape(shape: Any) -> tuple[int | None, ...] | None:
     if shape is None:
         return None
     if isinstance(shape, str) or not isinstance(shape, Iterable):
-        raise TypeError(f"a tensor's shape is a tuple of sizes, got {shape!r}; write ({shape!r},) or None")
+        raise TypeError(f"a tensor's shape must be a tuple of sizes, got {shape!r}; write ({shape!r},) or None")
     return tuple(None if dim is None else _as_dim(dim, shape) for dim in shape)
 
 
@@ -124,8 +124,10 @@ def _as_dim(dim: Any, shape: Any) -> int:
         size = operator.index(dim)
     except TypeError:
         raise TypeError(
-            f"a dimension is an integer, or None if it is not known, got {dim!r} in the shape {shape!r}"
+            f"a dimension must be an integer, or None if it is unknown, got {dim!r} in the shape {shape!r}"
         ) from None
     if size < 0:
-        raise ValueError(f"a dimension is not negative, got {dim} in the shape {shape!r}; None is unknown")
+        raise ValueError(
+            f"a dimension cannot be negative, got {dim} in the shape {shape!r}; write None if it is unknown"
+        )
     return size

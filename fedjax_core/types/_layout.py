@@ -1,4 +1,4 @@
-"""Types for people: long ones over several lines, or shortened, with names for some of them."""
+"""Readable texts of long types: over several lines or shortened, and with names in place of some types."""
 
 from collections.abc import Mapping
 
@@ -8,16 +8,16 @@ from fedjax_core.types._notation import name_text
 
 
 def laid_out(type_: Type, names: Mapping[Type, str], *, start: int = 0, indent: int = 0) -> str:
-    """The notation of a type, over several lines where it would not fit on one of 118 characters.
+    """The notation of a type, over several lines if it does not fit on one line of 118 characters.
 
     Args:
       type_: the type.
-      names: what is written in place of some types.
-      start: how many characters stand on the line before it.
-      indent: of the lines after the first.
+      names: the names to write in place of some types.
+      start: the number of characters before it on its line.
+      indent: the indentation of the lines after the first, in characters.
 
     Returns:
-      The text, which without `names` can be parsed.
+      The text, which can be parsed if `names` is empty.
 
     Example:
 
@@ -52,7 +52,12 @@ def laid_out(type_: Type, names: Mapping[Type, str], *, start: int = 0, indent: 
 
 
 def shortened(type_: Type, names: Mapping[Type, str], width: int = 60) -> str:
-    """The notation of a type, the innermost structs as `<...>` where it would be longer than `width`.
+    """The notation of a type; if it is longer than `width`, its innermost structs become `<...>`.
+
+    Args:
+      type_: the type.
+      names: the names to write in place of some types.
+      width: the number of characters that is aimed at; a type whose outermost struct is `<...>` may exceed it.
 
     Example:
 
@@ -89,7 +94,7 @@ def _text(type_: Type, names: Mapping[Type, str], depth: int | None = None) -> s
 
 
 def _depth(type_: Type) -> int:
-    """How many structs are around the innermost type of a member."""
+    """The number of structs around the innermost type of a member."""
     match type_:
         case StructType():
             return 1 + max(map(_depth, type_.children), default=0)
@@ -99,7 +104,7 @@ def _depth(type_: Type) -> int:
 
 
 def _named_children(struct: StructType):
-    """The children with what the notation writes before them."""
+    """The children, each with the text that the notation writes before it."""
     return [("" if name is None else f"{name_text(name)}=", child) for name, child in struct.elements]
 
 

@@ -1,6 +1,6 @@
-"""The grammar of the type notation: names and their quotes, and a reader that knows no types.
+"""The grammar of the type notation: how names are quoted, and a reader that does not know the type classes.
 
-The reader turns text into nested tuples, one per type, that `types.parse_type` builds:
+The reader turns text into nested tuples, one per type, of which `types.parse_type` builds the type:
 
     ("tensor", dtype, shape)    ("struct", [(name, node), ...])    ("sequence", node)
     ("function", node or None, node)    ("federated", node, placement, all_equal)
@@ -32,7 +32,7 @@ def read(text: str) -> tuple:
     """The syntax tree of a type's notation.
 
     Raises:
-      ValueError: the text is not well formed; the message points at the place.
+      ValueError: the text is not well formed; the message shows where.
     """
     reader = _Reader(text)
     node = reader.type()
@@ -43,7 +43,7 @@ def read(text: str) -> tuple:
 
 
 class _Reader:
-    """Recursive descent over `text`, one method per rule of the grammar."""
+    """A recursive descent parser of `text`, with one method per rule of the grammar."""
 
     def __init__(self, text: str):
         self.text = text
@@ -53,7 +53,7 @@ class _Reader:
         start = max(self.text.rfind("\n", 0, self.position) + 1, self.position - 40)
         excerpt = self.text[start : self.position + 40].split("\n")[0]
         raise ValueError(
-            f"this is no type: expected {expected} at position {self.position}\n"
+            f"this is not a type: expected {expected} at position {self.position}\n"
             f"  {excerpt}\n  {' ' * (self.position - start)}^\n"
             f"types look like float32, int32[?,3], <x=float32,y=int32>*, float32@SERVER, "
             f"{{int32}}@CLIENTS, (int32 -> float32)"
@@ -61,7 +61,7 @@ class _Reader:
 
     def space(self) -> None:
         found = _SPACE.match(self.text, self.position)
-        assert found is not None  # it matches no space too
+        assert found is not None  # the pattern also matches the empty string
         self.position = found.end()
 
     def accepts(self, token: str) -> bool:
@@ -142,7 +142,7 @@ class _Reader:
             return None
         if not match.group().isidentifier():
             self.position = start
-            self.fail(f"a field name; one that is no identifier is quoted, {quoted(match.group())}=")
+            self.fail(f"a field name; one that is not an identifier must be quoted, {quoted(match.group())}=")
         return match.group()
 
     def quoted_name(self) -> str:

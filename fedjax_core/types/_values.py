@@ -1,4 +1,4 @@
-"""Types of values, and types as pytrees."""
+"""The types of values, types as pytrees, and values and types matched by name."""
 
 import functools
 from typing import Any
@@ -16,8 +16,8 @@ def at_server(spec: Any) -> FederatedType:
     """The type of a value of type `spec` (whatever `to_type` takes) at the server.
 
     Raises:
-      ValueError: `spec` is federated already, or a function.
-      TypeError: `spec` describes no type.
+      ValueError: `spec` contains a federated type or a function type.
+      TypeError: `spec` does not describe a type.
 
     Example:
       >>> str(at_server("float32[3]"))
@@ -30,8 +30,8 @@ def at_clients(spec: Any, all_equal: bool = False) -> FederatedType:
     """The type of a value of type `spec` (whatever `to_type` takes) at each client.
 
     Raises:
-      ValueError: `spec` is federated already, or a function.
-      TypeError: `spec` describes no type.
+      ValueError: `spec` contains a federated type or a function type.
+      TypeError: `spec` does not describe a type.
 
     Example:
       >>> str(at_clients("float32[3]")), str(at_clients("int32", all_equal=True))
@@ -41,7 +41,7 @@ def at_clients(spec: Any, all_equal: bool = False) -> FederatedType:
 
 
 def member_of(type_: Type) -> Type:
-    """The type of the value at one place, of a federated type.
+    """The type that a federated value has at one place.
 
     Raises:
       TypeError: the type is not federated.
@@ -56,12 +56,12 @@ def member_of(type_: Type) -> Type:
 def type_of(value: Any) -> Type:
     """The type of a value: a tensor for an array or a number, a struct for a pytree.
 
-    Numbers and arrays have the dtype that JAX gives them. A `jax.ShapeDtypeStruct` and a type
-    stand for a value; symbolic sizes are not known sizes (`?`). An object with an attribute
-    `fedjax_type` that is a Type has that type.
+    Numbers and arrays have the dtype that JAX gives them. A `jax.ShapeDtypeStruct` or a type may
+    stand for a value; symbolic sizes become `?`. If an object has an attribute `fedjax_type` that is
+    a Type, that is its type.
 
     Raises:
-      TypeError: a leaf has no type, such as a string; the message names its path.
+      TypeError: a leaf, such as a string, has no type; the message has its path.
       ValueError: an integer does not fit the dtype that JAX gives it.
 
     Example:
@@ -86,11 +86,11 @@ _cache: dict[Any, Type] = {}
 
 
 def _cache_key(value: Any) -> Any | None:
-    """The structure of a pytree of concrete arrays and numbers, None for any other value."""
+    """The structure, dtypes and shapes of a pytree of concrete arrays and numbers, None for any other value."""
     try:
         leaves, structure = jax.tree.flatten(value)
         signatures = tuple([_signature(leaf) for leaf in leaves])
-        # JAX gives its flags to the class as it runs, where no checker sees them.
+        # JAX adds its flags to the class at run time, where no type checker sees them.
         key = (structure, jax.config.jax_enable_x64, signatures)  # pyright: ignore[reportAttributeAccessIssue]
         hash(key)
     except (TypeError, ValueError):
@@ -129,7 +129,7 @@ def _value_leaf(value: Any) -> Type:
         if isinstance(value, scalar):
             return _scalar(scalar, value)
     raise TypeError(
-        f"a value is a pytree of arrays, numbers and keys, got {_shortened(value)} of type "
+        f"a value must be a pytree of arrays, numbers and keys, got {_shortened(value)} of type "
         f"{type(value).__name__}; convert it with jnp.asarray, or encode it as numbers"
     )
 
@@ -150,7 +150,7 @@ def _shortened(value: Any) -> str:
 
 
 def tree_of_types(type_: Type) -> Any:
-    """The pytree of a type, its containers kept, whose leaves are the types that are no structs.
+    """A type as a pytree: its structs become their containers, all other types are leaves.
 
     Example:
       >>> from fedjax_core.types import parse_type
@@ -163,7 +163,7 @@ def tree_of_types(type_: Type) -> Any:
 
 
 def type_leaves(type_: Type) -> list[tuple[str, Type]]:
-    """The types in a type that are no structs, with their paths.
+    """The types inside a type that are not structs, with their paths.
 
     Example:
       >>> from fedjax_core.types import parse_type
@@ -182,14 +182,14 @@ def _leaves(type_: Type, path: str):
 
 
 def matched(type_: Type, value: Any) -> Any:
-    """The pytree `value` in the containers of `type_`, its dicts matched by name, whatever their order.
+    """The pytree `value` converted to the containers of `type_`, with dicts matched by name, whatever their order.
 
     Args:
-      type_: the type; where it is no struct, the value is taken as it is.
+      type_: the type; where it is not a struct, the value is kept as it is.
       value: a pytree.
 
     Raises:
-      TypeError: a struct of other names.
+      TypeError: a struct in `value` has other names than the type.
 
     Example:
       >>> import optax
@@ -203,14 +203,14 @@ def matched(type_: Type, value: Any) -> Any:
 
 
 def matched_type(target: Type, source: Type) -> Type:
-    """`source` with the fields of its dicts in the order of `target`, where they have the same names.
+    """`source` with the fields of its dicts in the order of `target`, wherever they have the same names.
 
-    A type tells nothing of a value but the order of its fields, which a dict has from JAX. So a value whose type
-    is known, and which cannot be read yet, fits `target` if it is assignable from this type.
+    JAX sorts the fields of a dict, so the order of its fields in a type carries no meaning. A value that is known
+    only by its type, such as a placed value, therefore fits `target` if `target` is assignable from this type.
 
     Args:
-      target: the type that is required.
-      source: the type of a value, its containers known.
+      target: the required type.
+      source: the type of a value, which still has the value's containers.
 
     Example:
       >>> from fedjax_core.types import parse_type

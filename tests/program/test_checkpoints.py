@@ -226,7 +226,7 @@ def test_a_round_is_saved_again_in_its_place(number, tmp_path):
     "change, error, message",
     [
         ({"run_identity": {"key": jnp.ones(2)}}, TypeError, "not JSON serializable"),
-        ({"state": {"w": "text"}}, TypeError, "a value is a pytree of arrays"),
+        ({"state": {"w": "text"}}, TypeError, "a value must be a pytree of arrays"),
         ({"round": -1}, ValueError, "at least 0, got -1"),
         ({"round": 1.5}, TypeError, "float"),
     ],

@@ -170,7 +170,7 @@ def test_whitespace_between_tokens_is_ignored():
     "(int32 -> int32", "key", "key<", "key<foo>", "key<fry", "key<fry>>", "int64[²]", "*", "@SERVER", "Ellipsis",
 ])  # fmt: skip
 def test_text_that_is_no_notation_is_refused(text):
-    with pytest.raises(ValueError, match=r"this is no type: expected .* at position"):
+    with pytest.raises(ValueError, match=r"this is not a type: expected .* at position"):
         parse_type(text)
 
 
@@ -211,7 +211,7 @@ def test_ill_formed_types_are_refused_by_the_constructors():
             SequenceType(("int32", part))
     with pytest.raises(ValueError, match=r"\['a'\] more than once"):
         StructType([("a", "int32"), ("a", "int32")])
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="cannot be negative"):
         TensorType("int32", (-1,))
     with pytest.raises(ValueError, match="1 children, not 2"):
         StructType(["int32", "int32"], to_type(("int32",)).container)
