@@ -1,14 +1,14 @@
-"""What a stateful federated process is: the contracts, checked when a process is built.
+"""The contracts of stateful federated processes, which are checked when a process is built.
 
-`IterativeProcess`       a first state and the step from one state to the next
-`MeasuredProcess`        ... whose step returns `MeasuredProcessOutput(state, result, measurements)`
-`AggregationProcess`     ... that takes values at the clients to a result at the server
-`EstimationProcess`      an iterative process with an estimate that every state can report
+`IterativeProcess`       an initial state and the step from one state to the next
+`MeasuredProcess`        an iterative process that returns `MeasuredProcessOutput(state, result, measurements)`
+`AggregationProcess`     a measured process that aggregates values at the clients to a result at the server
+`EstimationProcess`      an iterative process with an estimate that can be reported from every state
 `LearningProcess`        an iterative process over client data that returns
-                         `LearningProcessOutput(state, metrics)` and knows its model weights
+                         `LearningProcessOutput(state, metrics)` and has model weights
 
-`chain` puts measured processes one after another, `concatenate` side by side. `hyperparams` and
-`with_hyperparams` read and set the rates that live in a state.
+`chain` runs measured processes one after another, `concatenate` runs them side by side. `hyperparams` and
+`with_hyperparams` read and set the hyperparameters in a state, such as learning rates.
 
 Every condition has its own named error, a `TypeError`, in `fedjax_core.templates.errors`.
 """

@@ -1,4 +1,4 @@
-"""The aggregation process: values at the clients become one result at the server."""
+"""The aggregation process, which aggregates values at the clients to one result at the server."""
 
 from fedjax_core.computations import Computation
 from fedjax_core.templates import _checks, errors
@@ -7,15 +7,15 @@ from fedjax_core.types import FederatedType, type_leaves
 
 
 class AggregationProcess(MeasuredProcess):
-    """A measured process that takes values at the clients to a result at the server.
+    """A measured process that aggregates values at the clients to a result at the server.
 
     `initialize: ( -> S@SERVER)` and
     `next: (<S@SERVER,{V}@CLIENTS> -> <state=S@SERVER,result=R@SERVER,measurements=M@SERVER>)`,
     or `next: (<S@SERVER,{V}@CLIENTS,{W}@CLIENTS> -> ...)` with a weight.
 
     Attributes:
-      initialize: the Computation that was given as `initialize_fn`.
-      next: the Computation that was given as `next_fn`.
+      initialize: the Computation passed as `initialize_fn`.
+      next: the Computation passed as `next_fn`.
       state_type: the type of the state as `next` takes it, placed at SERVER.
       is_weighted: whether `next` takes a weight.
 
@@ -37,12 +37,12 @@ class AggregationProcess(MeasuredProcess):
     """
 
     def __init__(self, initialize_fn: Computation, next_fn: Computation):
-        """Checks that the two fit together.
+        """Checks that the two computations fit together.
 
         Args:
-          initialize_fn: a Computation without arguments that returns the first state at SERVER.
+          initialize_fn: a Computation without arguments that returns the initial state at SERVER.
           next_fn: a Computation of the state at SERVER, a value at CLIENTS and optionally a
-            weight at CLIENTS, that returns a `MeasuredProcessOutput` with every field at SERVER.
+            weight at CLIENTS. It returns a `MeasuredProcessOutput` with every field at SERVER.
 
         Raises:
           TypeError: if `initialize_fn` is not a Computation.
@@ -51,7 +51,7 @@ class AggregationProcess(MeasuredProcess):
           TemplateNextFnNumArgsError: if it takes no argument.
           TemplateStateNotAssignableError: if the initial state is not assignable to the first
             argument of `next_fn`, or neither the whole result of `next_fn` nor its first
-            element to that argument.
+            element is assignable to that argument.
           TemplateNotMeasuredProcessOutputError: if `next_fn` does not return exactly a
             `MeasuredProcessOutput`.
           TemplateStateNotAssignableError: if the field `state` of the result is not assignable
@@ -83,8 +83,8 @@ def _check_is_federated(initialize_fn: Computation, next_fn: Computation) -> Non
     initial = initialize_fn.type_signature.result
     if not isinstance(initial, FederatedType):
         raise errors.AggregationNotFederatedError(
-            f"the initial state must be one federated value, got {initial}; make one of a struct of "
-            "federated values with `fc.federated_zip(state)`, of an unplaced one with "
+            f"the initial state must be one federated value, got {initial}; make one from a struct of "
+            "federated values with `fc.federated_zip(state)`, from an unplaced value with "
             "`fc.federated_value(state, fc.SERVER)`"
         )
     signature = next_fn.type_signature
@@ -94,7 +94,7 @@ def _check_is_federated(initialize_fn: Computation, next_fn: Computation) -> Non
         raise errors.AggregationNotFederatedError(
             f"`next_fn` must take and return federated values only, got {signature} with the unplaced "
             f"{', '.join(unplaced)}; declare arguments with `fc.at_clients`, place results with "
-            "`fc.federated_value(result, fc.SERVER)`, make one value of a struct of federated values with "
+            "`fc.federated_value(result, fc.SERVER)`, make one value from a struct of federated values with "
             "`fc.federated_zip(result)`"
         )
 
@@ -105,7 +105,7 @@ def _check_num_arguments(next_fn: Computation) -> None:
         if number < 2:
             repair = "declare the value too: `fc.federated_computation(fn, state_type, fc.at_clients(value_type))`"
         else:
-            repair = "make one value of several: `fc.federated_zip((first, second))`"
+            repair = "combine several values into one: `fc.federated_zip((first, second))`"
         raise errors.TemplateNextFnNumArgsError(
             "`next_fn` must take two arguments, state and value, or three, state, value and weight, got "
             f"{number}: {next_fn.type_signature}; {repair}"

@@ -1,4 +1,4 @@
-"""The checks that several templates share."""
+"""The checks that the templates share."""
 
 from typing import Any
 
@@ -19,21 +19,21 @@ from fedjax_core.types import (
 
 
 def check_is_computation(role: str, value: Any) -> None:
-    """Raises `TypeError` unless `value`, given as the argument `role`, is a `Computation`."""
+    """Raises TypeError unless `value`, passed as the argument `role`, is a `Computation`."""
     if isinstance(value, Computation):
         return
     raise TypeError(
-        f"`{role}` must be a Computation, got {type(value).__name__}: {value!r:.200}; give it the types of "
-        "its arguments: `fc.computation(fn, *types)`, with placements `fc.federated_computation(fn, *types)`"
+        f"`{role}` must be a Computation, got {type(value).__name__}: {value!r:.200}; declare the types of its "
+        "arguments: `fc.computation(fn, *types)`, or `fc.federated_computation(fn, *types)` with placements"
     )
 
 
 def check_iteration(initialize_fn: Any, next_fn: Any, takes_data: bool) -> Type:
-    """Checks 1 to 5 of every template, in this order.
+    """The checks that every template makes first, in this order.
 
     Args:
-      initialize_fn: what the user gave as such.
-      next_fn: what the user gave as such.
+      initialize_fn: the user's argument of that name.
+      next_fn: the user's argument of that name.
       takes_data: False if several arguments of `next_fn` may together be one state, True if
         the first of several arguments is the state and the others are data.
 
@@ -41,15 +41,15 @@ def check_iteration(initialize_fn: Any, next_fn: Any, takes_data: bool) -> Type:
       The type of the state as `next_fn` takes it.
 
     Raises:
-      TypeError: if one of both is not a `Computation`.
+      TypeError: if either argument is not a `Computation`.
       TemplateInitFnParamNotEmptyError: if `initialize_fn` takes an argument.
-      TemplateNextFnNumArgsError: if `next_fn` takes none.
-      TemplateStateNotAssignableError: if `next_fn` does not take the initial state or its own.
+      TemplateNextFnNumArgsError: if `next_fn` takes no argument.
+      TemplateStateNotAssignableError: if `next_fn` cannot take the initial state or the state that it returns.
     """
     check_is_computation("initialize_fn", initialize_fn)
     if initialize_fn.parameters:
         raise errors.TemplateInitFnParamNotEmptyError(
-            f"`initialize_fn` must take no argument, got the type {initialize_fn.type_signature}; let it "
+            f"`initialize_fn` must take no arguments, got the type {initialize_fn.type_signature}; let it "
             "close over what it needs: `initialize_fn=fc.computation(lambda: initialize(value))`"
         )
     check_is_computation("next_fn", next_fn)
@@ -73,7 +73,7 @@ def _state_taken(initial: Type, next_fn: Computation, takes_data: bool) -> Type:
     raise errors.TemplateStateNotAssignableError(
         "the initial state must be assignable to the state that `next_fn` takes, got the initial state "
         f"{initial} where `next_fn` takes {' or '.join(map(str, candidates))}; declare the first argument of "
-        "`next_fn` with `initialize_fn.type_signature.result`, or return from `initialize_fn` what it takes"
+        "`next_fn` with `initialize_fn.type_signature.result`, or let `initialize_fn` return what `next_fn` takes"
     ) from _difference(candidates[-1], initial)
 
 
@@ -100,36 +100,36 @@ def _difference(target: Type, source: Type) -> TypeNotAssignableError | None:
 
 
 def result_fields(fn: Computation) -> StructType:
-    """The types of the fields of what `fn` returns, where that is a struct."""
+    """The types of the fields of the struct that `fn` returns."""
     return of_kind(fn.type_signature.result, StructType)
 
 
 def argument_types(fn: Computation) -> tuple[Type, ...]:
-    """The types of the arguments of `fn`, one for each, whether or not they are structs."""
+    """The types of the arguments of `fn`, one for each argument even if it is a struct."""
     return tuple(argument_type for _, argument_type in fn.parameters)
 
 
 def _parameter(fn: Computation) -> Type:
-    """The parameter of a computation that takes something."""
+    """The parameter of a computation that has one."""
     parameter = fn.type_signature.parameter
     assert parameter is not None
     return parameter
 
 
 def takes(fn: Computation, value_type: Type) -> bool:
-    """Whether `fn` can be called with one value of this type and nothing else."""
+    """Whether `fn` takes exactly one argument, to which a value of this type is assignable."""
     return len(fn.parameters) == 1 and _parameter(fn).is_assignable_from(value_type)
 
 
 def returns_exactly(fn: Computation, output: type) -> bool:
-    """Whether `fn` returns the NamedTuple `output` itself, not only something with its fields."""
+    """Whether `fn` returns the NamedTuple `output` itself, not another struct with its fields."""
     result = fn.type_signature.result
     expected = jax.tree.structure(output(*output._fields))
     return isinstance(result, StructType) and result.container == expected
 
 
 def check_next_state(state_type: Type, next_state: Type) -> None:
-    """Raises `TemplateStateNotAssignableError` unless `next_state` is what `next_fn` takes."""
+    """Raises TemplateStateNotAssignableError unless `next_fn` can take `next_state`."""
     if not state_type.is_assignable_from(next_state):
         raise errors.TemplateStateNotAssignableError(
             f"the state that `next_fn` returns must be assignable to the state that it takes, {state_type}, "
@@ -161,7 +161,7 @@ def _repaired_result(value_type: Type) -> str:
     if placements <= {None}:
         return "place it: `fc.federated_value(value, fc.SERVER)`"
     if placements == {SERVER}:
-        return "make one value of the struct: `fc.federated_zip(value)`"
+        return "combine the struct into one value: `fc.federated_zip(value)`"
     if len(parts) == 1 and placements == {CLIENTS}:
         return (
             "aggregate it: `fc.federated_sum(value)` or `fc.federated_mean(value)`, or place a constant: "

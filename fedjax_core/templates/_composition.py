@@ -1,4 +1,4 @@
-"""Several measured processes as one: one after another, or side by side."""
+"""Several measured processes combined into one: one after another, or side by side."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -14,21 +14,21 @@ from fedjax_core.types import FederatedType, Placement, Type, TypeNotAssignableE
 
 
 def chain(processes: Mapping[str, MeasuredProcess]) -> MeasuredProcess:
-    """Measured processes one after another: the result of each is the value that the next one takes.
+    """Runs measured processes one after another: each takes the result of the one before as its value.
 
     Args:
-      processes: by name, in the order of the data. The first takes a state and any arguments, every
-        other one a state and a value.
+      processes: a dict from name to process, in the order in which they run. The first takes a state and
+        any arguments, every other one takes a state and a value.
 
     Returns:
-      A `MeasuredProcess` that takes the arguments of the first and gives the result of the last. State
-      and measurements are dicts by name.
+      A `MeasuredProcess` that takes the arguments of the first process and returns the result of the last.
+      Its state and its measurements are dicts by name.
 
     Raises:
-      TypeError: `processes` is no dict from name to `MeasuredProcess`.
-      ValueError: it is empty.
-      ProcessCompositionError: a result is not assignable to what it feeds, or states or measurements
-        are not at one placement; the message names the two processes.
+      TypeError: `processes` is not a dict from name to `MeasuredProcess`.
+      ValueError: `processes` is empty.
+      ProcessCompositionError: a result is not assignable to the value that the next process takes, or the
+        states or the measurements are not at one placement; the message names the two processes.
 
     Example:
       >>> import fedjax_core as fc
@@ -57,19 +57,19 @@ def chain(processes: Mapping[str, MeasuredProcess]) -> MeasuredProcess:
 
 
 def concatenate(processes: Mapping[str, MeasuredProcess]) -> MeasuredProcess:
-    """Measured processes side by side, each over a value of its own.
+    """Runs measured processes side by side, each on a value of its own.
 
     Args:
-      processes: by name; each takes a state and a value.
+      processes: a dict from name to process; each process takes a state and a value.
 
     Returns:
       A `MeasuredProcess` whose value, result, state and measurements are dicts by name.
 
     Raises:
-      TypeError: `processes` is no dict from name to `MeasuredProcess`.
-      ValueError: it is empty.
-      ProcessCompositionError: states or measurements are not at one placement, the message names the
-        two processes; or a process does not take exactly a state and a value.
+      TypeError: `processes` is not a dict from name to `MeasuredProcess`.
+      ValueError: `processes` is empty.
+      ProcessCompositionError: a process does not take exactly a state and a value, or the states or the
+        measurements are not at one placement; the message names the processes.
 
     Example:
       >>> import fedjax_core as fc
@@ -96,13 +96,13 @@ def concatenate(processes: Mapping[str, MeasuredProcess]) -> MeasuredProcess:
 def _composed(
     caller: str, processes: Mapping[str, MeasuredProcess], next: Callable, state_name: str, parameters
 ) -> MeasuredProcess:
-    """One process of several.
+    """Combines several processes into one.
 
     Args:
-      caller: the function to show.
-      processes: by name.
-      next: `(call, state, *args) -> (outputs by name, result)`; `call` makes a function of a Computation.
-      state_name: of the first parameter.
+      caller: the public function, for error messages.
+      processes: a dict from name to process.
+      next: `(call, state, *args) -> (outputs by name, result)`; `call` makes a function from a Computation.
+      state_name: the name of the first parameter.
       parameters: `(name, type)` of each of `args`.
     """
     state_types = {name: process.state_type for name, process in processes.items()}
@@ -144,14 +144,14 @@ def _joined_type(placement: Placement | None, parts: dict[str, Type]):
 
 
 def _common_placement(caller: str, what: str, parts: dict[str, Type]) -> Placement | None:
-    """Where all parts are, None if they are unplaced or structs of placed values."""
+    """The placement of all parts, None if they are unplaced or structs of placed values."""
     kinds = {name: _kind(type_) for name, type_ in parts.items()}
     for (first, kind), (second, other) in itertools.pairwise(kinds.items()):
         if kind != other:
             raise ProcessCompositionError(
                 f"{caller}: the {what} of {first!r}, {parts[first]}, and of {second!r}, {parts[second]}, must be at "
-                "one placement; place an unplaced value with `fc.federated_value(value, fc.SERVER)`, make one of a "
-                "struct of placed ones with `fc.federated_zip(value)`"
+                "one placement; place an unplaced value with `fc.federated_value(value, fc.SERVER)`, and combine a "
+                "struct of placed values with `fc.federated_zip(value)`"
             )
     kind = next(iter(kinds.values()), None)
     return kind if isinstance(kind, Placement) else None
@@ -168,8 +168,8 @@ def _value_type(caller: str, name: str, process: MeasuredProcess) -> Type:
     _, *values = _checks.argument_types(process.next)
     if len(values) != 1:
         raise ProcessCompositionError(
-            f"{caller}: {name!r} must take a state and one value, got {process.next.type_signature}; make one value of "
-            "several: `fc.federated_zip((first, second))`"
+            f"{caller}: {name!r} must take a state and one value, got {process.next.type_signature}; combine several "
+            "values into one: `fc.federated_zip((first, second))`"
         )
     return values[0]
 
@@ -182,7 +182,7 @@ def _check_links(processes: Mapping[str, MeasuredProcess]) -> None:
         except TypeNotAssignableError as difference:
             raise ProcessCompositionError(
                 f"chain: the result of {first!r}, {given}, must be assignable to the value that {second!r} takes: "
-                f"{difference}; convert it in {first!r}, or declare in {second!r} what it gets"
+                f"{difference}; convert it in {first!r}, or declare the value of {second!r} with its type"
             ) from difference
 
 

@@ -1,4 +1,4 @@
-"""The estimation process: an estimate can be reported from every state."""
+"""The estimation process, an iterative process with an estimate that can be reported from every state."""
 
 from fedjax_core.computations import Computation, computation, federated_computation
 from fedjax_core.templates import _checks, errors
@@ -12,9 +12,9 @@ class EstimationProcess(IterativeProcess):
     `next` is the state.
 
     Attributes:
-      initialize: the Computation that was given as `initialize_fn`.
-      next: the Computation that was given as `next_fn`.
-      report: the Computation that was given as `report_fn`.
+      initialize: the Computation passed as `initialize_fn`.
+      next: the Computation passed as `next_fn`.
+      report: the Computation passed as `report_fn`.
       state_type: the type of the state as `next` takes it.
 
     Example:
@@ -32,10 +32,10 @@ class EstimationProcess(IterativeProcess):
     _takes_data = True
 
     def __init__(self, initialize_fn: Computation, next_fn: Computation, report_fn: Computation):
-        """Checks that the three fit together.
+        """Checks that the three computations fit together.
 
         Args:
-          initialize_fn: a Computation without arguments that returns the first state.
+          initialize_fn: a Computation without arguments that returns the initial state.
           next_fn: a Computation whose first argument is the state, and whose whole result or
             first result is the next state.
           report_fn: a Computation of the state that returns the estimate.
@@ -47,7 +47,7 @@ class EstimationProcess(IterativeProcess):
           TemplateNextFnNumArgsError: if it takes no argument.
           TemplateStateNotAssignableError: if the initial state is not assignable to the first
             argument of `next_fn`, or neither the whole result of `next_fn` nor its first
-            element to that argument.
+            element is assignable to that argument.
           TypeError: if `report_fn` is not a Computation.
           TemplateStateNotAssignableError: if it does not take exactly the state.
         """
@@ -62,17 +62,17 @@ class EstimationProcess(IterativeProcess):
 
     @property
     def report(self) -> Computation:
-        """Gives the estimate of a state, `(S -> E)`."""
+        """Returns the estimate of a state, `(S -> E)`."""
         return self._report
 
     def _computations(self) -> dict[str, Computation]:
         return {**super()._computations(), "report": self.report}
 
     def map(self, fn: Computation) -> "EstimationProcess":
-        """The same process with another estimate: `fn` of this one's.
+        """The same process with another estimate: `fn` applied to the estimate of this one.
 
         Args:
-          fn: a Computation of the estimate, of any placement that the estimate has.
+          fn: a Computation of the estimate, with the placement that the estimate has.
 
         Returns:
           A new process with the same `initialize` and `next`, whose `report(state)` is

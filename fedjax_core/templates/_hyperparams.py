@@ -1,4 +1,4 @@
-"""Hyperparameters that live in a state, where `optax.inject_hyperparams` keeps them."""
+"""The hyperparameters in a state, where `optax.inject_hyperparams` keeps them."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,10 +10,10 @@ from fedjax_core import trees
 
 
 class _Place(NamedTuple):
-    """Where a hyperparameter is.
+    """The place of a hyperparameter in a state.
 
     Attributes:
-      index: the number of its leaf in the state.
+      index: the index of its leaf in the state.
       owner: the path to the value that has the field `hyperparams`.
       names: the path from this field to the hyperparameter.
     """
@@ -24,17 +24,17 @@ class _Place(NamedTuple):
 
 
 def hyperparams(state: Any) -> dict[str, Any]:
-    """The hyperparameters in a state that may be set: those of every field with the name `hyperparams`.
+    """The hyperparameters in a state that can be set: those in every field named `hyperparams`.
 
     `optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)` is an optimizer whose state has such a field. A
-    hyperparameter that follows a schedule is not among them, since the next step would compute it anew.
+    hyperparameter that follows a schedule is not among them, since the next step would compute it again.
 
     Args:
       state: a pytree.
 
     Returns:
-      A dict by the first entry of the path to the field, for example `finalizer`, of dicts by name. Where several
-      fields share this entry, the rest of their paths is a name in between.
+      A dict of dicts: the key is the first entry of the path to the field, for example `finalizer`, and its dict maps
+      names to values. If several fields share this entry, the rest of each path is a further key in between.
 
     Example:
 
@@ -53,15 +53,15 @@ def hyperparams(state: Any) -> dict[str, Any]:
 
 
 def with_hyperparams(state: Any, values: Mapping[str, Any]) -> Any:
-    """The state with other values of hyperparameters; their shapes and dtypes stay.
+    """The state with new values of some hyperparameters, which keep their shapes and dtypes.
 
     Args:
       state: a pytree.
-      values: as `hyperparams` gives them; what is left out stays as it is.
+      values: the new values, in the dicts that `hyperparams` returns; what is left out stays as it is.
 
     Raises:
-      ValueError: the state has no hyperparameter of a name, it is of another shape, or is an integer and the
-        value is not.
+      ValueError: the state has no hyperparameter of that name, or the value has another shape or is a float
+        for an integer.
 
     Example:
 
@@ -84,18 +84,18 @@ def with_hyperparams(state: Any, values: Mapping[str, Any]) -> Any:
                 f"the hyperparameter {'.'.join(name)!r} has the shape {jnp.shape(before)}, got {jnp.shape(value)}"
             )
         dtype = jnp.result_type(before)
-        # An integer would cut off a fraction: a rate of 0.1 would become 0.
+        # The cast to an integer would cut off the fraction: a rate of 0.1 would become 0.
         if jnp.issubdtype(jnp.result_type(value), jnp.inexact) and not jnp.issubdtype(dtype, jnp.inexact):
             raise ValueError(
-                f"the hyperparameter {'.'.join(name)!r} is {dtype}, got {value!r}; give the optimizer "
-                f"a float at the start, for example {name[-1]}=1.0 in place of 1"
+                f"the hyperparameter {'.'.join(name)!r} is {dtype}, got {value!r}; create the optimizer with "
+                f"a float, for example {name[-1]}=1.0 in place of 1"
             )
         leaves[places[name]] = jnp.asarray(value, dtype)
     return structure.unflatten(leaves)
 
 
 def _by_name(state: Any) -> dict[tuple[str, ...], int]:
-    """The number of each hyperparameter's leaf by its name."""
+    """The index of each hyperparameter's leaf, by the names under which `hyperparams` returns it."""
     places = _places(state)
     owners = {place.owner for place in places}
     named = {}
@@ -113,7 +113,7 @@ def _places(state: Any) -> list[_Place]:
 
 
 def _under(paths: list[tuple], field: str) -> list[_Place]:
-    """The leaves below a field of this name; a dict's key of this name is none."""
+    """The leaves below a field of this name; the key of a dict is not a field."""
     key = jax.tree_util.GetAttrKey(field)
     found = [(i, path, max(j for j, k in enumerate(path) if k == key)) for i, path in enumerate(paths) if key in path]
     return [_Place(i, _entries(path[:j]), _entries(path[j + 1 :])) for i, path, j in found]

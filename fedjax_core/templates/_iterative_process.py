@@ -1,4 +1,4 @@
-"""The iterative process: a first state and the step from one state to the next."""
+"""The iterative process: an initial state and the step from one state to the next."""
 
 from fedjax_core.computations import Computation, plan_text, signature_text
 from fedjax_core.templates import _checks
@@ -6,17 +6,17 @@ from fedjax_core.types import FederatedType, Type, laid_out
 
 
 class IterativeProcess:
-    """A first state and the step from one state to the next.
+    """An initial state and the step from one state to the next.
 
-    `initialize: ( -> S)` makes the first state and `next` takes a state and gives the next one.
+    `initialize: ( -> S)` returns the initial state, and `next` takes a state and returns the next one.
     `next` may take more arguments after the state, and may return more results after it: `(S -> S)`,
     `(<S,...> -> S)`, `(S -> <S,...>)` or `(<S,...> -> <S,...>)`. A process holds no state itself.
 
     Attributes:
-      initialize: the Computation that was given as `initialize_fn`.
-      next: the Computation that was given as `next_fn`.
-      state_type: the type of the state as `next` takes it. It may be wider than the initial
-        state's: `int32[?]` where the initial state is `int32[0]`.
+      initialize: the Computation passed as `initialize_fn`.
+      next: the Computation passed as `next_fn`.
+      state_type: the type of the state as `next` takes it. It may be more general than the type of
+        the initial state, such as `int32[?]` for the initial state `int32[0]`.
 
     Example:
       >>> from fedjax_core.computations import computation
@@ -33,10 +33,10 @@ class IterativeProcess:
     _takes_data = False
 
     def __init__(self, initialize_fn: Computation, next_fn: Computation):
-        """Checks that the two fit together.
+        """Checks that the two computations fit together.
 
         Args:
-          initialize_fn: a Computation without arguments that returns the first state.
+          initialize_fn: a Computation without arguments that returns the initial state.
           next_fn: a Computation whose whole parameter or first argument is the state, and whose
             whole result or first result is the next state.
 
@@ -47,7 +47,7 @@ class IterativeProcess:
           TemplateNextFnNumArgsError: if it takes no argument.
           TemplateStateNotAssignableError: if the initial state is assignable neither to the whole
             parameter of `next_fn` nor to its first element, or neither the whole result of
-            `next_fn` nor its first element to that state.
+            `next_fn` nor its first element is assignable to that state.
         """
         self._state_type = _checks.check_iteration(initialize_fn, next_fn, self._takes_data)
         self._initialize = initialize_fn
@@ -55,12 +55,12 @@ class IterativeProcess:
 
     @property
     def initialize(self) -> Computation:
-        """Makes the first state, `( -> S)`."""
+        """Returns the initial state, `( -> S)`."""
         return self._initialize
 
     @property
     def next(self) -> Computation:
-        """Takes the state, and what else it takes, to the next state, and what else it returns."""
+        """Returns the next state, and any further results, from the state and any further arguments."""
         return self._next
 
     @property
@@ -69,10 +69,10 @@ class IterativeProcess:
         return self._state_type
 
     def describe(self) -> str:
-        """The process in words: the type of each computation, and how `next` runs (see `Computation.describe`).
+        """A text with the type of each computation and how `next` runs (see `Computation.describe`).
 
-        Long types are written by a letter, which is explained below: `S` the state, of a learning process also `W`
-        the model weights and `M` the metrics.
+        A letter stands for a long type and is explained below the types: `S` for the state and, in a learning
+        process, `W` for the model weights and `M` for the metrics.
 
         Example:
           >>> from fedjax_core.computations import computation
@@ -90,7 +90,7 @@ class IterativeProcess:
         return {"initialize": self.initialize, "next": self.next}
 
     def _letters(self) -> dict[str, Type]:
-        """The types that have a letter in the text."""
+        """The types that have a letter in the description."""
         return {"S": self.state_type}
 
     def __repr__(self) -> str:
@@ -99,11 +99,11 @@ class IterativeProcess:
 
 
 def description(computations: dict[str, Computation], letters: dict[str, Type]) -> str:
-    """The types of a process's computations and the plan of its `next`.
+    """The types of a process's computations and the plan of its `next`, as a text.
 
     Args:
-      computations: by name; one is `next`.
-      letters: what stands for a type, or for the member of a federated one, if it is long.
+      computations: a dict from name to computation; one is `next`.
+      letters: the letter of each type, or of the member of a federated type, which replaces it if it is long.
     """
     members = {letter: t.member if isinstance(t, FederatedType) else t for letter, t in letters.items()}
     names = {t: letter for letter, t in reversed(members.items()) if len(str(t)) > 30}

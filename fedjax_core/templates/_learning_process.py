@@ -1,4 +1,4 @@
-"""The learning process: a model in the server's state learns from the clients' data."""
+"""The learning process, in which a model in the server's state learns from the clients' data."""
 
 import functools
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from fedjax_core.types import SequenceType, Type, member_of, type_leaves
 class LearningProcessOutput(NamedTuple):
     """What the `next` of a learning process returns.
 
-    Each field is placed for itself: an output that is placed as a whole is another type.
+    Each field has its own placement; an output that is placed as a whole has another type.
 
     Attributes:
       state: the next state.
-      metrics: what the round measured, for people to look at.
+      metrics: the metrics of the round.
 
     Example:
       >>> state, metrics = LearningProcessOutput(state=1, metrics={"loss": 0.5})
@@ -37,26 +37,26 @@ class LearningProcess(IterativeProcess):
     `report: (S -> R)`, `get_model_weights: (S -> W)` and `set_model_weights: (<S,W> -> S)`. The data of a
     client is a sequence `D*` or a struct of sequences.
 
-    It can be rebuilt from its attributes, for example with another report:
+    A process can be rebuilt from its attributes, for example with another report:
     `LearningProcess(old.initialize, old.next, report, old.get_model_weights, old.set_model_weights,
     client_results=old.client_results)`.
 
-    Rates that live in the state change between rounds without another compilation: `get_hparams` reads and
-    `set_hparams` sets them. They are those of `hyperparams(state)`, which are where `optax.inject_hyperparams` keeps
-    them, and follow from the type of the state, so that no process needs to be told of them.
+    Hyperparameters in the state, such as learning rates, can change between rounds without another compilation:
+    `get_hparams` reads and `set_hparams` sets them. They are those of `hyperparams(state)`, where
+    `optax.inject_hyperparams` keeps them. They follow from the type of the state, so a process does not declare them.
 
     Attributes:
-      initialize: the Computation that was given as `initialize_fn`.
-      next: the Computation that was given as `next_fn`.
-      report: the Computation that was given as `report_fn`.
-      get_model_weights: the Computation that was given, or else the identity.
-      set_model_weights: the Computation that was given, or else one that replaces the whole state.
-      get_hparams: a Computation `(S -> H)`, the hyperparameters in an unplaced state; `{}` if it has none.
-      set_hparams: a Computation `(<S,H> -> S)`, the unplaced state with other hyperparameters.
-      client_results: the Computation that was given, or else None.
+      initialize: the Computation passed as `initialize_fn`.
+      next: the Computation passed as `next_fn`.
+      report: the Computation passed as `report_fn`.
+      get_model_weights: the Computation that was passed, or else the identity.
+      set_model_weights: the Computation that was passed, or else one that replaces the whole state.
+      get_hparams: a Computation `(S -> H)` of the hyperparameters in an unplaced state; `{}` if it has none.
+      set_hparams: a Computation `(<S,H> -> S)` of the unplaced state with other hyperparameters.
+      client_results: the Computation that was passed, or else None.
       state_type: the type of the state as `next` takes it, placed at SERVER.
 
-    Example: counts the examples it has seen.
+    Example: a process that counts the examples it has seen.
       >>> import jax.numpy as jnp
       >>> import fedjax_core as fc
       >>> def count(sequence):
@@ -101,19 +101,19 @@ class LearningProcess(IterativeProcess):
         *,
         client_results: Computation | None = None,
     ):
-        """Checks that all of them fit together.
+        """Checks that the computations fit together.
 
         Args:
-          initialize_fn: a Computation without arguments that returns the first state at SERVER.
+          initialize_fn: a Computation without arguments that returns the initial state at SERVER.
           next_fn: a Computation of the state at SERVER and the data at CLIENTS that returns a
             `LearningProcessOutput` with both fields at SERVER.
-          report_fn: a Computation of the unplaced state that summarizes it for people.
+          report_fn: a Computation of the unplaced state that returns a summary of it.
           get_model_weights: a Computation of the unplaced state that returns its model weights;
-            None for the state itself.
+            None if the whole state is the weights.
           set_model_weights: a Computation of the unplaced state and model weights that returns
             the state with these weights; None if the weights are the whole new state.
-          client_results: a Computation of what `next_fn` takes that returns what each client of the round
-            answers, at CLIENTS, for people to look at; None if it is not told.
+          client_results: a Computation of the arguments of `next_fn` that returns the result of each client of
+            the round, at CLIENTS, for debugging; None if the process does not provide it.
 
         Raises:
           TypeError: if `initialize_fn` is not a Computation.
@@ -122,14 +122,14 @@ class LearningProcess(IterativeProcess):
           TemplateNextFnNumArgsError: if it takes no argument.
           TemplateStateNotAssignableError: if the initial state is not assignable to the first
             argument of `next_fn`, or neither the whole result of `next_fn` nor its first
-            element to that argument.
+            element is assignable to that argument.
           LearningProcessPlacementError: if the initial state is not at SERVER as a whole.
           LearningProcessOutputError: if `next_fn` does not return exactly a
             `LearningProcessOutput`: not a tuple, a dict or another NamedTuple with its fields.
           TemplateNextFnNumArgsError: if `next_fn` does not take exactly two arguments.
           LearningProcessPlacementError: if the second is not at CLIENTS as a whole.
-          LearningProcessSequenceTypeError: if it is neither a sequence nor a (nested) struct of
-            sequences only.
+          LearningProcessSequenceTypeError: if it is neither a sequence nor a (nested) struct that
+            contains only sequences.
           LearningProcessPlacementError: if the metrics are not at SERVER as a whole.
           TypeError: if `report_fn` is not a Computation.
           ReportFnTypeSignatureError: if it does not take exactly the unplaced state.
@@ -162,22 +162,22 @@ class LearningProcess(IterativeProcess):
 
     @property
     def report(self) -> Computation:
-        """Summarizes an unplaced state for people, `(S -> R)`."""
+        """Returns a summary of an unplaced state, `(S -> R)`."""
         return self._report
 
     @property
     def get_model_weights(self) -> Computation:
-        """Gives the model weights of an unplaced state, `(S -> W)`."""
+        """Returns the model weights of an unplaced state, `(S -> W)`."""
         return self._get_model_weights
 
     @property
     def set_model_weights(self) -> Computation:
-        """Gives the unplaced state with other model weights, `(<S,W> -> S)`."""
+        """Returns the unplaced state with other model weights, `(<S,W> -> S)`."""
         return self._set_model_weights
 
     @property
     def get_hparams(self) -> Computation:
-        """Gives the hyperparameters in an unplaced state, `(S -> H)`: a dict by their place in the state.
+        """Returns the hyperparameters in an unplaced state, `(S -> H)`, as dicts by their place in the state.
 
         Example: the clients' learning rate is halved after each round.
 
@@ -197,12 +197,12 @@ class LearningProcess(IterativeProcess):
 
     @property
     def set_hparams(self) -> Computation:
-        """Gives the unplaced state with other hyperparameters, `(<S,H> -> S)`; see `get_hparams`."""
+        """Returns the unplaced state with other hyperparameters, `(<S,H> -> S)`; see `get_hparams`."""
         return self._hparams[1]
 
     @functools.cached_property
     def _hparams(self) -> tuple[Computation, Computation]:
-        # Traced when they are first asked for: most states hold no hyperparameters, and large ones take time.
+        # Traced at their first use: most states have no hyperparameters, and tracing a large state takes time.
         def get_hparams(state):
             return hyperparams(state)
 
@@ -215,14 +215,14 @@ class LearningProcess(IterativeProcess):
 
     @property
     def client_results(self) -> Computation | None:
-        """What each client of a round answers, `(<S@SERVER,{D*}@CLIENTS> -> {A}@CLIENTS)`, or None."""
+        """Returns the result of each client of a round, `(<S@SERVER,{D*}@CLIENTS> -> {A}@CLIENTS)`; may be None."""
         return self._client_results
 
     def with_config(self, config: EngineConfig) -> "LearningProcess":
-        """The same process with rounds on other lanes, devices or memory, as `Computation.with_config`.
+        """The same process with rounds on other lanes, devices or memory, like `Computation.with_config`.
 
         Raises:
-          TypeError: `config` is no `EngineConfig`.
+          TypeError: `config` is not an `EngineConfig`.
 
         Example:
           >>> import jax, optax, fedjax_core as fc
@@ -273,14 +273,14 @@ def _check_data(next_fn: Computation) -> None:
     if len(arguments) != 2:
         raise errors.TemplateNextFnNumArgsError(
             f"`next_fn` must take exactly two arguments, state and data, got {len(arguments)}: "
-            f"{next_fn.type_signature}; keep what else it needs in the state, or let it close over it"
+            f"{next_fn.type_signature}; keep anything else that it needs in the state, or let it close over that"
         )
     data_type = arguments[1]
     _checks.check_at_clients("the data that `next_fn` takes", data_type, errors.LearningProcessPlacementError)
     member = member_of(data_type)
     if not all(isinstance(part, SequenceType) for _, part in type_leaves(member)):
         raise errors.LearningProcessSequenceTypeError(
-            "the data of a client must be a sequence or a (nested) struct of sequences only, got "
+            "the data of a client must be a sequence or a (nested) struct that contains only sequences, got "
             f"{member}; declare a sequence of batches: `fc.at_clients(fc.types.SequenceType(batch_type))`"
         )
 
@@ -304,7 +304,7 @@ def _replaced_state(state_type: Type, weights_type: Type) -> Computation:
     if not state_type.is_assignable_from(weights_type):
         raise errors.SetModelWeightsTypeSignatureError(
             "`set_model_weights=None` replaces the whole state by the weights, so `get_model_weights` must "
-            f"return a state, {state_type}, got {weights_type}; give what puts the weights into a state: "
+            f"return a state, {state_type}, got {weights_type}; pass a computation that puts the weights into a state: "
             "`set_model_weights=fc.computation(lambda state, weights: state._replace(weights=weights), "
             "state_type, weights_type)`"
         )

@@ -1,4 +1,4 @@
-"""The measured process: a step that reports a result and measurements beside the next state."""
+"""The measured process, whose step returns a result and measurements beside the next state."""
 
 from typing import Any, NamedTuple
 
@@ -10,12 +10,12 @@ from fedjax_core.templates._iterative_process import IterativeProcess
 class MeasuredProcessOutput(NamedTuple):
     """What the `next` of a measured process returns.
 
-    Each field is placed for itself: an output that is placed as a whole is another type.
+    Each field has its own placement; an output that is placed as a whole has another type.
 
     Attributes:
       state: the next state.
-      result: what the step is there for.
-      measurements: what it reports besides, for people to look at.
+      result: the result of the step.
+      measurements: what the step reports in addition, to monitor it.
 
     Example:
       >>> output = MeasuredProcessOutput(state=1, result=2.5, measurements={"num_clipped": 0})
@@ -36,8 +36,8 @@ class MeasuredProcess(IterativeProcess):
     argument of `next` is the state.
 
     Attributes:
-      initialize: the Computation that was given as `initialize_fn`.
-      next: the Computation that was given as `next_fn`.
+      initialize: the Computation passed as `initialize_fn`.
+      next: the Computation passed as `next_fn`.
       state_type: the type of the state as `next` takes it.
 
     Example:
@@ -53,10 +53,10 @@ class MeasuredProcess(IterativeProcess):
     _takes_data = True
 
     def __init__(self, initialize_fn: Computation, next_fn: Computation):
-        """Checks that the two fit together.
+        """Checks that the two computations fit together.
 
         Args:
-          initialize_fn: a Computation without arguments that returns the first state.
+          initialize_fn: a Computation without arguments that returns the initial state.
           next_fn: a Computation whose first argument is the state and that returns a
             `MeasuredProcessOutput`.
 
@@ -67,7 +67,7 @@ class MeasuredProcess(IterativeProcess):
           TemplateNextFnNumArgsError: if it takes no argument.
           TemplateStateNotAssignableError: if the initial state is not assignable to the first
             argument of `next_fn`, or neither the whole result of `next_fn` nor its first
-            element to that argument.
+            element is assignable to that argument.
           TemplateNotMeasuredProcessOutputError: if `next_fn` does not return exactly a
             `MeasuredProcessOutput`: not a tuple, a dict or another NamedTuple with its fields.
           TemplateStateNotAssignableError: if the field `state` of the result is not assignable

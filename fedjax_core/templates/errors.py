@@ -1,7 +1,7 @@
-"""The named errors of the templates; each docstring is the condition that raises it.
+"""The named errors of the templates; each docstring is the condition under which it is raised.
 
-All of them are `TypeError`s, raised when a process is built and never later. Something that is
-not a Computation where one is expected is a plain `TypeError`.
+All of them are `TypeError`s, raised when a process is built and never later. An argument that is
+not a Computation where one is expected raises a plain `TypeError`.
 """
 
 from fedjax_core._signposts import signpost
@@ -32,7 +32,7 @@ class TemplateInitFnParamNotEmptyError(TypeError):
 
 class TemplateStateNotAssignableError(TypeError):
     """The initial state, or the state that `next_fn` returns, is not assignable to the state that
-    `next_fn` takes; or that state is not assignable to the argument of an estimation's `report_fn`."""
+    `next_fn` takes; or that state is not assignable to the argument of the `report_fn` of an estimation."""
 
 
 class TemplateNextFnNumArgsError(TypeError):
@@ -50,16 +50,16 @@ class AggregationNotFederatedError(TypeError):
 
 class AggregationPlacementError(TypeError):
     """The state, the result or the measurements of an aggregation are not placed at SERVER as a
-    whole, or its value or its weight not at CLIENTS."""
+    whole, or its value or its weight is not placed at CLIENTS as a whole."""
 
 
 class EstimateNotAssignableError(TypeError):
-    """The function given to `EstimationProcess.map` does not take exactly the estimate."""
+    """The function passed to `EstimationProcess.map` does not take exactly the estimate."""
 
 
 class LearningProcessPlacementError(TypeError):
     """The state or the metrics of a learning process are not placed at SERVER as a whole, or its
-    data not at CLIENTS."""
+    data is not placed at CLIENTS as a whole."""
 
 
 class LearningProcessOutputError(TypeError):
@@ -67,22 +67,21 @@ class LearningProcessOutputError(TypeError):
 
 
 class LearningProcessSequenceTypeError(TypeError):
-    """The client data of a learning process is neither a sequence nor a (nested) struct of
-    sequences only."""
+    """The client data of a learning process is neither a sequence nor a (nested) struct that contains
+    only sequences."""
 
 
 class ReportFnTypeSignatureError(TypeError):
-    """`report_fn` does not take exactly one argument, equivalent to the unplaced state."""
+    """`report_fn` does not take exactly one argument whose type is equivalent to the unplaced state."""
 
 
 class GetModelWeightsTypeSignatureError(TypeError):
-    """`get_model_weights` does not take exactly one argument, equivalent to the unplaced state."""
+    """`get_model_weights` does not take exactly one argument whose type is equivalent to the unplaced state."""
 
 
 class SetModelWeightsTypeSignatureError(TypeError):
-    """`set_model_weights` does not take exactly two arguments, the first equivalent to the unplaced
-    state and the second to the result of `get_model_weights`, or does not return what is
-    assignable to the unplaced state."""
+    """`set_model_weights` does not take exactly two arguments, equivalent to the unplaced state and to the
+    result of `get_model_weights`, or its result is not assignable to the unplaced state."""
 
 
 class ProcessCompositionError(TypeError):
