@@ -1,18 +1,18 @@
-"""Laws that any aggregator, metric or algorithm can be checked against, in a test of one's own.
+"""Laws that your own aggregator, metric or algorithm can be checked against in your tests.
 
   check_aggregator            an `Aggregator`
   check_aggregation_process   an `AggregationProcess`, of metrics for example
   check_metric                a `Metric`
   check_learning_process      an algorithm
 
-`debug_client` runs one client of a round step by step and tells where its result is not finite first.
+`debug_client` runs one client of a round step by step and says where its result first stops being finite.
 
-Each raises an `AssertionError` that names every law that is broken, says what it says, and shows what was
-expected and what was found; it needs no test framework. The laws are `AGGREGATOR_LAWS`,
-`AGGREGATION_PROCESS_LAWS`, `METRIC_LAWS` and `LEARNING_PROCESS_LAWS`, dicts from name to sentence. What breaks a
-law by design leaves it out, in sight: `laws=METRIC_LAWS.keys() - {"additive"}`.
+Each check raises an `AssertionError` with the name and the sentence of every broken law, the expected and the
+found value; it needs no test framework. The laws are `AGGREGATOR_LAWS`, `AGGREGATION_PROCESS_LAWS`,
+`METRIC_LAWS` and `LEARNING_PROCESS_LAWS`, dicts from name to sentence. If yours breaks a law by design, leave
+the law out explicitly: `laws=METRIC_LAWS.keys() - {"additive"}`.
 
-The law `devices` needs several, which a CPU shows with
+The law `devices` needs several devices, which a CPU provides with
 `XLA_FLAGS=--xla_force_host_platform_device_count=2`.
 
   >>> import fedjax_core as fc

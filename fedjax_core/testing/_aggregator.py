@@ -16,15 +16,15 @@ from fedjax_core.testing._laws import chosen, compare, hold, sentences
 from fedjax_core.testing._rounds import SHARED, Cases, Rounds, check_finite
 
 _CLIENTS, _LEFT_OUT = 20, 3
-_OVERHEAD = 16  # bytes that the engine takes for a client beside its arguments
+_OVERHEAD = 16  # bytes that the engine needs for each client in addition to its arguments
 
 
 class _Given(NamedTuple):
-    """What the laws of an aggregator need besides its rounds.
+    """What the laws of an aggregator need in addition to its rounds.
 
     Attributes:
       value_type: the type of a client's value.
-      mean: per round the mean that neutral settings should give, in float64.
+      mean: the mean that neutral settings should give in each round, in float64.
       neutral: the aggregator with neutral settings; None if it has none.
       finite: whether it promises finite results.
     """
@@ -36,13 +36,13 @@ class _Given(NamedTuple):
 
 
 def _padding(rounds: Rounds):
-    """Clients that the round left out, all zeros, with weight zero, change no result."""
+    """Clients that the round left out, which are all zeros with weight zero, do not change the result."""
     found = rounds.run(rounds.cases.padded)
     compare(_results(rounds.expected), _results(found), rounds.tolerance)
 
 
 def _empty(rounds: Rounds):
-    """A round of nobody leaves a state of finite numbers."""
+    """A round without clients leaves a finite state."""
     (output,) = rounds.run(rounds.cases.nobody)
     check_finite(rounds.expected[0].state, output.state)
 
@@ -57,12 +57,12 @@ def _result_type(rounds: Rounds):
 
 
 def _empty_result(rounds: Rounds):
-    """The result over nobody is finite."""
+    """The result of a round without clients is finite."""
     check_finite(_results(rounds.expected)[:1], _results(rounds.run(rounds.cases.nobody)))
 
 
 def _neutral(rounds: Rounds):
-    """Neutral settings, where there are any, give the mean."""
+    """Neutral settings, if there are any, give the mean."""
     if rounds.given.neutral is None:
         return
     process = as_process(rounds.given.neutral, rounds.given.value_type)
@@ -72,7 +72,7 @@ def _neutral(rounds: Rounds):
 
 
 def _finite_result(rounds: Rounds):
-    """The result is finite, where that is promised, although some clients hold NaN and infinities."""
+    """The result is finite, if the aggregator promises it, although some clients hold NaN and infinities."""
     if rounds.given.finite:
         check_finite(_results(rounds.expected), _results(rounds.run(rounds.cases.non_finite)))
 
@@ -92,10 +92,10 @@ _LAWS = {
 }
 
 AGGREGATION_PROCESS_LAWS = sentences(_PROCESS_LAWS)
-"""What aggregation processes are held to: each law's name and what it says."""
+"""The laws of aggregation processes: the name and the sentence of each."""
 
 AGGREGATOR_LAWS = sentences(_LAWS)
-"""What aggregators are held to: each law's name and what it says."""
+"""The laws of aggregators: the name and the sentence of each."""
 
 
 def check_aggregator(
@@ -108,28 +108,28 @@ def check_aggregator(
     laws: Iterable[str] | str = AGGREGATOR_LAWS,
     tolerance: float = 2e-5,
 ) -> None:
-    """Holds an aggregator to the laws that all of them keep.
+    """Checks that an aggregator keeps the laws of aggregators.
 
     Two rounds of 20 clients with values of very different norms run on one lane of one device, and again
-    under what must not matter. An aggregator that breaks a law by design leaves it out where it is checked:
-    `laws=AGGREGATOR_LAWS.keys() - {"padding"}`. One law alone is `laws="padding"`.
+    under variations that must not matter. If your aggregator breaks a law by design, leave the law out of its check:
+    `laws=AGGREGATOR_LAWS.keys() - {"padding"}`. To check one law alone, pass `laws="padding"`.
 
     Args:
-      aggregator: what is checked.
+      aggregator: the aggregator.
       value_type: the type of a client's value, numbers of fixed shapes, or its notation.
       neutral: the same aggregator with settings that make it a mean (a clip at infinity, no noise); None
-        if there are none, and then the law `neutral` says nothing.
-      weighted: whether clients' weights differ; False gives every client the weight one.
-      finite: whether the aggregator promises finite results whatever the clients hold; the law
-        `finite_result` says nothing of others.
+        if there are none, in which case the law `neutral` always holds.
+      weighted: whether the clients' weights differ; False gives every client the weight one.
+      finite: whether the aggregator promises finite results whatever the clients hold; if not, the law
+        `finite_result` always holds.
       laws: the names of the laws, from `AGGREGATOR_LAWS`.
-      tolerance: of floats, relative and absolute, where lanes or padding change the order of sums.
+      tolerance: the relative and absolute tolerance of floats where lanes or padding change the order of sums.
 
     Raises:
-      AssertionError: with the name, the sentence and the difference of every law that is broken; a path such
-        as `[1].result['w'][0]` begins with the round.
-      ValueError: there is no law of such a name, or `value_type` has a dimension `?`.
-      TypeError: `aggregator` is no `Aggregator`, or does not fit the value.
+      AssertionError: a law is broken. The message has the name, the sentence and the difference of every broken
+        law; a path such as `[1].result['w'][0]` begins with the index of the round.
+      ValueError: a name in `laws` is not a law, or `value_type` has a dimension `?`.
+      TypeError: `aggregator` is not an `Aggregator`, or it does not take the value.
 
     Example: a mean that forgets the weights.
 
@@ -142,7 +142,7 @@ def check_aggregator(
     >>> check_aggregator(uniform(), "float32", laws=["order", "padding"])
     Traceback (most recent call last):
     AssertionError: the aggregator breaks 1 of 2 laws
-    padding: Clients that the round left out, all zeros, with weight zero, change no result.
+    padding: Clients that the round left out, which are all zeros with weight zero, do not change the result.
       [0]: expected ..., found ...
     """
     names = chosen("check_aggregator", laws, _LAWS)
@@ -164,19 +164,19 @@ def check_aggregation_process(
     laws: Iterable[str] | str = AGGREGATION_PROCESS_LAWS,
     tolerance: float = 2e-5,
 ) -> None:
-    """Holds an aggregation process, of values or of metrics, to the laws that all of them keep.
+    """Checks that an aggregation process, of values or of metrics, keeps the laws of aggregation processes.
 
-    As `check_aggregator`, for what was not made by `aggregators.as_process`.
+    It is like `check_aggregator`, but for processes that were not made by `aggregators.as_process`.
 
     Args:
-      build: makes the process; called twice, so that both can be compared.
+      build: a function that makes the process; it is called twice, and the two processes are compared.
       laws: the names of the laws, from `AGGREGATION_PROCESS_LAWS`.
-      tolerance: of floats, relative and absolute, where lanes or padding change the order of sums.
+      tolerance: the relative and absolute tolerance of floats where lanes or padding change the order of sums.
 
     Raises:
-      AssertionError: as `check_aggregator`.
-      ValueError: there is no law of such a name, or the process takes values with a dimension `?`.
-      TypeError: `build` gives no `AggregationProcess`.
+      AssertionError: a law is broken; see `check_aggregator`.
+      ValueError: a name in `laws` is not a law, or the process takes values with a dimension `?`.
+      TypeError: `build` does not return an `AggregationProcess`.
 
     Example: the sums of the clients' statistics of a metric.
 
@@ -190,7 +190,8 @@ def check_aggregation_process(
     process = build() if callable(build) else None
     if not isinstance(process, AggregationProcess):
         raise TypeError(
-            f"check_aggregation_process(build=...) makes an AggregationProcess, got {build!r}; write `lambda: process`"
+            "check_aggregation_process(build=...) must be a function that returns an AggregationProcess, "
+            f"got {build!r}; write `lambda: process`"
         )
     (_, value_type), *weight = process.next.parameters[1:]
     values = _values(types.member_of(value_type))
@@ -199,7 +200,7 @@ def check_aggregation_process(
 
 
 def _make_rounds(build: Callable, arguments: list[tuple], tolerance: float, laws: list[str], given=None) -> Rounds:
-    """The rounds of a process, for per round the arguments of all clients, `[C, ...]` each."""
+    """The rounds of a process; `arguments` has for each round the arguments of all clients, `[C, ...]` each."""
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[0]))
     budget = num_bytes + _CLIENTS * _OVERHEAD
     return Rounds(build(), build, _cases(arguments), memory_budget=budget, tolerance=tolerance, laws=laws, given=given)
@@ -211,13 +212,15 @@ def _values(value_type: types.Type) -> list:
 
 
 def _draw(value_type: types.Type, seed: int):
-    """The values of all clients, `[C, ...]` each, of norms from some hundredths to some tens."""
+    """The values of all clients, `[C, ...]` each, with norms between about 0.01 and several tens."""
     random = np.random.default_rng(seed)
     norms = np.exp(1.5 * random.normal(size=_CLIENTS))
 
     def draw(tensor):
         if None in tensor.shape:
-            raise ValueError(f"the laws are checked on values of fixed shapes, got {value_type}; put numbers for `?`")
+            raise ValueError(
+                f"the laws are checked on values of fixed shapes, got {value_type}; write numbers instead of `?`"
+            )
         shape = (_CLIENTS, *tensor.shape)
         if jnp.issubdtype(tensor.dtype, jnp.inexact):
             each = norms.reshape(-1, *(1 for _ in tensor.shape))
@@ -250,7 +253,7 @@ def _cases(arguments: list[tuple]) -> Cases:
 
 
 def _rounds(given: list[tuple], clients: np.ndarray) -> list[tuple]:
-    """Per round the arguments of some clients as cohorts."""
+    """For each round the arguments of some clients, as cohorts."""
     ids = tuple(f"client{i}" for i in clients.tolist())
     index, digests = clients.astype(np.int32), client_digests(ids)
 
@@ -261,12 +264,12 @@ def _rounds(given: list[tuple], clients: np.ndarray) -> list[tuple]:
 
 
 def _extended(value):
-    """The value with some clients of zeros behind the others."""
+    """The value with some clients of zeros appended."""
     return jax.tree.map(lambda x: np.concatenate([x, np.zeros((_LEFT_OUT, *x.shape[1:]), x.dtype)]), value)
 
 
 def _spoiled(value):
-    """The value with three clients of NaN, infinity and minus infinity, where it has floats."""
+    """The value in which the floats of three clients are NaN, infinity and minus infinity."""
 
     def spoil(x):
         if not jnp.issubdtype(x.dtype, jnp.inexact):

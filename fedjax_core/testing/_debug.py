@@ -1,4 +1,4 @@
-"""Where a client's training stops being finite."""
+"""Finds where the training of a client stops being finite."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,13 +15,14 @@ from fedjax_core.testing._laws import as_numpy
 
 
 class NonFinite(NamedTuple):
-    """The first NaN or infinity of a client's training.
+    """The first NaN or infinity in the training of a client.
 
     Attributes:
-      step: the step after which it is there, from 1; 0 if it is there before the first step.
-      leaf: where, in the client's `ClientResult` or in the server's weights, for example `update['kernel'][0, 2]`.
-      value: what stands there.
-      data: the first entry of the step's batch that is not finite itself, for example `['x'][3, 0]`; None if all are.
+      step: the step that caused it, counted from 1; 0 if it was there before the first step.
+      leaf: its place in the client's `ClientResult` or in the server's weights, for example
+        `update['kernel'][0, 2]`.
+      value: the value at that place.
+      data: the first entry of the step's batch that is not finite, for example `['x'][3, 0]`; None if all are finite.
     """
 
     step: int
@@ -31,24 +32,24 @@ class NonFinite(NamedTuple):
 
 
 def debug_client(process: LearningProcess, state: Any, client: Any) -> NonFinite | None:
-    """Runs one client of a round step by step, and tells where its result is not finite first.
+    """Runs one client of a round step by step and finds where its result first stops being finite.
 
-    For a client that a round has left out, see `algorithms.left_out_clients`. The round is run for its first
-    step alone, then for the first two, and so on, each time with the keys of the round: the time grows with the
-    square of the number of steps.
+    Use it for a client that a round has left out, which `algorithms.left_out_clients` names. The client is run for
+    the first step of the round, then for the first two, and so on, each time with the keys of the round, so the
+    time grows with the square of the number of steps.
 
     Args:
-      process: from `algorithms.compose` or what is built on it.
+      process: a process made by `algorithms.compose` or by an algorithm that is built on it.
       state: the state before the round.
-      client: a cohort of one client, `data.cohort([client_id], batching, key=...)` as the round had it; a list of
+      client: a cohort of one client, `data.cohort([client_id], batching, key=...)` as in the round; a list of
         batches; or one batch.
 
     Returns:
       A `NonFinite`, or None if the result is finite after every step.
 
     Raises:
-      TypeError: the process does not tell what its clients answer, or `client` is of another kind.
-      ValueError: a cohort of more than one client.
+      TypeError: the process has no `client_results`, or `client` is not one of these.
+      ValueError: `client` is a cohort of several clients or of none.
 
     Example: the learning rate is far too large.
 
@@ -62,8 +63,8 @@ def debug_client(process: LearningProcess, state: Any, client: Any) -> NonFinite
     results = getattr(process, "client_results", None)
     if results is None:
         raise TypeError(
-            f"debug_client(process=...) is a learning process that has `client_results`, got {process!r}; "
-            "fc.algorithms.compose makes one, and what is built on it"
+            f"debug_client(process=...) must be a learning process with `client_results`, got {process!r}; "
+            "fc.algorithms.compose makes one, and so do the algorithms that are built on it"
         )
     if found := _first("weights", process.get_model_weights(state)):
         return NonFinite(0, *found, None)
@@ -90,19 +91,22 @@ def _first(name: str, tree: Any) -> tuple[str, float] | None:
 
 
 def _steps(client: Any) -> tuple[int, Callable, Callable]:
-    """The number of a client's steps, what a round takes for the first of them, and the batch of each, from 0."""
+    """The number of a client's steps, `number -> the client with only its first steps`, and `step -> batch`."""
     if isinstance(client, Cohort):
         return _steps_of_cohort(client)
     batches = client if isinstance(client, list) else [client]
     if not batches or not jax.tree.leaves(batches[0]):
-        raise TypeError(f"debug_client(client=...) is a cohort of one client, or its batches, got {client!r}")
+        raise TypeError(
+            f"debug_client(client=...) must be a cohort of one client, or its batches, got {client!r}; write "
+            "data.cohort([client_id], batching)"
+        )
     return len(batches), lambda number: [batches[:number]], lambda step: batches[step]
 
 
 def _steps_of_cohort(cohort: Cohort) -> tuple[int, Callable, Callable]:
     if len(cohort) != 1:
         raise ValueError(
-            f"debug_client(client=...) is a cohort of one client, got {len(cohort)}; write "
+            f"debug_client(client=...) must be a cohort of one client, got {len(cohort)}; write "
             "data.cohort([client_id], batching)"
         )
     whole = cohort.value

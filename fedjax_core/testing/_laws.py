@@ -1,4 +1,4 @@
-"""Laws as functions: choosing among them, holding something to them, and saying which of them are broken."""
+"""Laws as functions: how they are selected, checked and reported."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,15 +9,15 @@ import numpy as np
 
 
 def sentences(laws: Mapping[str, Callable]) -> dict[str, str]:
-    """What each law says: its docstring."""
+    """The sentence of each law, which is its docstring."""
     return {name: " ".join((law.__doc__ or "").split()) for name, law in laws.items()}
 
 
 def chosen(caller: str, laws: Iterable[str] | str, known: Mapping[str, Any]) -> list[str]:
-    """The names of laws, in the order of those that there are.
+    """The selected names, in the order of the known laws.
 
     Raises:
-      ValueError: there is no law of such a name, or none was chosen.
+      ValueError: a name is not that of a law, or no law was selected.
 
     Example:
 
@@ -27,21 +27,21 @@ def chosen(caller: str, laws: Iterable[str] | str, known: Mapping[str, Any]) -> 
     names = [laws] if isinstance(laws, str) else list(laws)
     unknown = sorted(set(names) - set(known))
     if unknown or not names:
-        raise ValueError(f"{caller}(laws=...) is one or several of {', '.join(known)}, got {unknown or names}")
+        raise ValueError(f"{caller}(laws=...) must be one or several of {', '.join(known)}, got {unknown or names}")
     return [name for name in known if name in names]
 
 
 def hold(what: str, laws: Mapping[str, Callable], names: list[str], subject: Any) -> None:
-    """Raises unless the subject keeps all the laws that are named.
+    """Raises AssertionError unless the subject keeps all the named laws.
 
     Args:
-      what: what the subject is called in the message.
-      laws: by name; each takes the subject and raises if it is broken.
-      names: which of them.
-      subject: what is held to them.
+      what: the name of the subject in the message.
+      laws: a dict from name to law; a law takes the subject and raises an error if it is broken.
+      names: the names of the laws to check.
+      subject: the subject of the laws.
 
     Raises:
-      AssertionError: with name, sentence and difference of every law that is broken.
+      AssertionError: a law is broken. The message has the name, the sentence and the difference of every broken law.
 
     Example:
 
@@ -68,19 +68,19 @@ def hold(what: str, laws: Mapping[str, Callable], names: list[str], subject: Any
 
 
 def described(error: Exception) -> str:
-    """An error as a law's finding, in one line."""
+    """The text of an error that a law raised; for an unexpected error its type and first line."""
     if isinstance(error, AssertionError):
         return str(error)
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def compare(expected: Any, found: Any, tolerance: float | None = None) -> None:
-    """Raises with both values where two pytrees differ first.
+    """Raises AssertionError, with both values, at the first difference between two pytrees.
 
     Args:
       expected: a pytree of arrays, keys or numbers.
-      found: another one.
-      tolerance: of floats, relative and absolute; None where they must have the same bits.
+      found: the pytree to compare with it.
+      tolerance: the relative and absolute tolerance of floats; None if they must be equal bit for bit.
 
     Raises:
       AssertionError: they differ in structure, shape, dtype or value.
@@ -100,7 +100,7 @@ def compare(expected: Any, found: Any, tolerance: float | None = None) -> None:
 
 
 def as_numpy(leaf: Any) -> np.ndarray:
-    """A leaf on the host, a key as its data."""
+    """A leaf as a NumPy array, a key as its data."""
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
@@ -121,7 +121,7 @@ def _compare_leaf(path: str, expected: np.ndarray, found: np.ndarray, tolerance:
 
 
 def _differ(a: np.ndarray, b: np.ndarray, tolerance: float | None) -> np.ndarray:
-    """Entry by entry, where two arrays of one shape and dtype differ; NaN is NaN."""
+    """Whether two arrays of one shape and dtype differ, entry by entry; NaN equals NaN."""
     if not jnp.issubdtype(a.dtype, jnp.inexact):
         return a != b
     wide = np.complex128 if jnp.issubdtype(a.dtype, jnp.complexfloating) else np.float64

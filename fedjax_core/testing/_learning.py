@@ -1,4 +1,4 @@
-"""Laws of algorithms."""
+"""The laws of algorithms."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,14 +18,14 @@ _WITHOUT = 2
 
 
 def _padding(rounds: Rounds):
-    """Clients without examples change no weight."""
+    """Clients without examples do not change the weights."""
     found = rounds.run(rounds.cases.padded)
     weights = rounds.process.get_model_weights
     compare(*([weights(o.state) for o in outputs] for outputs in (rounds.expected, found)), tolerance=rounds.tolerance)
 
 
 def _empty(rounds: Rounds):
-    """A round of nobody changes no bit of the state but `round_num`."""
+    """A round without clients does not change a bit of the state except `round_num`."""
     state = rounds.expected[-1].state
     (output,) = rounds.run(rounds.cases.nobody, state)
     compare(_without_round_num(state), _without_round_num(output.state))
@@ -40,7 +40,7 @@ def _without_round_num(state: Any) -> Any:
 
 
 def _weights(rounds: Rounds):
-    """The weights that are set are those that one gets, setting what is there changes nothing; there is a report."""
+    """Getting the weights returns those that were set, setting the same ones changes nothing, and a report exists."""
     process, state = rounds.process, rounds.expected[-1].state
     weights = process.get_model_weights(state)
     compare(weights, process.get_model_weights(process.set_model_weights(process.initialize(), weights)))
@@ -51,7 +51,7 @@ def _weights(rounds: Rounds):
 
 
 def _non_finite(rounds: Rounds):
-    """A client of NaN leaves no trace: state and next round are those of a round that it had no part in."""
+    """A client with NaN leaves no trace: the state and the next round are the same as without that client."""
     spoilt, spared = rounds.run(rounds.cases.non_finite), rounds.run(rounds.cases.spared)
     compare(*([output.state for output in outputs] for outputs in (spared, spoilt)), tolerance=rounds.tolerance)
     compare(spared[-1].metrics, spoilt[-1].metrics, rounds.tolerance)
@@ -61,7 +61,7 @@ def _non_finite(rounds: Rounds):
 _LAWS = {**SHARED, "non_finite": _non_finite, "padding": _padding, "empty": _empty, "weights": _weights}
 
 LEARNING_PROCESS_LAWS = sentences(_LAWS)
-"""What algorithms are held to: each law's name and what it says."""
+"""The laws of algorithms: the name and the sentence of each."""
 
 
 def check_learning_process(
@@ -73,29 +73,28 @@ def check_learning_process(
     memory_budget: int = 1,
     tolerance: float = 2e-5,
 ) -> None:
-    """Holds an algorithm to the laws that all of them keep.
+    """Checks that an algorithm keeps the laws of learning processes.
 
-    Two rounds with all clients of the data but the last two run on one lane of one device, and again under
-    what must not matter. An algorithm that breaks a law by design leaves it out where it is checked:
-    `laws=LEARNING_PROCESS_LAWS.keys() - {"empty"}` for one whose aggregator always releases. One law alone is
-    `laws="order"`.
+    Two rounds with all clients of the data except the last two run on one lane of one device, and again under
+    variations that must not matter. If your algorithm breaks a law by design, leave the law out of its check:
+    `laws=LEARNING_PROCESS_LAWS.keys() - {"empty"}` if its aggregator always releases. To check one law alone,
+    pass `laws="order"`.
 
     Args:
-      process: what is checked, or a function that makes it; only two that were made can show that the same
-        key makes the same.
-      data: some small clients, at least eleven. Of the last two the examples are taken away for the law
-        `padding`.
-      batching: how their examples become batches, without shuffling; None is `Batching(batch_size=4)`.
+      process: the process, or a function that makes it; only with a function does `same_key` compare two
+        processes that were built with the same key.
+      data: some small clients, at least eleven. The last two lose their examples for the law `padding`.
+      batching: how examples become batches, without shuffling; None means `Batching(batch_size=4)`.
       laws: the names of the laws, from `LEARNING_PROCESS_LAWS`.
-      memory_budget: bytes with which a round takes several waves; more than 1 for what is collected from
-        every client.
-      tolerance: of floats, relative and absolute, where lanes or padding change the order of sums.
+      memory_budget: bytes, so few that a round needs several waves; it must be larger than 1 if the algorithm
+        collects something from every client.
+      tolerance: the relative and absolute tolerance of floats where lanes or padding change the order of sums.
 
     Raises:
-      AssertionError: with the name, the sentence and the difference of every law that is broken; a path such
-        as `[1].state.weights['w'][0]` begins with the round.
-      ValueError: there is no law of such a name, or there are too few clients.
-      TypeError: `process` neither is nor makes a `LearningProcess`.
+      AssertionError: a law is broken. The message has the name, the sentence and the difference of every broken
+        law; a path such as `[1].state.weights['w'][0]` begins with the index of the round.
+      ValueError: a name in `laws` is not a law, or there are too few clients.
+      TypeError: `process` is neither a `LearningProcess` nor a function that returns one.
 
     Example:
 
@@ -111,10 +110,10 @@ def check_learning_process(
     first = build() if callable(build) else build
     if not isinstance(first, LearningProcess):
         raise TypeError(
-            f"check_learning_process takes a LearningProcess, or a function that makes one, got {process!r}"
+            f"check_learning_process takes a LearningProcess or a function that returns one, got {process!r}"
         )
     if len(data) < _FEWEST:
-        raise ValueError(f"check_learning_process(data=...) has at least {_FEWEST} clients, got {len(data)}")
+        raise ValueError(f"check_learning_process(data=...) must have at least {_FEWEST} clients, got {len(data)}")
     cases = _cases(data, Batching(4) if batching is None else batching)
     rounds = Rounds(first, build, cases, memory_budget=memory_budget, tolerance=tolerance, laws=names)
     hold("the learning process", _LAWS, names, rounds)
@@ -140,7 +139,7 @@ def _cases(data: FederatedData, batching: Batching) -> Cases:
 
 
 def _changed(data: FederatedData, ids: list, change: Callable) -> FederatedData:
-    """The same clients with the arrays of some changed."""
+    """The same clients with the arrays of some of them changed."""
     return FederatedData.from_clients({i: jax.tree.map(change, data[i]) if i in ids else data[i] for i in data})
 
 

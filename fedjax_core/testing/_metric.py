@@ -1,4 +1,4 @@
-"""Laws of metrics."""
+"""The laws of metrics."""
 
 import functools
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ _FEWEST = 4
 
 
 class _Measured:
-    """A metric and a batch, with `B` examples of which some are padding.
+    """A metric and a batch of `B` examples, some of which are padding.
 
     Attributes:
       metric: the metric.
       measure: its `measure`, compiled.
       examples: `(predictions, batch)`.
       mask: bool `[B]`.
-      tolerance: of floats, relative and absolute.
+      tolerance: the relative and absolute tolerance of floats.
     """
 
     def __init__(self, metric: Metric, predictions: Any, batch: Any, mask: Any, tolerance: float):
@@ -39,7 +39,7 @@ class _Measured:
         return self.measure(*self.examples, self.mask)
 
     def uncompiled(self, examples: Any) -> Any:
-        """The statistic of such a batch, operation by operation."""
+        """The statistic of a batch with this mask, computed without compilation, operation by operation."""
         return self.metric.measure(*jax.tree.map(jnp.asarray, (*examples, self.mask)))
 
 
@@ -48,24 +48,26 @@ def _checked_mask(examples: Any, mask: np.ndarray | None) -> np.ndarray:
     size = next(iter(sizes)) if len(sizes) == 1 else None
     if size is None or size < _FEWEST:
         raise ValueError(
-            f"check_metric(metric, predictions, batch) takes arrays with one row an example, of at least {_FEWEST} "
+            f"check_metric(metric, predictions, batch) takes arrays with one row per example and at least {_FEWEST} "
             f"examples, got {sorted(map(str, sizes))} rows"
         )
     checked = np.arange(size) % 3 != 1 if mask is None else mask
     if checked.all() or checked.sum() < 2:
-        raise ValueError(f"check_metric(mask=...) is False for some examples and True for two, got {checked.tolist()}")
+        raise ValueError(
+            f"check_metric(mask=...) must be False for some examples and True for at least two, got {checked.tolist()}"
+        )
     return checked
 
 
 def _padding(measured: _Measured):
-    """What stands in masked rows, NaN and the dtype's largest integer among it, changes no bit."""
+    """The content of masked rows, even NaN or the dtype's largest integer, does not change a bit."""
     spoiled = jax.tree.map(lambda x: _with_rubbish(x, ~measured.mask), measured.examples)
-    # Compiled, `nan * 0` may well be 0: XLA takes a product with a mask for a choice.
+    # Not compiled: XLA may turn a product with a mask into a selection, and `nan * 0` would then be 0.
     compare(measured.uncompiled(measured.examples), measured.uncompiled(spoiled))
 
 
 def _width(measured: _Measured):
-    """A wider batch, whose first rows are padding, gives the same."""
+    """A larger batch, whose first rows are padding, gives the same statistic."""
     size = len(measured.mask)
     rows = np.concatenate([np.zeros(size // 2, int), np.arange(size)])
     wide = _rows(measured.examples, rows)
@@ -74,7 +76,7 @@ def _width(measured: _Measured):
 
 
 def _additive(measured: _Measured):
-    """The statistics of two parts of a batch, or of two clients, add up to that of the whole."""
+    """The statistics of two parts of a batch, or of two clients, add up to the statistic of the whole."""
     size = len(measured.mask)
     half = (size + 1) // 2
     rows = [np.arange(half), np.minimum(np.arange(half, 2 * half), size - 1)]
@@ -84,7 +86,7 @@ def _additive(measured: _Measured):
 
 
 def _statistic(measured: _Measured):
-    """A statistic is numbers, whose shapes and dtypes do not depend on the size of a batch, known or not."""
+    """A statistic consists of numbers whose shapes and dtypes do not depend on the batch size, known or not."""
     expected = jax.tree.map(_abstract, measured.whole)
     for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
         if not jnp.issubdtype(leaf.dtype, jnp.number):
@@ -97,7 +99,7 @@ def _statistic(measured: _Measured):
 
 
 def _sized(measured: _Measured, size: Any) -> tuple:
-    """Abstract arguments of `measure` for batches of a size."""
+    """Abstract arguments of `measure` for a batch of this size."""
 
     def sized(x):
         return jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
@@ -110,13 +112,13 @@ def _abstract(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _zero_of_nobody(measured: _Measured):
-    """The statistic of nobody is zero, as that of a client without batches is."""
+    """The statistic of no examples is zero, like that of a client without batches."""
     found = measured.measure(*measured.examples, np.zeros_like(measured.mask))
     compare(jax.tree.map(np.asarray, trees.zeros_like(measured.whole)), found, 0.0)
 
 
 def _nan_of_nobody(measured: _Measured):
-    """A floating point value over nobody is NaN, not a made-up number."""
+    """The floating point value of no examples is NaN, not a made-up number."""
     value = measured.metric.finalize(trees.zeros_like(measured.whole))
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isnan(leaf).all():
@@ -124,7 +126,7 @@ def _nan_of_nobody(measured: _Measured):
 
 
 def _compiled(measured: _Measured):
-    """Both functions can be compiled, and then give what they give otherwise."""
+    """Both functions can be compiled and then return the same."""
     expected = measured.uncompiled(measured.examples)
     compare(expected, measured.whole, measured.tolerance)
     finalize = measured.metric.finalize
@@ -157,7 +159,7 @@ _LAWS = {
 }
 
 METRIC_LAWS = sentences(_LAWS)
-"""What metrics are held to: each law's name and what it says."""
+"""The laws of metrics: the name and the sentence of each."""
 
 
 def check_metric(
@@ -169,24 +171,25 @@ def check_metric(
     laws: Iterable[str] | str = METRIC_LAWS,
     tolerance: float = 1e-5,
 ) -> None:
-    """Holds a metric to the laws that let the engine pad, batch and add up as it likes.
+    """Checks that a metric keeps the laws that allow the engine to pad, batch and add up in any way.
 
     Args:
-      metric: what is checked.
-      predictions: a pytree of arrays `[B, ...]`, what a model predicts for `batch`; None if the metric
-        does not look at them.
+      metric: the metric.
+      predictions: a pytree of arrays `[B, ...]`, the predictions of a model for `batch`; None if the metric
+        does not read them.
       batch: a pytree of arrays `[B, ...]`, at least four examples.
       mask: bool `[B]`; None masks every third example.
-      laws: the names of the laws, from `METRIC_LAWS`. A metric that breaks one by design leaves it out:
-        `laws=METRIC_LAWS.keys() - {"additive"}` for one that counts batches.
-      tolerance: of floats, relative and absolute, where the order of sums changes.
+      laws: the names of the laws, from `METRIC_LAWS`. If your metric breaks a law by design, leave it out:
+        `laws=METRIC_LAWS.keys() - {"additive"}` for a metric that counts batches.
+      tolerance: the relative and absolute tolerance of floats where the order of sums changes.
 
     Raises:
-      AssertionError: with the name, the sentence and the difference of every law that is broken.
-      ValueError: there is no law of such a name, or the arrays have different numbers of rows or too few.
-      TypeError: `metric` is no `Metric`.
+      AssertionError: a law is broken. The message has the name, the sentence and the difference of every broken law.
+      ValueError: a name in `laws` is not a law, the arrays have different numbers of rows or too few, or the mask
+        does not leave at least two examples and mask one.
+      TypeError: `metric` is not a `Metric`.
 
-    Example: a mean that divides too early does not add up.
+    Example: means of parts do not add up, so dividing in `measure` is too early.
 
     >>> def measure(predictions, batch, mask):
     ...     errors = jnp.where(mask, jnp.abs(predictions - batch["y"]), 0.0)
@@ -195,7 +198,7 @@ def check_metric(
     >>> check_metric(metric, np.arange(6.0), {"y": np.zeros(6)}, laws=["additive", "width"])
     Traceback (most recent call last):
     AssertionError: the metric breaks 1 of 2 laws
-    additive: The statistics of two parts of a batch, or of two clients, add up to that of the whole.
+    additive: The statistics of two parts of a batch, or of two clients, add up to the statistic of the whole.
       [0]: expected 2.5, found 5.0
     """
     if not isinstance(metric, Metric):

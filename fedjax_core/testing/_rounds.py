@@ -1,4 +1,4 @@
-"""Rounds of a process, run again under what must not matter; the laws that all processes share."""
+"""Rounds of a process, repeated under variations that must not matter, and the laws that all processes share."""
 
 import contextlib
 import functools
@@ -23,10 +23,10 @@ class Cases(NamedTuple):
     Attributes:
       usual: two rounds.
       reordered: the same clients in another order.
-      padded: the usual clients, and some that contribute nothing.
+      padded: the usual clients and some that contribute nothing.
       nobody: one round without clients.
-      non_finite: the usual rounds, but that some clients of the first hold NaN and infinities.
-      spared: the usual rounds, but that these clients have no part in the first; of learning processes alone.
+      non_finite: the usual rounds, except that some clients of the first hold NaN and infinities.
+      spared: the usual rounds, except that these clients do not take part in the first; only for learning processes.
     """
 
     usual: list[tuple]
@@ -38,16 +38,16 @@ class Cases(NamedTuple):
 
 
 class Rounds:
-    """A process and its rounds on one lane of one device, against which the laws hold others.
+    """A process and its rounds on one lane of one device, with which the laws compare other runs.
 
     Args:
       process: the process.
-      build: makes it anew.
+      build: a function that makes the process again.
       cases: its rounds.
       memory_budget: bytes, so few that the usual rounds run in several waves.
-      tolerance: of floats where lanes or padding change the order of sums.
-      laws: which laws are of interest.
-      given: what the laws of one kind of process need besides.
+      tolerance: the tolerance of floats where lanes or padding change the order of sums.
+      laws: the names of the laws to check.
+      given: what the laws of one kind of process need in addition.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Rounds:
         self._next = process.next.with_config(EngineConfig(lanes=1, devices=1))
 
     def run(self, rounds: list[tuple], state: Any = None) -> list:
-        """The output of every round, from the first state or the given one."""
+        """The output of every round, starting from `state` or, if it is None, from the initial state."""
         return _run(self._next, self.process.initialize() if state is None else state, rounds)
 
     def run_with(self, process: Any, rounds: list[tuple], **config) -> list:
-        """The same of another process or configuration, which is compiled for it."""
+        """The output of every round of another process or configuration, which is compiled for it."""
         return _run(process.next.with_config(EngineConfig(**config)), process.initialize(), rounds)
 
     @functools.cached_property
@@ -85,7 +85,7 @@ class Rounds:
 
     @functools.cached_property
     def changed(self) -> dict[str, str]:
-        """Among the laws of `BITWISE`, what differs; all are tried at once, and one by one only if something does."""
+        """The differences under the laws of `BITWISE`: all are tried at once, and one by one only if that differs."""
         names = [name for name in BITWISE if name in self._laws]
         together = self._under(names)
         if together is None:
@@ -94,7 +94,7 @@ class Rounds:
         return alone or dict.fromkeys(names, f"{' and '.join(names)} together: {together}")
 
     def _under(self, names: list[str]) -> str | None:
-        """What differs under the variations of some laws."""
+        """The first difference under the variations of some laws, or None."""
         rounds = self.cases.reordered if "order" in names else self.cases.usual
         devices = min(2, jax.local_device_count()) if "devices" in names else 1
         budget = self._memory_budget if "waves" in names else None
@@ -117,7 +117,7 @@ def _run(next: Callable, state: Any, rounds: list[tuple]) -> list:
 
 
 def check_finite(expected: Any, found: Any) -> None:
-    """Raises where `found` is not finite and `expected`, of the same structure, is."""
+    """Raises AssertionError where `found` is not finite and `expected`, of the same structure, is finite."""
 
     def check(path, a, b):
         a, b = as_numpy(a), as_numpy(b)
@@ -130,7 +130,7 @@ def check_finite(expected: Any, found: Any) -> None:
 
 @contextlib.contextmanager
 def _compilations():
-    """The names of what XLA compiles meanwhile."""
+    """Collects the names of the programs that XLA compiles while it is open."""
     names = []
 
     def listen(event: str, duration_secs: float, **details: str | int) -> None:
@@ -145,7 +145,7 @@ def _compilations():
 
 
 def _types(rounds: Rounds):
-    """Every round, also one of nobody, gives the types that `next` declares."""
+    """Every round, even one without clients, returns the types that `next` declares."""
     declared = rounds.process.next.type_signature.result
     for output in (*rounds.expected, *rounds.run(rounds.cases.nobody)):
         for name, part in zip(output._fields, output):
@@ -155,7 +155,7 @@ def _types(rounds: Rounds):
 
 
 def _state_structure(rounds: Rounds):
-    """The state keeps its containers, shapes and dtypes, from the first one on."""
+    """The state always has the containers, shapes and dtypes of the initial state."""
     expected = _structure(rounds.process.initialize())
     for found in (_structure(output.state) for output in rounds.expected):
         if found != expected:
@@ -167,12 +167,12 @@ def _structure(state: Any) -> str:
 
 
 def _same_key(rounds: Rounds):
-    """Built and run again, it gives the same bits: randomness comes from explicit keys alone."""
+    """A process that is built and run again gives the same bits: randomness comes only from explicit keys."""
     _check_unchanged(rounds, "same_key")
 
 
 def _one_trace(rounds: Rounds):
-    """Rounds of as many clients as before compile nothing."""
+    """Further rounds with the same number of clients compile nothing."""
     rounds.run(rounds.cases.usual)
     with _compilations() as names:
         rounds.run(rounds.cases.usual * 2)
@@ -181,12 +181,12 @@ def _one_trace(rounds: Rounds):
 
 
 def _order(rounds: Rounds):
-    """The order of the clients changes no bit."""
+    """The order of the clients does not change a bit."""
     _check_unchanged(rounds, "order")
 
 
 def _devices(rounds: Rounds):
-    """Another number of devices changes no bit (where JAX shows several)."""
+    """Another number of devices does not change a bit (if JAX has several)."""
     _check_unchanged(rounds, "devices")
 
 
@@ -196,26 +196,26 @@ def _waves(rounds: Rounds):
 
 
 def _lanes(rounds: Rounds):
-    """Another number of lanes changes nothing but the rounding."""
+    """Another number of lanes changes only the rounding."""
     found = rounds.run_with(rounds.process, rounds.cases.usual, lanes=_LANES, devices=1)
     compare(rounds.expected, found, rounds.tolerance)
 
 
 def _non_finite(rounds: Rounds):
-    """NaN and infinities of a client are forgotten: the state is finite, and so is the next round."""
+    """The NaN and infinities of a client do not persist: the state and the next round are finite."""
     outputs = rounds.run(rounds.cases.non_finite)
     check_finite([output.state for output in rounds.expected], [output.state for output in outputs])
     check_finite(rounds.expected[-1], outputs[-1])
 
 
 def _resume(rounds: Rounds):
-    """Going on from a copy of the state gives the bits of a run that was not interrupted."""
+    """Resuming from a copy of the state gives the bits of an uninterrupted run."""
     first, second = rounds.expected
     compare([second], rounds.run(rounds.cases.usual[1:], jax.tree.map(_copy, first.state)))
 
 
 def _copy(leaf: jax.Array) -> jax.Array:
-    """An array that went through the host's memory."""
+    """The array after a round trip through host memory."""
     copied = jnp.asarray(as_numpy(leaf).copy())
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(copied, impl=jax.random.key_impl(leaf))
@@ -228,7 +228,7 @@ def _check_unchanged(rounds: Rounds, law: str):
 
 
 BITWISE = ("same_key", "order", "devices", "waves")
-"""Laws under whose variations no bit may change."""
+"""The laws whose variations must not change a bit."""
 
 SHARED = {
     "types": _types,

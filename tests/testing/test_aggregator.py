@@ -221,14 +221,14 @@ def test_what_fails_in_a_law_is_told():
 
 @pytest.mark.parametrize("laws", ["colour", ["order", "colour"], []])
 def test_laws_that_are_none_are_refused(laws):
-    with pytest.raises(ValueError, match=r"check_aggregator\(laws=\.\.\.\) is one or several of types, .*got \["):
+    with pytest.raises(ValueError, match=r"check_aggregator\(laws=\.\.\.\) must be one or several of types, .*got \["):
         testing.check_aggregator(fc.aggregators.mean(), laws=laws)
 
 
 def test_what_is_no_aggregator_is_refused():
     with pytest.raises(TypeError, match="takes an Aggregator"):
         testing.check_aggregator(fc.aggregators.mean, "float32")
-    with pytest.raises(TypeError, match="makes an AggregationProcess"):
+    with pytest.raises(TypeError, match="returns an AggregationProcess"):
         testing.check_aggregation_process(fc.aggregators.as_process(fc.aggregators.mean(), "float32"))
     with pytest.raises(ValueError, match=r"values of fixed shapes, got float32\[\?\]"):
         testing.check_aggregator(fc.aggregators.sum(), "float32[?]")

@@ -114,7 +114,7 @@ def test_results_that_are_no_computation_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (lambda built: (fc.algorithms.fed_eval(MODEL), None, CLIENT), TypeError, "has `client_results`"),
+        (lambda built: (fc.algorithms.fed_eval(MODEL), None, CLIENT), TypeError, "with `client_results`"),
         (lambda built: (built, built.initialize(), []), TypeError, "a cohort of one client, or its batches"),
         (
             lambda built: (built, built.initialize(), reference.cohort({"a": CLIENT, "b": CLIENT})),

@@ -277,7 +277,7 @@ def test_an_algorithm_keeps_all_laws():
 
 
 def test_what_is_no_learning_process_is_refused():
-    with pytest.raises(TypeError, match="takes a LearningProcess, or a function that makes one"):
+    with pytest.raises(TypeError, match="takes a LearningProcess or a function that returns one"):
         testing.check_learning_process(fc.aggregators.mean, DATA)
     with pytest.raises(ValueError, match="at least 11 clients, got 2"):
         testing.check_learning_process(algorithm, DATA.subset(DATA.client_ids[:2]))

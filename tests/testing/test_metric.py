@@ -89,11 +89,11 @@ def test_a_metric_that_cannot_be_traced_is_found():
 @pytest.mark.parametrize(
     "arguments, error",
     [
-        ((SCORES[:5], BATCH), "different|one row an example"),
+        ((SCORES[:5], BATCH), "different|one row per example"),
         ((SCORES[:3], {"y": BATCH["y"][:3]}), "at least 4 examples"),
         ((None, {}), "at least 4 examples"),
         ((SCORES, BATCH, np.ones(12, bool)), "False for some examples"),
-        ((SCORES, {"y": np.float32(1)}), "one row an example"),
+        ((SCORES, {"y": np.float32(1)}), "one row per example"),
     ],
 )
 def test_batches_that_show_nothing_are_refused(arguments, error):
