@@ -47,6 +47,11 @@ def abstract_of(type_: types.Type, prefix: str) -> Any:
 
     Returns:
       The type's pytree of `jax.ShapeDtypeStruct` and abstract `ClientBatches`.
+
+    Example:
+
+    >>> abstract_of(types.parse_type("<x=float32[?,3],y=float32[?]>"), "data")
+    {'x': ShapeDtypeStruct(shape=(data0, 3), dtype=float32), 'y': ShapeDtypeStruct(shape=(data1,), dtype=float32)}
     """
     prefix = re.sub(r"\W", "_", prefix)
     fresh = (f"{prefix}{i}" for i in itertools.count())
@@ -116,6 +121,12 @@ def infer(fn, inputs: tuple, described: str) -> Any:
     Raises:
       TypeError: `fn` cannot be applied. The message has the user's line, the types and the reason;
         if the reason is a dimension `?`, it says to fix the dimension in the type.
+
+    Example:
+
+    >>> rows = abstract_of(types.parse_type("float32[?,4]"), "x")
+    >>> infer(lambda rows: rows.sum(axis=1), (rows,), "the sum")
+    ShapeDtypeStruct(shape=(x0,), dtype=float32)
     """
     try:
         return jax.eval_shape(lambda *values: strong(fn(*values)), *inputs)
@@ -131,6 +142,11 @@ def strong(tree: Any) -> Any:
 
     A type does not record weakness, so no node's value may be weak: the dtypes at run time would
     differ from the inferred ones, and equal types would be compiled twice.
+
+    Example:
+
+    >>> jnp.asarray(0.5).weak_type, strong(0.5).weak_type
+    (True, False)
     """
 
     def leaf(x):

@@ -234,7 +234,15 @@ def is_batched(element: types.Type) -> bool:
 
 
 def batch_dimension(element: types.Type) -> tuple:
-    """`(None,)` for batches of any size, `(B,)` for batches of a fixed one, else `()`."""
+    """`(None,)` for batches of any size, `(B,)` for batches of a fixed size, `()` for elements that are not batches.
+
+    Example:
+
+    >>> batch_dimension(types.parse_type("<x=float32[?,3],y=int32[?]>"))
+    (None,)
+    >>> batch_dimension(types.parse_type("<x=float32[20,3],y=int32>"))
+    ()
+    """
     shapes = [types.of_kind(leaf, types.TensorType).shape for _, leaf in types.type_leaves(element)]
     leading = {shape[:1] if shape else () for shape in shapes}
     return leading.pop() if len(leading) == 1 else ()

@@ -162,7 +162,19 @@ class Node(Generic[Made]):
 
 
 def ancestors(nodes) -> Iterator[Node]:
-    """All nodes that `nodes` depend on, and `nodes` themselves, each after its inputs."""
+    """All nodes that `nodes` depend on, and `nodes` themselves, each after its inputs.
+
+    Example: the graph of a mean, whose weight is 1.
+
+    >>> import fedjax_core as fc
+    >>> from fedjax_core.language.graph import node_of
+    >>> @fc.federated_computation(fc.at_clients("float32"))
+    ... def mean(values):
+    ...     result = fc.federated_mean(values)
+    ...     print([type(node.operation).__name__ for node in ancestors([node_of(result)])])
+    ...     return result
+    ['Parameter', 'Map', 'Map', 'Aggregate', 'Map']
+    """
     # Without recursion, since a chain of operators may be longer than Python's recursion limit.
     seen = set()
     stack = [(node, False) for node in reversed(list(nodes))]

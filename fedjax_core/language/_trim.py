@@ -88,6 +88,11 @@ def first_rows(result):
     """A result of concrete values with every `TrimmedRows` replaced by its first `count` rows.
 
     The host trims them, since a program that did it would be compiled again for every number of rows.
+
+    Example:
+
+    >>> first_rows({"top": TrimmedRows(jnp.arange(4), jnp.int32(2)), "total": 6})
+    {'top': Array([0, 1], dtype=int32), 'total': 6}
     """
     return jax.tree.map(lambda x: _cut(x) if _is_rows(x) else x, result, is_leaf=_is_rows)
 

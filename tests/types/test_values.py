@@ -261,7 +261,7 @@ def test_unpack_takes_any_container_with_these_names(value):
     ("ab", "must be a struct, got 'ab' of type str"),
     (None, r"got a NoneType with \(\): it has 0 elements, not 2"),
     ((1, 2, 3), r"got a tuple with \(_, _, _\): it has 3 elements, not 2"),
-    ({"x": 1}, r"must have the elements \(x, y\), got a dict with \(x\): missing \['y'\]; give every name once, in any"),
+    ({"x": 1}, r"have the elements \(x, y\), got a dict with \(x\): missing \['y'\]; give every name once, in any"),
     ({"x": 1, "z": 2}, r"got a dict with \(x, z\): missing \['y'\]; not expected \['z'\]; give every name once"),
     (collections.OrderedDict({1: 1, "1": 2}), r"missing \['x', 'y'\]; not expected \['1', '1'\]; given twice \['1'\]"),
     (Swapped(1, 2), "got a Swapped with .*: the same names in another order; a dict is matched by name, in any order"),
