@@ -164,7 +164,7 @@ def _kind(type_: Type) -> Placement | str:
 
 
 def _value_type(caller: str, name: str, process: MeasuredProcess) -> Type:
-    """The type of the one value that a process takes beside its state."""
+    """The type of the one value that a process takes in addition to its state."""
     _, *values = _checks.argument_types(process.next)
     if len(values) != 1:
         raise ProcessCompositionError(

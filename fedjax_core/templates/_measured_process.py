@@ -1,4 +1,4 @@
-"""The measured process, whose step returns a result and measurements beside the next state."""
+"""The measured process, whose step returns a result and measurements along with the next state."""
 
 from typing import Any, NamedTuple
 
