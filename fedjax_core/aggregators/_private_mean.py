@@ -26,10 +26,17 @@ class AdaptiveNorm(NamedTuple):
 
     Attributes:
       initial: the norm of the first round.
-      target_quantile: the fraction of clients that shall not be clipped.
-      learning_rate: of the estimate, see `quantile_estimate`.
-      noise_stddev: of the noise on the number of clients below the norm, in clients; None for a
-        twentieth of the cohort. It must exceed half of the noise multiplier.
+      target_quantile: the fraction of clients that should not be clipped.
+      learning_rate: the learning rate of the estimate, see `quantile_estimate`.
+      noise_stddev: the standard deviation of the noise on the number of clients below the norm, in
+        clients; None for a twentieth of the cohort. It must exceed half of the noise multiplier.
+
+    Example: clipping at the median of the norms, starting from 0.1.
+
+    >>> import jax, fedjax_core as fc
+    >>> aggregator = fc.aggregators.private_mean(AdaptiveNorm(), 1.0, cohort_size=100, key=jax.random.key(0))
+    >>> sorted(fc.aggregators.as_process(aggregator, "float32[2]").initialize())
+    ['estimate', 'key', 'round_num']
     """
 
     initial: float = 0.1
@@ -41,39 +48,39 @@ class AdaptiveNorm(NamedTuple):
 def private_mean(
     max_norm: float | AdaptiveNorm, noise_multiplier: float, cohort_size: float, *, key: jax.Array
 ) -> Aggregator:
-    r"""The uniform mean over the clients, with Gaussian noise that hides every single one.
+    r"""The uniform mean over the clients, with Gaussian noise that hides each single client.
 
     .. math:: \frac 1 m \Big(\sum_k v_k \min(1, c / \|v_k\|) + \mathcal N(0, z^2 c^2 I)\Big)
 
     for the clipping norm :math:`c`, the noise multiplier :math:`z` and the cohort size :math:`m`. The norm
     is the L2 norm of the whole value, all leaves together. One client moves the sum by at most
-    :math:`c` if it is added or removed, by :math:`2c` if another takes its place; the room `privacy`
-    says what that costs.
+    :math:`c` if it is added or removed, and by :math:`2c` if another takes its place; the room `privacy`
+    computes what that costs.
 
-    What would break the guarantee is not left to be set. All clients weigh the same: of a client's weight
-    it counts only whether it is positive. A client of weight zero, as one that processed nothing is,
+    Settings that would void the guarantee are not configurable. All clients weigh the same: only whether a
+    client's weight is positive counts. A client of weight zero, which has processed no example,
     sends zero, and so does one with a NaN or infinity in its value. The denominator is `cohort_size`,
-    whoever takes part. The noise is added in every round, also over nobody, and the result always
+    whoever takes part. The noise is added in every round, even without clients, and the result always
     counts (`always_releases`). Every leaf and every round draws from a key of its own. The measurements
-    tell nothing but what the result does.
+    reveal nothing beyond the result.
 
-    What remains to be seen to: the metrics of the clients' training are not protected, nor is an estimate
-    without noise around this mean, such as `clip_by_norm(quantile_estimate(...), private_mean(...))`. What a client
-    work of your own takes from the clients besides the update, by `extra`, by what its `run` shares or in its
-    `commit`, is not noised either; `compose` warns of the first two, and refuses running state of a model.
+    This is left to you: the metrics of the clients' training are not protected, nor is an estimate
+    without noise around this mean, such as `clip_by_norm(quantile_estimate(...), private_mean(...))`. Whatever a
+    client work of your own takes from the clients besides the update, through `extra`, through a value that its `run`
+    shares or in its `commit`, is not noised either; `compose` warns about the first two, and refuses a model with
+    running state.
 
-    With `AdaptiveNorm` the clipping norm follows a quantile of the clients' norms, by a noised count of those
-    below it. Count and sum together cost what the sum alone would with the noise multiplier :math:`z`:
-    the sum is given :math:`(z^{-2} - (2 \sigma_b)^{-2})^{-1/2}` in its place, :math:`\sigma_b` being the
-    deviation of the noise on the count.
+    With `AdaptiveNorm` the clipping norm follows a quantile of the clients' norms, through a noised count of those
+    below it. Count and sum together cost as much as the sum alone would with the noise multiplier :math:`z`:
+    the sum uses :math:`(z^{-2} - (2 \sigma_b)^{-2})^{-1/2}` in its place, where :math:`\sigma_b` is the
+    standard deviation of the noise on the count.
 
     Args:
-      max_norm: the clipping norm; positive, or `math.inf` where there is no noise. Or an
-        `AdaptiveNorm`.
+      max_norm: the clipping norm: positive, or `math.inf` if there is no noise. Or an `AdaptiveNorm`.
       noise_multiplier: the standard deviation of the noise on the sum, as a multiple of the clipping
-        norm. Zero adds none and protects nobody: with `max_norm=math.inf` and a full cohort that is the
-        uniform mean.
-      cohort_size: the number of clients in a round; under Poisson sampling the expected number.
+        norm. Zero adds no noise and protects nobody: with `max_norm=math.inf` and a full cohort the result
+        is the uniform mean.
+      cohort_size: the number of clients in a round; under Poisson sampling, the expected number.
       key: a JAX key, consumed: the noise of all rounds is drawn from it.
 
     Returns:
@@ -83,10 +90,10 @@ def private_mean(
       entry of the result.
 
     Raises:
-      TypeError: an argument of a wrong kind; when given a value that is not of floats.
-      ValueError: a number out of range; noise without clipping; a count with too little noise.
+      TypeError: an argument is of the wrong kind; when built for a value that does not consist of floats.
+      ValueError: a number is out of range, there is noise without clipping, or the count has too little noise.
 
-    Example: two clients, each clipped to norm 1, and noise of deviation 0.5.
+    Example: two clients, each clipped to norm 1, and noise with a standard deviation of 0.5.
 
     >>> import jax, numpy as np, fedjax_core as fc
     >>> aggregator = private_mean(max_norm=1.0, noise_multiplier=1.0, cohort_size=2, key=jax.random.key(0))
@@ -137,10 +144,10 @@ def _dtypes(value):
 
 
 def _clip(value, weight, max_norm):
-    """What a client adds to the sum, in float32 at least, and its norm before clipping: NaN if it adds nothing."""
+    """A client's term of the sum, in float32 at least, and its norm before clipping: NaN if it adds nothing."""
     wide = trees.widen(value)
     norm = finite_slope(trees.norm)(wide)
-    # A finite norm says it of every entry; one that is not may have overflowed.
+    # If the norm is finite, so is every entry; if it is not, it may have overflowed.
     finite = jax.lax.cond(jnp.isfinite(norm), lambda: jnp.array(True), lambda: trees.is_finite(value))
     counts = (weight > 0) & finite
     kept, norm = trees.where(counts, (wide, norm), trees.zeros_like((wide, norm)))
@@ -148,7 +155,7 @@ def _clip(value, weight, max_norm):
 
 
 def _release(dtypes, noise_multiplier, cohort_size, total, max_norm, key):
-    """The noised sum over the cohort size, and what is measured of it."""
+    """The noised sum divided by the cohort size, and its measurements."""
     stddev = noise_multiplier * max_norm if noise_multiplier else jnp.zeros((), jnp.float32)
 
     def noised_mean(total, key, dtype):
@@ -176,11 +183,11 @@ def _norm_estimate(norm: AdaptiveNorm, count_stddev: float, cohort_size: float, 
 
 
 def _split_noise(count_stddev, noise_multiplier: float, cohort_size: float) -> tuple[float, float]:
-    """The deviation of the noise on the count, and the noise multiplier that remains for the sum."""
+    """The standard deviation of the noise on the count, and the noise multiplier that remains for the sum."""
     if count_stddev is None:
         count_stddev = cohort_size / 20
     needed = noise_multiplier / 2
-    rule = f"finite and more than half of the noise multiplier, {needed}, since the count takes a part of the privacy"
+    rule = f"finite and more than half of the noise multiplier, {needed}, since the count costs a part of the privacy"
     repair = f"write AdaptiveNorm(noise_stddev={max(2 * noise_multiplier, 1.0)})"
     call = "private_mean(max_norm=AdaptiveNorm(noise_stddev=...))"
     _checks.checked_number(call, count_stddev, rule, lambda x: needed < x < math.inf or not noise_multiplier, repair)
@@ -209,7 +216,7 @@ def _check_numbers(noise_multiplier, cohort_size) -> None:
 def _check_max_norm(max_norm, noise_multiplier: float) -> None:
     if isinstance(max_norm, EstimationProcess):
         raise TypeError(
-            "private_mean(max_norm=...) takes no estimation process, whose noise it could not account for; write "
+            "private_mean(max_norm=...) takes no estimation process, since it could not account for its noise; write "
             "max_norm=fc.aggregators.AdaptiveNorm(initial=0.1, target_quantile=0.5)"
         )
     rule = "an AdaptiveNorm, or a positive float32 number" + (noise_multiplier > 0) * " with which the noise is finite"

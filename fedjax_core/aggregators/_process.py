@@ -1,4 +1,4 @@
-"""An aggregator by itself."""
+"""An aggregator as a process of its own."""
 
 from fedjax_core import types
 from fedjax_core.computations import federated_computation
@@ -18,7 +18,7 @@ def as_process(aggregator: Aggregator, value_type, weight_type="float32") -> Agg
       A weighted process: `next(state, values, weights)`.
 
     Raises:
-      TypeError: `aggregator` is no `Aggregator`, or does not fit the value and the weight.
+      TypeError: `aggregator` is not an `Aggregator`, or does not fit the value and the weight.
 
     Example:
 

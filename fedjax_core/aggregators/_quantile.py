@@ -1,4 +1,4 @@
-"""A quantile of the clients, estimated over the rounds and private if asked for."""
+"""A quantile over the clients, estimated from round to round, with noise for privacy if wanted."""
 
 import jax
 import jax.numpy as jnp
@@ -22,45 +22,45 @@ def quantile_estimate(
     cohort_size: float | None = None,
     key: jax.Array | None = None,
 ) -> EstimationProcess:
-    r"""Follows a quantile of one positive number a client, from one bit of each.
+    r"""Follows a quantile of a positive number that each client has, from one bit per client.
 
     In a round with the numbers :math:`x_k` of `n` clients the estimate :math:`C` moves to
 
     .. math:: C \exp(-\eta (\bar b - \gamma)), \qquad \bar b = \frac 1 n \sum_k [x_k \le C]
 
-    for the learning rate :math:`\eta` and the target quantile :math:`\gamma`, and so by the same ratio
-    at any scale. With a `cohort_size` :math:`m`, and noise of the standard deviation :math:`\sigma`,
+    for the learning rate :math:`\eta` and the target quantile :math:`\gamma`; a step is thus the same ratio
+    at any scale. With a `cohort_size` :math:`m` and noise with the standard deviation :math:`\sigma`,
 
     .. math::
         \bar b = \frac 1 2 + \frac 1 m \Big(\sum_k \big([x_k \le C] - \tfrac 1 2\big) + \mathcal N(0, \sigma^2)\Big)
 
-    A client changes this sum by 1/2 at most, which is the sensitivity to account for: clients that are
+    A client changes this sum by at most 1/2, which is the sensitivity to account for: clients that are
     missing must not change the denominator.
 
-    A number that is NaN is missing: its client is left out. Where nobody gives a number the estimate
-    stays as it is, but for the noise. It is kept within the positive normal float32 numbers, since from
-    zero or infinity no factor leads back.
+    A NaN marks a missing number: its client is left out. If no client gives a number, the estimate
+    does not change, except by the noise. It is kept within the positive normal float32 numbers, since no
+    factor leads back from zero or infinity.
 
     Args:
       initial: the first estimate, positive, in the unit of the numbers.
-      target_quantile: which quantile, from 0 to 1; 0.5 is the median.
-      learning_rate: positive. With `ln(10)` the estimate moves by a factor of 10 at most, with 0.2 by
-        one fifth or so.
-      noise_stddev: of the noise on the sum of the bits, in clients; zero for none. A positive one
-        needs `cohort_size` and `key`.
-      cohort_size: the expected number of clients in a round; None divides by the actual one.
+      target_quantile: the quantile to follow, from 0 to 1; 0.5 is the median.
+      learning_rate: positive. With `ln(10)` the estimate moves by a factor of at most 10 per round, with 0.2 by
+        about one fifth.
+      noise_stddev: the standard deviation of the noise on the sum of the bits, in clients; zero for none. A
+        positive one needs `cohort_size` and `key`.
+      cohort_size: the expected number of clients in a round; None divides by the actual number.
       key: a JAX key, consumed: the noise of all rounds is drawn from it.
 
     Returns:
-      An `EstimationProcess` with `next(state, numbers)`, float32 at CLIENTS, that returns the next
-      state, and `report(state)`, the estimate, float32 at SERVER. `map` makes a bound of it: twice the
-      estimate, say.
+      An `EstimationProcess` with `next(state, numbers)`, which takes float32 at CLIENTS and returns the next
+      state, and `report(state)`, the estimate, float32 at SERVER. Its `map` turns the estimate into a bound,
+      such as twice the estimate.
 
     Raises:
-      TypeError: an argument of a wrong kind, or noise without `cohort_size` or `key`.
-      ValueError: a number out of range.
+      TypeError: an argument is of the wrong kind, or there is noise without `cohort_size` or `key`.
+      ValueError: a number is out of range.
 
-    Example: the median of three clients, after one round, and after fifty to the size of a step.
+    Example: the median of three clients, after one round and, up to the size of a step, after fifty.
 
     >>> process = quantile_estimate(initial=1.0, target_quantile=0.5, learning_rate=0.2)
     >>> state = process.next(process.initialize(), [3.0, 4.0, 9.0])
@@ -81,7 +81,7 @@ def quantile_estimate(
         first |= {"key": key, "round_num": np.int32(0)}
 
     def excess(state, below, number):
-        """The fraction of the clients below the estimate, less the target."""
+        """The fraction of the clients that are not above the estimate, minus the target."""
         if cohort_size is None:
             return jnp.where(number > 0, below / jnp.maximum(number, 1) - target_quantile, 0.0)
         centered = below - number / 2
@@ -111,7 +111,7 @@ def quantile_estimate(
 
 
 def _compare(estimate, value) -> tuple[jax.Array, jax.Array]:
-    """Whether the value is at or below the estimate, and whether there is one: counts, so that no order matters."""
+    """Whether the value is at or below the estimate, and whether there is one; as counts, so order is irrelevant."""
     return (value <= estimate).astype(jnp.int32), (~jnp.isnan(value)).astype(jnp.int32)
 
 

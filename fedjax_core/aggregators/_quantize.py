@@ -1,4 +1,4 @@
-"""Compression: what the clients send is made smaller, and the server averages what it makes of that."""
+"""Compression: the clients send shorter messages, and the server averages the values that it decodes."""
 
 import math
 import numbers
@@ -16,27 +16,27 @@ from fedjax_core.types import SERVER
 
 
 def compress(round_trip: Callable, inner: Aggregator | None = None, *, key: jax.Array) -> Aggregator:
-    """Gives `inner` what the server makes of the clients' messages.
+    """Gives `inner` the values that the server decodes from the clients' messages.
 
     Args:
-      round_trip: `(value, key) -> (value, number of bits)`, a compressor: what the server decodes of
-        what one client encodes, of the value's type, and the length of the message, a float where an
-        int32 might overflow. The key is the client's own, a new one in every round. An unbiased
-        compressor gives the value in expectation.
-      inner: what aggregates the decoded values; None is `mean()`.
+      round_trip: `(value, key) -> (value, number of bits)`, a compressor: the value that the server decodes
+        from the message of one client, of the same type, and the length of the message, a float where an
+        int32 might overflow. Each client has a key of its own, a new one in every round. An unbiased
+        compressor returns the value in expectation.
+      inner: the aggregator of the decoded values; None is `mean()`.
       key: a JAX key, consumed: the clients of all rounds draw from it.
 
     Returns:
       An `Aggregator`. State: `key`, which never changes, `round_num` and `inner`. Measurements: `num_bits`,
-      the length of all messages of the round, and `num_bits_per_client`, its mean, NaN for nobody, both
-      float32, so of seven digits, since an int32 would overflow with 64 clients of a million float32
-      parameters; `inner`. `num_bits_per_client` is the true length of a message: `describe` tells the size of the
-      decoded value, which is what the program adds.
+      the length of all messages of the round, and `num_bits_per_client`, its mean, NaN without clients. Both are
+      float32, with seven digits, since an int32 would overflow with 64 clients of a million float32
+      parameters; and `inner`. `num_bits_per_client` is the true length of a message, while `describe` shows the size
+      of the decoded value, which is what the program adds up.
 
     Raises:
-      TypeError: an argument of a wrong kind.
+      TypeError: an argument is of the wrong kind.
 
-    Example: send every other entry, drawn at random, and an integer that seeds the draw.
+    Example: send half of the entries, drawn at random, and an integer that seeds the draw.
 
     >>> import jax, jax.numpy as jnp, fedjax_core as fc
     >>> def send_half(value, key):
@@ -81,23 +81,23 @@ def quantize(num_bits: int, inner: Aggregator | None = None, *, key: jax.Array) 
     r"""Rounds every entry at random to one of :math:`2^b` levels, without bias.
 
     The levels of a leaf are spread evenly from its smallest entry to its largest. An entry between two
-    of them goes to the upper one with a probability of its distance from the lower one, in units of theirs: in
-    expectation it stays where it is, and its variance is at most a quarter of the squared distance of
-    two levels. Any two entries are rounded independently of one another, more of them together are not.
+    levels is rounded up with a probability equal to its distance from the lower level, in units of the distance
+    between the two. Its expectation is thus the entry itself, and its variance at most a quarter of the squared
+    distance between two levels. Entries are rounded independently in pairs, but not in larger groups.
 
-    A client sends `b` bits an entry and two float32 numbers a leaf. A leaf with a NaN or infinity comes out
-    as NaN, which the guard of a round has left out before.
+    A client sends `b` bits per entry and two float32 numbers per leaf. A leaf with a NaN or infinity becomes
+    NaN, but the guard of a round leaves out such a client beforehand.
 
     Args:
       num_bits: :math:`b`, from 1 to 16.
-      inner: what aggregates the rounded values; None is `mean()`.
+      inner: the aggregator of the rounded values; None is `mean()`.
       key: a JAX key, consumed: the clients of all rounds draw from it.
 
     Returns:
-      An `Aggregator` of trees of floats, as `compress`, of which it is the first caller.
+      An `Aggregator` of trees of floats, with the state and the measurements of `compress`.
 
     Raises:
-      TypeError: an argument of a wrong kind; when given a value that is not of floats.
+      TypeError: an argument is of the wrong kind; when built for a value that does not consist of floats.
       ValueError: `num_bits` is out of range.
 
     Example: four levels from 0 to 3.
@@ -123,7 +123,7 @@ def quantize(num_bits: int, inner: Aggregator | None = None, *, key: jax.Array) 
 
     def round_trip(value, key):
         rounded = jax.tree.map(lambda v, k: _round(v, k, 2**num_bits - 1), value, trees.split_key(key, value))
-        # A Python integer, so that no product overflows.
+        # Python numbers, so that no product overflows.
         return rounded, float(num_bits * trees.size(value) + 64 * len(jax.tree.leaves(value)))
 
     compressed = compress(round_trip, inner, key=key)
@@ -136,7 +136,7 @@ def quantize(num_bits: int, inner: Aggregator | None = None, *, key: jax.Array) 
 
 
 def _round(value, key, num_steps: int):
-    """Entries on the levels `low + (high - low) * i / num_steps`, each on one of the two next to where it was."""
+    """The entries rounded to levels `low + (high - low) * i / num_steps`, each to one of the two next to it."""
     if value.size == 0:
         return value
     wide = value.astype(jnp.promote_types(value.dtype, jnp.float32))
@@ -151,12 +151,12 @@ def _round(value, key, num_steps: int):
 
 
 def _uniform(key, shape: tuple[int, ...]):
-    """Uniform on [0, 1), each entry by itself and any two of them together.
+    """Uniform numbers on [0, 1) that are independent in pairs.
 
-    Entry `i` takes the upper bits of `step * i + start`: for two random integers a strongly universal hash of `i`
-    (Dietzfelbinger 1996, Universal Hashing and k-Wise Independent Random Variables via Integer Arithmetic without
-    Primes), independent in pairs to eight bits at least for up to 2**25 entries. Expectations and variances ask for no
-    more, and `jax.random.uniform` would be a good part of a round of a small model.
+    Entry `i` takes the upper bits of `step * i + start`. For two random integers this is a strongly universal hash of
+    `i` (Dietzfelbinger 1996, Universal Hashing and k-Wise Independent Random Variables via Integer Arithmetic without
+    Primes), independent in pairs to at least eight bits for up to 2**25 entries. Expectations and variances need no
+    more, and `jax.random.uniform` would take a good part of a small model's round.
     """
     step, start = jax.random.bits(key, (2,), jnp.uint32)
     number = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)

@@ -1,8 +1,8 @@
-"""A uniform sample of the clients, in the memory of the sample however many they are.
+"""A uniform sample of the clients, which takes the memory of the sample however many clients there are.
 
 A *reservoir* of capacity `N` is a dict: `tags` uint32 `[N, 2]`, the high and the low half of each row's
-tag; `samples`, a pytree of `[N, ...]`; `count` int32 `[]`, how many rows, the first ones, are taken. The
-other rows are zeros.
+tag; `samples`, a pytree of `[N, ...]`; `count` int32 `[]`, the number of rows in use, which are the first
+ones. The other rows are zeros.
 """
 
 import functools
@@ -29,25 +29,25 @@ from fedjax_core.types import SERVER
 def reservoir_sample(sample_size: int, *, key: jax.Array) -> Aggregator:
     """A uniform sample without replacement of the clients of this round, and one of all rounds so far.
 
-    Every client draws a 64-bit tag from the key, the number of the round and its identity, and the
-    clients with the largest tags are the sample. So all have the same chance, whatever their order,
-    grouping or weight, and samples of groups merge into a sample of all. A client of several rounds can
-    be in the sample of all rounds more than once.
+    Every client draws a 64-bit tag from the key, the round number and its identity, and the
+    clients with the largest tags are the sample. All clients thus have the same chance, whatever their order,
+    grouping or weight, and samples of groups merge into a sample of all. A client that takes part in several
+    rounds can be in the sample of all rounds more than once.
 
     Args:
-      sample_size: the most clients that a sample holds, `N`.
+      sample_size: the largest number of clients in a sample, `N`.
       key: a JAX key, consumed.
 
     Returns:
       An `Aggregator` of tensors of known shapes. Its result is `(samples of this round, samples of all
-      rounds)`, each the client's pytree with a leading dimension for the sampled clients, `N` of them or
-      all if there were fewer, in the order of their tags, the smallest first (`as_function` returns
+      rounds)`. Each is the client's pytree with a leading dimension over the sampled clients, `N` of them or
+      all if there were fewer, ordered by their tags, the smallest first (`as_function` returns
       `TrimmedRows`). State: `<round_num, key, tags, count, samples>`, the reservoir of all rounds; the key never
-      changes. Measurements: per leaf the number of this round's clients, int32, with a NaN or infinity.
+      changes. Measurements: per leaf, the number of this round's clients with a NaN or infinity in it, int32.
 
     Raises:
-      TypeError: `sample_size` is no integer, or `key` no key; when used, a client's value is not of
-        tensors of known shapes.
+      TypeError: `sample_size` is not an integer, or `key` is not a key; when built for a value that does not consist
+        of tensors of known shapes.
       ValueError: `sample_size` is not positive.
 
     Example:
@@ -85,11 +85,11 @@ def reservoir_sample(sample_size: int, *, key: jax.Array) -> Aggregator:
 
 
 def check_sampling(function: str, sample_size, *, key) -> None:
-    """Checks the size of a sample, and the key that it is drawn with.
+    """Checks the size of a sample, and the key from which it is drawn.
 
     Args:
-      function: the name of the function that they are arguments of.
-      sample_size: the most clients that the sample holds.
+      function: the name of the function whose arguments they are.
+      sample_size: the largest number of clients in the sample.
       key: a JAX key.
 
     Raises:
@@ -107,10 +107,10 @@ def check_sampling(function: str, sample_size, *, key) -> None:
 
 
 def with_first(state: dict, value, *, key: jax.Array) -> dict:
-    """A state of `reservoir_sample` before its first round, with one value in its sample of all rounds.
+    """The initial state of `reservoir_sample`, with one value already in its sample of all rounds.
 
     Args:
-      state: what the aggregator's `init` gives.
+      state: the result of the aggregator's `init`.
       value: a value of the clients' type, in the same containers.
       key: a JAX key, consumed: the tag of the value is drawn from it.
 
@@ -154,14 +154,14 @@ def _empty(capacity: int, value_type: types.Type) -> dict:
 
 
 def _accumulate(reservoir: dict, client: tuple) -> dict:
-    """The reservoir with one client more, which takes the place of the smallest tag where there is no other."""
+    """The reservoir with one more client, which takes a free row or, if its tag is larger, that of the smallest."""
     tags, count = reservoir["tags"], reservoir["count"]
     is_full = count == len(tags)
     slot = jnp.where(is_full, _smallest(tags), count)
     taken = ~is_full | _is_larger(client[0], tags[slot])
 
     def write(rows, row):
-        # The other rows are not touched: a choice between two reservoirs would copy one per client.
+        # The other rows are not touched: a select between two reservoirs would copy one for each client.
         return lax.dynamic_update_index_in_dim(rows, jnp.where(taken, row, rows[slot]), slot, 0)
 
     tags, samples = jax.tree.map(write, (tags, reservoir["samples"]), client)
@@ -179,9 +179,9 @@ def _is_larger(tag, other) -> jax.Array:
 
 
 def _merge(first: dict, second: dict) -> dict:
-    """Both reservoirs where they fit into one, else the largest tags of both, the first's where tags are equal.
+    """Both reservoirs if they fit into one, otherwise the largest tags of both; of equal tags, the first one's.
 
-    The rows of the first come before those of the second, each in their order.
+    The rows of the first come before those of the second, each in their own order.
     """
     capacity = len(first["tags"])
     rows, others = ((r["tags"], r["samples"], _is_free(r)) for r in (first, second))
@@ -193,13 +193,13 @@ def _merge(first: dict, second: dict) -> dict:
 
 
 def _by_tags(reservoir: dict) -> dict:
-    """The reservoir with its rows in the order of their tags, the smallest first."""
+    """The reservoir with its rows ordered by their tags, the smallest first."""
     order = _order(reservoir["tags"], _is_free(reservoir))
     return jax.tree.map(lambda x: x[order] if x.ndim else x, reservoir)
 
 
 def _order(tags, free) -> jax.Array:
-    """The rows by increasing tags, equal ones in their order, and the free rows last."""
+    """The order of the rows by increasing tags, stable for equal ones, with the free rows last."""
     return jnp.lexsort((tags[:, 1], tags[:, 0], free))
 
 
@@ -208,7 +208,7 @@ def _is_free(reservoir: dict) -> jax.Array:
 
 
 def _advance(state: dict, current: dict) -> tuple[dict, dict]:
-    """The state after a round, and its reservoir in the order of tags."""
+    """The state after a round, and its reservoir ordered by tags."""
     total = _merge(state, current)
     return {"round_num": state["round_num"] + 1, "key": state["key"], **total}, _by_tags(total)
 

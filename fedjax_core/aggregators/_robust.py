@@ -16,23 +16,23 @@ def robust(inner: Aggregator | None = None, *, zeroing: bool = True, clipping: b
     """Zeroes updates that are far too large, then clips those that are long, as TFF recommends.
 
     1. `zero_large` at twice the .98 quantile of the largest absolute entries plus one. The estimate
-       starts at 10 and moves by up to a factor of 10 a round, so that it soon is above what it has seen.
-    2. `clip_by_norm` at the .8 quantile of the L2 norms, of zeroed clients too. The estimate starts at 1
-       and moves by one sixth a round at most.
+       starts at 10 and moves by a factor of up to 10 per round, so that it soon exceeds the values it has seen.
+    2. `clip_by_norm` at the .8 quantile of the L2 norms, including those of zeroed clients. The estimate starts
+       at 1 and moves by at most one sixth per round.
 
-    Nothing of this is private.
+    None of this is private.
 
     Args:
-      inner: what aggregates what is left; None is `mean()`.
+      inner: the aggregator of the zeroed and clipped updates; None is `mean()`.
       zeroing: whether to zero.
       clipping: whether to clip.
 
     Returns:
-      An `Aggregator`. State and measurements are those of `zero_large`, its `inner` those of
+      An `Aggregator`. State and measurements are those of `zero_large`, whose `inner` has those of
       `clip_by_norm`. With both parts switched off it is `inner`.
 
     Raises:
-      TypeError: `inner` is no `Aggregator`, or a switch no bool.
+      TypeError: `inner` is not an `Aggregator`, or a switch is not a bool.
 
     Example:
 

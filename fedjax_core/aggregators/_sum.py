@@ -10,7 +10,7 @@ def sum() -> Aggregator:
     r"""The sum :math:`\sum_k v_k` over the clients `k`; their weights are not used.
 
     Returns:
-      An `Aggregator` without state and measurements.
+      An `Aggregator` without state or measurements.
 
     Example:
 

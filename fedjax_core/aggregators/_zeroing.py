@@ -16,28 +16,28 @@ from fedjax_core.templates import EstimationProcess
 def zero_large(
     threshold: float | EstimationProcess, inner: Aggregator | None = None, *, norm: Callable | None = None
 ) -> Aggregator:
-    r"""Replaces a client's value whose norm is over a threshold by zero before `inner` sees it.
+    r"""Replaces a client's value by zero, before `inner` sees it, if its norm is over a threshold.
 
-    Against data that is corrupt rather than merely unusual, for which there is `clip_by_norm`. The norm
-    is the largest absolute entry, :math:`\|v\|_\infty`, as in TFF's zeroing. A client that is zeroed
-    keeps its weight, as there: it draws a mean toward zero. A client with a NaN or infinity in its value
+    It protects against corrupt data; for data that are merely unusual there is `clip_by_norm`. The norm
+    is the largest absolute entry, :math:`\|v\|_\infty`, as in TFF's zeroing. As in TFF, a client that is
+    zeroed keeps its weight, so it draws a mean toward zero. A client with a NaN or infinity in its value
     or its weight contributes zero with weight zero, as in a round, and is counted; so does one whose
     `norm` is not finite. All other values pass bit for bit.
 
     Args:
-      threshold: positive; infinity zeroes nothing. Or an `EstimationProcess` that reports it, for
-        example one made of `quantile_estimate`. It is given the clients' norms before zeroing, NaN for
+      threshold: positive; infinity zeroes nothing. Or an `EstimationProcess` that reports the threshold, for
+        example one made from `quantile_estimate`. It receives the clients' norms before zeroing, and NaN for
         clients whose weight is zero.
-      inner: what aggregates the values; None is `mean()`.
+      inner: the aggregator of the values; None is `mean()`.
       norm: `(value) -> float32 []`, in place of the largest absolute entry; `fc.trees.norm` is L2.
 
     Returns:
-      An `Aggregator`. State: `threshold`, the process's, and `inner`. Measurements: `threshold`,
-      float32, that of this round; `num_zeroed` and `num_non_finite`, int32, clients, exact and without
-      noise; `inner`.
+      An `Aggregator`. State: `threshold`, the state of the threshold's process, and `inner`. Measurements:
+      `threshold`, float32, the threshold of this round; `num_zeroed` and `num_non_finite`, int32, numbers of
+      clients, exact and without noise; `inner`.
 
     Raises:
-      TypeError: an argument of a wrong kind.
+      TypeError: an argument is of the wrong kind.
       ValueError: `threshold` is not positive.
 
     Example:
@@ -58,7 +58,7 @@ def zero_large(
 
 
 def _norm_if_finite(norm: Callable, value):
-    """NaN for a NaN anywhere in the value, also where a norm of the user's does not look."""
+    """The norm, or NaN if an entry is not finite, even one that the user's norm ignores."""
     return jnp.where(trees.is_finite(value), norm(value), jnp.nan)
 
 

@@ -1,7 +1,7 @@
-"""The reservoir behind `reservoir_sample`: what the sampled metrics, and nobody else, use of it.
+"""The parts of the reservoir behind `reservoir_sample` that the sampled metrics use, and nothing else should.
 
 * `check_sampling`: checks the size and the key of a sample for another function.
-* `with_first`: a state of `reservoir_sample` whose sample of all rounds starts with a value.
+* `with_first`: the state of `reservoir_sample` whose sample of all rounds starts with a value.
 """
 
 from fedjax_core._signposts import signpost

@@ -1,27 +1,27 @@
 """Metrics: `Metric(measure, finalize)` with statistics that add up over batches and clients.
 
   loss                                  the mean of a per-example loss
-  accuracy, top_k_accuracy              of class scores `[B, C]`
-  precision, recall, f1                 of class scores `[B, C]`, or of scores `[B]` and a threshold
-  confusion_matrix                      of class scores `[B, C]`
-  roc_auc                               of scores `[B]`
+  accuracy, top_k_accuracy              for class scores `[B, C]`
+  precision, recall, f1                 for class scores `[B, C]`, or for scores `[B]` and a threshold
+  confusion_matrix                      for class scores `[B, C]`
+  roc_auc                               for scores `[B]`
   mean_absolute_error, mean_squared_error, r_squared
-                                        of numbers `[B, ...]`
-  token_accuracy, perplexity            of token scores `[B, T, V]`
-  out_of_vocabulary_rate                of tokens `[B, T]`
+                                        for numbers `[B, ...]`
+  token_accuracy, perplexity            for token scores `[B, T, V]`
+  out_of_vocabulary_rate                for tokens `[B, T]`
   num_examples, num_batches             counts
-  per_domain                            any of them, by a field of the batch
-  from_mergeable                        one of another library, with `empty`, `merge` and `compute`
+  per_domain                            any of them, separately for each value of a field of the batch
+  from_mergeable                        a metric of another library, with `empty`, `merge` and `compute`
 
 and how the clients' statistics are combined:
 
-  finalize_sum                          of one round, stateless
-  sum_then_finalize                     of this round, and of all rounds so far
+  finalize_sum                          totals of one round, stateless
+  sum_then_finalize                     totals of this round, and of all rounds so far
   secure_sum_then_finalize              the same, by secure sums of clipped integers
-  client_distribution                   mean, deviation and quantiles over the clients
-  finalize_then_sample                  of single clients, a sample of them
+  client_distribution                   mean, standard deviation and quantiles over the clients
+  finalize_then_sample                  the metrics of single clients, for a sample of them
 
-One of your own is a function that measures a batch and one that finalizes the total:
+A metric of your own is a function that measures a batch and one that finalizes the total:
 
   >>> import jax
   >>> import jax.numpy as jnp

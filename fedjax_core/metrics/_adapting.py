@@ -12,26 +12,26 @@ from fedjax_core.contracts import Metric
 
 
 def from_mergeable(metric: Any, arguments: Callable[[Any, Any], Mapping] | None = None) -> Metric:
-    """A metric of a library whose metrics `merge`, as those of clu and of what is built on it.
+    """Adapts a metric of a library whose metrics have `merge`, such as clu and libraries built on it.
 
-    Statistics here are added, so a state that merges in another way (the last value, a maximum, a
-    list of outputs) is refused. The library's metric is given one example at a time and the
-    states of the examples that the mask keeps are added; it needs no mask of its own, and padding never
+    Statistics are added here, so a state that merges in another way (the last value, a maximum, a
+    list of outputs) is refused. The library's metric sees one example at a time, and the
+    states of the examples that the mask keeps are added. It needs no mask of its own, and padding never
     reaches its state. Metrics that are updated in place, such as those of flax.nnx, do not fit.
 
     Args:
       metric: a class, or another object, with `from_model_output(**arguments)` and `empty()`, which
-        give a state: a pytree of arrays with `merge(other)` and `compute()`. A collection of several
-        is adapted one by one.
-      arguments: `(predictions, batch) -> dict` of what `from_model_output` takes, for a batch of one
+        return a state: a pytree of arrays with `merge(other)` and `compute()`. Adapt the metrics of a
+        collection one by one.
+      arguments: `(predictions, batch) -> dict`, the arguments of `from_model_output` for a batch of one
         example; None is `{"logits": predictions, "labels": batch["y"]}`.
 
     Returns:
-      A `Metric` whose statistic is the state and whose value is what `compute` gives.
+      A `Metric` whose statistic is the state and whose value is the result of `compute`.
 
     Raises:
-      TypeError: `metric` lacks one of these functions, its state is no pytree of numbers, merging is not
-        adding, or `arguments` is no function.
+      TypeError: `metric` lacks one of these functions, its state is not a pytree of numbers, merging is not
+        adding, or `arguments` is not a function.
 
     Example:
       >>> import flax
@@ -61,7 +61,7 @@ def from_mergeable(metric: Any, arguments: Callable[[Any, Any], Mapping] | None 
     _check_adds(metric)
     arguments = _logits_and_labels if arguments is None else arguments
     if not callable(arguments):
-        raise TypeError(f"from_mergeable(arguments=...) is a function of predictions and batch, got {arguments!r}")
+        raise TypeError(f"from_mergeable(arguments=...) must be a function of predictions and batch, got {arguments!r}")
 
     def measure(predictions, batch, mask):
         def measure_one(*example):
@@ -82,7 +82,7 @@ def _logits_and_labels(predictions, batch) -> dict:
 
 
 def _check_adds(metric):
-    """Raises unless the states of a metric add up: from zero, and leaf by leaf."""
+    """Raises a TypeError unless the states of a metric start from zero and merge by adding leaf by leaf."""
     _check_has("a metric", metric, "from_model_output", "empty")
     empty = metric.empty()
     _check_has("states", empty, "merge", "compute")
@@ -94,13 +94,13 @@ def _check_adds(metric):
     rule = "statistics are added, so from_mergeable takes a metric that starts from zeros and merges by adding"
     if any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(empty)):
         raise TypeError(
-            f"{rule}, got {metric!r}, which starts from {empty!r}; adapt the metrics of a collection singly"
+            f"{rule}, got {metric!r}, which starts from {empty!r}; adapt the metrics of a collection one by one"
         )
     first, second = _sample(empty, 3), _sample(empty, 5)
     for a, b in ((first, second), (second, first), (empty, first), (first, empty)):
         if not _same(_merged(a, b, rule), trees.add(a, b)):
             raise TypeError(
-                f"{rule}, got {metric!r}, which does not merge {a!r} and {b!r} so; write a "
+                f"{rule}, got {metric!r}, which does not merge {a!r} and {b!r} that way; write an "
                 "fc.Metric(measure, finalize) whose statistic adds up"
             )
 
@@ -110,7 +110,7 @@ def _check_has(what: str, given, *names: str):
     if missing:
         raise TypeError(
             f"from_mergeable takes {what} with the functions {' and '.join(names)}, got {given!r} without "
-            f"{' and '.join(missing)}; write a fc.Metric(measure, finalize)"
+            f"{' and '.join(missing)}; write an fc.Metric(measure, finalize)"
         )
 
 
@@ -128,7 +128,7 @@ def _holds_numbers(state) -> bool:
 
 
 def _sample(state, seed: int):
-    """A state of small whole numbers, whose sums are exact; the numbers of two fields, or two seeds, differ."""
+    """A state of small whole numbers, whose sums are exact; different fields and seeds have different numbers."""
 
     def numbers(leaf, offset):
         leaf = jnp.asarray(leaf)

@@ -1,4 +1,4 @@
-"""Checks of what the metrics are made with."""
+"""Checks of the arguments of metrics."""
 
 import math
 import numbers
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def is_pair(value) -> bool:
-    """Whether `value` is a range, a tuple or list of two real numbers.
+    """Whether `value` is a pair, which is a tuple or list of two real numbers.
 
     Example:
       >>> is_pair((0, 1.5)), is_pair((0, None)), is_pair(((0, 1), (0, 1)))
@@ -16,7 +16,7 @@ def is_pair(value) -> bool:
 
 
 def is_real_number(value) -> bool:
-    """Whether `value` is a real number and no boolean.
+    """Whether `value` is a real number and not a boolean.
 
     Example:
       >>> is_real_number(1), is_real_number(True), is_real_number("1")
@@ -26,14 +26,14 @@ def is_real_number(value) -> bool:
 
 
 def check_range(what: str, value) -> None:
-    """Raises unless `value` is a pair of finite numbers, the lower first.
+    """Checks that `value` is a pair of finite numbers, the lower first.
 
     Args:
       what: the argument, such as "roc_auc(range=...)".
-      value: what was given for it.
+      value: its value.
 
     Raises:
-      TypeError: it is no pair of numbers.
+      TypeError: it is not a pair of numbers.
       ValueError: the lower end is not below the upper one, or one of them is not finite.
 
     Example:
@@ -49,21 +49,21 @@ def check_range(what: str, value) -> None:
 
 
 def check_names(what: str, ranges: Mapping, names) -> None:
-    """Raises unless every range is that of a metric.
+    """Checks that every range belongs to a metric.
 
     Args:
       what: the argument, such as "client_distribution(ranges=...)".
-      ranges: something by metric name.
+      ranges: the ranges by metric name.
       names: the names of the metrics.
 
     Raises:
-      ValueError: a name is that of no metric.
+      ValueError: there is no metric of that name.
 
     Example:
       >>> check_names("client_distribution(ranges=...)", {"acc": (0, 1)}, ["accuracy", "loss"])
       Traceback (most recent call last):
-      ValueError: client_distribution(ranges=...) names metrics, got ['acc']; the metrics are ['accuracy', 'loss']
+      ValueError: client_distribution(ranges=...) must name metrics, got ['acc']; the metrics are ['accuracy', 'loss']
     """
     unknown = sorted(set(ranges) - set(names), key=str)
     if unknown:
-        raise ValueError(f"{what} names metrics, got {unknown}; the metrics are {sorted(names)}")
+        raise ValueError(f"{what} must name metrics, got {unknown}; the metrics are {sorted(names)}")

@@ -8,20 +8,20 @@ from fedjax_core.metrics import _labels
 
 
 def accuracy(label: str = "y") -> Metric:
-    """The fraction of examples whose highest score is the label's.
+    """The fraction of examples whose label has the highest score.
 
-    Of equal highest scores the lowest class is taken, as `jnp.argmax` does. An example with a
-    NaN among its scores, or a label outside of `0..C-1`, counts as wrong.
+    Among equal highest scores the lowest class counts, as in `jnp.argmax`. An example with a
+    NaN among its scores, or with a label outside `0..C-1`, counts as wrong.
 
     Args:
       label: the batch's field of labels, integers `[B]`.
 
     Returns:
       A `Metric` of predictions (logits or probabilities) `[B, C]`. Its statistic is
-      `(correct, count)`, int32 `[]` each; its value `correct / count`, float32 `[]`, NaN for nobody.
+      `(correct, count)`, int32 `[]` each; its value `correct / count`, float32 `[]`, NaN without examples.
 
     Raises:
-      TypeError, ValueError: when measured, if the dtypes or shapes are others.
+      TypeError, ValueError: when measured, if the dtypes or shapes do not fit.
 
     Example:
       >>> metric = accuracy()
@@ -37,20 +37,20 @@ def top_k_accuracy(k: int, label: str = "y") -> Metric:
     """The fraction of examples whose label is among the `k` highest scores.
 
     Of equal scores the lower class comes first, as in `jax.lax.top_k`, so that `top_k_accuracy(1)`
-    equals `accuracy()`. With `k` at least the number of classes all are right. An example with a
-    NaN among its scores, or a label outside of `0..C-1`, counts as wrong.
+    equals `accuracy()`. If `k` is at least the number of classes, all examples count as right, except that an
+    example with a NaN among its scores, or with a label outside `0..C-1`, always counts as wrong.
 
     Args:
-      k: how many of the highest scores count, a positive integer.
+      k: the number of highest scores that count, a positive integer.
       label: the batch's field of labels, integers `[B]`.
 
     Returns:
       A `Metric` of predictions (logits or probabilities) `[B, C]`. Its statistic is
-      `(correct, count)`, int32 `[]` each; its value `correct / count`, float32 `[]`, NaN for nobody.
+      `(correct, count)`, int32 `[]` each; its value `correct / count`, float32 `[]`, NaN without examples.
 
     Raises:
       TypeError: `k` is not an integer; when measured, if the labels are not integers.
-      ValueError: `k` is not positive; when measured, if the shapes are others.
+      ValueError: `k` is not positive; when measured, if the shapes do not fit.
 
     Example:
       >>> metric = top_k_accuracy(2)
@@ -74,20 +74,20 @@ def _top(name, k, label):
 
 
 def confusion_matrix(label: str = "y") -> Metric:
-    """How often a class was taken for another.
+    """The number of examples of each class that were predicted as each class.
 
-    Of equal highest scores the lowest class is predicted. An example with a NaN among its scores, or a
-    label outside of `0..C-1`, has no place in the matrix and is left out.
+    Among equal highest scores the lowest class is predicted. An example with a NaN among its scores, or with
+    a label outside `0..C-1`, has no place in the matrix and is left out.
 
     Args:
       label: the batch's field of labels, integers `[B]`.
 
     Returns:
       A `Metric` of predictions (logits or probabilities) `[B, C]`. Its statistic and value are the
-      matrix, int32 `[C, C]`: in row `i` and column `j` the examples of class `i` that were taken for `j`.
+      matrix, int32 `[C, C]`: row `i`, column `j` counts the examples of class `i` that were predicted as `j`.
 
     Raises:
-      TypeError, ValueError: when measured, if the dtypes or shapes are others.
+      TypeError, ValueError: when measured, if the dtypes or shapes do not fit.
 
     Example:
       >>> metric = confusion_matrix()
@@ -102,7 +102,7 @@ def confusion_matrix(label: str = "y") -> Metric:
         _labels.check_labels("confusion_matrix", predictions, labels, label, "B")
         actual = _labels.one_hot(labels, mask, predictions.shape[-1])
         predicted = _labels.one_hot_predictions(predictions, mask)
-        # A batch has less than 2**24 examples, so that float32 counts them exactly.
+        # A batch has fewer than 2**24 examples, so float32 counts them exactly.
         return (actual.astype(jnp.float32).T @ predicted.astype(jnp.float32)).astype(jnp.int32)
 
     return Metric(measure, lambda statistic: statistic)

@@ -1,4 +1,4 @@
-"""How the clients' metrics are distributed over the clients."""
+"""The distribution of metrics over the clients."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -21,39 +21,40 @@ def client_distribution(
     quantiles: Iterable[float] = (0.25, 0.5, 0.75),
     num_bins: int = 1000,
 ) -> MetricsAggregation:
-    r"""Mean, standard deviation and quantiles over the clients of the value that each of them finalizes.
+    r"""Mean, standard deviation and quantiles, over the clients, of the value that each client finalizes.
 
-    Every client counts alike, whatever its number of examples. A value that is not finite (as the
-    accuracy of a client without examples) is left out and counted, entry by entry where a metric has
+    Every client counts alike, whatever its number of examples. A value that is not finite (such as the
+    accuracy of a client without examples) is left out and counted, entry by entry if a metric has
     several.
 
-    Mean and deviation come of merging `(count, mean, sum of squared distances from the mean)`, which
-    unlike sums of squares does not cancel. Quantiles come of counting the clients in bins of equal width:
-    the one at `q` is less than a bin's width from the smallest value that at least a fraction `q` of the
-    clients do not exceed. A client outside of the range is counted in the first or the last bin.
+    Mean and standard deviation result from merging `(count, mean, sum of squared distances from the mean)`,
+    which does not cancel as sums of squares do. Quantiles result from counting the clients in bins of equal
+    width: the quantile at `q` is less than a bin's width from the smallest value that at least a fraction `q`
+    of the clients do not exceed. A client outside the range is counted in the first or the last bin.
 
     Args:
-      ranges: by metric name, between which values quantiles are resolved; a metric without a range gets
-        none.
+      ranges: by metric name, the range in which quantiles are resolved; a metric without a range has no
+        quantiles.
       quantiles: numbers from 0 to 1.
-      num_bins: the number of bins of a range.
+      num_bins: the number of bins in a range.
 
     Returns:
       A `MetricsAggregation` without state. The result of its process is, by metric name, a dict of
 
-      * `mean`, float32, NaN over no client;
-      * `stddev`, float32, the root of the unbiased variance (`n - 1`), NaN over fewer than two;
-      * `num_clients`, int32, those that are in it;
-      * for a metric with a range `quantiles`, float32 with a leading axis over `quantiles`, NaN over no client;
+      * `mean`, float32, NaN without clients;
+      * `stddev`, float32, the root of the unbiased variance (`n - 1`), NaN with fewer than two clients;
+      * `num_clients`, int32, the number of clients that count;
+      * for a metric with a range, `quantiles`, float32 with a leading axis over `quantiles`, NaN without clients;
 
-      each with the shape of the metric's value. Measurements: by metric name `num_non_finite`, the clients
-      with an entry that is not finite, and for those with a range `num_outside`, with one outside of it.
+      each with the shape of the metric's value. Measurements, by metric name: `num_non_finite`, the number of
+      clients with an entry that is not finite, and, for a metric with a range, `num_outside`, the number with an
+      entry outside it.
 
     Raises:
-      TypeError, ValueError: an argument of a wrong kind or value. From `create`: finalizers that are
-        not those of the metrics, a range of no metric, a value that is not real.
+      TypeError, ValueError: an argument is of the wrong kind or out of range. From `create`: the finalizers are
+        not those of the metrics, a range belongs to no metric, or a value is not real.
 
-    Example: in an evaluation it is `fed_eval(model, client_distribution({"accuracy": (0.0, 1.0)}))`.
+    Example: in an evaluation, use it as `fed_eval(model, client_distribution({"accuracy": (0.0, 1.0)}))`.
 
     >>> import fedjax_core as fc
     >>> statistics = fc.types.to_type({"accuracy": ("float32", "float32")})
@@ -98,12 +99,12 @@ def client_distribution(
 
 
 class _Counts(NamedTuple):
-    """What is counted of a client, by metric name.
+    """The counts of a client, by metric name.
 
     Attributes:
-      num_non_finite: int32 `[]`, whether an entry is not finite.
-      num_outside: int32 `[]`, whether an entry is outside of the range, for the metrics with one.
-      bins: a tree like the value, int32 `[..., num_bins]`, for the same.
+      num_non_finite: int32 `[]`, 1 if an entry is not finite.
+      num_outside: int32 `[]`, 1 if an entry is outside the range, for the metrics with one.
+      bins: a tree like the value, int32 `[..., num_bins]`, for the metrics with a range.
     """
 
     num_non_finite: dict
@@ -112,10 +113,10 @@ class _Counts(NamedTuple):
 
 
 class _Moments(NamedTuple):
-    """Of one entry over some clients; of many, in arrays of its shape.
+    """Moments of a metric's entry over some clients; arrays hold those of many entries.
 
     Attributes:
-      count: int32, the clients that are in it.
+      count: int32, the number of clients that count.
       mean: float32.
       spread: float32, the sum of the squared distances from the mean.
     """
@@ -128,7 +129,9 @@ class _Moments(NamedTuple):
 def _check_by_name(values: Placed, ranges: dict):
     member = types.member_of(values.fedjax_type)
     if not isinstance(member, types.StructType) or not isinstance(types.tree_of_types(member), dict):
-        raise TypeError(f"client_distribution takes metrics by name, got a finalizer of all that gives {member}")
+        raise TypeError(
+            f"client_distribution takes metrics by name, got a finalizer of all metrics that returns {member}"
+        )
     check_names("client_distribution(ranges=...)", ranges, member.names)
 
 
@@ -183,7 +186,7 @@ def _is_outside(value, lower: float, upper: float):
 
 
 def _bins(value, lower: float, upper: float, num_bins: int):
-    """Where every entry is, a one among zeros, int32 `[..., num_bins]`; all zeros where it is not finite."""
+    """The bin of every entry, one-hot, int32 `[..., num_bins]`; all zeros where the entry is not finite."""
 
     def leaf(x):
         finite = jnp.isfinite(x)
@@ -222,18 +225,18 @@ def _columns(moments) -> dict:
 
 
 def _quantiles(bins, lower: float, upper: float, quantiles: tuple[float, ...]):
-    """The quantiles `[Q, ...]` of the clients that bins `[..., num_bins]` count."""
+    """The quantiles `[Q, ...]` of the clients counted in bins `[..., num_bins]`."""
     up_to = jnp.cumsum(bins, axis=-1)
     count = up_to[..., -1].astype(jnp.float32)
     width = (upper - lower) / bins.shape[-1]
 
     def quantile(q):
-        # Less some roundings, which would put a whole rank above itself.
+        # Slightly less, since rounding could lift a whole rank to the next one.
         rank = jnp.maximum(jnp.ceil(q * count * (1 - 3e-7)), 1.0)
         index = jnp.sum(up_to.astype(jnp.float32) < rank[..., None], axis=-1)
         index = jnp.minimum(index, bins.shape[-1] - 1)[..., None]
         last, inside = (jnp.take_along_axis(x, index, axis=-1)[..., 0] for x in (up_to, bins))
-        # The clients of a bin are taken to lie evenly in it.
+        # The clients of a bin are assumed to lie evenly in it.
         part = (rank - (last - inside).astype(jnp.float32) - 0.5) / inside.astype(jnp.float32)
         return jnp.where(count > 0, lower + width * (index[..., 0].astype(jnp.float32) + part), jnp.nan)
 
@@ -247,13 +250,13 @@ def _measure(counts: _Counts) -> dict:
 def _checked(ranges, quantiles, num_bins) -> tuple[dict, tuple[float, ...]]:
     if ranges is not None and not isinstance(ranges, Mapping):
         raise TypeError(
-            "client_distribution(ranges=...) is a dict from metric name to range, such as {'accuracy': (0.0, 1.0)}, "
-            f"got {ranges!r}"
+            "client_distribution(ranges=...) must be a dict from metric name to range, such as "
+            f"{{'accuracy': (0.0, 1.0)}}, got {ranges!r}"
         )
     for name, range in (ranges or {}).items():
         check_range(f"client_distribution(ranges={{{name!r}: ...}})", range)
     quantiles = tuple(quantiles) if isinstance(quantiles, Iterable) else (quantiles,)
-    rule = f"client_distribution(quantiles=...) is a tuple of numbers from 0 to 1, such as (0.5,), got {quantiles!r}"
+    rule = f"client_distribution(quantiles=...) must be numbers from 0 to 1, such as (0.5,), got {quantiles!r}"
     if not quantiles or not all(map(is_real_number, quantiles)):
         raise TypeError(rule)
     if not all(0 <= q <= 1 for q in quantiles):

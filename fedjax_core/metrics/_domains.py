@@ -1,4 +1,4 @@
-"""A metric by domain."""
+"""A metric for each domain."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,20 @@ from fedjax_core.metrics import _labels
 
 
 def per_domain(metric: Metric, num_domains: int, domain: str = "domain") -> Metric:
-    """Any metric, of each domain by itself.
+    """A metric, separately for each domain.
 
     Args:
       metric: the metric.
       num_domains: `D`.
-      domain: the batch's field that says which domain an example is of, integers `[B]` from 0 to
-        `D - 1`. An example of another one is not counted.
+      domain: the batch's field with the domain of each example, integers `[B]` from 0 to
+        `D - 1`. An example of any other domain is not counted.
 
     Returns:
       A `Metric` whose statistic and value are those of `metric` with a leading axis `D`.
 
     Raises:
-      TypeError: `metric` is no `Metric`, `num_domains` no integer; when measured, if the domains are no integers.
+      TypeError: `metric` is not a `Metric`, or `num_domains` is not an integer; when measured, if the domains are not
+        integers.
       ValueError: `num_domains` is not positive; when measured, if the domains are not `[B]`.
 
     Example: the last domain has no example.

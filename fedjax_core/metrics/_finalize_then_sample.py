@@ -1,4 +1,4 @@
-"""Metrics that every client finalizes, of a sample of the clients."""
+"""Metrics that every client finalizes, for a sample of the clients."""
 
 import jax
 
@@ -14,31 +14,31 @@ _BEFORE_ALL_ROUNDS = 2**32 - 1
 
 
 def finalize_then_sample(sample_size: int = 100, *, key: jax.Array) -> MetricsAggregation:
-    """The finalized metrics of single clients, a uniform sample of them: of this round and of all rounds.
+    """The finalized metrics of single clients: a uniform sample from this round, and one from all rounds.
 
-    Where `sum_then_finalize` tells how the clients are on average, this tells how they differ. A
+    While `sum_then_finalize` shows how the clients do on average, this shows how they differ. A
     sampled client contributes all its metrics: row `i` is the same client in each of them.
 
-    As TFF's `FinalizeThenSampleFactory`, but drawn from an explicit key, see `reservoir_sample`.
+    It is TFF's `FinalizeThenSampleFactory`, but drawn from an explicit key; see `reservoir_sample`.
 
     Args:
-      sample_size: the most clients that a sample holds.
+      sample_size: the largest number of clients in a sample.
       key: a JAX key, consumed.
 
     Returns:
       A `MetricsAggregation`. Its `create(metric_finalizers, local_unfinalized_metrics_type,
       initial_unfinalized_metrics=None)` takes a dict of functions by metric name, or one function of
       all metrics; the type of a client's statistics, a struct by metric name; and optionally the
-      statistics of a client before the first round, for the sample of all rounds to start with.
+      statistics of a client with which the sample of all rounds starts.
 
-      The process's result is `(samples of this round, samples of all rounds)`, each a dict of the metrics
-      whose leaves have a leading dimension for the sampled clients, `sample_size` or all if there were
-      fewer, in the order of their tags. State: `<round_num, key, tags, count, samples>`. Measurements: per
-      leaf, how many of this round's clients have a NaN or infinity in it, int32.
+      The process's result is `(samples of this round, samples of all rounds)`. Each is a dict of the metrics
+      whose leaves have a leading dimension over the sampled clients, `sample_size` of them or all if there were
+      fewer, ordered by their tags. State: `<round_num, key, tags, count, samples>`. Measurements: per
+      leaf, the number of this round's clients with a NaN or infinity in it, int32.
 
     Raises:
-      TypeError: `sample_size` is no integer, or `key` no key. From `create`: finalizers, statistics'
-        type or first statistics of a wrong kind.
+      TypeError: `sample_size` is not an integer, or `key` is not a key. From `create`: the finalizers, the type of the
+        statistics or the first statistics are of the wrong kind.
       ValueError: `sample_size` is not positive.
       MetricFinalizersMismatchError: from `create`, the finalizers have other names than the metrics.
 
@@ -86,7 +86,7 @@ def _checked_initial(initial, unfinalized_type: types.Type):
     found = types.type_of(initial)
     if not unfinalized_type.is_equivalent_to(types.matched_type(unfinalized_type, found)):
         raise TypeError(
-            f"the initial metrics have the type of a client's, {unfinalized_type}, got {found}; convert them with "
+            f"the initial metrics must have the type of a client's, {unfinalized_type}, got {found}; convert them with "
             "jnp.asarray(value, dtype)"
         )
     return types.matched(unfinalized_type, initial)

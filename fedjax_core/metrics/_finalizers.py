@@ -1,4 +1,4 @@
-"""The functions that finalize metrics, and the checks of them."""
+"""The functions that finalize metrics, and their checks."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,11 +13,11 @@ def finalizer_of(finalizers, unfinalized: types.Type) -> Callable:
     """The function from statistics to metrics.
 
     Args:
-      finalizers: a function of all metrics, which is returned as it is, or one per metric in a dict.
+      finalizers: a function of all metrics, which is returned as it is, or a dict with one per metric.
       unfinalized: the type of the statistics.
 
     Raises:
-      TypeError: either of them is of a wrong kind.
+      TypeError: either of them is of the wrong kind.
       MetricFinalizersMismatchError: the names differ.
 
     Example:
@@ -48,8 +48,8 @@ def _check_unfinalized(unfinalized: types.Type):
     named = isinstance(unfinalized, types.StructType) and None not in unfinalized.names
     if not named or not all(isinstance(leaf, types.TensorType) for _, leaf in types.type_leaves(unfinalized)):
         raise TypeError(
-            f"the type of unfinalized metrics is a struct of tensors with a name for every metric, got {unfinalized}; "
-            "write fc.types.to_type({'loss': ('float32', 'int32')})"
+            "the type of unfinalized metrics must be a struct of tensors with a name for every metric, got "
+            f"{unfinalized}; write fc.types.to_type({{'loss': ('float32', 'int32')}})"
         )
 
 
@@ -57,8 +57,8 @@ def _check_finalizers(finalizers, unfinalized: types.StructType):
     """Checks that functions finalize metrics of this type.
 
     Args:
-      finalizers: a function of all metrics, or one per metric in a dict.
-      unfinalized: what passes `_check_unfinalized`.
+      finalizers: a function of all metrics, or a dict with one per metric.
+      unfinalized: a type that has passed `_check_unfinalized`.
 
     Raises:
       TypeError: they are neither a function nor a dict of functions.
@@ -70,7 +70,7 @@ def _check_finalizers(finalizers, unfinalized: types.StructType):
         isinstance(name, str) and callable(finalizer) for name, finalizer in finalizers.items()
     ):
         raise TypeError(
-            "the finalizers are a function of all metrics or a dict of functions by metric name, got "
+            "the finalizers must be a function of all metrics or a dict of functions by metric name, got "
             f"{finalizers!r}; write {{name: metric.finalize for name, metric in metrics.items()}}"
         )
     if set(finalizers) != set(unfinalized.names):

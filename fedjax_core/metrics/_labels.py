@@ -1,22 +1,22 @@
-"""Comparing class scores with integer labels."""
+"""Comparison of class scores with integer labels."""
 
 import jax
 import jax.numpy as jnp
 
 
 def check_labels(metric: str, predictions, labels, label: str, axes: str) -> None:
-    """Raises unless `predictions` holds one score a class for every integer of `labels`.
+    """Checks that `predictions` holds one score per class for every integer in `labels`.
 
     Args:
-      metric: the name to show in the message.
+      metric: the name of the metric, for the message.
       predictions: should be floating point `[..., C]`.
       labels: should be integers `[...]`.
-      label: the name of the batch field that `labels` was.
-      axes: the axes that labels should have, such as "B, T".
+      label: the name of the batch field that holds the labels.
+      axes: the axes that the labels should have, such as "B, T".
 
     Raises:
       TypeError: the labels are not integers.
-      ValueError: the shapes do not belong together.
+      ValueError: the shapes do not fit together.
 
     Example:
       >>> check_labels("accuracy", jnp.zeros((5, 3)), jnp.zeros((5, 1), int), "y", "B")
@@ -34,16 +34,16 @@ def check_labels(metric: str, predictions, labels, label: str, axes: str) -> Non
 
 
 def check_integers(metric: str, values, label: str, axes: str) -> None:
-    """Raises unless `values` are integers with these axes.
+    """Checks that `values` are integers with these axes.
 
     Args:
-      metric: the name to show in the message.
+      metric: the name of the metric, for the message.
       values: should be integers.
-      label: the name of the batch field that they were.
+      label: the name of the batch field that holds the values.
       axes: the axes that they should have, such as "B, T".
 
     Raises:
-      TypeError: they are no integers.
+      TypeError: they are not integers.
       ValueError: they have another number of axes.
 
     Example:
@@ -72,11 +72,11 @@ def among_top(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     Args:
       scores: floating point `[..., C]`.
       labels: integers `[...]`.
-      k: how many scores count. Of equal scores the lower class comes first, as in `jnp.argmax` and
+      k: the number of scores that count. Of equal scores the lower class comes first, as in `jnp.argmax` and
         `jax.lax.top_k`.
 
     Returns:
-      bool `[...]`; False where the label is outside of `0..C-1` or any of the scores is NaN.
+      bool `[...]`; False where the label is outside `0..C-1` or any of the scores is NaN.
 
     Example:
       >>> among_top(jnp.array([[0.1, 0.9, 0.9]]), jnp.array([2]), 1)
@@ -94,7 +94,7 @@ def among_top(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
 
 
 def one_hot(classes: jax.Array, mask: jax.Array, num_classes: int) -> jax.Array:
-    """The class of every example as a row of one True.
+    """The class of every example as a row with a single True.
 
     Args:
       classes: integers `[B]`.
@@ -102,7 +102,7 @@ def one_hot(classes: jax.Array, mask: jax.Array, num_classes: int) -> jax.Array:
       num_classes: `C`.
 
     Returns:
-      bool `[B, C]`; a row is all False where the mask is, and for a class outside of `0..C-1`.
+      bool `[B, C]`; a row is all False where the mask is False or the class is outside `0..C-1`.
 
     Example:
       >>> print(one_hot(jnp.array([1, 0, 7]), jnp.ones(3, bool), 2).astype(int))
@@ -114,14 +114,14 @@ def one_hot(classes: jax.Array, mask: jax.Array, num_classes: int) -> jax.Array:
 
 
 def one_hot_predictions(scores: jax.Array, mask: jax.Array) -> jax.Array:
-    """The class of the highest score as a row of one True; of equal ones the lowest class.
+    """The class of the highest score as a row with a single True; among equal scores, the lowest class.
 
     Args:
       scores: floating point `[B, C]`.
       mask: bool `[B]`.
 
     Returns:
-      bool `[B, C]`; a row is all False where the mask is, and where a score is NaN.
+      bool `[B, C]`; a row is all False where the mask is False or a score is NaN.
 
     Example:
       >>> print(one_hot_predictions(jnp.array([[0.1, 0.9], [0.5, 0.5]]), jnp.ones(2, bool)).astype(int))
@@ -129,30 +129,30 @@ def one_hot_predictions(scores: jax.Array, mask: jax.Array) -> jax.Array:
        [1 0]]
     """
     num_classes = scores.shape[-1]
-    highest = scores == jnp.max(scores, axis=-1, keepdims=True)  # nowhere, where one is NaN
-    # A third of the time of `jnp.argmax` on a CPU, which was most of that of the whole metric.
+    highest = scores == jnp.max(scores, axis=-1, keepdims=True)  # False everywhere if a score is NaN
+    # On a CPU this takes a third of the time of `jnp.argmax`, which took most of the metric's time.
     first = jnp.min(jnp.where(highest, jnp.arange(num_classes)[None, :], num_classes), axis=-1)
     return one_hot(first, mask, num_classes)
 
 
 def check_binary(metric: str, predictions, labels, label: str) -> None:
-    """Raises unless `predictions` holds one score for every label.
+    """Checks that `predictions` holds one score for every label.
 
     Args:
-      metric: the name to show in the message.
+      metric: the name of the metric, for the message.
       predictions: should be real `[B]`.
       labels: should be integers or booleans `[B]`.
-      label: the name of the batch field that `labels` was.
+      label: the name of the batch field that holds the labels.
 
     Raises:
       TypeError: the labels are neither integers nor booleans.
-      ValueError: the shapes do not belong together.
+      ValueError: the shapes do not fit together.
 
     Example:
       >>> check_binary("roc_auc", jnp.zeros((5, 2)), jnp.zeros(5, int), "y")
       Traceback (most recent call last):
-      ValueError: roc_auc takes one score an example, [B], and a label of the same shape; got predictions of
-        shape (5, 2) and batch['y'] of shape (5,). Of two classes measure the second's probability:
+      ValueError: roc_auc takes one score per example, [B], and labels of the same shape; got predictions of
+        shape (5, 2) and batch['y'] of shape (5,). With two classes measure the second's probability:
         `metric._replace(measure=lambda p, b, m: metric.measure(jax.nn.softmax(p)[:, 1], b, m))`
     """
     dtype = jnp.result_type(labels)
@@ -163,8 +163,8 @@ def check_binary(metric: str, predictions, labels, label: str) -> None:
         )
     if jnp.ndim(labels) != 1 or jnp.shape(predictions) != jnp.shape(labels):
         raise ValueError(
-            f"{metric} takes one score an example, [B], and a label of the same shape; got predictions of shape "
-            f"{jnp.shape(predictions)} and batch[{label!r}] of shape {jnp.shape(labels)}. Of two classes measure "
+            f"{metric} takes one score per example, [B], and labels of the same shape; got predictions of shape "
+            f"{jnp.shape(predictions)} and batch[{label!r}] of shape {jnp.shape(labels)}. With two classes measure "
             "the second's probability: "
             "`metric._replace(measure=lambda p, b, m: metric.measure(jax.nn.softmax(p)[:, 1], b, m))`"
         )

@@ -1,6 +1,6 @@
 """Metrics of language models, over the tokens of sequences.
 
-Tokens are counted in float32: exact up to 2**24 of them, rounded beyond, where int32 would wrap.
+Tokens are counted in float32: exactly up to 2**24, and with rounding beyond, instead of wrapping around as int32 would.
 """
 
 import numbers
@@ -14,10 +14,10 @@ from fedjax_core.metrics import _labels
 
 
 def token_accuracy(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
-    """The fraction of tokens whose highest score is the label's.
+    """The fraction of tokens whose label has the highest score.
 
-    Of equal highest scores the lowest token is taken. A position with a NaN among its scores, or a
-    label outside of `0..V-1` that is not ignored, counts as wrong.
+    Among equal highest scores the lowest token counts. A position with a NaN among its scores, or with a
+    label outside `0..V-1` that is not ignored, counts as wrong.
 
     Args:
       ignored: labels that are not counted, such as padding.
@@ -25,13 +25,13 @@ def token_accuracy(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
 
     Returns:
       A `Metric` of predictions (logits or probabilities) `[B, T, V]`. Its statistic is
-      `(correct, count)`, float32 `[]` each; its value `correct / count`, float32 `[]`, NaN for no token.
+      `(correct, count)`, float32 `[]` each; its value `correct / count`, float32 `[]`, NaN without tokens.
 
     Raises:
-      TypeError: `ignored` are no integers; when measured, if the labels are none.
-      ValueError: when measured, if the shapes are others.
+      TypeError: `ignored` are not integers; when measured, if the labels are not integers.
+      ValueError: when measured, if the shapes do not fit.
 
-    Example: of three positions the last is padding.
+    Example: the last of three positions is padding.
       >>> metric = token_accuracy()
       >>> scores = jnp.array([[[0.0, 0.9, 0.1], [0.0, 0.9, 0.1], [0.9, 0.0, 0.1]]])
       >>> float(metric.finalize(metric.measure(scores, {"y": jnp.array([[1, 2, 0]])}, jnp.array([True]))))
@@ -50,9 +50,9 @@ def token_accuracy(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
 
 
 def perplexity(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
-    """`exp` of the mean cross entropy of a token.
+    """The exponential of the mean cross entropy per token.
 
-    A label outside of `0..V-1` that is not ignored makes it NaN.
+    A label outside `0..V-1` that is not ignored makes it NaN.
 
     Args:
       ignored: labels that are not counted, such as padding.
@@ -60,11 +60,11 @@ def perplexity(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
 
     Returns:
       A `Metric` of predictions (logits) `[B, T, V]`. Its statistic is `(sum, count)`, float32 `[]` each: the
-      summed cross entropy and the number of tokens; its value `exp(sum / count)`, float32 `[]`, NaN for no token.
+      summed cross entropy and the number of tokens; its value `exp(sum / count)`, float32 `[]`, NaN without tokens.
 
     Raises:
-      TypeError: `ignored` are no integers; when measured, if the labels are none.
-      ValueError: when measured, if the shapes are others.
+      TypeError: `ignored` are not integers; when measured, if the labels are not integers.
+      ValueError: when measured, if the shapes do not fit.
 
     Example: four equally likely tokens.
       >>> metric = perplexity()
@@ -88,23 +88,23 @@ def perplexity(ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
 
 
 def out_of_vocabulary_rate(symbols: Iterable[int], ignored: Iterable[int] = (0,), label: str = "y") -> Metric:
-    """The fraction of tokens that stand for something out of the vocabulary.
+    """The fraction of tokens that stand for words outside the vocabulary.
 
     Args:
-      symbols: the tokens that do, such as the buckets of unknown words; any number of them. One that
-        is ignored as well is ignored.
+      symbols: the tokens that stand for such words, for example the buckets of unknown words; any number of
+        them. A token in both `symbols` and `ignored` is ignored.
       ignored: labels that are not counted, such as padding.
       label: the batch's field of tokens, integers `[B, T]`.
 
     Returns:
-      A `Metric` that does not look at the predictions. Its statistic is `(out of vocabulary, count)`, float32
-      `[]` each; its value their quotient, float32 `[]`, NaN for no token.
+      A `Metric` that ignores the predictions. Its statistic is `(out of vocabulary, count)`, float32
+      `[]` each; its value their quotient, float32 `[]`, NaN without tokens.
 
     Raises:
-      TypeError: `symbols` or `ignored` are no integers; when measured, if the tokens are none.
+      TypeError: `symbols` or `ignored` are not integers; when measured, if the tokens are not integers.
       ValueError: when measured, if the tokens are not `[B, T]`.
 
-    Example: of three tokens and a padding two are out of the vocabulary.
+    Example: two of three tokens are outside the vocabulary, and the last position is padding.
       >>> metric = out_of_vocabulary_rate(symbols=(98, 99))
       >>> statistic = metric.measure(None, {"y": jnp.array([[99, 5, 98, 0]])}, jnp.array([True]))
       >>> print(f"{metric.finalize(statistic):.3f}")
@@ -137,5 +137,5 @@ def _is_one_of(labels, symbols):
 def _tokens(what: str, given) -> tuple[int, ...]:
     tokens = tuple(given) if isinstance(given, Iterable) else None
     if tokens is None or not all(isinstance(t, numbers.Integral) and not isinstance(t, bool) for t in tokens):
-        raise TypeError(f"{what} is a tuple of integers such as (0,), got {given!r}")
+        raise TypeError(f"{what} must be a tuple of integers such as (0,), got {given!r}")
     return tokens

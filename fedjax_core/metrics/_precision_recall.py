@@ -1,4 +1,4 @@
-"""Precision, recall and their harmonic mean, from true positives, predictions and labels by class."""
+"""Precision, recall and their harmonic mean, from counts of true positives, predictions and labels by class."""
 
 from collections.abc import Callable
 
@@ -13,28 +13,28 @@ _AVERAGES = ("binary", "micro", "macro", "weighted", "per_class")
 
 
 def precision(average: str = "binary", *, threshold: float = 0.5, label: str = "y") -> Metric:
-    r"""The fraction of what is predicted to be of a class that is: :math:`TP / (TP + FP)`.
+    r"""The fraction of the examples predicted as a class that belong to it: :math:`TP / (TP + FP)`.
 
-    An undefined quotient, of a class that is never predicted, is NaN, and the averages "macro" and
+    The quotient is NaN for a class that is never predicted, and the averages "macro" and
     "weighted" are over the classes where it is defined. An example with a NaN among its scores is
-    predicted to be of no class; a label outside of the classes is a false positive of the one predicted.
+    predicted as no class; an example with a label outside the classes is a false positive of the predicted class.
 
     Args:
-      average: "binary" for one score an example, positive from `threshold` on. Otherwise for one
-        score a class, of which the highest (the lowest class of equal ones) is predicted: "per_class"
-        values, "macro", their mean, "weighted", their mean by the number of labels of a class, or
-        "micro", of the counts summed over the classes.
-      threshold: for "binary" alone; 0.5 suits probabilities, 0.0 logits.
-      label: the batch's field of labels, integers `[B]`; for "binary" 1 is positive and all else negative.
+      average: "binary" for one score per example, which is positive from `threshold` on. The others are for one
+        score per class, where the highest is predicted (among equal scores, the lowest class): "per_class" for
+        separate values; "macro" for their mean; "weighted" for their mean weighted by the number of labels of
+        each class; "micro" for the quotient of the counts summed over the classes.
+      threshold: for "binary" only; 0.5 suits probabilities, 0.0 logits.
+      label: the batch's field of labels, integers `[B]`; for "binary", 1 is positive and all else negative.
 
     Returns:
       A `Metric` of predictions `[B]` ("binary") or `[B, C]`. Its statistic is `(true positives,
       predicted, labelled)`, int32 `[]` ("binary") or `[C]` each; its value float32 `[]`, or `[C]`
-      for "per_class", NaN for nobody.
+      for "per_class", NaN without examples.
 
     Raises:
-      ValueError: `average` is another; when measured, if the shapes are others.
-      TypeError: `threshold` is no number; when measured, if the labels are no integers.
+      ValueError: `average` is none of these; when measured, if the shapes do not fit.
+      TypeError: `threshold` is not a number; when measured, if the labels are not integers (or booleans for "binary").
 
     Example:
       >>> metric = precision()
@@ -47,12 +47,12 @@ def precision(average: str = "binary", *, threshold: float = 0.5, label: str = "
 
 
 def recall(average: str = "binary", *, threshold: float = 0.5, label: str = "y") -> Metric:
-    r"""The fraction of a class that is predicted to be of it: :math:`TP / (TP + FN)`.
+    r"""The fraction of the examples of a class that are predicted as it: :math:`TP / (TP + FN)`.
 
-    Args, statistic and errors are those of `precision`. Undefined, and so NaN, for a class without
+    Args, statistic and errors are those of `precision`. It is undefined, and thus NaN, for a class without
     labels.
 
-    Example: the mean over two classes, of which one is found always and the other half of the time.
+    Example: the mean over two classes, one always found and the other half of the time.
       >>> metric = recall("macro")
       >>> scores = jnp.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
       >>> print(metric.finalize(metric.measure(scores, {"y": jnp.array([0, 1, 1])}, jnp.ones(3, bool))))
@@ -64,7 +64,7 @@ def recall(average: str = "binary", *, threshold: float = 0.5, label: str = "y")
 def f1(average: str = "binary", *, threshold: float = 0.5, label: str = "y") -> Metric:
     r"""The harmonic mean of precision and recall: :math:`2 TP / (2 TP + FP + FN)`.
 
-    Args, statistic and errors are those of `precision`. Undefined, and so NaN, for a class that is
+    Args, statistic and errors are those of `precision`. It is undefined, and thus NaN, for a class that is
     neither predicted nor labelled.
 
     Example:
@@ -78,9 +78,9 @@ def f1(average: str = "binary", *, threshold: float = 0.5, label: str = "y") -> 
 
 def _metric(name: str, quotient: Callable, average: str, threshold: float, label: str) -> Metric:
     if average not in _AVERAGES:
-        raise ValueError(f"{name}(average=...) is one of {', '.join(map(repr, _AVERAGES))}, got {average!r}")
+        raise ValueError(f"{name}(average=...) must be one of {', '.join(map(repr, _AVERAGES))}, got {average!r}")
     if not is_real_number(threshold):
-        raise TypeError(f"{name}(threshold=...) is a number such as 0.5, got {threshold!r}")
+        raise TypeError(f"{name}(threshold=...) must be a number such as 0.5, got {threshold!r}")
     count = _count_binary(name, threshold, label) if average == "binary" else _count_classes(name, label)
 
     def finalize(statistic):

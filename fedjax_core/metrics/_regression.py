@@ -9,7 +9,7 @@ from fedjax_core.metrics import _labels
 from fedjax_core.metrics._arguments import is_real_number
 
 _RESOLVED = 1e-4
-"""The smallest variance, as a fraction of the mean square about the center, that float32 sums tell from zero."""
+"""The smallest variance, as a fraction of the mean square about the center, that float32 sums distinguish from zero."""
 
 
 def mean_absolute_error(label: str = "y") -> Metric:
@@ -20,11 +20,11 @@ def mean_absolute_error(label: str = "y") -> Metric:
 
     Returns:
       A `Metric` of predictions `[B, ...]`, of the labels' shape. Its statistic is `(sum, count)`, float32
-      and int32 `[]`: of the errors and of the numbers compared; its value `sum / count`, float32 `[]`,
-      NaN for nobody.
+      and int32 `[]`: the sum of the errors and the number of outputs compared; its value `sum / count`,
+      float32 `[]`, NaN without examples.
 
     Raises:
-      TypeError, ValueError: when measured, if the dtypes or shapes are others.
+      TypeError, ValueError: when measured, if the dtypes or shapes do not fit.
 
     Example:
       >>> metric = mean_absolute_error()
@@ -43,11 +43,11 @@ def mean_squared_error(label: str = "y") -> Metric:
 
     Returns:
       A `Metric` of predictions `[B, ...]`, of the labels' shape. Its statistic is `(sum, count)`, float32
-      and int32 `[]`: of the squared errors and of the numbers compared; its value `sum / count`, float32
-      `[]`, NaN for nobody.
+      and int32 `[]`: the sum of the squared errors and the number of outputs compared; its value
+      `sum / count`, float32 `[]`, NaN without examples.
 
     Raises:
-      TypeError, ValueError: when measured, if the dtypes or shapes are others.
+      TypeError, ValueError: when measured, if the dtypes or shapes do not fit.
 
     Example:
       >>> metric = mean_squared_error()
@@ -61,11 +61,11 @@ def mean_squared_error(label: str = "y") -> Metric:
 def r_squared(center: float = 0.0, *, label: str = "y") -> Metric:
     r"""The fraction of the labels' variance that is predicted, :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`.
 
-    The mean :math:`\bar y` is known to nobody before the sums are, so the denominator is formed from
-    sums of :math:`d = y - c`, as :math:`\sum d^2 - (\sum d)^2 / n`. Where `c` is far from the mean these
-    two cancel: the relative error is some 1e-7 times :math:`\overline{d^2} / \mathrm{var}(y)`. A value that
-    float32 cannot tell from noise, with the variance below 1e-4 of the mean square of `d`, is NaN rather
-    than a made-up number: give a `center` near the labels.
+    The mean :math:`\bar y` is unknown before the sums are, so the denominator is formed from
+    sums of :math:`d = y - c`, as :math:`\sum d^2 - (\sum d)^2 / n`. If `c` is far from the mean, these
+    two cancel: the relative error is about 1e-7 times :math:`\overline{d^2} / \mathrm{var}(y)`. If the variance is
+    below 1e-4 of the mean square of `d`, float32 cannot distinguish the value from noise, and it is NaN rather
+    than a wrong number: give a `center` near the labels.
 
     Args:
       center: `c`, a number near the mean of the labels, the same for all clients.
@@ -73,14 +73,14 @@ def r_squared(center: float = 0.0, *, label: str = "y") -> Metric:
 
     Returns:
       A `Metric` of predictions `[B, ...]`, of the labels' shape. Its statistic is `(count, sum of d, sum
-      of d squared, sum of squared errors)`, int32 `[]` and three of float32 `[...]`; its value the mean
-      over the outputs, float32 `[]`, NaN for nobody and for labels that are all the same.
+      of d squared, sum of squared errors)`, int32 `[]` and three times float32 `[...]`; its value the mean
+      over the outputs, float32 `[]`, NaN without examples and for labels that are all the same.
 
     Raises:
-      TypeError: `center` is no number; when measured, if the dtypes are others.
-      ValueError: when measured, if the shapes are others.
+      TypeError: `center` is not a number; when measured, if the dtypes do not fit.
+      ValueError: when measured, if the shapes do not fit.
 
-    Example: years vary little beside what they are.
+    Example: years, which vary little compared with their size.
       >>> metric = r_squared(center=2000.0)
       >>> batch = {"y": jnp.array([1999.0, 2001.0, 2003.0])}
       >>> print(metric.finalize(metric.measure(jnp.array([1999.0, 2001.0, 2002.0]), batch, jnp.ones(3, bool))))
@@ -91,7 +91,7 @@ def r_squared(center: float = 0.0, *, label: str = "y") -> Metric:
       Recommendations (the textbook algorithm with shifted data).
     """
     if not is_real_number(center):
-        raise TypeError(f"r_squared(center=...) is a number near the mean of the labels, got {center!r}")
+        raise TypeError(f"r_squared(center=...) must be a number near the mean of the labels, got {center!r}")
 
     def measure(predictions, batch, mask):
         errors, kept = _errors("r_squared", predictions, batch[label], label, mask)
@@ -125,13 +125,13 @@ def _errors(name: str, predictions, labels, label: str, mask):
     if jnp.shape(predictions) != jnp.shape(labels) or jnp.ndim(labels) == 0:
         raise ValueError(
             f"{name} compares predictions and labels of one shape, [B, ...], got predictions of shape "
-            f"{jnp.shape(predictions)} and batch[{label!r}] of shape {jnp.shape(labels)}; for an axis too many "
-            "measure `predictions[:, 0]`"
+            f"{jnp.shape(predictions)} and batch[{label!r}] of shape {jnp.shape(labels)}; if the predictions have an "
+            "axis too many, measure `predictions[:, 0]`"
         )
     kept = jnp.broadcast_to(jnp.expand_dims(mask, tuple(range(1, jnp.ndim(labels)))), jnp.shape(labels))
     return jnp.where(kept, _wide(labels) - _wide(predictions), 0).astype(jnp.float32), kept
 
 
 def _wide(x):
-    """In float32 at least."""
+    """The numbers in float32 at least."""
     return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))

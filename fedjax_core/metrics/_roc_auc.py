@@ -9,31 +9,32 @@ from fedjax_core.metrics._arguments import check_range
 
 
 def roc_auc(num_bins: int = 200, *, range: tuple[float, float] = (0.0, 1.0), label: str = "y") -> Metric:
-    r"""The probability that a positive example scores higher than a negative one, ties counted half.
+    r"""The probability that a positive example scores higher than a negative one, where a tie counts as half.
 
-    Scores are counted in bins of equal width, and two of one bin are a tie. With :math:`p_b` and
-    :math:`n_b` the positive and negative examples of bin `b`, the value is
+    Scores are counted in bins of equal width, and two scores in the same bin are a tie. With :math:`p_b` and
+    :math:`n_b`, the numbers of positive and negative examples in bin `b`, the value is
 
     .. math:: \frac{\sum_b p_b \left(\sum_{a < b} n_a + n_b / 2\right)}{\sum_b p_b \sum_b n_b},
 
-    which differs from the area of the exact scores by at most half the fraction of pairs that share a
+    which differs from the area for the exact scores by at most half the fraction of pairs that share a
     bin, :math:`\sum_b p_b n_b / (2 \sum_b p_b \sum_b n_b)`: about `1 / (2 num_bins)` for scores that
-    spread evenly, more for scores that crowd.
+    are spread evenly, and more for scores that cluster.
 
     Args:
       num_bins: the number of bins.
-      range: the lowest and the highest score. One outside is counted in the first or the last bin. The
-        default suits probabilities; for logits take the range that they have, or a sigmoid before.
+      range: the lowest and the highest score. A score outside is counted in the first or the last bin. The
+        default suits probabilities; for logits give their range, or apply a sigmoid first.
       label: the batch's field of labels, integers `[B]`; 1 is positive and all else negative.
 
     Returns:
       A `Metric` of predictions `[B]`. Its statistic is `(positive, negative)`, int32 `[num_bins]`
-      each; its value float32 `[]`, NaN unless there are both. A NaN score ranks where it is most wrong.
+      each; its value float32 `[]`, NaN unless there are examples of both. A NaN score ranks where it is most wrong.
 
     Raises:
-      TypeError: `num_bins` is no integer or `range` no pair; when measured, if the labels are no integers.
-      ValueError: `num_bins` is not positive, `range` is empty or not finite; when measured, if the
-        shapes are others.
+      TypeError: `num_bins` is not an integer or `range` is not a pair; when measured, if the labels are neither
+        integers nor booleans.
+      ValueError: `num_bins` is not positive, or `range` is empty or not finite; when measured, if the
+        shapes do not fit.
 
     Example:
       >>> metric = roc_auc()
@@ -62,7 +63,7 @@ def roc_auc(num_bins: int = 200, *, range: tuple[float, float] = (0.0, 1.0), lab
 def _area(statistic):
     positive, negative = statistic
     up_to = jnp.cumsum(negative)
-    # In fractions: the product of two counts may be more than int32 holds.
+    # In fractions: the product of two counts may overflow int32.
     below = (up_to - negative).astype(jnp.float32) + negative.astype(jnp.float32) / 2
     num_positive, num_negative = (jnp.sum(kind).astype(jnp.float32) for kind in (positive, negative))
     return jnp.sum((positive.astype(jnp.float32) / num_positive) * (below / num_negative))

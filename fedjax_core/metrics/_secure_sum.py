@@ -1,4 +1,4 @@
-"""Sums of statistics as secure aggregation forms them: of bounded integers."""
+"""Sums of statistics as secure aggregation computes them: over bounded integers."""
 
 import dataclasses
 import math
@@ -22,27 +22,27 @@ from fedjax_core.metrics._arguments import check_names, is_pair
 
 _LARGEST = 2**20 - 1
 _SHIFTS = (0, 8, 16, 24)
-"""Where the digits of an offset are in its 32 bits."""
+"""The positions of an offset's digits in its 32 bits."""
 
 
 def secure_sum(ranges: Mapping[str, Any], statistics: Placed, num_non_finite: Placed) -> tuple[Placed, Placed]:
     """The sum of the clients' statistics, each clipped to a range and written as an integer.
 
-    A number is clipped and, if it is no integer, rounded to a multiple of a step, a power of two: the
-    smallest for which the range has less than 2**32 of them. As an offset from the range's lower end it is
-    an integer of 32 bits, whose four digits of eight bits are summed by themselves. So no sum overflows
-    below 2**23 clients, and what the server puts together is exact but for one rounding to the dtype.
+    A number is clipped and, if it is floating point, rounded to a multiple of a step, a power of two: the
+    smallest for which the range has fewer than 2**32 steps. Its offset from the lower end of the range is then
+    a 32-bit integer, whose four digits of eight bits are summed separately. No sum thus overflows with
+    fewer than 2**23 clients, and the total that the server assembles is exact up to one rounding to the dtype.
 
     Args:
       ranges: see `secure_sum_then_finalize`.
       statistics: a dict by metric name at CLIENTS, all finite.
-      num_non_finite: int32 at CLIENTS, one where the client was left out, else zero.
+      num_non_finite: int32 at CLIENTS, 1 if the client was left out, otherwise 0.
 
     Returns:
       The sum, of the type of the statistics, and the measurements, both at SERVER.
 
     Raises:
-      TypeError, ValueError: a range does not suit the statistics.
+      TypeError, ValueError: a range does not fit the statistics.
 
     Example:
 
@@ -75,12 +75,12 @@ def secure_sum(ranges: Mapping[str, Any], statistics: Placed, num_non_finite: Pl
 
 @dataclasses.dataclass(frozen=True)
 class _Grid:
-    """How the numbers of a range are written as integers.
+    """The encoding of the numbers in a range as integers.
 
     Attributes:
-      dtype: of the numbers.
+      dtype: the dtype of the numbers.
       lower, upper: the ends of the range.
-      step: between two neighbours; None for integers.
+      step: the distance between neighbours; None for integers.
       origin: the offset of zero from `lower`, in steps.
     """
 
@@ -98,7 +98,7 @@ def _grids(name: str, given, tensors):
         each = jax.tree.broadcast(given, tensors, is_leaf=lambda range: range is None or is_pair(range))
     except ValueError as error:
         raise TypeError(
-            f"{what} is one range, or ranges in the form of the statistic {types.type_of(tensors)}, got {given!r}"
+            f"{what} must be one range, or ranges in the form of the statistic {types.type_of(tensors)}, got {given!r}"
         ) from error
     return jax.tree.map(lambda tensor, range: _grid(what, tensor, range), tensors, each)
 
@@ -117,39 +117,39 @@ def _grid(what: str, tensor: types.TensorType, given) -> _Grid:
 
 
 def _checked(what: str, tensor: types.TensorType, given) -> tuple:
-    """The ends of a range as Python numbers that float32, or the integer dtype, holds."""
+    """The ends of a range as Python numbers that float32, or the integer dtype, can represent."""
     if not is_pair(given):
-        raise TypeError(f"{what} is two numbers such as (0, 1000), or None for the default, got {given!r}")
+        raise TypeError(f"{what} must be two numbers such as (0, 1000), or None for the default, got {given!r}")
     if not all(map(math.isfinite, given)) or not given[0] <= 0 <= given[1] or given[0] == given[1]:
         raise ValueError(
-            f"{what} is finite and holds zero, which is what a client without examples has, got {given!r}; write "
+            f"{what} must be finite and contain zero, the statistic of a client without examples, got {given!r}; write "
             "(min(0, lower), max(0, upper))"
         )
     if not jnp.issubdtype(tensor.dtype, jnp.integer):
         if not 1e-25 < max(-given[0], given[1]) < 1e38:
-            raise ValueError(f"{what} has its larger end between 1e-25 and 1e38, which float32 holds, got {given!r}")
+            raise ValueError(f"{what} must have its larger end between 1e-25 and 1e38, for float32, got {given!r}")
         return tuple(float(np.float32(end)) for end in given)
     lower, upper = map(int, given)
     info = jnp.iinfo(tensor.dtype)
     if (lower, upper) != tuple(given) or lower < info.min or upper > info.max or upper - lower >= 2**32:
-        raise ValueError(f"{what} is two integers of {tensor} less than 2**32 apart, got {given!r}")
+        raise ValueError(f"{what} must be two integers of {tensor} less than 2**32 apart, got {given!r}")
     return lower, upper
 
 
 def _is_clipped(grids, statistic):
-    """One if a number of a metric's statistic is outside of its range, else zero."""
+    """1 if a number of a metric's statistic is outside its range, otherwise 0."""
     outside = jax.tree.map(lambda grid, x: jnp.any(_clipped(grid, x) != x), grids, statistic)
     return jnp.any(jnp.array(jax.tree.leaves(outside), bool)).astype(jnp.int32)
 
 
 def _clipped(grid: _Grid, x):
-    """Numbers clipped to the range, in float32 unless they are integers."""
+    """The numbers clipped to the range, in float32 unless they are integers."""
     x = x if grid.step is None else x.astype(jnp.float32)
     return jnp.clip(x, jnp.array(grid.lower, x.dtype), jnp.array(grid.upper, x.dtype))
 
 
 def _offset(grid: _Grid, x):
-    """Clipped numbers as uint32, counted in steps from the lower end."""
+    """The clipped numbers as uint32 offsets from the lower end, in steps."""
     steps = _clipped(grid, x)
     if grid.step is not None:
         steps = jnp.round(steps / grid.step).astype(jnp.int32)
@@ -173,5 +173,5 @@ def _decode(grid: _Grid, sums, num_clients):
     if grid.step is None:
         wide = grid.dtype if grid.dtype.itemsize >= 4 else jnp.int32
         return ((high.astype(wide) << _SHIFTS[-1]) + low.astype(wide)).astype(grid.dtype)
-    # Below 2**24 the low part is exact in float32, so that the sum is rounded once.
+    # Below 2**24 the low part is exact in float32, so the sum is rounded only once.
     return ((high.astype(jnp.float32) * 2.0 ** _SHIFTS[-1] + low.astype(jnp.float32)) * grid.step).astype(grid.dtype)

@@ -1,4 +1,4 @@
-"""Metrics summed over the clients, then finalized at the server."""
+"""Metrics whose statistics are summed over the clients, then finalized at the server."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -27,13 +27,14 @@ def finalize_sum(finalizers: Mapping[str, Callable] | Callable, unfinalized: Pla
       unfinalized: at CLIENTS, a dict of statistics by the same names.
 
     Returns:
-      At SERVER: the dict of the metrics, and `<num_non_finite=int32>`. Metrics over nobody are NaN.
+      At SERVER: the dict of the metrics, and `<num_non_finite=int32>`. Without clients the metrics are those of zero
+      statistics, usually NaN.
 
     Raises:
-      TypeError: the finalizers or the statistics are of a wrong kind.
+      TypeError: the finalizers or the statistics are of the wrong kind.
       MetricFinalizersMismatchError: their names differ.
 
-    Example: in an aggregation of one's own.
+    Example: in an aggregation of your own.
 
     >>> import fedjax_core as fc
     >>> @fc.federated_computation(fc.at_clients({"loss": ("float32", "int32")}))
@@ -52,13 +53,13 @@ def finalize_sum(finalizers: Mapping[str, Callable] | Callable, unfinalized: Pla
 def sum_then_finalize() -> MetricsAggregation:
     """Metrics of this round and of all rounds so far, from statistics summed over the clients.
 
-    A client with a NaN or infinity among its statistics is counted and left out. As TFF's
+    A client with a NaN or infinity among its statistics is counted and left out. It is TFF's
     `SumThenFinalizeFactory`.
 
     Returns:
       A `MetricsAggregation`. The state of its process holds the totals of all rounds, in the dtypes of the
-      statistics: a count in int32 reaches 2**31 - 1. Its result is `(current round, all rounds)`, each a dict of
-      metrics; it measures `num_non_finite`, int32.
+      statistics: a count in int32 reaches at most 2**31 - 1. Its result is `(current round, all rounds)`, each a dict
+      of metrics; it measures `num_non_finite`, int32.
 
     Example:
 
@@ -75,28 +76,29 @@ def sum_then_finalize() -> MetricsAggregation:
 
 
 def secure_sum_then_finalize(ranges: Mapping[str, Any] | None = None) -> MetricsAggregation:
-    """As `sum_then_finalize`, by secure aggregation: the server learns sums of bounded integers alone.
+    """`sum_then_finalize` by secure aggregation: the server learns only sums of bounded integers.
 
     Every number of a client's statistics is clipped to a range; then `federated_secure_sum` and
-    `federated_secure_sum_bitwidth` sum integers. Integers come out exact. A floating point number is rounded
-    to a multiple of a step, a power of two at most 2**-30 of the range's larger end, so that it changes the
-    sum by at most half a step. For less than 2**23 clients. As TFF's `secure_sum_then_finalize`.
+    `federated_secure_sum_bitwidth` sum integers. The sum of integers is exact. A floating point number is rounded
+    to a multiple of a step, a power of two that is at most 2**-30 of the range's larger end, which changes the
+    sum by at most half a step per client. It takes fewer than 2**23 clients. It is TFF's `secure_sum_then_finalize`.
 
     Args:
-      ranges: the least and the greatest value of a client's statistic, by metric name: a pair for all numbers of
-        the statistic, or a tree in its form, or in the form of its beginning, with pairs. A name that is left
+      ranges: by metric name, the least and the greatest value of a client's statistic: a pair for all numbers of
+        the statistic, or a tree of pairs in its form, or in the form of its top levels. A name that is left
         out, or None, takes the default: `(0, 2**20 - 1)` for integers, `(-(2**20 - 1), 2**20 - 1)` for
-        floating point numbers, with a step of 2**-11. A range holds zero, the statistic of nobody.
+        floating point numbers, with a step of 2**-11. A range must contain zero, the statistic of a client without
+        examples.
 
     Returns:
-      A `MetricsAggregation` with the state and the result of `sum_then_finalize`. It measures, int32,
-      `num_non_finite` and by metric name `num_clipped`: the clients with a number outside of its range.
+      A `MetricsAggregation` with the state and the result of `sum_then_finalize`. It measures, in int32,
+      `num_non_finite` and, by metric name, `num_clipped`: the number of clients with a number outside its range.
 
     Raises:
-      TypeError: `ranges` is no dict. From `create`: a range is no pair or does not fit the statistic's form.
-      ValueError: from `create`: a range of no metric, without zero, not finite, or too wide.
+      TypeError: `ranges` is not a dict. From `create`: a range is not a pair or does not fit the statistic's form.
+      ValueError: from `create`: a range belongs to no metric, lacks zero, is not finite, or is too wide.
 
-    Example: of the second client's loss 10 is counted.
+    Example: the second client's loss counts as 10.
 
     >>> import fedjax_core as fc
     >>> statistics = fc.types.to_type({"loss": ("float32", "int32")})
@@ -112,14 +114,14 @@ def secure_sum_then_finalize(ranges: Mapping[str, Any] | None = None) -> Metrics
     """
     if ranges is not None and not isinstance(ranges, Mapping):
         raise TypeError(
-            "secure_sum_then_finalize(ranges=...) is a dict from metric name to range, such as "
+            "secure_sum_then_finalize(ranges=...) must be a dict from metric name to range, such as "
             f"{{'loss': (0.0, 100.0)}}, got {ranges!r}"
         )
     return _aggregation(functools.partial(secure_sum, dict(ranges or {})))
 
 
 def _aggregation(add: Callable) -> MetricsAggregation:
-    """From `(statistics, num_non_finite) -> (total, measurements)`, clients to server."""
+    """The aggregation from `add`, `(statistics, num_non_finite) -> (total, measurements)`, clients to server."""
 
     def create(metric_finalizers, local_unfinalized_metrics_type):
         statistics = types.to_type(local_unfinalized_metrics_type)
@@ -147,7 +149,7 @@ def _abstract(type_: types.Type):
 
 
 def _keep_finite(statistics):
-    """The statistics, or zeros where one is not finite, and one if they were left out so."""
+    """The statistics, or zeros if one is not finite; and 1 if they were left out, otherwise 0."""
     finite = trees.is_finite(statistics)
     return trees.where(finite, statistics, trees.zeros_like(statistics)), (~finite).astype(jnp.int32)
 

@@ -1,4 +1,4 @@
-"""Privacy: what rounds of `aggregators.private_mean` cost, in floats on the host.
+"""Privacy: the cost of rounds of `aggregators.private_mean`, in floats on the host.
 
   epsilon                       the cost of a run, from its noise, rounds and delta
   noise_multiplier              the noise that a budget needs, from its rounds
@@ -6,10 +6,10 @@
   accounting, Accounting        the cost after each round, for a training loop
   everyone, poisson, fixed_size how the clients of a round are drawn: a `Sampling`
 
-A guarantee is one for every client with all of its data. dp-accounting does the sums; it comes with
+A guarantee protects each client with all of its data. dp-accounting does the computation; it comes with
 `pip install 'fedjax_core[privacy]'` and is imported when something is computed.
 
-Plan a run, then train it: the epsilon of each round stands in the history and in the progress line.
+Plan a run, then train it: the history and the progress line show the epsilon of each round.
 
 >>> import jax, optax, fedjax_core as fc
 >>> data = fc.data.synthetic_iid(num_clients=20, key=jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Noise, budget and rounds: from any two the third."""
+"""Noise, budget and rounds: any two of them give the third."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,12 @@ _MOST_NOISE, _MOST_ROUNDS = 2**20, 2**30
 
 
 class Accounting(NamedTuple):
-    """What a run has cost after each of its rounds; made by `accounting`.
+    """The cost of a run after each of its rounds; made by `accounting`.
 
     Attributes:
       sampling: how the clients of a round are drawn.
-      delta: of the guarantee.
-      epsilon_so_far: `(round_num) -> epsilon` after so many rounds, a pure function.
+      delta: the delta of the guarantee.
+      epsilon_so_far: `(round_num) -> epsilon` after that many rounds, a pure function.
     """
 
     sampling: Sampling
@@ -37,36 +37,36 @@ def epsilon(
 ) -> float:
     r"""The epsilon of a run with `aggregators.private_mean`: its rounds are (epsilon, delta)-private for every client.
 
-    A run is a function of its clients. Let two populations be neighbours, which differ in one client. The run is
-    :math:`(\varepsilon, \delta)`-differentially private if for all neighbours, and all sets of results, the
+    A run is a function of its clients. Two populations are neighbours if they differ in one client. The run is
+    :math:`(\varepsilon, \delta)`-differentially private if for all neighbours, and for all sets of results, the
     probability of a result in the set is at most :math:`e^\varepsilon` times that for the neighbour, plus
     :math:`\delta`.
 
     Args:
-      noise_multiplier: of `private_mean`: the deviation of the noise on the sum as a multiple of the
-        clipping norm. At least 0.
-      rounds: how many, at least 0.
-      delta: above 0 and below 1; well below 1 / population.
+      noise_multiplier: the one of `private_mean`: the standard deviation of the noise on the sum, as a multiple of
+        the clipping norm. At least 0.
+      rounds: the number of rounds, at least 0.
+      delta: above 0 and below 1; choose it well below 1 / population.
       sampling: `everyone()`, `poisson(probability)` or `fixed_size(cohort_size, population)`.
-      accountant: "rdp" (Renyi divergences; any sampling, fast) or "pld" (privacy loss distributions:
-        tighter and slower; no `fixed_size`).
-      relation: which populations are neighbours: "add_or_remove_one" (one has a client more;
-        `everyone` and `poisson`) or "replace_one" (one has another client in the place of one;
-        `everyone` and `fixed_size`). None is the one that belongs to the sampling, the first where both do.
-      sensitivity: how far one client moves the sum, as a multiple of the clipping norm. None is the
-        truth for `private_mean`: 1 where a client is added or removed, 2 where one is replaced. With 1.0
-        the noise multiplier is the ratio of noise and sensitivity whatever the relation, which is
-        how dp-accounting counts under "replace_one".
+      accountant: "rdp" (Renyi divergences: any sampling, fast) or "pld" (privacy loss distributions:
+        tighter and slower, without `fixed_size`).
+      relation: which populations are neighbours: "add_or_remove_one" (one has one more client;
+        for `everyone` and `poisson`) or "replace_one" (one client is replaced by another;
+        for `everyone` and `fixed_size`). None takes the relation that fits the sampling, the first if both do.
+      sensitivity: how far one client can move the sum, as a multiple of the clipping norm. None takes the
+        true value for `private_mean`: 1 if a client is added or removed, 2 if one is replaced. With 1.0
+        the noise multiplier is the ratio of noise to sensitivity whatever the relation, which is
+        the convention of dp-accounting for "replace_one".
 
     Returns:
       Epsilon; infinity without noise.
 
     Raises:
       ImportError: dp-accounting is not installed.
-      TypeError: an argument of a wrong kind.
-      ValueError: a number out of range, or sampling, accountant and relation do not match.
+      TypeError: an argument is of the wrong kind.
+      ValueError: a number is out of range, or sampling, accountant and relation do not match.
 
-    Example: 1,000 rounds of one percent of the clients.
+    Example: 1,000 rounds with one percent of the clients each.
 
     >>> from fedjax_core.privacy import epsilon, poisson
     >>> spent = epsilon(noise_multiplier=1.0, rounds=1000, delta=1e-6, sampling=poisson(0.01))
@@ -97,8 +97,8 @@ def noise_multiplier(
     """The smallest noise multiplier with which a run keeps a budget, rounded up in the fourth digit or later.
 
     Args:
-      epsilon: of the budget, positive and finite.
-      delta: of the budget; as the others, see `epsilon`.
+      epsilon: the epsilon of the budget, positive and finite.
+      delta: the delta of the budget, see `epsilon`.
       rounds: at least 1.
       sampling: see `epsilon`.
       accountant: see `epsilon`.
@@ -107,9 +107,9 @@ def noise_multiplier(
 
     Raises:
       ImportError: dp-accounting is not installed.
-      TypeError: an argument of a wrong kind.
-      ValueError: a number out of range, sampling, accountant and relation do not match, or no noise up to
-        2**20 keeps the budget.
+      TypeError: an argument is of the wrong kind.
+      ValueError: a number is out of range, sampling, accountant and relation do not match, or no noise multiplier
+        up to 2**20 keeps the budget.
 
     Example:
       >>> from fedjax_core.privacy import noise_multiplier, poisson
@@ -145,12 +145,12 @@ def rounds(
     relation: str | None = None,
     sensitivity: float | None = None,
 ) -> int:
-    """The largest number of rounds with which a run keeps a budget, up to 2**30; zero where one is too many.
+    """The largest number of rounds with which a run keeps a budget, up to 2**30; zero if one round is too many.
 
     Args:
-      noise_multiplier: positive; see `epsilon`.
-      epsilon: of the budget, positive and finite.
-      delta: of the budget; as the others, see `epsilon`.
+      noise_multiplier: at least 0, see `epsilon`.
+      epsilon: the epsilon of the budget, positive and finite.
+      delta: the delta of the budget, see `epsilon`.
       sampling: see `epsilon`.
       accountant: see `epsilon`.
       relation: see `epsilon`.
@@ -158,8 +158,8 @@ def rounds(
 
     Raises:
       ImportError: dp-accounting is not installed.
-      TypeError: an argument of a wrong kind.
-      ValueError: a number out of range, or sampling, accountant and relation do not match.
+      TypeError: an argument is of the wrong kind.
+      ValueError: a number is out of range, or sampling, accountant and relation do not match.
 
     Example:
       >>> from fedjax_core.privacy import poisson, rounds
@@ -181,10 +181,10 @@ def accounting(
     relation: str | None = None,
     sensitivity: float | None = None,
 ) -> Accounting:
-    """What a run has cost after each of its rounds, for `fc.program.Run(..., accounting=...)` or a loop of one's own.
+    """The cost of a run after each of its rounds, for `fc.program.Run(..., accounting=...)` or a loop of your own.
 
     Args:
-      noise_multiplier: see `epsilon`, as the others.
+      noise_multiplier: see `epsilon`.
       delta: see `epsilon`.
       sampling: see `epsilon`.
       accountant: see `epsilon`.
@@ -196,8 +196,8 @@ def accounting(
 
     Raises:
       ImportError: dp-accounting is not installed.
-      TypeError: an argument of a wrong kind.
-      ValueError: a number out of range, or sampling, accountant and relation do not match.
+      TypeError: an argument is of the wrong kind.
+      ValueError: a number is out of range, or sampling, accountant and relation do not match.
 
     Example:
       >>> from fedjax_core.privacy import accounting, everyone
@@ -217,9 +217,9 @@ def accounting(
 
 
 def _root(fn: Callable[[float], float], high: float) -> float:
-    """Where a falling function becomes zero, below `high` where it is not positive; rounded up by 1e-4 at most."""
+    """The zero of a falling function that is not positive at `high`, rounded up by at most 1e-4 of itself."""
     low = 0.8 * high
-    # In small steps, since the less noise there is the longer the accountants take.
+    # In small steps, since the accountants take longer the less noise there is.
     while fn(low) <= 0:
         high, low = low, 0.8 * low
     tolerance = 2e-5 * low
@@ -228,7 +228,7 @@ def _root(fn: Callable[[float], float], high: float) -> float:
 
 
 def _largest(holds: Callable[[int], bool]) -> int:
-    """The largest number, from 0, for which a condition holds that holds for all smaller ones."""
+    """The largest integer, at least 0, for which a condition holds that also holds for all smaller ones."""
     low, high = 0, 1
     while high <= _MOST_ROUNDS and holds(high):
         low, high = high, 2 * high

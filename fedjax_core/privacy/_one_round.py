@@ -1,4 +1,4 @@
-"""What a number of equal rounds costs, by dp-accounting."""
+"""The cost of a number of equal rounds, computed by dp-accounting."""
 
 import importlib
 import math
@@ -12,7 +12,7 @@ def cost(
 ) -> Callable[[int, float], float]:
     """The epsilon of rounds of the Gaussian mechanism over sampled clients, `(rounds, delta) -> epsilon`.
 
-    The arguments are those of `epsilon`, checked; what depends on one round alone is computed once.
+    The arguments are those of `epsilon`, checked; whatever depends on a single round is computed once.
 
     Example:
       >>> spent = cost(10.0, Sampling(1.0, None, None), "rdp", None, None)
@@ -34,10 +34,10 @@ def _relation(sampling: Sampling, relation: str | None) -> str:
 
 
 def check_match(sampling: Sampling, accountant: str, relation: str | None) -> None:
-    """Checks that dp-accounting has a bound for this sampling.
+    """Checks that dp-accounting has a bound for this combination.
 
     Raises:
-      ValueError: it has none; the message says what does not match, and what to write instead.
+      ValueError: it has none; the message says what does not match and what to write instead.
     """
     relation = _relation(sampling, relation)
     if sampling.probability == 1:
@@ -61,9 +61,9 @@ def check_match(sampling: Sampling, accountant: str, relation: str | None) -> No
 
 
 def _rdp_curve(noise: float, sampling: Sampling) -> Callable[[int, float], float]:
-    """Renyi divergences add up over the rounds, so those of one round are computed once.
+    """The cost by Renyi divergences, which add up over the rounds, so those of one round are computed once.
 
-    `noise` is relative to the sensitivity: without sampling the relation then makes no difference.
+    `noise` is relative to the sensitivity; without sampling the relation then makes no difference.
     """
     dp, rdp = load("dp_accounting"), load("dp_accounting.rdp")
     event, relation = dp.GaussianDpEvent(noise), dp.NeighboringRelation.ADD_OR_REMOVE_ONE
@@ -77,7 +77,10 @@ def _rdp_curve(noise: float, sampling: Sampling) -> Callable[[int, float], float
 
 
 def _pld_curve(noise: float, sampling: Sampling) -> Callable[[int, float], float]:
-    """The distribution of one round is computed once; without sampling all rounds are one Gaussian, in closed form."""
+    """The cost by privacy loss distributions; that of one round is computed once.
+
+    Without sampling all rounds together are one Gaussian, whose cost has a closed form.
+    """
     if sampling.probability == 1:
         exact = load("dp_accounting").get_epsilon_gaussian
         return lambda rounds, delta: float(exact(noise / math.sqrt(rounds), delta))

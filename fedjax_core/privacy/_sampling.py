@@ -1,4 +1,4 @@
-"""How the clients of a round are drawn, which decides what a round costs."""
+"""How the clients of a round are drawn, which decides the cost of a round."""
 
 import numbers
 from typing import NamedTuple
@@ -10,9 +10,9 @@ class Sampling(NamedTuple):
     """How the clients of a round are drawn; made by `everyone`, `poisson` and `fixed_size`.
 
     Attributes:
-      probability: with which a client takes part in a round.
-      cohort_size: the number of clients in every round; None where it is not fixed.
-      population: the number of clients they are drawn from; None where it does not matter.
+      probability: the probability with which a client takes part in a round.
+      cohort_size: the number of clients in every round; None if it is not fixed.
+      population: the number of clients from which they are drawn; None if it does not matter.
     """
 
     probability: float
@@ -37,14 +37,14 @@ def everyone() -> Sampling:
 
 
 def poisson(probability: float) -> Sampling:
-    """Every client takes part with this probability, whatever the others do; as `fc.data.poisson_sampler`.
+    """Every client takes part with this probability, independently of the others, as in `fc.data.poisson_sampler`.
 
     Args:
-      probability: above 0, at most 1.
+      probability: above 0 and at most 1.
 
     Raises:
-      TypeError: it is no number.
-      ValueError: it is out of range.
+      TypeError: `probability` is not a number.
+      ValueError: `probability` is out of range.
 
     Example:
       >>> print(poisson(0.01))
@@ -56,14 +56,14 @@ def poisson(probability: float) -> Sampling:
 
 
 def fixed_size(cohort_size: int, population: int) -> Sampling:
-    """Every round draws the same number of clients, without replacement; as `fc.data.sample_clients`.
+    """Every round draws the same number of clients without replacement, as in `fc.data.sample_clients`.
 
     Args:
-      cohort_size: at least 1, at most the population.
-      population: how many clients there are.
+      cohort_size: at least 1 and at most the population.
+      population: the number of clients.
 
     Raises:
-      TypeError: a number is no integer.
+      TypeError: a number is not an integer.
       ValueError: a number is out of range.
 
     Example:

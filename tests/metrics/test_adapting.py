@@ -107,7 +107,7 @@ NOT_ADDITIVE = {
 
 @pytest.mark.parametrize("merge", NOT_ADDITIVE.values(), ids=NOT_ADDITIVE)
 def test_merging_that_is_not_adding_is_refused(merge):
-    with pytest.raises(TypeError, match=r"starts from zeros and merges by adding, got .* does not merge .* so; write"):
+    with pytest.raises(TypeError, match=r"starts from zeros and merges by adding, got .* does not merge .* that way; write"):
         metrics.from_mergeable(_changed(merge=merge))
 
 
@@ -121,7 +121,7 @@ def test_merging_that_fails_is_refused():
 
 def test_start_that_is_not_zero_is_refused():
     start = classmethod(lambda cls: cls(jnp.array(0.0), jnp.array(1)))
-    with pytest.raises(TypeError, match=r"merges by adding, got .*, which starts from .*collection singly"):
+    with pytest.raises(TypeError, match=r"merges by adding, got .*, which starts from .*collection one by one"):
         metrics.from_mergeable(_changed(empty=start))
 
 
@@ -143,7 +143,9 @@ def test_wrong_kinds_are_refused(wrong, message):
 
 
 def test_arguments_are_a_function():
-    with pytest.raises(TypeError, match=r"from_mergeable\(arguments=...\) is a function of predictions .*, got 'x'"):
+    with pytest.raises(
+        TypeError, match=r"from_mergeable\(arguments=...\) must be a function of predictions .*, got 'x'"
+    ):
         metrics.from_mergeable(Mean, "x")
 
 

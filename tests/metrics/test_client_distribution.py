@@ -137,13 +137,13 @@ def test_reports_from_an_evaluation():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"ranges": (0, 1)}, TypeError, r"ranges=...\) is a dict from metric name to range, .*got \(0, 1\)"),
+        ({"ranges": (0, 1)}, TypeError, r"ranges=...\) must be a dict from metric name to range, .*got \(0, 1\)"),
         ({"ranges": {"loss": (1, 0)}}, ValueError, r"ranges=\{'loss': ...\}\) must be two finite numbers"),
         ({"ranges": {"loss": 1}}, TypeError, "must be two finite numbers"),
-        ({"quantiles": ()}, TypeError, r"quantiles=...\) is a tuple of numbers from 0 to 1, .*got \(\)"),
-        ({"quantiles": "median"}, TypeError, "is a tuple of numbers from 0 to 1"),
-        ({"quantiles": (0.5, 50)}, ValueError, "is a tuple of numbers from 0 to 1"),
-        ({"quantiles": (float("nan"),)}, ValueError, "is a tuple of numbers from 0 to 1"),
+        ({"quantiles": ()}, TypeError, r"quantiles=...\) must be numbers from 0 to 1, .*got \(\)"),
+        ({"quantiles": "median"}, TypeError, "must be numbers from 0 to 1"),
+        ({"quantiles": (0.5, 50)}, ValueError, "must be numbers from 0 to 1"),
+        ({"quantiles": (float("nan"),)}, ValueError, "must be numbers from 0 to 1"),
         ({"num_bins": 0}, ValueError, r"num_bins=...\) must be an integer of at least 1, got 0"),
     ],
 )
@@ -153,7 +153,7 @@ def test_errors(arguments, error, message):
 
 
 def test_errors_of_what_is_aggregated():
-    with pytest.raises(ValueError, match=r"names metrics, got \['acc'\]; the metrics are \['accuracy', 'num_ex"):
+    with pytest.raises(ValueError, match=r"must name metrics, got \['acc'\]; the metrics are \['accuracy', 'num_ex"):
         client_distribution({"acc": (0, 1)}).create(FINALIZERS, STATISTICS)
     with pytest.raises(ValueError, match="do not have the names of the metrics"):
         client_distribution().create({"loss": lambda s: s}, STATISTICS)

@@ -138,14 +138,14 @@ def test_statistics_before_the_first_round(aggregation):
     "initial", [{"accuracy": (1, 2.0)}, {"n": 1.0}, {"n": np.zeros(2, np.int32)}, {"m": 1}, 1, {"n": "one"}]
 )
 def test_first_statistics_of_another_type_are_refused(aggregation, initial):
-    with pytest.raises(TypeError, match=r"initial metrics have the type of a client's, <n=int32>, got|got 'one'"):
+    with pytest.raises(TypeError, match=r"initial metrics must have the type of a client's, <n=int32>, got|got 'one'"):
         aggregation.create({"n": lambda n: n}, fc.types.to_type({"n": "int32"}), initial)
 
 
 @pytest.mark.parametrize("wrong", [None, [len], {"n": 1}, {1: len}, {"n": None}])
 def test_finalizers_of_a_wrong_kind_are_refused(aggregation, wrong):
     with pytest.raises(
-        TypeError, match="the finalizers are a function of all metrics or a dict of functions"
+        TypeError, match="the finalizers must be a function of all metrics or a dict of functions"
     ) as raised:
         aggregation.create(wrong, fc.types.to_type({"n": "int32"}))
     assert not isinstance(raised.value, MetricFinalizersMismatchError)
@@ -162,7 +162,9 @@ def test_finalizers_of_other_names_list_both(aggregation, names, error):
     "type_", ["float32", "<int32,float32>", "<a=int32,b=int32*>", "<a=int32@SERVER>", "<a=int32,float32>"]
 )
 def test_metrics_that_are_no_named_struct_of_tensors_are_refused(aggregation, type_):
-    with pytest.raises(TypeError, match="the type of unfinalized metrics is a struct of tensors with a name for every"):
+    with pytest.raises(
+        TypeError, match="the type of unfinalized metrics must be a struct of tensors with a name for every"
+    ):
         aggregation.create(lambda metrics: metrics, fc.types.parse_type(type_))
 
 

@@ -121,9 +121,11 @@ def test_out_of_vocabulary_rate_of_tokens_that_are_all_padding_is_nan():
 @pytest.mark.parametrize("tokens", [0, "a", (0.0,), (True,), None])
 def test_ignored_tokens_are_integers(tokens):
     for metric in (metrics.token_accuracy, metrics.perplexity):
-        with pytest.raises(TypeError, match=rf"{metric.__name__}\(ignored=...\) is a tuple of integers such as \(0,\)"):
+        with pytest.raises(
+            TypeError, match=rf"{metric.__name__}\(ignored=...\) must be a tuple of integers such as \(0,\)"
+        ):
             metric(tokens)
-    with pytest.raises(TypeError, match=r"out_of_vocabulary_rate\(symbols=...\) is a tuple of integers"):
+    with pytest.raises(TypeError, match=r"out_of_vocabulary_rate\(symbols=...\) must be a tuple of integers"):
         metrics.out_of_vocabulary_rate(tokens)
 
 

@@ -97,11 +97,11 @@ def test_nan_scores_and_unknown_labels_are_never_right():
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors(kind):
     everyone, labels = np.ones(5, bool), {"y": np.zeros(5, int)}
-    with pytest.raises(ValueError, match=rf"{kind}\(average=...\) is one of 'binary', .*got 'samples'"):
+    with pytest.raises(ValueError, match=rf"{kind}\(average=...\) must be one of 'binary', .*got 'samples'"):
         KINDS[kind]("samples")
-    with pytest.raises(TypeError, match=rf"{kind}\(threshold=...\) is a number such as 0.5, got None"):
+    with pytest.raises(TypeError, match=rf"{kind}\(threshold=...\) must be a number such as 0.5, got None"):
         KINDS[kind](threshold=None)
-    with pytest.raises(ValueError, match=rf"{kind} takes one score an example.*shape \(5, 2\).*softmax"):
+    with pytest.raises(ValueError, match=rf"{kind} takes one score per example.*shape \(5, 2\).*softmax"):
         KINDS[kind]().measure(np.zeros((5, 2)), labels, everyone)
     with pytest.raises(TypeError, match=rf"{kind} compares with labels 0 and 1, .*float"):
         KINDS[kind]().measure(np.zeros(5), {"y": np.zeros(5)}, everyone)

@@ -100,5 +100,7 @@ def test_errors(name):
 
 
 def test_center_is_a_number():
-    with pytest.raises(TypeError, match=r"r_squared\(center=...\) is a number near the mean of the labels, got 'mean'"):
+    with pytest.raises(
+        TypeError, match=r"r_squared\(center=...\) must be a number near the mean of the labels, got 'mean'"
+    ):
         metrics.r_squared("mean")

@@ -97,5 +97,5 @@ def test_errors(arguments, error, message):
 
 
 def test_refuses_scores_of_two_classes():
-    with pytest.raises(ValueError, match="roc_auc takes one score an example"):
+    with pytest.raises(ValueError, match="roc_auc takes one score per example"):
         metrics.roc_auc().measure(np.zeros((5, 2)), {"y": np.zeros(5, int)}, np.ones(5, bool))

@@ -147,15 +147,19 @@ def test_dtypes():
 @pytest.mark.parametrize(
     ("ranges", "error", "message"),
     [
-        ({"acc": (0, 1)}, ValueError, r"names metrics, got \['acc'\]; the metrics are \['accuracy', 'classes'"),
-        ({"accuracy": (1, 5)}, ValueError, r"ranges=\{'accuracy': ...\}\) is finite and holds zero, .*got \(1, 5\)"),
-        ({"accuracy": (0, 0)}, ValueError, "is finite and holds zero"),
-        ({"classes": (0, np.inf)}, ValueError, "is finite and holds zero"),
-        ({"classes": (0, 1e39)}, ValueError, "which float32 holds"),
-        ({"classes": (0, 1e-30)}, ValueError, "which float32 holds"),
-        ({"accuracy": (0, 1.5)}, ValueError, "is two integers of int32 less than"),
-        ({"accuracy": (0, 2**31)}, ValueError, "is two integers of int32 less than"),
-        ({"accuracy": 7}, TypeError, "is two numbers such as"),
+        ({"acc": (0, 1)}, ValueError, r"must name metrics, got \['acc'\]; the metrics are \['accuracy', 'classes'"),
+        (
+            {"accuracy": (1, 5)},
+            ValueError,
+            r"ranges=\{'accuracy': ...\}\) must be finite and contain zero, .*got \(1, 5\)",
+        ),
+        ({"accuracy": (0, 0)}, ValueError, "must be finite and contain zero"),
+        ({"classes": (0, np.inf)}, ValueError, "must be finite and contain zero"),
+        ({"classes": (0, 1e39)}, ValueError, "between 1e-25 and 1e38, for float32"),
+        ({"classes": (0, 1e-30)}, ValueError, "between 1e-25 and 1e38, for float32"),
+        ({"accuracy": (0, 1.5)}, ValueError, "must be two integers of int32 less than"),
+        ({"accuracy": (0, 2**31)}, ValueError, "must be two integers of int32 less than"),
+        ({"accuracy": 7}, TypeError, "must be two numbers such as"),
         ({"loss": ((0, 1), (0, 1), (0, 1))}, TypeError, r"in the form of the statistic <float32,int32>, got"),
     ],
 )
@@ -165,7 +169,9 @@ def test_ranges_that_do_not_suit_are_refused(ranges, error, message):
 
 
 def test_refuses_ranges_that_are_no_dict():
-    with pytest.raises(TypeError, match=r"secure_sum_then_finalize\(ranges=...\) is a dict from metric name to range"):
+    with pytest.raises(
+        TypeError, match=r"secure_sum_then_finalize\(ranges=...\) must be a dict from metric name to range"
+    ):
         secure_sum_then_finalize((0, 1))
 
 

@@ -71,13 +71,15 @@ def test_finalizers_of_other_names_list_both():
         sum_then_finalize().create({"acc": FINALIZERS["accuracy"], "loss": FINALIZERS["loss"]}, STATISTICS)
     with pytest.raises(ValueError, match="do not have the names of the metrics"):
         sum_then_finalize().create({"loss": FINALIZERS["loss"]}, STATISTICS)
-    with pytest.raises(TypeError, match="is a struct of tensors with a name for every metric, got float32"):
+    with pytest.raises(TypeError, match="must be a struct of tensors with a name for every metric, got float32"):
         sum_then_finalize().create({}, fc.types.to_type("float32"))
 
 
 @pytest.mark.parametrize("wrong", [None, [1], {"accuracy": 1, "loss": 2}])
 def test_finalizers_of_a_wrong_kind_are_refused(wrong):
-    with pytest.raises(TypeError, match="finalizers are a function of all metrics or a dict of functions by metric"):
+    with pytest.raises(
+        TypeError, match="finalizers must be a function of all metrics or a dict of functions by metric"
+    ):
         sum_then_finalize().create(wrong, STATISTICS)
 
 
