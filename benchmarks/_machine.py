@@ -1,4 +1,4 @@
-"""The machine that figures were taken on."""
+"""The machine on which figures were taken."""
 
 import datetime
 import importlib.metadata
@@ -8,7 +8,7 @@ import platform
 
 
 def machine() -> dict:
-    """What the figures were taken on."""
+    """A description of the machine and the software on which the figures are taken."""
     cpu, kilobytes = platform.processor(), 0
     if pathlib.Path("/proc/cpuinfo").is_file():
         models = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]

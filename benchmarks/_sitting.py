@@ -1,7 +1,7 @@
-"""Programs that take turns: each a process of its own that speaks `peers/_protocol.py`.
+"""Programs that take turns, each in a process of its own that speaks `peers/_protocol.py`.
 
-`take_turns` starts them, verifies their weights, and then lets each do one round after the other, so that
-what else the machine does meets all of them alike.
+`take_turns` starts them, verifies their weights, and then lets them do rounds in turn, so that
+other load on the machine affects all of them alike.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ class Program(NamedTuple):
     """A program that can be started.
 
     Attributes:
-      name: What the table calls it.
-      command: What starts it, without workload and data.
-      workloads: Those that it can do.
+      name: The name in the table.
+      command: The command that starts it, without workload and data.
+      workloads: The workloads that it can do.
       exact: Whether it computes the same weights as the others. FedJAX as shipped does not: it wraps
-        round in a client's last batch.
-      own_reference: Whether it verifies itself against a reference of its own, since it cannot do the
+        around in a client's last batch.
+      own_reference: Whether it verifies itself against a reference of its own, because it cannot do the
         others' rounds. declearn has all clients in every round and weights them by steps.
     """
 
@@ -41,17 +41,17 @@ class Program(NamedTuple):
 
 
 class ProgramFailed(RuntimeError):
-    """A program ended, was silent for too long, or said that something is wrong."""
+    """A program ended, was silent for too long, or reported an error."""
 
 
 class Child:
     """A running program.
 
     Args:
-      program: What is started.
-      arguments: What follows its command.
-      log: Where its standard error goes.
-      patience: Seconds that an answer may take.
+      program: The program to start.
+      arguments: The arguments after its command.
+      log: The file for its standard error.
+      patience: The seconds that an answer may take.
     """
 
     def __init__(self, program: Program, arguments: list[str], log: pathlib.Path, patience: float = 600):
@@ -118,7 +118,7 @@ class Child:
 
 
 def relative_difference(found: dict, expected: dict, initial: dict) -> float:
-    """How far weights are from those expected: the norm of the difference over that of what was learned."""
+    """The norm of the difference between weights and those expected, over the norm of the change in training."""
 
     def norm(a, b):
         return np.sqrt(sum(np.square(np.asarray(a[k], np.float64) - b[k]).sum() for k in expected))
@@ -127,13 +127,13 @@ def relative_difference(found: dict, expected: dict, initial: dict) -> float:
 
 
 class Limits(NamedTuple):
-    """How long a sitting may take.
+    """The limits of a sitting.
 
     Attributes:
       rounds: Timed rounds of each program.
-      warm_up: Untimed rounds of each, after the two of its verification.
-      slow: Seconds of a round from which a program counts as slow.
-      slow_rounds: Timed rounds of a slow one.
+      warm_up: Untimed rounds of each program, after the two of its verification.
+      slow: The seconds per round beyond which a program counts as slow.
+      slow_rounds: Timed rounds of a slow program.
     """
 
     rounds: int = 7
@@ -146,17 +146,17 @@ def take_turns(programs, workload: str, data: pathlib.Path, task, tolerance: flo
     """Verifies and times programs in one sitting.
 
     Args:
-      programs: What to run; the first one's weights are expected of the others where there is no reference.
+      programs: The programs to run. Without a reference, all must agree with the weights of the first one.
       workload: "W1" to "W4".
-      data: Folder of the data.
-      task: What has `initial` and `reference`, flat weights; the second may be none.
-      tolerance: How large an exact program's relative difference may be after two rounds.
-      limits: How many rounds.
-      say: Is told what goes on, a line at a time.
+      data: The folder of the data.
+      task: An object with `initial` and `reference`, flat weights; `reference` may be None.
+      tolerance: The largest relative difference of an exact program after two rounds.
+      limits: The numbers of rounds.
+      say: A function that receives progress messages, a line at a time.
 
     Returns:
       By name: `version`, `difference`, `verified`, `seconds` of each timed round, `median_s`, `memory`; or
-      `failed`, why there are none. A program whose weights are wrong is not timed.
+      `failed`, the reason why there are none. A program whose weights are wrong is not timed.
     """
     children, results, expected = {}, {}, task.reference
     arguments = ["--workload", workload, "--data", str(data)]
@@ -182,7 +182,7 @@ def take_turns(programs, workload: str, data: pathlib.Path, task, tolerance: flo
 
 
 def _verify(child: Child, file: pathlib.Path, expected: dict | None, initial: dict, tolerance: float):
-    """What is known of a program before it is timed, and its weights after two rounds."""
+    """The facts about a program before it is timed, and its weights after two rounds."""
     program, version = child.program, child.answer()["version"]
     error = child.ask(f"check {file}")["difference"]
     with np.load(file) as weights:

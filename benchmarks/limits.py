@@ -1,16 +1,16 @@
-"""What the machine allows: each workload as a JAX program written by hand for it alone, and what that is made of.
+"""The limit of the machine: each workload as a JAX program written by hand for it alone, and the rates behind it.
 
 The programs know the model, the optimizer and the layout of the data. A round copies each client's examples to
-where its batches are read, in one aligned buffer per device that is used again in every round, and runs one
-compiled program: on each device a loop over its clients and inside of it one over exactly the client's batches.
+the place where its batches are read, in one aligned buffer per device that every round uses again, and runs one
+compiled program: on each device, a loop over its clients and, inside it, a loop over exactly the client's batches.
 Convolutions are matrix products of patches, tile by tile; the LSTM has a backward pass that forms the gates'
 derivatives before its scan and the kernel's gradient after it.
 
     python benchmarks/limits.py --workloads W1,W4 --rounds 9 --devices 2
 
-prints one JSON object: the matrix product and memory rates of the machine, and each program's seconds per
-round. `--ahead` copies the examples of the next round while the devices compute, which needs the next cohort
-to be known.
+prints one JSON object: the machine's rates of matrix products and memory, and each program's seconds per
+round. `--ahead` copies the examples of the next round while the devices compute, for which the next cohort
+must be known.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import numpy as np
 import workloads
 from _machine import machine
 
-_ALIGNMENT = 64  # bytes; a device of the CPU then takes an array without copying it
+_ALIGNMENT = 64  # bytes; a CPU device takes such an array without copying it
 
 
 class HandWritten:
@@ -33,8 +33,8 @@ class HandWritten:
 
     Args:
       workload: the workload.
-      devices: how many devices.
-      buffers: how many rounds' examples can be in memory at once.
+      devices: the number of devices.
+      buffers: the number of rounds whose examples can be in memory at once.
     """
 
     def __init__(self, workload: workloads.Workload, devices: int, buffers: int = 1):
@@ -59,11 +59,11 @@ class HandWritten:
         return jax.block_until_ready(self.train(weights, self.gather(cohort)))
 
     def train(self, weights, gathered):
-        """Starts the round on the devices; returns before it is done."""
+        """Starts the round on the devices and returns before it is done."""
         return self._program(weights, *gathered)
 
     def gather(self, cohort) -> tuple:
-        """The cohort's examples and plan on the devices; reuses the memory of `buffers` rounds ago."""
+        """Puts the cohort's examples and plan on the devices, in the memory of the round `buffers` rounds ago."""
         import jax
 
         self._turn = (self._turn + 1) % len(self._buffers)
@@ -96,7 +96,7 @@ class HandWritten:
         return -(-self._workload.sizes[clients] // self._workload.batch_size)
 
     def _deal(self, cohort) -> list[np.ndarray]:
-        """The clients of each device: longest first, each to the device with the least work."""
+        """The clients of each device: longest first, each client goes to the device with the least work."""
         batches = self._batches(cohort)
         load, dealt = [0] * len(self._devices), [[] for _ in self._devices]
         for place in np.argsort(-batches, kind="stable").tolist():
@@ -169,7 +169,7 @@ def _descend(loss):
 
 
 def _cross_entropy(logits, labels, scale):
-    """The sum of the examples' cross entropies, `[B]`, times `scale`, which is zero where there is no example."""
+    """The sum of the examples' cross entropies times `scale`, `[B]`, which is zero where there is no example."""
     import jax
     import jax.numpy as jnp
 
@@ -178,7 +178,7 @@ def _cross_entropy(logits, labels, scale):
 
 
 def _logistic_step(weights, x, y, scale, rate):
-    """One step of softmax regression, its gradient written out; the kernel is turned, `[C, N]`."""
+    """One step of softmax regression with its gradient written out; the kernel is transposed, `[C, N]`."""
     import jax
     from jax import lax
 
@@ -208,7 +208,7 @@ def _cnn_loss(weights, x, y, scale):
         return [sum(float(c) * a for c, a in zip(row, arrays) if abs(c) > 1e-9) for row in matrix]
 
     def tiled_conv(kernel, x):
-        """Four rows of the result from six of `x`, by six products of a row of patches instead of twelve."""
+        """Four rows of the result from six rows of `x`, by six products with a row of patches instead of twelve."""
         to_rows, to_kernel, to_result = _tiles_of_four()
         rows = [x[:, i : x.shape[1] - 5 + i : 4] for i in range(6)]
         products = [product(patches(r, 1), k) for r, k in zip(mix(to_rows, rows), mix(to_kernel, kernel))]
@@ -224,7 +224,7 @@ def _cnn_loss(weights, x, y, scale):
 
 
 def _tiles_of_four() -> tuple:
-    """Winograd's F(4, 3): `c @ ((b @ kernel) * (a @ rows))` is the correlation of six rows and three."""
+    """Winograd's F(4, 3): `c @ ((b @ kernel) * (a @ rows))` is the correlation of six rows with three."""
     points = np.sqrt(0.5) * np.array([0, 1, -1, 2, -2])
     evaluate = np.vander(points, 6, increasing=True)
     at_infinity = np.eye(6)[-1:]
@@ -309,12 +309,12 @@ def _lstm():
 
 
 TURNS = {"W1": _turn_kernel, "W4": _turn_kernel}
-"""How a step's weights differ from the model's: a matrix product is faster where its result is long, not wide."""
+"""Functions from the model's weights to a step's: a matrix product is faster if its result is long rather than wide."""
 STEPS = {"W1": _logistic_step, "W2": _cnn_step, "W3": _character_step, "W4": _logistic_step}
 
 
 def rates() -> dict:
-    """The rates of the machine's matrix products (GFLOP/s) and memory (GB/s), on all of its cores."""
+    """The rates of the machine's matrix products (GFLOP/s) and memory (GB/s), on all its cores."""
     import jax
     import jax.numpy as jnp
 
@@ -344,7 +344,7 @@ def _median(function, repetitions: int = 5) -> float:
 
 
 def measure(workload: workloads.Workload, rounds: int, devices: int, ahead: bool = False) -> dict:
-    """Times rounds of a hand-written program, the first two, which compile, left out."""
+    """Times rounds of a hand-written program, without the first two, which compile."""
     import jax
 
     workloads.touch(workload)
@@ -365,10 +365,10 @@ def measure(workload: workloads.Workload, rounds: int, devices: int, ahead: bool
 
 
 def use_devices(devices: int) -> int:
-    """Makes the CPU that many devices; before JAX is used.
+    """Makes JAX show that many CPU devices; call it before JAX is used.
 
     Returns:
-      How many to use: of an accelerator no more than there are.
+      The number of devices to use; on an accelerator, no more than there are.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()

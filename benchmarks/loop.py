@@ -1,16 +1,16 @@
-"""What the training loop costs beside the rounds themselves, and whether its memory grows.
+"""The cost of the training loop beyond the rounds themselves, and whether its memory grows.
 
-The loop checkpoints every 10 rounds, keeps the best checkpoint too, and releases every round to CSV, JSON lines,
-TensorBoard, a log, memory and to trackers in the manner of Weights & Biases and MLflow, which here keep nothing. It is
+The loop checkpoints every 10 rounds, also keeps the best checkpoint, and releases every round to CSV, JSON lines,
+TensorBoard, a log, memory, and trackers in the manner of Weights & Biases and MLflow, which keep nothing here. It is
 timed in turn with bare calls of `next` on cohorts that are drawn in the same way, a hundred rounds of each at a time;
-the last of the ten checkpoints is written to its end before the bare calls begin. The loop prefetches the next cohort,
-which a bare call does not, so it is compared with bare calls that prefetch, too.
+the last of the ten checkpoints is completely written before the bare calls begin. The loop prefetches the next cohort,
+which a bare call does not, so it is also compared with bare calls that prefetch.
 
     python benchmarks/loop.py --workload W1 --chunks 6 --memory-rounds 2000
 
-prints one JSON object: seconds a round of each and the loop's ratio to both kinds of bare calls, by the clock and by
-the processor; and, without bare calls in between, the anonymous resident memory in MB after every twentieth of the
-rounds.
+prints one JSON object: the seconds per round of each, and the loop's ratio to both kinds of bare calls, by the clock
+and by the processor; and, without bare calls in between, the anonymous resident memory in MB after every twentieth of
+the rounds.
 """
 
 import argparse
@@ -33,13 +33,13 @@ EVERY = 10
 """Rounds from one checkpoint to the next."""
 
 CHUNK = 100
-"""Rounds that are timed at a time."""
+"""The number of rounds that are timed at a time."""
 
-_OTHER_COHORTS = 1_000_000  # bare calls draw what the loop has not: neither has read it, or compiled for it, first
+_OTHER_COHORTS = 1_000_000  # bare calls draw other cohorts than the loop, so neither has read or compiled for the other
 
 
 class _Tracker:
-    """Takes what wandb and mlflow take, and keeps nothing."""
+    """A tracker with the functions of wandb and mlflow that keeps nothing."""
 
     def log(self, values, step):
         pass
@@ -48,12 +48,12 @@ class _Tracker:
 
 
 class Loop:
-    """Training of a workload, with everything on.
+    """Training of a workload with checkpoints and all releases.
 
     Args:
       workload: the workload.
-      devices: how many devices.
-      folder: where the run writes.
+      devices: the number of devices.
+      folder: the folder to which the run writes.
     """
 
     def __init__(self, workload: workloads.Workload, devices: int, folder: pathlib.Path):
@@ -72,7 +72,7 @@ class Loop:
         self._bare_rounds = _OTHER_COHORTS
 
     def run(self, rounds: int, on_round):
-        """Trains for so many rounds, `on_round(Round)` after each."""
+        """Trains for this number of rounds and calls `on_round(Round)` after each."""
         import fedjax_core as fc
 
         checkpoints = fc.program.Checkpoints(
@@ -100,14 +100,14 @@ class Loop:
             ).train()
 
     def bare(self, rounds: int):
-        """So many calls of `next`, one after another."""
+        """Calls `next` this number of times, one call after another."""
         import jax
 
         for _ in range(rounds):
             self._state, _ = jax.block_until_ready(self._process.next(self._state, self._draw()))
 
     def prefetching(self, rounds: int):
-        """So many calls of `next`, the next cohort being read while one computes."""
+        """Calls `next` this number of times, and reads the next cohort while one computes."""
         import jax
 
         cohort = self._draw()
@@ -156,7 +156,7 @@ def _log_file(path: pathlib.Path):
 
 
 def measure_time(workload: workloads.Workload, devices: int, chunks: int) -> dict:
-    """Chunks of the loop and of both kinds of bare calls in turn, behind one of each that is not timed."""
+    """Times chunks of the loop and of both kinds of bare calls in turn, after an untimed chunk of each."""
     seconds = {"loop": [], "bare": [], "prefetching": []}
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(workload, devices, pathlib.Path(folder))
@@ -199,7 +199,7 @@ def _summary(seconds: dict, kind: int) -> dict:
 
 
 def measure_memory(workload: workloads.Workload, devices: int, rounds: int) -> dict:
-    """MB after every twentieth of the rounds, each the median of the ten rounds that end there."""
+    """The memory in MB after every twentieth of the rounds, each the median over the ten rounds that end there."""
     held = []
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(workload, devices, pathlib.Path(folder))

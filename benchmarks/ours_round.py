@@ -1,4 +1,4 @@
-"""Ours through the public API, and the hand-written program, by the peers' line protocol, on all cores."""
+"""Our program, through the public API, and the hand-written one, over the peers' line protocol, on all cores."""
 
 import os
 import pathlib

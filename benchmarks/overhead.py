@@ -1,13 +1,13 @@
-"""What a call costs beside computing: a round that is compiled already, on a cohort that is packed already.
+"""The cost of a call without its computing: a round that is compiled already, on a cohort that is packed already.
 
-The model has 27 weights, and each of the four clients one example, so that next to nothing is computed. Two clocks:
+The model has 27 weights, and each of the four clients one example, so almost nothing is computed. There are two clocks:
 the processor time of the calling thread until the call returns (the engine's Python, JAX's dispatch, transfers, and
 the small programs that JAX runs on CPU in the thread that calls them), which other programs on the machine hardly
-change; and the time by the wall clock until the result is there, which they do.
+affect; and the wall clock time until the result is ready, which they do affect.
 
     python benchmarks/overhead.py --calls 500
 
-prints one JSON object: the medians and the least of both on one device and on all, in milliseconds.
+prints one JSON object: the medians and minima of both, on one device and on all, in milliseconds.
 """
 
 import argparse
@@ -25,11 +25,11 @@ _WARM_UP = 20
 
 
 def measure(devices: int, calls: int) -> dict:
-    """Times calls of federated averaging, after some that are not timed.
+    """Times calls of federated averaging, after some untimed ones.
 
     Args:
       devices: `EngineConfig.devices`.
-      calls: how many calls are timed.
+      calls: the number of timed calls.
     """
     import jax
     import optax

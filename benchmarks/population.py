@@ -1,13 +1,13 @@
-"""W7: what a population of ten million clients of two examples costs before anything is trained.
+"""W7: the cost of a population of ten million clients with two examples each, before anything is trained.
 
-Seconds (of the clock and of the processor), and how much more anonymous memory is held afterwards and was held at
-most: to make the data, to draw a thousand clients, to make their cohort, to split clients and examples, and to draw
-from a split. The store of the examples is the smallest there is: it computes them.
+Each step is measured in seconds (of the clock and of the processor) and in the anonymous memory that it adds,
+afterwards and at its peak. The steps are making the data, drawing a thousand clients, making their cohort, splitting
+clients and examples, and drawing from a split. The store of the examples is the smallest possible: it computes them.
 
     python benchmarks/population.py --clients 10000000
 
-prints one JSON object. Give `--before FILE`, an earlier output, for the ratios to it. A checkout from before the
-names were changed is measured by the same script, with its `fedjax_core` on PYTHONPATH.
+prints one JSON object. With `--before FILE`, an earlier output, it adds the ratios to that one. The same script also
+measures a checkout from before the names were changed, with that `fedjax_core` on PYTHONPATH.
 """
 
 import argparse
@@ -27,7 +27,7 @@ REPETITIONS = 15
 
 
 class TwoExamples:
-    """An `ExampleSource` of `number` clients, of which each holds its number twice."""
+    """An `ExampleSource` of `number` clients, each of which holds its number twice."""
 
     def __init__(self, number: int):
         import jax
@@ -45,7 +45,7 @@ class TwoExamples:
 
 
 def by_keyword(function: Callable, *args, key):
-    """Calls a function whose key is a keyword, or was an argument like others."""
+    """Calls a function with its key, which is a keyword or, in an older version, a positional argument."""
     parameters = inspect.signature(function).parameters
     if parameters["key"].kind is inspect.Parameter.KEYWORD_ONLY:
         return function(*args, key=key)
@@ -53,7 +53,7 @@ def by_keyword(function: Callable, *args, key):
 
 
 def timed(work: Callable, repetitions: int = 1) -> tuple[object, dict]:
-    """What `work` gives, and what it costs: medians of seconds, and bytes of memory."""
+    """The result of `work` and its cost: medians of seconds, and bytes of memory."""
     before, times = anonymous_memory(), []
     with PeakMemory() as memory:
         for _ in range(repetitions):
@@ -73,8 +73,8 @@ def measure(number: int, kind: str) -> dict:
     """The costs of all steps.
 
     Args:
-      number: how many clients.
-      kind: their ids: "range", "integers" (an array in random order) or "strings" (an array of fixed width).
+      number: the number of clients.
+      kind: the kind of ids: "range", "integers" (an array in random order) or "strings" (an array of fixed width).
     """
     import jax
 
@@ -119,7 +119,7 @@ def measure(number: int, kind: str) -> dict:
 
 
 def ratios(before: dict, after: dict) -> dict:
-    """Processor seconds before divided by those after, by step."""
+    """The ratio of processor seconds before to processor seconds after, by step."""
     return {
         step: before[step]["processor_s"] / max(after[step]["processor_s"], 1e-9) for step in after if step in before
     }

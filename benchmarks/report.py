@@ -1,16 +1,16 @@
-"""Ours, the hand-written limit and the peers in one sitting: a table with ratios, a chart, a JSON file.
+"""A report of ours, the hand-written limit and the peers in one sitting: a table with ratios, a chart, a JSON file.
 
     python benchmarks/peers/environment.py fedjax pfl
     python benchmarks/report.py --workloads W1,W2 --programs ours,hand-written,fedjax,pfl
     python benchmarks/report.py --workloads W4 --programs 'ours,hand-written,tff:iterator loop'
 
-All programs of a workload are verified, then take turns round by round; each is a process of its own,
-started for this workload and stopped after it. Ratios are of medians: a program's over ours. `--rounds`
-timed rounds of each, or `--slow-rounds` of those whose rounds take longer than `--slow` seconds; a peer
-without an environment is left out with a word. `results/NAME.json` and `results/NAME.png` are written.
+All programs of a workload are verified, then take turns round by round. Each is a process of its own,
+started for this workload and stopped after it. Ratios compare medians: a program's over ours. Each program has
+`--rounds` timed rounds, or `--slow-rounds` if its rounds take longer than `--slow` seconds. A peer
+without an environment is left out with a message. The script writes `results/NAME.json` and `results/NAME.png`.
 
-All programs of a workload are in memory at once: where they would push the examples out of the file cache,
-as several do on W4, take a sitting for each peer, or for one of its variants.
+All programs of a workload are in memory at once. If they would push the examples out of the file cache,
+as several do on W4, run a sitting for each peer, or for one of its variants.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from _machine import machine
 
 HERE = pathlib.Path(__file__).resolve().parent
 FEW = ("W1", "W2", "W4")
-VARIANTS = {  # by what is asked for: each variant, and what is special about it
+VARIANTS = {  # by peer: each variant, and its settings that differ from the default
     "fedjax": {"padded": {}, "shipped": {"exact": False, "workloads": FEW}},  # on W3 it compiles for minutes
     "pfl": {"2 threads": {}, "1 thread": {}},
     "drjax": {"padded": {"workloads": ("W1", "W2")}},  # W4's padded cohort does not fit beside the others
@@ -40,7 +40,7 @@ OWN = ("hand-written", "ours")
 
 
 def programs(names: list[str], folder: pathlib.Path, say=print) -> list[_sitting.Program]:
-    """The programs that are asked for, as `choices` has them, and can run; the hand-written one and ours first."""
+    """The requested programs, named as in `choices`, that can run; the hand-written one and ours come first."""
     script = str(HERE / "ours_round.py")
     found = [_sitting.Program(n, [sys.executable, script, "--variant", n]) for n in OWN if n in names]
     for asked in names:
@@ -54,21 +54,21 @@ def programs(names: list[str], folder: pathlib.Path, say=print) -> list[_sitting
         for variant, special in VARIANTS[name].items():
             if variant == only or not only:
                 found.append(_sitting.Program(f"{name}, {variant}", [*start, variant], **special))
-    return list({program.name: program for program in found}.values())  # each once, however often it is asked for
+    return list({program.name: program for program in found}.values())  # each once, however often it was requested
 
 
 def choices() -> list[str]:
-    """What `--programs` can name: ours, the hand-written one, a peer, or one variant of a peer."""
+    """The names that `--programs` takes: ours, the hand-written one, a peer, or one variant of a peer."""
     peers = [[name, *(f"{name}:{variant}" for variant in variants)] for name, variants in VARIANTS.items()]
     return [*OWN, *itertools.chain(*peers)]
 
 
 def table(results: dict, rounds: int) -> str:
-    """A Markdown table: seconds a round, and in brackets how many times ours.
+    """A Markdown table of seconds per round, with the ratio to ours in brackets.
 
     Args:
-      results: By workload, then by program: what `_sitting.take_turns` returns.
-      rounds: Timed rounds where the table says nothing else; fewer are marked `[n]`.
+      results: By workload, then by program: the results of `_sitting.take_turns`.
+      rounds: The usual number of timed rounds; fewer are marked `[n]`.
     """
     names = list(dict.fromkeys(name for of in results.values() for name in of))
     lines = ["| | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
@@ -92,7 +92,7 @@ def _cell(result, ours, rounds: int) -> str:
 
 
 def chart(results: dict, file: pathlib.Path, description: dict):
-    """Draws how many times ours each program's round takes, one panel a workload, and writes a PNG."""
+    """Draws the seconds of each program's round and the ratio to ours, one panel per workload, and writes a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,8 +1,8 @@
 """Reservoir sampling of 10,000 to 1,000,000 clients: seconds, resident memory, and whether all have the same chance.
 
-Every client holds one number, so that what is measured is the sampling. Each measurement runs in a process of
+Every client holds one number, so that only the sampling is measured. Each measurement runs in a process of
 its own. Memory is the largest anonymous resident memory that was seen. The same round with `aggregators.sum()` in
-place of the sample tells what of both is due to the clients themselves: their numbers, ids and plan.
+place of the sample shows which part is due to the clients themselves: their numbers, ids and plan.
 
     python benchmarks/reservoir.py --clients 10000,1000000
 
@@ -24,11 +24,11 @@ SIZES = "10000,100000,1000000"
 
 
 def measure_one(clients: int, sample_size: int, devices: int, memory_budget: int) -> dict:
-    """Two rounds over all clients in this process, of which the first one compiles.
+    """Times two rounds over all clients in this process, the first of which compiles.
 
     Args:
-      clients: how many take part.
-      sample_size: the most clients in the sample; 0 sums all in place of sampling.
+      clients: the number of clients that take part.
+      sample_size: the largest number of clients in the sample; 0 sums all clients instead of sampling.
       devices: `EngineConfig.devices`.
       memory_budget: `EngineConfig.memory_budget`, bytes of a wave of clients on a device.
     """
@@ -61,10 +61,10 @@ def measure_one(clients: int, sample_size: int, devices: int, memory_budget: int
 
 
 def chances(keys: int, clients: int, sample_size: int) -> dict:
-    """How often each client is in the sample over many keys, by a chi-square test.
+    """Tests, by chi-square over many keys, whether each client is in the sample equally often.
 
     Args:
-      keys: how many samples are drawn.
+      keys: the number of samples that are drawn.
       clients: `n`.
       sample_size: `k`; each client is in a sample with probability `k / n`.
     """

@@ -4,9 +4,9 @@
     python benchmarks/rounds.py --workloads W1,W2,W4 --lanes 1,2,4,8,16,32,64,cohort
 
 Data preparation is part of a round. Before anything is timed, both run two rounds, and their weights must
-agree, for W1 also with a NumPy float64 reference. Prints one JSON object: medians in seconds, the seconds that JAX
-traced, lowered and compiled in our first round and, with `--against limits`, the ratio of ours to the hand-written
-program's.
+agree, for W1 also with a NumPy float64 reference. The script prints one JSON object: medians in seconds, the seconds
+for which JAX traced, lowered and compiled in our first round and, with `--against limits`, the ratio of our seconds to
+the hand-written program's.
 """
 
 import argparse
@@ -23,12 +23,12 @@ import workloads
 from _machine import machine
 
 TOLERANCES = {"W1": 1e-5, "W2": 3e-2, "W3": 1e-4, "W4": 1e-5}
-"""How far weights may be apart after two rounds, relative to what was learned. A step of any two programs
-agrees to 1e-6; the CNN's come apart where rounding puts a ReLU or a maximum on its other side."""
+"""The largest difference of weights after two rounds, relative to their change in training. Single steps of any two
+programs agree to 1e-6; the CNN's diverge where rounding puts a ReLU or a maximum on its other side."""
 
 
 def ours(workload: workloads.Workload, devices: int, lanes: int | str = 1):
-    """`(state, ids) -> state` through the public API, the process, and the initial state."""
+    """A round `(state, ids) -> state` through the public API, the process, and the initial state."""
     import jax
 
     import fedjax_core as fc
@@ -46,7 +46,7 @@ def ours(workload: workloads.Workload, devices: int, lanes: int | str = 1):
 
 @contextlib.contextmanager
 def compiling():
-    """A list of the seconds of all that JAX traces, lowers and compiles meanwhile."""
+    """A list of the seconds for which JAX traces, lowers and compiles while the context lasts."""
     import jax
 
     seconds = []
@@ -63,7 +63,7 @@ def compiling():
 
 
 def check(name: str, other: str, error: float):
-    """Raises unless weights agree.
+    """Checks that weights agree.
 
     Raises:
       AssertionError: they do not.
@@ -76,15 +76,15 @@ def check(name: str, other: str, error: float):
 def measure(
     workload: workloads.Workload, rounds: int, devices: int, reference: dict | None, against: bool, lanes: int | str = 1
 ) -> dict:
-    """Verifies, then times rounds of ours and, in turn with them, of the hand-written program.
+    """Verifies our rounds, then times them and, in turn with them, those of the hand-written program.
 
     Args:
-      workload: what to run.
-      rounds: timed rounds of each.
-      devices: how many devices.
-      reference: what the weights must be after two rounds, if that is known.
-      against: whether to time the hand-written program, too.
-      lanes: `EngineConfig.lanes` of ours, or "cohort" for as many as there are clients.
+      workload: the workload to run.
+      rounds: the number of timed rounds of each.
+      devices: the number of devices.
+      reference: the weights expected after two rounds, or None if they are unknown.
+      against: whether to time the hand-written program too.
+      lanes: our `EngineConfig.lanes`, or "cohort" for as many as there are clients.
     """
     import jax
 

@@ -1,8 +1,8 @@
 """A round of W1's model over 10 to 1,000,000 clients, over devices and over lanes: seconds and resident memory.
 
-The clients are virtual: client `i` holds the examples of W1's stored client `i % 3400`, so that a million of
-them take no more disk than W1. Each measurement runs in a process of its own. Memory is the largest anonymous
-resident memory that was seen, which leaves out the memory-mapped examples themselves.
+The clients are virtual: client `i` holds the examples of W1's stored client `i % 3400`, so a million of
+them take no more disk space than W1. Each measurement runs in a process of its own. Memory is the largest anonymous
+resident memory that was seen, which excludes the memory-mapped examples themselves.
 
     python benchmarks/scale.py --clients 10,1000,100000 --memory-budget 500000000
 
@@ -30,11 +30,11 @@ LANES = (1, 2, 4, 8, 16, 32, 64, "auto")
 
 
 class VirtualClients:
-    """An `ExampleSource` of any number of clients who share the stored ones.
+    """An `ExampleSource` of any number of clients, which share the examples of the stored ones.
 
     Args:
-      workload: the stored clients, `N` of them.
-      number: how many clients there are; client `i` holds what the stored client `i % N` does.
+      workload: the `N` stored clients.
+      number: the number of clients; client `i` holds the examples of the stored client `i % N`.
     """
 
     def __init__(self, workload: workloads.Workload, number: int):
@@ -66,7 +66,7 @@ class PeakMemory:
     """Watches this process's anonymous resident memory from a thread while the context lasts.
 
     Attributes:
-      peak: the largest seen, in bytes; 0 where the system does not tell.
+      peak: the largest that was seen, in bytes; 0 if the system does not report it.
     """
 
     def __init__(self, seconds: float = 0.02):
@@ -90,7 +90,7 @@ class PeakMemory:
 
 
 def anonymous_memory() -> int:
-    """Bytes of this process's resident memory that are no file; 0 where the system does not tell."""
+    """The bytes of this process's resident memory that belong to no file; 0 if the system does not report them."""
     try:
         found = re.search(r"^RssAnon:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:
@@ -107,15 +107,16 @@ def measure_one(
     seconds: float,
     memory_budget: int | None,
 ) -> dict:
-    """Times rounds of all of `clients` virtual clients in this process.
+    """Times rounds of all `clients` virtual clients in this process.
 
     Args:
       data: the folder of the data.
-      clients: how many take part.
+      clients: the number of clients that take part.
       devices: `EngineConfig.devices`.
       lanes: `EngineConfig.lanes`.
-      rounds: timed rounds after the first, at most.
-      seconds: no round begins this long after the first one did; with `lanes="auto"`, after it ended.
+      rounds: the largest number of timed rounds after the first.
+      seconds: the seconds from the start of the first round (from its end with `lanes="auto"`) after which no round
+        begins.
       memory_budget: `EngineConfig.memory_budget`; None for its default.
     """
     import jax
@@ -161,7 +162,7 @@ def in_a_process(**settings) -> dict:
 
 
 def settings_of(sweep: str, args: argparse.Namespace) -> list[dict]:
-    """What one sweep measures: `clients`, `devices` and `lanes` of each."""
+    """The settings of each measurement in a sweep: `clients`, `devices` and `lanes`."""
     if sweep == "clients":
         return [{"clients": n, "devices": args.devices, "lanes": 1} for n in args.clients]
     if sweep == "devices":

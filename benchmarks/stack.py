@@ -1,13 +1,13 @@
-"""What protection and measurement add to a round: the full stack against a plain mean, taken in turn.
+"""The cost of protection and measurement in a round: the full stack and a plain mean, timed in turn.
 
-The full stack zeroes and clips by estimated quantiles (`robust`), quantizes to 8 bits, clips again and adds noise
-(`private_mean`), and every client finalizes eight metrics, of which 100 clients are sampled. Both train the same
-model on the same cohorts, data preparation included. It is a stack to take the time of, not one to copy: the
-estimates of `robust` are exact, and so not private.
+The full stack zeroes and clips at estimated quantiles (`robust`), quantizes to 8 bits, clips again and adds noise
+(`private_mean`), and every client finalizes eight metrics, for which 100 clients are sampled. Both train the same
+model on the same cohorts, data preparation included. It is a stack for timing, not one to copy: the
+estimates of `robust` are exact, and therefore not private.
 
     python benchmarks/stack.py --workloads W1,W2 --rounds 9
 
-prints one JSON object: per workload the medians in seconds and their ratio, and that of each pair of rounds.
+prints one JSON object: per workload the medians in seconds, their ratio, and the median ratio of pairs of rounds.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _SAMPLED, _BITS, _MAX_NORM, _NOISE = 100, 8, 10.0, 0.01
 
 
 def eight_metrics() -> dict:
-    """Metrics of a classifier; with the loss and the number of examples, which every model has, eight."""
+    """Six metrics of a classifier, which make eight with the loss and the number of examples that every model has."""
     import fedjax_core as fc
 
     return {
@@ -41,7 +41,7 @@ def eight_metrics() -> dict:
 
 
 def full_stack(workload: workloads.Workload):
-    """Federated averaging of the workload with everything, and its initial state."""
+    """Federated averaging of the workload with the full stack, and its initial state."""
     import jax
     import optax
 
@@ -67,7 +67,7 @@ class Averaging:
       workload: the workload.
       process: the process.
       state: its first state.
-      devices: how many devices.
+      devices: the number of devices.
     """
 
     def __init__(self, workload: workloads.Workload, process, state, devices: int):
@@ -88,16 +88,16 @@ class Averaging:
         return time.perf_counter() - begin
 
     def losses(self) -> np.ndarray:
-        """The training losses of the last round, of all clients or of each that was sampled."""
+        """The training losses of the last round: one for all clients, or one for each that was sampled."""
         train = self.metrics["client_work"]["train"]
         return np.asarray(train.get("current_round_metrics", train)["loss"])
 
 
 def measure(workload: workloads.Workload, rounds: int, devices: int) -> dict:
-    """Two rounds of both that are not timed, then the timed ones in turn.
+    """Runs two untimed rounds of both, then timed ones in turn.
 
     Raises:
-      AssertionError: one of both did not learn.
+      AssertionError: one of the two did not learn.
     """
     workloads.touch(workload)
     both = {
@@ -120,7 +120,7 @@ def measure(workload: workloads.Workload, rounds: int, devices: int) -> dict:
 
 
 def check_learned(name: str, first: float, last: np.ndarray):
-    """Raises unless the mean loss fell.
+    """Checks that the mean loss fell.
 
     Raises:
       AssertionError: it did not.

@@ -1,4 +1,4 @@
-"""The workloads W1 to W4: their data, cohorts, models and batching, and what W1's weights must be.
+"""The workloads W1 to W4: their data, cohorts, models and batching, and the reference of W1's weights.
 
 | | model | clients a round | client lr, batch |
 |---|---|---|---|
@@ -7,10 +7,10 @@
 | W3 | character model: 90 symbols, embedding 8, two LSTM layers of 256 | 20 | 0.5, 10 |
 | W4 | W1's | 1,000 | 0.02, 20 |
 
-The data are synthetic: 3,400 clients of 51 to 500 examples in EMNIST's shape, and 715 clients of 30 to 200
+The data are synthetic: 3,400 clients with 51 to 500 examples in EMNIST's shape, and 715 clients with 30 to 200
 sequences of 81 symbols. The cohorts are drawn once. A folder of data holds `x.npy` (read as a memory map),
 `meta.npz` (offsets, labels, sequences, cohorts, initial weights) and `ref_w1.npz` (W1's weights after two
-rounds without shuffling, NumPy float64); whatever reads these needs NumPy only.
+rounds without shuffling, NumPy float64); reading them needs only NumPy.
 
     python benchmarks/workloads.py --data benchmarks/data
 
@@ -32,7 +32,7 @@ BATCH_SIZE = {"W1": 20, "W2": 20, "W3": 10, "W4": 20}
 LEARNING_RATE = {"W1": 0.02, "W2": 0.05, "W3": 0.5, "W4": 0.02}
 FEATURES, CLASSES, SYMBOLS, HIDDEN = 784, 62, 90, 256
 _COHORTS = 20
-_CHUNK = 100_000  # rows that are drawn at once; it decides the data
+_CHUNK = 100_000  # rows that are drawn at once; another number would give other data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Workload:
       offsets: int64 `[N + 1]`, where each client's rows start.
       cohorts: int64 `[rounds, C]`, the clients of each round.
       batch_size: `B`.
-      learning_rate: of the clients' SGD.
-      initial: the initial weights, as fedjax_core's model of this workload has them.
+      learning_rate: the learning rate of the clients' SGD.
+      initial: the initial weights, in the form of fedjax_core's model of this workload.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Workload:
 
 
 def folder(argument: str | None = None) -> pathlib.Path:
-    """Where the data are: the argument, the environment variable, or `data` beside this file."""
+    """The folder of the data: the argument, the environment variable, or `data` beside this file."""
     return pathlib.Path(argument or os.environ.get(FOLDER) or pathlib.Path(__file__).parent / "data")
 
 
@@ -78,8 +78,8 @@ def make(data: pathlib.Path, population: int = 3400, writers: int = 715):
 
     Args:
       data: the folder.
-      population: clients of W1, W2 and W4; a cohort has no more than all of them.
-      writers: clients of W3.
+      population: the number of clients of W1, W2 and W4, which limits the size of their cohorts.
+      writers: the number of clients of W3.
     """
     data.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
@@ -155,7 +155,7 @@ def _initial_weights() -> dict:
 
 
 def reference(x: np.ndarray, y: np.ndarray, offsets: np.ndarray, cohorts: np.ndarray) -> dict:
-    """W1's weights `w` and `b` after the rounds of `cohorts`, batches in order, in float64."""
+    """W1's weights `w` and `b` after the rounds of `cohorts`, with batches in order, in float64."""
     w, b = np.zeros((FEATURES, CLASSES)), np.zeros(CLASSES)
     for cohort in cohorts:
         total_w, total_b, total = 0, 0, 0
@@ -183,13 +183,13 @@ def _reference_client(w, b, x, y):
 
 
 def load(name: str, data: pathlib.Path) -> Workload:
-    """Opens a workload; makes the data if the folder has none.
+    """Opens a workload, and makes the data if the folder has none.
 
     Raises:
       ValueError: there is no such workload.
     """
     if name not in NAMES:
-        raise ValueError(f"load(name=...) is one of {', '.join(NAMES)}, got {name!r}")
+        raise ValueError(f"load(name=...) must be one of {', '.join(NAMES)}, got {name!r}")
     if not (data / "x.npy").exists():
         make(data)
     with np.load(data / "meta.npz") as meta:
@@ -215,7 +215,10 @@ def _cnn(meta) -> dict:
 
 
 def _character_model(meta) -> dict:
-    """The files' LSTM adds one to the forget gate (the second of four); the model's has it in the bias."""
+    """The character model's weights.
+
+    The files' LSTM adds one to the forget gate (the second of four); the model's LSTM has it in the bias.
+    """
 
     def layer(k):
         bias = meta[f"lstm_{k}b"].copy()
@@ -230,19 +233,19 @@ _INITIAL = {"W1": _zeros, "W2": _cnn, "W3": _character_model, "W4": _zeros}
 
 
 def load_reference(data: pathlib.Path) -> dict:
-    """W1's float64 weights after two rounds, as fedjax_core's model has them."""
+    """W1's float64 weights after two rounds, in the form of fedjax_core's model."""
     with np.load(data / "ref_w1.npz") as weights:
         return {"kernel": weights["w"], "bias": weights["b"]}
 
 
 def touch(workload: Workload):
-    """Reads one number of every page, so that no timed round is the first to map it."""
+    """Reads one number from every page, so that no timed round is the first to map it."""
     for array in workload.arrays.values():
         array.reshape(-1)[:: 4096 // array.itemsize].sum()
 
 
 def federated_data(workload: Workload):
-    """The workload's clients as `fedjax_core.FederatedData`, their ids 0, 1, ..."""
+    """The workload's clients as `fedjax_core.data.FederatedData`, with the ids 0, 1, ..."""
     import fedjax_core as fc
 
     return fc.data.from_arrays(workload.arrays, np.repeat(np.arange(len(workload.sizes)), workload.sizes))
@@ -272,7 +275,7 @@ def process(workload: Workload):
 
 
 def difference(weights, other, initial) -> float:
-    """How far apart two results of training are: the norm of their difference over that of what `other` learned."""
+    """The distance of two results of training: the norm of their difference over the norm of `other`'s change."""
     import jax
 
     def norm(a, b):
