@@ -107,7 +107,9 @@ NOT_ADDITIVE = {
 
 @pytest.mark.parametrize("merge", NOT_ADDITIVE.values(), ids=NOT_ADDITIVE)
 def test_merging_that_is_not_adding_is_refused(merge):
-    with pytest.raises(TypeError, match=r"starts from zeros and merges by adding, got .* does not merge .* that way; write"):
+    with pytest.raises(
+        TypeError, match=r"starts from zeros and merges by adding, got .* does not merge .* that way; write"
+    ):
         metrics.from_mergeable(_changed(merge=merge))
 
 
