@@ -23,6 +23,12 @@ def concrete_member(value: Any, type_: types.Type, name: str) -> Any:
 
     Raises:
       TypeError, ValueError: the value has another type.
+
+    Example: a list of batches becomes one sequence.
+
+    >>> data = concrete_member([[1.0, 2.0], [3.0]], types.to_type("float32[?]*"), "data")
+    >>> int(data.num_batches), data.examples.tolist()
+    (2, [0.0, 1.0, 2.0, 3.0])
     """
     match type_:
         case types.SequenceType() if not isinstance(value, ClientBatches):
