@@ -172,7 +172,7 @@ def _too_much(pass_: Pass, sizes: list[int], number: int, budget: int) -> str:
 
 
 def _put(server: dict[Node, object], sharding: jax.sharding.Sharding) -> dict[Node, object]:
-    """Puts the values that are not on the device yet there, and no others: `jax.device_put` costs time for every leaf.
+    """Puts on the device only the values that are not there yet, since `jax.device_put` costs time for every leaf.
 
     Raises:
       ValueError: an array is split over several devices; it would silently end up on one of them.
@@ -186,7 +186,7 @@ def _put(server: dict[Node, object], sharding: jax.sharding.Sharding) -> dict[No
 
 
 def _copied(value):
-    """NumPy arrays copied: on CPU an aligned one would be the device array's memory, and the caller may write to it."""
+    """The value with NumPy arrays copied: on CPU an aligned one would be the device array's memory, open to the caller."""
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, value)
 
 
