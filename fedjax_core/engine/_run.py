@@ -186,7 +186,10 @@ def _put(server: dict[Node, object], sharding: jax.sharding.Sharding) -> dict[No
 
 
 def _copied(value):
-    """The value with NumPy arrays copied: on CPU an aligned one would be the device array's memory, open to the caller."""
+    """The value with its NumPy arrays copied.
+
+    On CPU an aligned one would be the memory of the device array, and the caller may write to it later.
+    """
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, value)
 
 
