@@ -1,7 +1,8 @@
 """Arithmetic, norms and casts on pytrees of arrays, and one key for each leaf.
 
-All functions can be traced by JAX. A leaf is an array or a number; where a function says so,
-JAX's typed keys are leaves too. Two trees have the same structure and leaves of the same shapes.
+JAX can trace all functions. A leaf is an array or a number; where a function says so, it may also be
+a typed JAX key. Where a function takes two trees, they must have the same structure and leaves of the
+same shapes.
 """
 
 import itertools
@@ -138,9 +139,9 @@ def zeros_like(tree: Tree) -> Tree:
 
 
 def where(condition: jax.typing.ArrayLike, a: Tree, b: Tree) -> Tree:
-    """`a` where `condition` is true, else `b`: one choice for all leaves, which may be keys.
+    """`a` if `condition` is true, else `b`; the condition is the same for all leaves, which may be keys.
 
-    Both are computed. A NaN in the gradient of the one not taken is not stopped.
+    Both are computed, and a NaN in the gradient of the one that is not taken still reaches the result's gradient.
 
     Args:
       condition: bool `[]`.
@@ -190,14 +191,14 @@ def norm(tree: Tree) -> jax.Array:
 def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree) -> Tree:
     r"""`tree` scaled down to a norm of at most `max_norm`: :math:`x \min(1, c / \|x\|)`.
 
-    The tree comes second, so that `functools.partial(clip_by_norm, max_norm)` is a clip.
+    The tree is the second argument, so that `functools.partial(clip_by_norm, max_norm)` is a function of the tree.
 
     Args:
       max_norm: a positive scalar.
-      tree: a pytree of arrays; each leaf keeps its dtype. One NaN makes it all NaN.
+      tree: a pytree of arrays; each leaf keeps its dtype. A single NaN makes every entry NaN.
 
     Raises:
-      ValueError: `max_norm` is a number that is not positive, or not a scalar.
+      ValueError: `max_norm` is not a scalar, or it is a Python number that is not positive.
 
     Example:
       >>> print(clip_by_norm(1.0, {"w": jnp.array([3.0, 4.0])})["w"])
@@ -237,21 +238,21 @@ def any_positive(tree: Tree) -> jax.Array:
 
 
 def expand(prefix: Tree, tree: Tree) -> Tree:
-    """The entries of a prefix, one tree for many, where they multiply the leaves of `tree`.
+    """A prefix of `tree` expanded to its structure, with shapes that broadcast against its leaves.
 
-    So one number is for all leaves, a vector for the rows of all leaves, and a dict of numbers for the fields
+    One number then applies to all leaves, a vector to the rows of all leaves, and a dict of numbers to the fields
     of a dict.
 
     Args:
-      prefix: a pytree of arrays whose structure is that of the beginning of `tree`. The shape of each leaf is the
-        beginning of the shapes of the leaves of `tree` below it.
+      prefix: a pytree of arrays whose structure is a prefix of the structure of `tree`. The shape of each leaf must be
+        a prefix of the shapes of the leaves of `tree` below it.
       tree: a pytree of arrays or `jax.ShapeDtypeStruct`; its values are not read.
 
     Returns:
-      A tree of the structure of `tree`: for each leaf the prefix's, with trailing dimensions of one.
+      A tree with the structure of `tree`; each leaf is the leaf of the prefix, with trailing dimensions of size one.
 
     Raises:
-      ValueError: `prefix` is no such beginning.
+      ValueError: `prefix` is not such a prefix.
 
     Example:
       >>> rows = expand(jnp.array([1.0, 2.0]), {"b": jnp.ones(2), "w": jnp.ones((2, 3))})
@@ -274,7 +275,7 @@ def expand(prefix: Tree, tree: Tree) -> Tree:
 def _expanded(entry: Any, leaf: Any) -> Any:
     shape, whole = jnp.shape(entry), jnp.shape(leaf)
     if whole[: len(shape)] != shape:
-        raise ValueError(f"{shape} is no beginning of {whole}")
+        raise ValueError(f"{shape} is not a prefix of {whole}")
     return jnp.reshape(entry, (*shape, *(1 for _ in whole[len(shape) :]))) if shape else entry
 
 
@@ -283,10 +284,10 @@ def _shapes(tree: Tree) -> str:
 
 
 def part(predicate: Callable[[str], bool], tree: Tree) -> Tree:
-    """The leaves whose paths a predicate chooses, in the containers of `tree`; `None` takes the place of the others.
+    """The leaves whose paths satisfy a predicate, in the containers of `tree`, with `None` in place of the others.
 
     Args:
-      predicate: a function of a path, its steps joined by dots, such as `"head.kernel"`.
+      predicate: a function of a path, whose steps are joined by dots, such as `"head.kernel"`.
       tree: any pytree.
 
     Example:
@@ -344,7 +345,7 @@ def cast(tree: Tree, dtype: Any) -> Tree:
 
 
 def widen(tree: Tree) -> Tree:
-    """`tree` with its leaves in float32 at least, for sums of many: in bfloat16 256 + 1 is 256.
+    """`tree` with its leaves in at least float32, for sums of many values: in bfloat16 256 + 1 is 256.
 
     Args:
       tree: a pytree of numbers.
@@ -357,14 +358,14 @@ def widen(tree: Tree) -> Tree:
 
 
 def split_key(key: jax.Array, tree: Tree) -> Tree:
-    """One independent key for each leaf: `key` folded with the leaf's number.
+    """One independent key for each leaf: `key` with the index of the leaf folded in.
 
     Args:
       key: a typed key `[]`, consumed by this call.
-      tree: any pytree; only its structure counts.
+      tree: any pytree; only its structure matters.
 
     Returns:
-      A tree of `tree`'s structure whose leaves are keys.
+      A tree with the structure of `tree` whose leaves are keys.
 
     Raises:
       TypeError: `key` is not a typed key.
@@ -391,7 +392,7 @@ def size(tree: Tree) -> int:
 
 
 def num_bytes(tree: Tree) -> int:
-    """The bytes that the leaves hold (arrays, keys or `jax.ShapeDtypeStruct`).
+    """The number of bytes of all leaves (arrays, keys or `jax.ShapeDtypeStruct`).
 
     Example:
       >>> num_bytes({"w": jnp.ones((2, 3)), "b": jnp.ones(2, "bfloat16")})
@@ -401,10 +402,10 @@ def num_bytes(tree: Tree) -> int:
 
 
 def match(tree: Tree, like: Tree) -> Tree:
-    """The leaves of `tree` in the containers of `like`, told apart by their paths.
+    """The leaves of `tree` in the containers of `like`, matched by their paths.
 
-    For what comes from a file or a message: a NamedTuple that has become a dict of its fields, or a tuple that
-    has become a list, is one again.
+    Use it for a tree that comes from a file or a message, where a NamedTuple has become a dict of its fields, or a
+    tuple has become a list.
 
     Args:
       tree: a pytree of arrays or numbers.
@@ -412,7 +413,7 @@ def match(tree: Tree, like: Tree) -> Tree:
         not read.
 
     Raises:
-      ValueError: a leaf is missing, in excess, or of another shape or dtype.
+      ValueError: `tree` lacks a leaf, has one too many, or has one of another shape or dtype.
 
     Example:
       >>> print(match({0: jnp.ones(2), 1: jnp.zeros(())}, like=(jnp.zeros(2), jnp.ones(()))))
@@ -422,7 +423,7 @@ def match(tree: Tree, like: Tree) -> Tree:
     for name, paths in {"no leaf": expected.keys() - given.keys(), "an unknown leaf": given.keys() - expected}.items():
         if paths:
             raise ValueError(
-                f"`match(tree, like)` takes leaves of the same paths, got {name} {min(map(_named, paths))!r}; "
+                f"`match(tree, like)` takes leaves at the same paths, got {name} {min(map(_named, paths))!r}; "
                 f"`like` has {sorted(map(_named, expected))}"
             )
     for path, leaf in expected.items():
@@ -440,7 +441,7 @@ def _by_path(tree: Tree) -> dict[tuple, Any]:
 
 
 def path_entry(step: Any) -> str | int:
-    """What one step of a JAX key path is called: a dict's key, an index, or the name of a field.
+    """The name of one step of a JAX key path: a dict's key, an index, or the name of a field.
 
     Example:
       >>> path, _ = jax.tree_util.tree_leaves_with_path({"layers": [0.5]})[0]
@@ -466,7 +467,7 @@ def _map(name: str, fn: Callable[[Any, Any], Any], a: Tree, b: Tree) -> Tree:
     if structure != other:
         raise ValueError(
             f"`{name}` takes two trees of the same structure, got\n  {structure}\nand\n  {other}\n"
-            f"use jax.tree.map(lambda leaf: ..., tree) to bring one into the other's form"
+            f"use jax.tree.map(lambda leaf: ..., tree) to convert one to the structure of the other"
         )
     return jax.tree.map(fn, a, b)
 
@@ -494,10 +495,10 @@ def _sum_of_squares(leaf: Any) -> jax.Array:
 
 
 def distinct_size(tree: Any) -> int:
-    """A prime that divides no dimension of a tree's arrays: a dimension of that size shows where it comes from.
+    """A prime that divides no dimension of a tree's arrays, so that a dimension of that size reveals its origin.
 
     Args:
-      tree: a pytree of what has a `shape`.
+      tree: a pytree whose leaves have a `shape`.
 
     Returns:
       A prime of at least 67.
