@@ -18,9 +18,9 @@ import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Most of the time of the tests is XLA's. A program that is compiled for the second time, also in an earlier run, comes
-# from a folder. Each process has one of its own, of links to the files of earlier runs, and gives its new ones away at
-# the end: JAX writes a file in place, so another process, or the run after one that was killed, could read half of it.
+# Most of the time of the tests is XLA's. A program that was compiled before, by this process, by another worker or in an
+# earlier run, comes from a folder. Each process has one of its own and exchanges links with the common one between two
+# test files: JAX writes a file in place, so another process, or the run after one that was killed, could read half of it.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # their folder would be part of each key
@@ -39,23 +39,36 @@ _KEPT = pathlib.Path(__file__).parent / ".programs" / _processor()
 
 
 def _link_all(source: pathlib.Path, folder: pathlib.Path) -> None:
+    there = set(os.listdir(folder))
     for file in source.glob("*-cache"):
-        with contextlib.suppress(FileExistsError):
-            os.link(file, folder / file.name)
+        if file.name not in there:
+            with contextlib.suppress(OSError):  # another process was first, or this file system has no links
+                os.link(file, folder / file.name)
+
+
+def _exchange(own: pathlib.Path) -> None:
+    _link_all(own, _KEPT)
+    _link_all(_KEPT, own)
 
 
 def pytest_sessionstart(session):
     _KEPT.mkdir(parents=True, exist_ok=True)
     for old in _KEPT.iterdir():
-        if time.time() - old.stat().st_mtime > _DAYS_KEPT * 24 * 3600:
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process takes its own away
+            if time.time() - old.stat().st_mtime > _DAYS_KEPT * 24 * 3600:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
     session.config.programs = pathlib.Path(tempfile.mkdtemp(dir=_KEPT))
-    _link_all(_KEPT, session.config.programs)
+    _exchange(session.config.programs)
     jax.config.update("jax_compilation_cache_dir", str(session.config.programs))
 
 
+def pytest_runtest_teardown(item, nextitem):
+    if nextitem is None or nextitem.path != item.path:
+        _exchange(item.config.programs)
+
+
 def pytest_sessionfinish(session):
-    _link_all(session.config.programs, _KEPT)
+    _exchange(session.config.programs)
     shutil.rmtree(session.config.programs)
 
 
