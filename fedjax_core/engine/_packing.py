@@ -18,7 +18,16 @@ from fedjax_core import trees, types
 from fedjax_core.engine import _transfer
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
-from fedjax_core.engine._schedule import Schedule, make_schedule, of_clients, size_class, steps_class
+from fedjax_core.engine._schedule import (
+    Schedule,
+    example_bytes,
+    make_schedule,
+    of_clients,
+    rows_class,
+    size_class,
+    step_bytes,
+    steps_class,
+)
 from fedjax_core.engine._transfer import BufferPool
 from fedjax_core.language.graph import is_batched
 from fedjax_core.types import Type
@@ -156,7 +165,8 @@ def _pack_value(cohort: Cohort, packing: Packing, blocks: list[np.ndarray], tabl
     for leaf in leaves:  # the schedule counts the sequences in this order
         if isinstance(leaf, ClientSequences):
             steps, examples = next(sizes)
-            capacity = _Capacity(packing.num_blocks, steps_class(steps), size_class(1 + examples))
+            num_steps = steps_class(steps, step_bytes(leaf, packing.layout.lanes))
+            capacity = _Capacity(packing.num_blocks, num_steps, rows_class(1 + examples, example_bytes(leaf)))
             packed.append(_pack_sequences(leaf, blocks, capacity, packing.layout))
         else:
             packed.append(_rows(leaf, table))

@@ -23,6 +23,8 @@ from fedjax_core.language.graph import is_batched
 
 _GRID = 1.5
 _GRID_OF_STEPS = 4.0  # a step is only a few integers
+_FIRST_SIZES = 8, 128
+_FIRST_BYTES = 2**16
 _IN_FLIGHT = 2  # the wave that computes and the one that is read meanwhile
 
 
@@ -56,7 +58,7 @@ class Schedule:
         return self.clients[end - self.count[wave, device].sum() : end]
 
 
-def size_class(n: int, ratio: float = _GRID) -> int:
+def size_class(n: int, ratio: float = _GRID, first: int = _FIRST_SIZES[0]) -> int:
     """The smallest size of a fixed geometric grid that holds `n`.
 
     Similar cohorts thus get arrays of the same shapes, and their program is compiled once.
@@ -66,15 +68,25 @@ def size_class(n: int, ratio: float = _GRID) -> int:
     >>> [size_class(n) for n in (1, 9, 12, 13)]
     [8, 12, 12, 18]
     """
-    size = 8
+    size = first
     while size < n:
         size = math.ceil(size * ratio)
     return size
 
 
-def steps_class(n: int) -> int:
-    """The same on a coarser grid, for steps, each of which is only a few integers."""
-    return size_class(n, _GRID_OF_STEPS)
+def _first_size(num_bytes: int) -> int:
+    """The first size of the grid for things of so many bytes: small cohorts, which cost nothing, are of one class."""
+    return min(max(_FIRST_BYTES // max(num_bytes, 1), _FIRST_SIZES[0]), _FIRST_SIZES[1])
+
+
+def rows_class(n: int, num_bytes: int) -> int:
+    """The size for `n` examples of so many bytes each."""
+    return size_class(n, _GRID, _first_size(num_bytes))
+
+
+def steps_class(n: int, num_bytes: int) -> int:
+    """The size for `n` steps, on a coarser grid, since each is only a few integers: `num_bytes`."""
+    return size_class(n, _GRID_OF_STEPS, _first_size(num_bytes))
 
 
 def sequences_of(cohort: Cohort) -> list[ClientSequences]:
@@ -175,7 +187,7 @@ def _bytes_each(cohort: Cohort, lanes: int) -> np.ndarray:
     per_client = 16 + sum(int(np.prod(a.shape[1:])) * a.dtype.itemsize for a in arrays)
     sizes = [lanes * per_client]
     for s in sequences_of(cohort):
-        sizes += [lanes * s.batch_size * 4, example_bytes(s)]
+        sizes += [step_bytes(s, lanes), example_bytes(s)]
     return np.array(sizes, np.int64)
 
 
@@ -184,8 +196,13 @@ def wave_bytes(cohort: Cohort, schedule: Schedule, lanes: int) -> int:
     block, *each = _bytes_each(cohort, lanes).tolist()
     total = size_class(schedule.max_blocks_per_device) * block
     sizes = zip(schedule.max_steps_per_device, schedule.max_examples_per_device, each[::2], each[1::2])
-    total += sum(steps_class(s) * step + size_class(1 + e) * example for s, e, step, example in sizes)
+    total += sum(steps_class(s, step) * step + rows_class(1 + e, example) * example for s, e, step, example in sizes)
     return total * (_IN_FLIGHT if schedule.num_waves > 1 else 1)
+
+
+def step_bytes(sequences: ClientSequences, lanes: int) -> int:
+    """The bytes of the index of one step."""
+    return lanes * sequences.batch_size * 4
 
 
 def example_bytes(sequences: ClientSequences) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import fedjax_core as fc
 from fedjax_core.engine._cohort import Cohort
-from fedjax_core.engine._schedule import make_schedule, size_class, steps_class
+from fedjax_core.engine._schedule import make_schedule, rows_class, size_class, steps_class
 from tests import cohorts
 
 NO_BUDGET = 2**60
@@ -32,11 +32,13 @@ def blocks_by_shard(result) -> list:
     return shards
 
 
-@given(st.integers(0, 10**7))
-def test_sizes_are_rounded_up_by_half_at_most_and_steps_to_four_times(n):
-    size, steps = size_class(n), steps_class(n)
+@given(st.integers(0, 10**7), st.sampled_from([0, 1, 80, 512, 3136, 10**6]))
+def test_sizes_are_rounded_up_by_half_at_most_and_steps_to_four_times(n, num_bytes):
+    size, rows, steps = size_class(n), rows_class(n, num_bytes), steps_class(n, num_bytes)
+    first = {0: 128, 1: 128, 80: 128, 512: 128, 3136: 20, 10**6: 8}[num_bytes]
     assert n <= size <= max(8, 1.5 * n + 1) and size_class(size) == size
-    assert n <= steps <= max(8, 4 * n) and steps_class(steps) == steps
+    assert max(n, first) <= rows <= max(first, 1.5 * n + 1) and rows_class(rows, num_bytes) == rows
+    assert max(n, first) <= steps <= max(first, 4 * n) and steps_class(steps, num_bytes) == steps
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 5), st.sampled_from([1, 2, 4, 8]))
