@@ -18,9 +18,9 @@ import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Most of the time of the tests is XLA's. A program that was compiled before, by this process, by another worker or in an
-# earlier run, comes from a folder. Each process has one of its own and exchanges links with the common one between two
-# test files: JAX writes a file in place, so another process, or the run after one that was killed, could read half of it.
+# Most of the time of the tests is XLA's. A program that this process, another worker or an earlier run has compiled
+# comes from a folder. Each process has one of its own and exchanges links with the common one between two test files:
+# JAX writes a file in place, so another process, or the run after one that was killed, could read half of it.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # their folder would be part of each key

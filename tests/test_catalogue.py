@@ -13,6 +13,7 @@ import pytest
 import fedjax_core as fc
 from fedjax_core import aggregators, metrics, testing
 from tests import learning_references
+from tests.marks import with_slow
 from tests.stateful_works import clustered, scaffold
 
 KEY = jax.random.key(5)
@@ -84,18 +85,12 @@ def send_half(value, key):
     return jax.tree.map(lambda v, k: jnp.where(k, 2 * v, 0), value, kept), 32 * sum(map(jnp.sum, jax.tree.leaves(kept)))
 
 
-SLOW = {
-    "clip_by_norm adaptive", "compress", "reservoir_sample", "secure_sum_then_finalize", "client_distribution",
-    "fed_avg", "fed_avg private", "fed_avg rates", "fed_prox", "fed_sgd", "compose clustered",
-}  # fmt: skip
-"""What another case, or the tests of its own file, run the greater part of."""
+# What another case runs the greater part of.
+SLOW_AGGREGATORS = {"clip_by_norm adaptive", "compress", "reservoir_sample", "quantize"}
+SLOW_ALGORITHMS = {"fed_avg private", "fed_avg rates", "fed_prox", "fed_sgd", "compose scaffold", "compose clustered"}
 
 
-def marked(cases: dict) -> list:
-    return [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in cases]
-
-
-@pytest.mark.parametrize("case", marked(AGGREGATOR_CASES))
+@pytest.mark.parametrize("case", with_slow(AGGREGATOR_CASES, SLOW_AGGREGATORS))
 def test_aggregators_keep_the_laws(case):
     aggregator, options = AGGREGATOR_CASES[case]()
     testing.check_aggregator(aggregator, **options)
@@ -108,7 +103,7 @@ TOKEN_SCORES = RANDOM.normal(size=(SIZE, LENGTH, CLASSES)).astype(np.float32)
 NUMBERS = RANDOM.normal(size=(SIZE, 3)).astype(np.float32)
 PROBABILITIES = RANDOM.random(SIZE).astype(np.float32)
 CLASS_LABELS = {"y": RANDOM.integers(0, CLASSES, SIZE), "domain": RANDOM.integers(0, 3, SIZE)}
-BINARY_LABELS = {"y": RANDOM.integers(0, 2, SIZE)}
+BINARY_LABELS = {"y": RANDOM.integers(0, 2, SIZE), "domain": CLASS_LABELS["domain"]}
 TOKENS = {"y": RANDOM.integers(0, CLASSES, (SIZE, LENGTH))}
 TARGETS = {"y": RANDOM.normal(size=(SIZE, 3)).astype(np.float32)}
 
@@ -142,18 +137,21 @@ METRIC_CASES = {
     "precision binary": (metrics.precision(), PROBABILITIES, BINARY_LABELS),
     "precision micro": (metrics.precision("micro"), SCORES, CLASS_LABELS),
     "precision macro": (metrics.precision("macro"), SCORES, CLASS_LABELS),
+    "recall binary": (metrics.recall(), PROBABILITIES, BINARY_LABELS),
     "recall": (metrics.recall("weighted"), SCORES, CLASS_LABELS),
+    "f1 binary": (metrics.f1(), PROBABILITIES, BINARY_LABELS),
     "f1": (metrics.f1("per_class"), SCORES, CLASS_LABELS),
     "roc_auc": (metrics.roc_auc(20), PROBABILITIES, BINARY_LABELS),
     "mean_absolute_error": (metrics.mean_absolute_error(), NUMBERS, TARGETS),
     "mean_squared_error": (metrics.mean_squared_error(), NUMBERS, TARGETS),
     "r_squared": (metrics.r_squared(), NUMBERS, TARGETS),
-    "token_accuracy": (metrics.token_accuracy(), TOKEN_SCORES, TOKENS),
-    "perplexity": (metrics.perplexity(), TOKEN_SCORES, TOKENS),
+    "token_accuracy": (metrics.token_accuracy((0, 1)), TOKEN_SCORES, TOKENS),
+    "perplexity": (metrics.perplexity((0,)), TOKEN_SCORES, TOKENS),
     "out_of_vocabulary_rate": (metrics.out_of_vocabulary_rate((2, 3)), None, TOKENS),
     "num_examples": (metrics.num_examples(), None, BINARY_LABELS),
     "num_batches": (metrics.num_batches(), None, BINARY_LABELS),
     "per_domain": (metrics.per_domain(metrics.accuracy(), 3), SCORES, CLASS_LABELS),
+    "per_domain roc_auc": (metrics.per_domain(metrics.roc_auc(20), 3), PROBABILITIES, BINARY_LABELS),
     "from_mergeable": (metrics.from_mergeable(Total), SCORES, CLASS_LABELS),
 }
 # Two batches are more than one; and what the other library makes of nobody is its own.
@@ -171,26 +169,28 @@ def test_metrics_keep_the_laws(case):
 STATISTICS = fc.types.to_type({"accuracy": ("float32", "int32"), "num_examples": "int32"})
 FINALIZERS = {"accuracy": lambda s: s[0] / s[1], "num_examples": lambda n: n}
 
+# The aggregation, its metrics, and the laws.
 AGGREGATION_CASES = {
-    "sum_then_finalize": lambda: (metrics.sum_then_finalize(), {}),
-    "secure_sum_then_finalize": lambda: (metrics.secure_sum_then_finalize(), {}),
-    # A client of zeros is a client: it is in the distribution, and in the sample.
-    "client_distribution": lambda: (
-        metrics.client_distribution({"accuracy": (-1.0, 1.0)}),
-        without(testing.AGGREGATION_PROCESS_LAWS, "padding"),
-    ),
+    "sum_then_finalize": lambda: (metrics.sum_then_finalize(), FINALIZERS, {}),
+    "secure_sum_then_finalize": lambda: (metrics.secure_sum_then_finalize(), FINALIZERS, {}),
+    # Whoever has no examples has no accuracy; the number of examples of everybody would be in the distribution.
+    "client_distribution": lambda: (metrics.client_distribution({"accuracy": (-9.0, 9.0)}), ["accuracy"], {}),
+    # A client of zeros is in the sample as well.
     "finalize_then_sample": lambda: (
         metrics.finalize_then_sample(7, key=KEY),
+        FINALIZERS,
         without(testing.AGGREGATION_PROCESS_LAWS, "padding", "non_finite"),
     ),
 }
 NOT_METRICS = {"MetricFinalizersMismatchError", "finalize_sum"}
 
 
-@pytest.mark.parametrize("case", marked(AGGREGATION_CASES))
+@pytest.mark.parametrize("case", AGGREGATION_CASES)
 def test_aggregations_of_metrics_keep_the_laws(case):
-    aggregation, options = AGGREGATION_CASES[case]()
-    testing.check_aggregation_process(lambda: aggregation.create(FINALIZERS, STATISTICS), **options)
+    aggregation, names, options = AGGREGATION_CASES[case]()
+    finalizers = {name: FINALIZERS[name] for name in names}
+    statistics = fc.types.to_type({name: STATISTICS[name] for name in names})
+    testing.check_aggregation_process(lambda: aggregation.create(finalizers, statistics), **options)
 
 
 CLIENTS = fc.data.from_clients(learning_references.make_clients((7, 1, 0, 3, 12, 5, 2, 4, 9, 2, 3, 3)))
@@ -242,7 +242,7 @@ def protected():
     return aggregators.robust(aggregators.quantize(8, private, key=KEY))
 
 
-@pytest.mark.parametrize("case", marked(ALGORITHM_CASES))
+@pytest.mark.parametrize("case", with_slow(ALGORITHM_CASES, SLOW_ALGORITHMS))
 def test_algorithms_keep_the_laws(case):
     make = ALGORITHM_CASES[case]
     testing.check_learning_process(lambda: make()[0], CLIENTS, BATCHING, **make()[1])

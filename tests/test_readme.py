@@ -4,6 +4,8 @@ import doctest
 import pathlib
 import re
 
+import pytest
+
 _README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
@@ -24,6 +26,7 @@ def test_the_opening_program_learns(capsys):
     assert float(re.search(r"accuracy (\S+)%", printed[-1])[1]) > 90
 
 
+@pytest.mark.slow
 def test_the_tour_prints_what_it_says():
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     runner = doctest.DocTestRunner(optionflags=flags)

@@ -114,6 +114,7 @@ def learning():
     return fc.algorithms.fed_avg(reference.linear_model(), optax.sgd(0.1), aggregator=aggregator, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_a_client_cannot_move_a_round_far(learning):
     clients, state = reference.make_clients((4, 4, 4, 4, 4)), learning.initialize()
     clients["b"] = {**clients["b"], "x": 1e4 * clients["b"]["x"]}

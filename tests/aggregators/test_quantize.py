@@ -123,6 +123,7 @@ def test_bits_beyond_an_int32_are_counted():
     assert output.result == 1.0
 
 
+@pytest.mark.slow
 def test_a_client_draws_the_same_whoever_else_takes_part():
     clients = reference.make_clients((3, 3, 3))
     learning = fc.algorithms.fed_avg(

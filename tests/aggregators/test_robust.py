@@ -100,6 +100,7 @@ def expected(process, next):
     return _two_rounds(process, next, learning.cohort(CLIENTS))
 
 
+@pytest.mark.slow
 def test_measurements_of_a_round_nest(expected):
     _, metrics = expected
     aggregator = metrics["aggregator"]
@@ -109,11 +110,13 @@ def test_measurements_of_a_round_nest(expected):
     assert set(aggregator["inner"]["inner"]["inner"]) == {"mean_value", "mean_weight"}
 
 
+@pytest.mark.slow
 def test_devices_and_order_and_waves_change_no_bit(process, expected):
     next = process.next.with_config(fc.EngineConfig(lanes=2, devices=4, memory_budget=300))
     learning.assert_same_bits(_two_rounds(process, next, learning.cohort(CLIENTS, list(reversed(CLIENTS)))), expected)
 
 
+@pytest.mark.slow
 def test_lanes_change_nothing(process, expected):
     next = process.next.with_config(fc.EngineConfig(lanes=5, devices=1))
     pairs = zip(_two_rounds(process, next, learning.cohort(CLIENTS)), expected)

@@ -11,6 +11,7 @@ from flax import nnx
 import fedjax_core as fc
 from fedjax_core import models
 from fedjax_core.templates import ProcessCompositionError
+from tests.marks import with_slow
 
 VALUES = {"x": "float32[?,1]", "y": "float32[?,1]"}
 KEY = jax.random.key(0)
@@ -69,7 +70,7 @@ CASES = [(linen, 3, 1), (linen, 4, 4), (linen, 20, 1), (of_nnx, 3, 1), (of_nnx, 
 CASES += [(of_keras, 20, 1), (of_equinox, 20, 4)]
 
 
-@pytest.mark.parametrize(("model", "batch_size", "lanes"), CASES)
+@pytest.mark.parametrize(("model", "batch_size", "lanes"), with_slow(CASES, [*CASES[:2], *CASES[3:5]]))
 def test_any_batch_size_gives_the_same_step(model, batch_size, lanes):
     weights, metrics = after_a_round(model(), [client(0, 3, 6)], fc.data.Batching(batch_size), lanes=lanes)
     assert metrics["loss"] == pytest.approx(1.0, rel=1e-4)

@@ -118,6 +118,7 @@ def test_ones_own_parts_are_short():
         assert len(inspect.getsource(part).splitlines()) < 30
 
 
+@pytest.mark.slow
 def test_composed_of_the_usual_parts_it_is_fed_avg(parts):
     composed, _ = _rounds(fc.algorithms.compose(**parts), 2)
     fed_avg, _ = _rounds(fc.algorithms.fed_avg(MODEL, optax.sgd(0.3), key=KEY), 2)
@@ -140,6 +141,7 @@ def test_clipping_aggregator_clips_every_client(parts):
     assert metrics["aggregator"]["mean_value"]["norm"] <= 0.05 + 1e-6
 
 
+@pytest.mark.slow
 def test_proximal_client_work(parts):
     """Without a pull it is FedAvg; with a strong one the clients stay nearer to the server's weights."""
     free, metrics = _rounds(fc.algorithms.compose(**{**parts, "client_work": proximal(MODEL, 0.3, 0.0)}))

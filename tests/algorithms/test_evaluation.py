@@ -149,6 +149,7 @@ def test_user_aggregation_in_fed_eval(given, weights):
     assert metrics["client_work"]["eval"]["current_round_metrics"]["total"]["count"] == 14
 
 
+@pytest.mark.slow
 def test_aggregation_process_keeps_its_state_over_rounds(weights):
     process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), metrics_aggregation=COUNTING, key=KEY)
     state = process.initialize()
@@ -197,6 +198,7 @@ def test_training_reports_what_evaluation_does(given):
     assert fields == {name: str(type_) for name, type_ in zip(evaluation.names, evaluation.children)}
 
 
+@pytest.mark.slow
 def test_training_counts_the_clients_that_secure_sums_clip():
     secure = fc.metrics.secure_sum_then_finalize({"num_examples": (0, 4)})
     process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), metrics_aggregation=secure, key=KEY)

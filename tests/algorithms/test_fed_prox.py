@@ -39,6 +39,7 @@ def test_two_rounds_by_a_function_of_the_round_agree_with_the_oracle(lanes):
         reference.assert_close(state.weights, weights)
 
 
+@pytest.mark.slow
 def test_a_strength_of_zero_is_fed_avg():
     cohort = reference.cohort(CLIENTS, num_epochs=2)
     states = [

@@ -12,6 +12,7 @@ import pytest
 
 import fedjax_core as fc
 from tests import learning_references as reference
+from tests.marks import with_slow
 
 KEY = jax.random.key(13)
 CLIENTS = reference.make_clients((5, 3, 0, 4, 7, 1))
@@ -73,7 +74,7 @@ def test_the_rounds_are_those_of_the_reference(rounds):
     np.testing.assert_allclose(_held_out_loss(RATE, weights, rounds), _numpy_loss(RATE, weights, rounds), rtol=1e-10)
 
 
-@pytest.mark.parametrize("rounds", ROUNDS.values(), ids=ROUNDS)
+@pytest.mark.parametrize("rounds", with_slow(ROUNDS.values(), {2}), ids=ROUNDS)
 def test_gradient_with_respect_to_the_learning_rate(rounds):
     weights, step = _initial_weights(), 1e-5
     slope = jax.jit(jax.grad(_held_out_loss), static_argnums=2)(RATE, weights, rounds)
@@ -82,7 +83,7 @@ def test_gradient_with_respect_to_the_learning_rate(rounds):
     assert abs(slope) > 1e-2
 
 
-@pytest.mark.parametrize("rounds", ROUNDS.values(), ids=ROUNDS)
+@pytest.mark.parametrize("rounds", with_slow(ROUNDS.values(), {2}), ids=ROUNDS)
 def test_gradient_with_respect_to_the_initial_weights(rounds):
     weights, step = _initial_weights(), 1e-5
     slope = jax.jit(jax.grad(_held_out_loss, argnums=1), static_argnums=2)(RATE, weights, rounds)
@@ -100,6 +101,7 @@ def test_gradient_with_respect_to_the_initial_weights(rounds):
     assert fc.trees.norm(slope) > 1e-2
 
 
+@pytest.mark.slow
 def test_many_learning_rates_at_once():
     weights = _initial_weights()
     slope = jax.grad(lambda rate: _held_out_loss(rate, weights, 1))
@@ -107,6 +109,7 @@ def test_many_learning_rates_at_once():
     np.testing.assert_allclose(jax.jit(jax.vmap(slope))(rates), [jax.jit(slope)(rate) for rate in rates], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_second_derivative():
     weights, step = _initial_weights(), 1e-4
     curvature = jax.jit(jax.grad(jax.grad(lambda rate: _held_out_loss(rate, weights, 1))))(RATE)
@@ -114,6 +117,7 @@ def test_second_derivative():
     np.testing.assert_allclose(curvature, (ahead - 2 * middle + behind) / step**2, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [

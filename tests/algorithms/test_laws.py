@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import fedjax_core as fc
 from tests import learning_references as reference
+from tests.marks import with_slow
 
 KEY = jax.random.key(11)
 MODEL = reference.linear_model()
@@ -40,6 +41,7 @@ def _two_rounds(process, cohort, **config):
     return state, metrics
 
 
+@pytest.mark.slow
 def test_lanes_change_nothing(process):
     cohort = reference.cohort(CLIENTS, num_epochs=2)
     expected = _two_rounds(process, cohort, lanes=1, devices=2)
@@ -51,6 +53,7 @@ def _keyless(*results):
     return [(state._replace(key=0), metrics) for state, metrics in results]
 
 
+@pytest.mark.slow
 def test_devices_change_no_bit(process):
     cohort = reference.cohort(CLIENTS, num_epochs=2)
     expected = _two_rounds(process, cohort, lanes=2, devices=1)
@@ -58,7 +61,9 @@ def test_devices_change_no_bit(process):
         reference.assert_same_bits(_two_rounds(process, cohort, lanes=2, devices=devices), expected)
 
 
-@pytest.mark.parametrize("lanes, devices, budget", [(1, 1, 300), (1, 2, 3000), (2, 8, 300)])
+@pytest.mark.parametrize(
+    "lanes, devices, budget", with_slow([(1, 1, 300), (1, 2, 3000), (2, 8, 300)], [(1, 1, 300), (1, 2, 3000)])
+)
 def test_waves_change_no_bit(momentum_and_adam, lanes, devices, budget):
     clients = reference.make_clients((7, 1, 0, 3, 12, 5, 2, 4, 9) * 4)
     whole = reference.cohort(clients, num_epochs=2)
@@ -71,6 +76,7 @@ def test_waves_change_no_bit(momentum_and_adam, lanes, devices, budget):
     assert packing.schedule.num_waves > 1
 
 
+@pytest.mark.slow
 def test_devices_change_no_bit_of_single_lanes(momentum):
     state, next = momentum
     cohort = reference.cohort(CLIENTS, num_epochs=2)

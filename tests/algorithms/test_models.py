@@ -9,6 +9,7 @@ from flax import nnx
 
 import fedjax_core as fc
 from tests import learning_references as reference
+from tests.marks import with_slow
 
 KEY = jax.random.key(17)
 IMAGES = {"x": "float32[?,4,4,1]", "y": "int32[?]"}
@@ -63,7 +64,7 @@ def _clients(model, sizes=(5, 0, 2), seed=0):
     return fc.data.from_clients(dict(zip("abc", clients)))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "gru" else n for n in _models()])
+@pytest.mark.parametrize("name", with_slow(_models(), {"gru", "lstm", "emnist_cnn", "nnx"}))
 def test_two_rounds_of_every_model(name):
     model = _models()[name]
     data = _clients(model)
@@ -84,6 +85,7 @@ def dropout():
     return process, process.next.with_config(fc.EngineConfig(devices=1)), _clients(model, (4, 4, 3))
 
 
+@pytest.mark.slow
 def test_dropout_is_a_function_of_the_key(dropout):
     process, next, data = dropout
     state, cohort = process.initialize(), data.cohort(["a", "b", "c"], fc.data.Batching(4))
@@ -116,6 +118,7 @@ def test_dropout_differs_over_clients_and_steps(dropout):
     assert twice not in losses
 
 
+@pytest.mark.slow
 def test_dropout_does_not_depend_on_the_order_of_the_clients(dropout):
     process, next, data = dropout
     state, batching = process.initialize(), fc.data.Batching(2)

@@ -71,6 +71,7 @@ def test_running_state_is_averaged_by_examples(started):
     reference.assert_close(new.weights.trainable, jax.tree.map(lambda w: w - 0.1, state.weights.trainable))
 
 
+@pytest.mark.slow
 def test_order_lanes_and_devices_change_no_running_state(started):
     built, state = started
     expected, _ = built.next.with_config(fc.EngineConfig(lanes=2, devices=1))(state, reference.cohort(CLIENTS))
@@ -107,6 +108,7 @@ def test_clients_that_contribute_without_running_examples_leave_the_running_stat
     assert (np.asarray(new.weights.trainable["bias"]) != np.asarray(state.weights.trainable["bias"])).all()
 
 
+@pytest.mark.slow
 def test_gradient_through_running_state_is_finite(started):
     built, state = started
     next, cohort = built.next.as_function(), fc.pack_cohort(reference.cohort(CLIENTS))

@@ -41,6 +41,7 @@ def test_type_signature_of_fed_eval(process):
     )
 
 
+@pytest.mark.slow
 def test_fed_eval_over_rounds_agrees_with_the_oracle(process, of_client):
     state = process.initialize()
     for ids, current, total in ((["a"], 1, 1), (["b", "c"], 2, 3), (list(CLIENTS), 3, 3)):
@@ -68,6 +69,7 @@ def test_clients_that_are_not_finite_are_reported_and_stay(process):
     assert sorted(found["current_round_metrics"]["num_examples"].tolist()) == [1, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [{"lanes": 2, "devices": 2}, {"lanes": 1, "devices": 4, "memory_budget": 300}])
 def test_lanes_devices_and_waves_sample_the_same_clients(process, config):
     cohort = reference.cohort(CLIENTS)

@@ -257,6 +257,7 @@ def many(number, *, healthy=2):
     return {f"{i:03d}": {"x": x[i >= healthy], "y": np.zeros(1, np.int32)} for i in range(number + healthy)}
 
 
+@pytest.mark.slow
 def test_twenty_clients_are_listed_and_all_are_counted(fed_avg):
     """The first ones in the population are listed, for any order of the cohort, lanes and devices."""
     clients = many(25)

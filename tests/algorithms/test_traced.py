@@ -41,6 +41,7 @@ def test_gradient_with_respect_to_the_initial_weights(process):
     assert fc.trees.norm(slope) > 1e-3
 
 
+@pytest.mark.slow
 def test_gradient_of_a_round_without_examples():
     process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.3, momentum=0.9), key=KEY)
     state = process.initialize()
@@ -55,6 +56,7 @@ def test_gradient_of_a_round_without_examples():
     reference.assert_close(jax.grad(loss)(state.weights), jax.tree.map(lambda w: 2 * w, state.weights))
 
 
+@pytest.mark.slow
 def test_scan_of_ten_rounds_equals_ten_calls(process):
     random = np.random.default_rng(0)
     names = list(CLIENTS)

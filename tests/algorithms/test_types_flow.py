@@ -90,6 +90,7 @@ def test_distributor_that_sends_a_part_of_the_model():
     reference.assert_same_bits(new.weights["bias"], state.weights["bias"])
 
 
+@pytest.mark.slow
 def test_update_of_a_part_moves_this_part_with_the_optimizers_state():
     finalizer = fc.algorithms.on_part(is_kernel, fc.algorithms.apply_optimizer(optax.sgd(1.0, momentum=0.9)))
     process = composed(training_the_kernel(lambda update: {"kernel": update}), finalizer=finalizer)
@@ -116,6 +117,7 @@ def expanded(expand, like, inner):
 LIKE = {"bias": "float32[3]", "kernel": "float32[4,3]"}
 
 
+@pytest.mark.slow
 def test_low_rank_update_that_the_aggregator_expands():
     def low_rank(update):
         left, size, right = jnp.linalg.svd(update, full_matrices=False)
@@ -225,6 +227,7 @@ def test_round_of_clusters_without_anybody_changes_the_round_number_only():
         assert metrics["aggregator"]["mean_weight"]["num_zero"] == 3
 
 
+@pytest.mark.slow
 def test_gradient_through_a_round_of_clusters_is_finite():
     process = three_models(optax.sgd(1.0, momentum=0.9))
     state, next = process.initialize(), process.next.as_function()

@@ -116,6 +116,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path, capsys, stop_after
     assert files == {path: path.read_bytes() for path in cut.glob("*.*")}
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_begins_with_round_1(tmp_path, capsys):
     (tmp_path / "config.toml").write_text('data = "synthetic"\nrounds = 1\ncohort_size = 2\ndevices = 2')
     assert _main(f"resume {tmp_path}") == 0
@@ -178,11 +179,13 @@ def test_every_optimizer_suits_every_algorithm(optimizer, algorithm):
     assert isinstance(arguments_of(config)["process"], LearningProcess)
 
 
+@pytest.mark.slow
 def test_updates_that_are_not_finite_are_told(tmp_path, capsys):
     assert _main(f"train {_SMALL} --data digits --rounds 2 --client-lr 1e30 --out {tmp_path / 'run'}") == 0
     assert "client updates were not finite and were left out; lower the learning rates" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ends_early_without_improvement(tmp_path, capsys):
     """The step is too small to change anything; rounds that are done do not run again."""
     run = tmp_path / "run"
@@ -196,6 +199,7 @@ def test_ends_early_without_improvement(tmp_path, capsys):
     assert len(_rows(run)) == 4
 
 
+@pytest.mark.slow
 def test_private_training_tells_what_it_costs(tmp_path, capsys):
     """Clients that fail after they were selected cost no less."""
     line = f"train {_SMALL} --rounds 2 --noise-multiplier 1 --max-norm 0.5 --delta 0.001 --dropout 0.2"

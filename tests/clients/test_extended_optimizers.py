@@ -10,6 +10,7 @@ import pytest
 import fedjax_core as fc
 from fedjax_core.clients import local_trainer, scaffold_optimizer
 from tests import learning_references as reference
+from tests.marks import with_slow
 
 MODEL = reference.linear_model()
 CLIENTS = reference.make_clients((7, 0, 4))
@@ -60,18 +61,8 @@ def float32(batches):
     return [{"x": batch["x"].astype(np.float32), "y": batch["y"]} for batch in batches]
 
 
-SLOW = [("backtracking", 1), ("lbfgs", 1)]
-"""Long to compile, and the same but for the lanes."""
-
-
-@pytest.mark.parametrize(
-    ("name", "lanes"),
-    [
-        pytest.param(name, lanes, marks=[pytest.mark.slow] * ((name, lanes) in SLOW))
-        for name in OPTIMIZERS
-        for lanes in (1, 3)
-    ],
-)
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("name", with_slow(OPTIMIZERS, {"backtracking", "lbfgs"}))  # long to compile
 def test_each_equals_a_plain_optax_loop_on_any_lanes(name, lanes):
     result = answers(OPTIMIZERS[name], lanes)
     for i, client in enumerate(CLIENTS.values()):

@@ -138,6 +138,7 @@ def halved_after_each_step() -> LocalOptimizer:
     return LocalOptimizer(lambda weights: jnp.float32(0), lambda state, aux_var, weights: state, step, lambda state: {})
 
 
+@pytest.mark.slow
 def test_a_local_optimizer_of_one_s_own_trains_simulated_clients():
     process = fc.algorithms.fed_avg(MODEL, halved_after_each_step(), key=KEY)
     state, _ = process.next(process.initialize(), cohort())

@@ -149,6 +149,7 @@ def process():
     return fc.algorithms.fed_avg(reference.linear_model(), optax.sgd(0.3, momentum=0.9), key=KEY)
 
 
+@pytest.mark.slow
 def test_a_limited_round_is_that_of_clients_with_as_many_examples(process):
     limits = np.array([2, 1, 3, 1, 0])
     limited = process.next(process.initialize(), DATA.cohort(DATA.client_ids, Batching(3), max_steps=limits))

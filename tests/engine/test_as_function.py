@@ -59,6 +59,7 @@ def rounds(number: int) -> list:
     return [cohorts.make_cohort(clients, rng.choice(list(clients), 4, replace=False).tolist()) for _ in range(number)]
 
 
+@pytest.mark.slow
 def test_a_scan_of_ten_rounds_is_ten_calls():
     drawn = rounds(10)
     weights = WEIGHTS
@@ -83,6 +84,7 @@ def test_a_scan_with_one_cohort_closed_over():
     np.testing.assert_allclose(scanned, weights, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_vmap_over_weights_and_over_cohorts():
     drawn = rounds(3)
     stacked = jnp.stack([WEIGHTS, 2 * WEIGHTS])

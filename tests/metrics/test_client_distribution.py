@@ -7,7 +7,6 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core.metrics import client_distribution
-from fedjax_core.testing import check_aggregation_process
 
 STATISTICS = fc.types.to_type({"accuracy": ("float32", "float32"), "num_examples": "int32", "per_class": "float32[3]"})
 FINALIZERS = {"accuracy": lambda s: s[0] / s[1], "num_examples": lambda n: n, "per_class": lambda s: s}
@@ -111,14 +110,6 @@ def test_deviation_of_nearly_equal_values_does_not_cancel():
     _, result, _ = process.next(process.initialize(), [{"size": v} for v in values])
     np.testing.assert_allclose(result["size"]["stddev"], values.astype(np.float64).std(ddof=1), rtol=1e-3)
     np.testing.assert_allclose(result["size"]["mean"], values.astype(np.float64).mean(), rtol=1e-7)
-
-
-def test_laws():
-    def build():
-        statistics = fc.types.to_type({"loss": ("float32", "int32")})
-        return client_distribution({"loss": (-9, 9)}).create({"loss": lambda s: s[0] / s[1]}, statistics)
-
-    check_aggregation_process(build)
 
 
 def test_reports_from_an_evaluation():

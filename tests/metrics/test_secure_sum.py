@@ -8,7 +8,6 @@ import pytest
 import fedjax_core as fc
 from fedjax_core.metrics import secure_sum_then_finalize, sum_then_finalize
 from fedjax_core.metrics._secure_sum import secure_sum
-from fedjax_core.testing import check_aggregation_process
 
 STATISTICS = fc.types.to_type({"accuracy": ("int32", "int32"), "loss": ("float32", "int32"), "classes": "float32[3]"})
 FINALIZERS = {
@@ -99,11 +98,6 @@ def test_sums_of_both_signs_that_cancel(process):
     assert np.asarray(state["classes"]).tolist() == [0.25, 2**-11, 999993.0]
 
 
-def test_laws():
-    type_ = fc.types.to_type({"loss": ("float32", "int32")})
-    check_aggregation_process(lambda: secure_sum_then_finalize().create({"loss": FINALIZERS["loss"]}, type_))
-
-
 RANGES = {"accuracy": (-5, 10), "loss": ((-1.0, 3.0), None), "classes": (0, 1e-3)}
 
 
@@ -133,6 +127,7 @@ DTYPES = {
 }
 
 
+@pytest.mark.slow
 def test_dtypes():
     type_ = fc.types.to_type({dtype: dtype for dtype in DTYPES})
     ranges = {dtype: range for dtype, (range, _) in DTYPES.items()}

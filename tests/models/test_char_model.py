@@ -12,6 +12,7 @@ def _small(cell, **changes):
     return models.character_model(**sizes, cell=cell, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [pytest.param("lstm", marks=pytest.mark.slow), "gru"])
 def test_keeps_the_laws_of_models(laws, cell):
     laws.check_model(_small(cell), 7, size=4)

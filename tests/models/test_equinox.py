@@ -47,6 +47,7 @@ def mlp(key):
     return eqx.nn.MLP(4, 3, 5, 1, key=key)
 
 
+@pytest.mark.slow
 def test_a_module_without_state_keeps_the_laws_of_models(laws):
     laws.check_model(models.from_equinox(mlp, models.cross_entropy(), VECTORS), 3)
 

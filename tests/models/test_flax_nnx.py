@@ -47,10 +47,12 @@ def _conv_net():
     return models.from_nnx(ConvNet, models.cross_entropy(), IMAGES)
 
 
+@pytest.mark.slow
 def test_conv_net_keeps_the_laws_of_models(laws):
     laws.check_model(_conv_net(), 3)
 
 
+@pytest.mark.slow
 def test_conv_net_trains_with_a_symbolic_batch(laws):
     model = _conv_net()
     laws.check_symbolic(model, key=jax.random.key(0), training=True)

@@ -254,6 +254,7 @@ def test_a_metric_equals_keras_and_leaves_padding_out(measured, name):
     assert np.isnan(metric.finalize(metric.measure(predictions, batch, jnp.zeros(12, bool))))
 
 
+@pytest.mark.slow
 def test_metrics_keep_the_laws_of_metrics():
     net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
     kept = [keras.metrics.AUC(num_thresholds=5), keras.metrics.F1Score(), keras.metrics.BinaryAccuracy()]
@@ -332,6 +333,7 @@ def test_predictions_are_exported(tmp_path):
     np.testing.assert_allclose(found, model.predict(weights, batch), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_tutorials_steps_give_the_weights_of_the_same_flax_model():
     """TFF's tutorial on image classification: a linear model from zeros, clients' SGD .02, the server's SGD 1."""
     import flax.linen as nn

@@ -45,6 +45,7 @@ def test_values_and_gradients_equal_the_plain_scan(name):
     _assert_close(ours(arguments), plain(arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_second_derivatives_equal_the_plain_scan(name):
     cell, arguments = _case(name, length=3)

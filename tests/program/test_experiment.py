@@ -496,6 +496,7 @@ def test_watches_on_the_train_data(make, process, evaluation, data, tmp_path):
     assert not (tmp_path / "run" / "evaluation").exists()
 
 
+@pytest.mark.slow
 def test_a_watcher_remembers_what_it_sampled_over_a_restart(make, model, clock):
     """A checkpoint that was evaluated before the restart counts once in the metrics of all rounds."""
     aggregation = fc.metrics.finalize_then_sample(100, key=KEY)

@@ -122,6 +122,7 @@ class Normalized(nn.Module):
         return nn.BatchNorm(use_running_average=not train)(x)
 
 
+@pytest.mark.slow
 def test_a_run_exports_the_running_state_that_it_leaves(tmp_path):
     """A client's 0, 3, 6 move the averages from 0 and 1 to .03 and 1.05, which then normalize the predictions."""
     batch_type = {"x": "float32[?,1]", "y": "float32[?,1]"}

@@ -238,6 +238,7 @@ def _with_lanes(process, lanes):
     return fc.templates.LearningProcess(process.initialize, process.next.with_config(config), *parts)
 
 
+@pytest.mark.slow
 def test_lanes_belong_to_a_checkpoint(arguments, tmp_path):
     """If the engine chooses the lanes, the checkpoint's are used; a different given number is warned of."""
     process = fc.algorithms.fed_avg(fc.models.logistic_regression(60, 10), optax.sgd(0.05), key=jax.random.key(1))

@@ -44,6 +44,7 @@ def make(process, evaluation, data):
 # who takes part
 
 
+@pytest.mark.slow
 def test_any_sampler_is_accounted_for_evaluated_and_exported(make, data, evaluation, tmp_path):
     """Poisson sampling, failures, privacy, evaluation, releases and exports are all features of one run."""
     drawn = fd.poisson_sampler(data[0].client_ids, 0.5, key=KEY)
@@ -226,6 +227,7 @@ class Swapped(NamedTuple):
     x: Any
 
 
+@pytest.mark.slow
 def test_clients_of_dicts_train_a_model_of_other_batches(make, model, data):
     batches = fc.types.to_type(Swapped(*(model.batch_type[name] for name in Swapped._fields)))
     swapped = model._replace(

@@ -30,6 +30,7 @@ def _accounting(sampling, **settings):
     return privacy.accounting(noise_multiplier=1.0, delta=1e-3, sampling=sampling, **settings)
 
 
+@pytest.mark.slow
 def test_every_round_records_what_has_been_spent(arguments):
     spent = _accounting(privacy.fixed_size(4, 12))
     history = train(**arguments, accounting=spent).history

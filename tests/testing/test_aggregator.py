@@ -13,6 +13,7 @@ from fedjax_core import testing
 from fedjax_core.contracts import Aggregator
 from fedjax_core.templates import MeasuredProcessOutput
 from tests.broken_laws import broken, repeat_clients_in_waves
+from tests.marks import with_slow
 
 
 def nothing():
@@ -186,7 +187,7 @@ def test_an_aggregator_breaks_what_it_was_said_to_keep(law):
     assert broken(testing.check_aggregator, fc.aggregators.mean(), "float32", **BY_OPTION[law], laws=law) == {law}
 
 
-@pytest.mark.parametrize("value_type", ["float32", "float32[500]"])
+@pytest.mark.parametrize("value_type", with_slow(["float32", "float32[500]"], {"float32[500]"}))
 def test_waves_that_repeat_clients_break_that_law_alone(monkeypatch, value_type):
     repeat_clients_in_waves(monkeypatch)
     assert broken(testing.check_aggregator, fc.aggregators.mean(), value_type, tolerance=1e-3) == {"waves"}
@@ -197,6 +198,7 @@ def test_every_law_of_aggregators_has_something_that_breaks_it():
     assert testing.AGGREGATION_PROCESS_LAWS.keys() < testing.AGGREGATOR_LAWS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value_type", [{"b": "bfloat16", "n": ("int8", "float32[2,3]")}, "int32"])
 def test_values_of_many_types(value_type):
     testing.check_aggregator(fc.aggregators.sum(), value_type, tolerance=1.0)

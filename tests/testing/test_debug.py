@@ -40,6 +40,7 @@ def test_client_that_is_finite_gives_nothing():
     assert debug_client(built, built.initialize(), CLIENT) is None
 
 
+@pytest.mark.slow
 def test_step_that_overflows_is_named_though_the_data_is_finite():
     built = process(optax.sgd(optax.piecewise_constant_schedule(0.1, {2: 1e30})))
     steps = [{**batch, "x": 1e15 * batch["x"]} for batch in batches(CLIENT)]
@@ -47,6 +48,7 @@ def test_step_that_overflows_is_named_though_the_data_is_finite():
     assert found.step == 3 and found.data is None and found.leaf.startswith("update[")
 
 
+@pytest.mark.slow
 def test_cohort_of_one_client_runs_with_the_rounds_batches_and_keys():
     """Dropout of a client's own key makes the step that divides by zero; the round has the same."""
 

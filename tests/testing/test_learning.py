@@ -15,6 +15,7 @@ from fedjax_core.contracts import ClientWork
 from fedjax_core.templates import LearningProcess, LearningProcessOutput, MeasuredProcessOutput
 from tests import learning_references as reference
 from tests.broken_laws import broken, repeat_clients_in_waves
+from tests.marks import with_slow
 
 
 class State(NamedTuple):
@@ -260,7 +261,10 @@ BREAKING_WORKS = {
 }
 
 
-@pytest.mark.parametrize("name", [*KEEPING_WORKS, *BREAKING_WORKS])
+SLOW = {*KEEPING_WORKS, *BREAKING_WORKS} - {"it shares a guarded mean", "it shares a mean that is not guarded"}
+
+
+@pytest.mark.parametrize("name", with_slow([*KEEPING_WORKS, *BREAKING_WORKS], SLOW))
 def test_a_client_work_whose_state_a_client_of_nan_reaches_breaks_the_law(name):
     """What is wrong may be finite: the state is compared with that of a round without the client."""
     make = (KEEPING_WORKS | BREAKING_WORKS)[name]

@@ -8,6 +8,7 @@ import pytest
 
 from fedjax_core.models import layers
 from fedjax_core.models.layers import _convolution
+from tests.marks import with_slow
 
 CASES = {
     "no tiles, few channels": ((2, 9, 7, 1), (3, 3)),
@@ -46,7 +47,7 @@ def _gradient(conv, *arguments):
 
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", with_slow(CASES, {"three axes", "whole tiles", "a row more than a tile"}))
 def test_values_and_gradients_equal_flax(name, padding):
     arguments = _case(*CASES[name])
     ours, flax = (functools.partial(conv, padding=padding) for conv in (layers.conv, _flax))
@@ -100,6 +101,7 @@ def test_inside_of_a_loop():
     _assert_close(looped, step(1, step(0, kernel)))
 
 
+@pytest.mark.slow
 def test_forward_mode_agrees_with_reverse_mode():
     x, kernel, bias = _case((1, 8, 3, 8), (3, 3), channels=2)
 
@@ -110,7 +112,7 @@ def test_forward_mode_agrees_with_reverse_mode():
     _assert_close(jax.jacfwd(total)(scale), jax.jacrev(total)(scale))
 
 
-@pytest.mark.parametrize("name", ["no tiles, few channels", "part of a tile"])
+@pytest.mark.parametrize("name", with_slow(["no tiles, few channels", "part of a tile"], {"part of a tile"}))
 def test_batch_may_be_empty_or_symbolic(name):
     x, kernel, bias = _case(*CASES[name])
     assert layers.conv(x[:0], kernel, bias).shape == (0, *layers.conv(x, kernel, bias).shape[1:])

@@ -7,6 +7,7 @@ import pytest
 from fedjax_core import models
 from fedjax_core.models import layers
 from fedjax_core.models.layers import linen
+from tests.marks import with_slow
 
 CONVS = {
     "same": ((2, 9, 8, 8), {"features": 5, "kernel_size": (3, 3)}),
@@ -50,12 +51,13 @@ def test_conv_is_flax_conv(name):
     _equal(linen.Conv(**options), nn.Conv(**options), _input(*shape), 3e-2 if "dtype" in options else 1e-5)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", with_slow(CELLS, {"optimized"}))
 def test_rnn_is_flax_rnn(name):
     cell = CELLS[name](4)
     _equal(linen.RNN(cell), nn.RNN(cell), _input(3, 6, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_rnn_in_half_precision_is_flax_rnn(name):
     cell = CELLS[name](4, dtype="bfloat16")
@@ -78,6 +80,7 @@ class _Net(nn.Module):
         return nn.Dense(7)(x)
 
 
+@pytest.mark.slow
 def test_rnn_inside_of_a_module_has_flax_parameters():
     tokens = jnp.arange(12).reshape(2, 6) % 7
     ours, flax = _Net(linen.RNN), _Net(nn.RNN)

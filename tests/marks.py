@@ -1,0 +1,26 @@
+"""Marks of some cases of a test."""
+
+from collections.abc import Collection, Iterable
+
+import pytest
+
+
+def with_slow(cases: Iterable, slow: Collection) -> list:
+    """The cases as parameters, a tuple for several arguments, and those in `slow` with the mark of that name.
+
+    They are for what other cases, that stay in every run, show nearly as well.
+
+    Raises:
+      ValueError: one of `slow` is no case.
+
+    Example:
+
+    >>> [len(param.marks) for param in with_slow(["lstm", "gru"], {"gru"})]
+    [0, 1]
+    """
+    cases = list(cases)
+    unknown = [case for case in slow if case not in cases]
+    if unknown:
+        raise ValueError(f"with_slow(slow=...) are some of {cases}, got {unknown}")
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*value, marks=[pytest.mark.slow] * (case in slow)) for case, value in zip(cases, values)]
