@@ -8,7 +8,14 @@ import numpy as np
 
 
 class MessageFormatError(ValueError):
-    """Bytes do not encode a message, or a message holds a value that it may not; the error says which, and where."""
+    """Bytes do not encode a message, or a message holds a value that it may not; the error says which, and where.
+
+    Example:
+      >>> from fedjax_core.participant import TrainReply, encode_message
+      >>> encode_message(TrainReply({"w": [2**80]}, {}, n_epoch=1, n_steps=1, n_examples=20, t_spent=0.1))
+      Traceback (most recent call last):
+      fedjax_core.participant._messages.MessageFormatError: TrainReply.updates.w.0 is an integer of more than 64 bits...
+    """
 
 
 class TrainRequest(NamedTuple):

@@ -191,6 +191,19 @@ class Checkpoints:
 
         Raises:
           CheckpointTypeError: the checkpoint is of another model or algorithm.
+
+        Example: the latest checkpoint is damaged.
+          >>> import jax.numpy as jnp, tempfile, warnings
+          >>> checkpoints = Checkpoints(tempfile.mkdtemp())
+          >>> for number in (1, 2):
+          ...     state = {"w": jnp.full(2, float(number))}
+          ...     checkpoints.save(Checkpoint(number, state, History(), run_identity={}, environment={}))
+          >>> checkpoints.wait()
+          >>> (checkpoints.folder / "2" / "manifest.json").unlink()
+          >>> with warnings.catch_warnings(record=True, action="always") as warned:
+          ...     checkpoint = checkpoints.restore(like=state)
+          >>> checkpoint.round, checkpoint.state["w"], len(warned)
+          (1, Array([1., 1.], dtype=float32), 1)
         """
         self.wait()
         for number in reversed(self.rounds):
