@@ -1,17 +1,17 @@
-"""What every program that the report times speaks: one line in, one line of JSON out.
+"""The protocol of every program that the report times: one line in, one line of JSON out.
 
-A program is started as `PYTHON NAME_round.py --workload W1 --data FOLDER --variant VARIANT`, loads the
-workload, says that it is ready and then obeys lines on standard input, so that a report can let several
+A program is started as `PYTHON NAME_round.py --workload W1 --data FOLDER --variant VARIANT`. It loads the
+workload, reports that it is ready, and then obeys lines on standard input, so that a report can let several
 programs take turns round by round in one sitting:
 
-- `check FILE`: two unshuffled rounds from the initial weights on cohorts 0 and 1; the weights are
-  written to FILE (`.npz`), the answer's `difference` is the largest one from the NumPy float64
-  reference, null where there is none for this workload.
+- `check FILE`: two unshuffled rounds from the initial weights on cohorts 0 and 1. The weights are
+  written to FILE (`.npz`); the answer's `difference` is the largest one from the NumPy float64
+  reference, or null if there is none for this workload.
 - `round K`: one round on cohort K from the weights reached so far; answers `seconds`.
-- `memory`: answers `peak_gb` of this process and `tree_gb`, what it and its children hold now.
+- `memory`: answers `peak_gb` of this process and `tree_gb`, the memory that it and its children hold now.
 - `stop`: ends the program.
 
-Only standard library and NumPy, and Python 3.10 will do: the oldest peer runs on that.
+The file needs only the standard library and NumPy, and works on Python 3.10, which the oldest peer needs.
 """
 
 import argparse
@@ -38,10 +38,10 @@ class Task(NamedTuple):
     """A workload as the peers use it.
 
     Attributes:
-      workload: The data, of which `x` is memory-mapped.
+      workload: The data; `x` is memory-mapped.
       initial: Initial weights by flat name, such as `"dense1/kernel"`, in JAX's layout (features in,
         features out; HWIO).
-      reference: What W1's are after two unshuffled rounds, by the same names; none for other workloads.
+      reference: W1's weights after two unshuffled rounds, by the same names; None for other workloads.
     """
 
     workload: workloads.Workload
@@ -64,7 +64,7 @@ class Task(NamedTuple):
 
 
 def load(name: str, data: pathlib.Path) -> Task:
-    """Opens a workload and touches every page of its data; makes the data where there are none."""
+    """Opens a workload and touches every page of its data; makes the data if there are none."""
     workload = workloads.load(name, data)
     workloads.touch(workload)
     return Task(workload, flat(workload.initial), workloads.load_reference(data) if name == "W1" else None)
@@ -82,10 +82,10 @@ class Peer(NamedTuple):
     """A framework as three functions.
 
     Attributes:
-      version: What is measured, with the versions that matter.
+      version: The framework and the versions that matter.
       start: `() -> state` with the initial weights.
       round: `(state, k) -> state` after a whole round on cohort `k`, data preparation included; returns
-        when the weights are there.
+        when the weights are ready.
       weights: `state -> dict` of NumPy arrays, named and laid out as `Task.initial`.
     """
 
@@ -96,7 +96,7 @@ class Peer(NamedTuple):
 
 
 class Order(NamedTuple):
-    """The round that a framework with a loop of its own does next, from the initial weights or its own."""
+    """The next round of a framework with a loop of its own, from the initial weights or from its own weights."""
 
     k: int
     from_initial: bool
@@ -106,26 +106,26 @@ class Turnstile:
     """Lets a framework that owns its loop do one round at a time.
 
     The framework's callback between two rounds calls `wait` for its next order, and `done` with the new
-    weights after it; `as_peer` gives the other side, which runs in a thread of its own.
+    weights after it; `as_peer` returns the other side, which runs in a thread of its own.
     """
 
     def __init__(self):
         self._orders, self._results = queue.Queue(), queue.Queue()
 
     def wait(self) -> Order | None:
-        """The next order, as soon as there is one; none when the program is to stop."""
+        """The next order, as soon as there is one, or None when the program should stop."""
         return self._orders.get()
 
     def done(self, weights: Callable[[], dict]) -> None:
-        """Says that the round is over; `weights()` gives its weights if they are asked for before the next."""
+        """Reports that the round is over; `weights()` returns its weights if they are requested before the next one."""
         self._results.put(weights)
 
     def stop(self) -> None:
-        """Makes the framework's next `wait` return none."""
+        """Makes the framework's next `wait` return None."""
         self._orders.put(None)
 
     def as_peer(self, version: str) -> Peer:
-        """The framework as a `Peer` whose state is a function that gives the weights."""
+        """The framework as a `Peer` whose state is a function that returns the weights."""
 
         def round_(state, k):
             self._orders.put(Order(k, from_initial=state is None))
@@ -135,7 +135,7 @@ class Turnstile:
 
 
 class Session(NamedTuple):
-    """One started program: what it was asked for and where its answers go."""
+    """One started program: its task and variant, and the stream for its answers."""
 
     task: Task
     variant: str
@@ -148,7 +148,7 @@ class Session(NamedTuple):
         self.answers.flush()
 
     def serve(self, peer: Peer, lines=None) -> None:
-        """Says that the peer is ready and obeys lines until `stop` or their end."""
+        """Reports that the peer is ready, and obeys lines until `stop` or their end."""
         self.answer(ready=True, version=peer.version, variant=self.variant, workload=self.task.name)
         state = None
         for line in sys.stdin if lines is None else lines:
@@ -174,7 +174,7 @@ class Session(NamedTuple):
                 self.answer(error=f"unknown command {command!r}; there are check FILE, round K, memory and stop")
 
     def serve_beside(self, turnstile: Turnstile, version: str) -> None:
-        """Serves in a thread while the framework has the main one; lets it end when the lines have."""
+        """Serves in a thread while the framework has the main one; lets the framework end when the lines end."""
 
         def serve():
             try:
@@ -186,10 +186,10 @@ class Session(NamedTuple):
 
 
 def every_client_once(cohort, replied) -> None:
-    """Checks who took part in a round, for frameworks that average over the replies that came.
+    """Checks which clients took part in a round, for frameworks that average over the replies that arrive.
 
     Raises:
-      ValueError: A client of the cohort is missing, or one is there that is not, or one came twice.
+      ValueError: A client of the cohort is missing, a client is not in the cohort, or one came twice.
     """
     expected, found = collections.Counter(cohort), collections.Counter(replied)
     missing, surplus = expected - found, found - expected
@@ -208,7 +208,7 @@ def largest_difference(found, expected) -> float:
 
 
 def begin(description: str, variants: tuple[str, ...], names: tuple[str, ...] = workloads.NAMES) -> Session:
-    """Reads the command line, loads the workload and keeps standard output for the answers alone.
+    """Reads the command line, loads the workload and reserves standard output for the answers.
 
     Call it before importing a framework: what that prints goes to standard error.
     """
@@ -224,7 +224,7 @@ def begin(description: str, variants: tuple[str, ...], names: tuple[str, ...] = 
 
 
 def memory() -> dict:
-    """Peak resident GB of this process, and proportional GB that it and all below it hold now."""
+    """Peak resident GB of this process, and the proportional GB that it and all its descendants hold now."""
     peak = _kilobytes(pathlib.Path("/proc/self/status"), "VmHWM:")
     tree = sum(_kilobytes(pathlib.Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in _tree(os.getpid()))
     return {"peak_gb": peak / 2**20, "tree_gb": tree / 2**20}

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 
 class _Classifier(nn.Module):
-    """What pfl asks of a module besides `forward`: a loss, and metrics, of which there are none."""
+    """The functions that pfl needs of a module besides `forward`: a loss, and metrics, of which there are none."""
 
     def loss(self, x, y, eval=False):
         """Mean cross entropy of a batch."""
@@ -56,7 +56,7 @@ class Convolutional(_Classifier):
 class Recurrent(_Classifier):
     """W3: embedding, two LSTM layers, dense.
 
-    Torch has two biases of a layer where the others have one: the first is trained, the second stays zero.
+    Torch has two biases per layer where the others have one: the first is trained, the second stays zero.
     """
 
     def __init__(self):

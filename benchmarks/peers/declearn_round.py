@@ -1,6 +1,6 @@
 """declearn 2.9.1: server and clients as coroutines of one process that talk over websockets, W1 only.
 
-Only clients that have joined can train, each with a connection, so that every round is on those of cohort
+Only clients that have joined, each with a connection, can train, so every round is on the clients of cohort
 0; and declearn weights them by their steps, not by their examples. The weights
 are therefore verified against a float64 program of the same two rounds instead of the common reference.
 """

@@ -1,4 +1,4 @@
-"""DrJAX 0.2.1: one program a round, the clients of a cohort padded to the same number of batches and mapped."""
+"""DrJAX 0.2.1: one program per round, with the clients of a cohort padded to the same number of batches and mapped."""
 
 import _protocol
 

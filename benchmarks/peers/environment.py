@@ -4,8 +4,8 @@
 
 makes `benchmarks/data/environments/fedjax` and `.../pfl` (another folder with `--folder`). A pin file,
 `pins/NAME.txt`, holds the whole set of versions that was installed and measured, so that nothing is
-resolved: two of the peers (flwr, tff) ask for versions that contradict each other and install no other
-way. FedJAX's pins need Python 3.10, the other peers' 3.11.
+resolved: two of the peers (flwr, tff) require versions that contradict each other, and cannot be installed in any
+other way. FedJAX's pins need Python 3.10, those of the other peers 3.11.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def interpreter(version: str) -> str:
 
 
 def python_of(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
-    """Where the interpreter of a peer's environment is, made or not."""
+    """The path of the interpreter of a peer's environment, whether it exists or not."""
     return folder / name / "bin" / "python"
 
 

@@ -1,8 +1,8 @@
 """FedJAX 0.0.17: federated averaging on its `for_each_client`, with batches padded to one shape, or as shipped.
 
-As shipped, a client's last batch is filled by wrapping round to its first examples, so the weights differ
-from those of plain epochs (by 5e-4 after two rounds of W1), and every size of it is one more program; these
-are compiled before the session is ready. Padded batches compute the same weights as the other programs.
+As shipped, a client's last batch is filled by wrapping around to its first examples, so the weights differ
+from those of plain epochs (by 5e-4 after two rounds of W1), and every size of that batch is one more program; these
+programs are compiled before the session is ready. Padded batches compute the same weights as the other programs.
 """
 
 import _protocol

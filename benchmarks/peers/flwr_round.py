@@ -1,6 +1,6 @@
-"""Flower 1.42.0: its simulation on Ray with one actor a core, and ordinary torch code in the clients.
+"""Flower 1.42.0: its simulation on Ray with one actor per core, and ordinary torch code in the clients.
 
-The engine looks at all pending messages for every node, over and over, so that sending a round of W4 to
+The engine looks at all pending messages for every node, over and over, so sending a round of W4 to
 1,000 nodes at once takes 2.5 times as long as sending it to 100 nodes ten times. The server does the latter.
 """
 
@@ -31,7 +31,7 @@ NODES = 100  # at most; 50 is as fast, 20 is slower
 
 @functools.cache
 def actor(workload: str, data: str):
-    """Once in an actor: the task, whose examples all actors share as one memory map, and a model."""
+    """Made once in each actor: the task, whose examples all actors share as one memory map, and a model."""
     torch.set_num_threads(1)
     return _protocol.load(workload, pathlib.Path(data)), models.MODELS[workload]()
 

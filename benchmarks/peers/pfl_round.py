@@ -21,7 +21,7 @@ MANY = 10**6
 
 
 class OneByOne(TrainingProcessCallback):
-    """Waits for an order before every round and deals its clients to the simulator."""
+    """Waits for an order before every round and gives its clients to the simulator."""
 
     def __init__(self, turnstile, task, net):
         self.turnstile, self.task, self.net, self.clients = turnstile, task, net, iter(())
@@ -49,7 +49,7 @@ class OneByOne(TrainingProcessCallback):
 
 
 def run(session: _protocol.Session) -> None:
-    """Runs the simulator; its rounds are those that the session is asked for."""
+    """Runs the simulator, whose rounds are those that the session receives."""
     task, workload = session.task, session.task.workload
     torch.set_num_threads(int(session.variant[0]))
     net = models.set_weights(models.MODELS[task.name](), task.initial)

@@ -33,7 +33,7 @@ def keras_model(workload: str):
 
 
 def peer(task: _protocol.Task, variant: str) -> _protocol.Peer:
-    """TFF's process, given a list of `tf.data` data sets made anew every round."""
+    """TFF's process, which receives a list of `tf.data` data sets that is made anew in every round."""
     workload = task.workload
     names = [layer + part for layer in LAYERS[task.name] for part in ("kernel", "bias")]
     shape = workload.arrays["x"].shape[1:]
