@@ -109,5 +109,8 @@ def _tilted(extra: dict[str, Any], correction: Any, weights: Any) -> dict[str, A
 def _correction(variable: Any, like: Any) -> Any:
     if not isinstance(variable, Mapping) or set(variable) != {"correction"}:
         found = sorted(map(str, variable)) if isinstance(variable, Mapping) else type(variable).__name__
-        raise ValueError(f'the auxiliary variable "scaffold" must be {{"correction": c - c_i}}, got {found}')
+        raise ValueError(
+            f'the auxiliary variable "scaffold" must be {{"correction": c - c_i}}, got {found}; write '
+            'aux_var={"scaffold": {"correction": correction}}'
+        )
     return trees.match(variable["correction"], like)

@@ -43,9 +43,11 @@ def check_weighting(weighting: Weighting):
     if isinstance(weighting, str):
         if weighting not in ("examples", "uniform"):
             raise ValueError(
-                f'weighting must be "examples", "uniform" or a function of the client\'s metrics, got {weighting!r}'
+                f'weighting must be "examples", "uniform" or a function of the client\'s metrics, got {weighting!r}; '
+                'write weighting="examples"'
             )
     elif not callable(weighting):
         raise TypeError(
-            f'weighting must be "examples", "uniform" or a function of the client\'s metrics, got {weighting!r}'
+            f'weighting must be "examples", "uniform" or a function of the client\'s metrics, got {weighting!r}; '
+            'write weighting="examples"'
         )

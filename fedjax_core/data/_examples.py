@@ -127,7 +127,8 @@ def check_fields(examples: Any, expected: Any, owner: str, reference: str) -> li
     by_name = dict(zip(names, leaves))
     if len(by_name) < len(wanted):  # several fields have the same path, so names cannot match them
         raise ValueError(
-            f"{owner} has other containers than {reference}: {treedef} instead of {jax.tree.structure(expected)}"
+            f"{owner} has other containers than {reference}: {treedef} instead of {jax.tree.structure(expected)}; give "
+            "all clients the same containers"
         )
     return [by_name[name] for name in wanted]
 

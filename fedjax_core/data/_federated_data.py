@@ -50,7 +50,8 @@ class FederatedData(Mapping):
         self._source = source
         if len(self._ids) != len(source.sizes):
             raise ValueError(
-                f"FederatedData needs one id per client, got {len(self._ids)} ids for {len(source.sizes)} clients"
+                f"FederatedData needs one id per client, got {len(self._ids)} ids for {len(source.sizes)} clients; "
+                f"use FederatedData(range({len(source.sizes)}), source)"
             )
 
     def _with(self, ids: _ids.ClientIds, source: _sources.ExampleSource) -> "FederatedData":

@@ -66,8 +66,8 @@ def weighted_sampler(
     """Selects clients in proportion to weights, such as `data.sizes`.
 
     Without replacement, clients are drawn one after another, each in proportion to the weights of those that are
-    left. The probability of being in a cohort is then proportional to the weight only if the cohort holds a small
-    part of the total weight.
+    left. The probability of being in a cohort is then about proportional to the weight, as long as the cohort holds a
+    small part of the total weight.
 
     Args:
       ids: the population; its order matters.

@@ -165,7 +165,9 @@ def mapped_examples(fn: Callable, examples: Any, num_rows: int, owner: str) -> A
     """
     leaves, treedef = _examples.flatten(result := fn(examples))
     if not leaves:
-        raise ValueError(f"{owner}: fn must return a dict of arrays, got {result!r}")
+        raise ValueError(
+            f"{owner}: fn must return a dict of arrays, got {result!r}; write return {{'x': examples['x'] / 255}}"
+        )
     names = _examples.field_names(result)
     leaves = [_examples.canonical(v, f"{owner}: {_examples.field_of(n)}") for v, n in zip(leaves, names)]
     for leaf, name in zip(leaves, names):

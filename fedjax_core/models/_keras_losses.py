@@ -132,7 +132,8 @@ def _check_for_each_example(per_example: Callable, name: str, outputs: Any, fiel
         except Exception as error:
             raise ValueError(
                 f"the Keras loss {name!r} does not fit predictions {_described(predictions)} and a batch "
-                f"{_described(batch)}: {type(error).__name__}: {error}"
+                f"{_described(batch)}: {type(error).__name__}: {error}; write a loss of predictions and batch that "
+                "gives the shape [B]"
             ) from error
         if found.shape != (size,):
             raise ValueError(

@@ -190,7 +190,7 @@ def _check_adds(metric: Any, zeros: list, sample: tuple) -> None:
         whole, *others = jax.jit(in_four_ways)(sample)  # one program, as Keras's operations one by one take seconds
     except Exception as error:
         raise TypeError(
-            f"the Keras metric {metric.name!r} cannot be measured: {type(error).__name__}: {error}"
+            f"the Keras metric {metric.name!r} cannot be measured: {type(error).__name__}: {error}; {repaired}"
         ) from error
     for other in others:
         if not all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(whole, other, strict=True)):
