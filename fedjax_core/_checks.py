@@ -1,12 +1,14 @@
 """What every room asks of its arguments: an error says the rule, what came, and the repaired call."""
 
+import math
 import numbers
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def message(call: str, rule: str, value: Any, repair: str) -> str:
@@ -82,14 +84,31 @@ def checked_integer(call: str, value: Any, least: int, repair: str) -> int:
     return value
 
 
-def checked_number(call: str, value: Any, rule: str, holds: Callable[[Any], bool], repair: str) -> float:
+class Rule(NamedTuple):
+    """What a number must be.
+
+    Attributes:
+      words: after "must be".
+      holds: whether a number is so; it need not expect NaN, which never is.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+NUMBER = Rule("a number", lambda x: True)
+POSITIVE = Rule("positive and finite", lambda x: 0 < x < math.inf)
+NOT_NEGATIVE = Rule("at least 0 and finite", lambda x: 0 <= x < math.inf)
+FROM_0_TO_1 = Rule("from 0 to 1", lambda x: 0 <= x <= 1)
+
+
+def checked_number(call: str, value: Any, rule: Rule, repair: str) -> float:
     """A real number that keeps a rule, as a Python number.
 
     Args:
       call: the function and the argument, to show, as `value` and `repair`: see `message`.
       value: the argument.
       rule: what it must be.
-      holds: whether a number is so; it need not expect NaN, which never is.
       repair: what to write instead.
 
     Raises:
@@ -97,14 +116,14 @@ def checked_number(call: str, value: Any, rule: str, holds: Callable[[Any], bool
       ValueError: it breaks the rule.
 
     Example:
-      >>> checked_number("private_mean(max_norm=...)", -1, "positive", lambda x: x > 0, "write max_norm=1.0")
+      >>> checked_number("deadline(seconds=...)", -1, POSITIVE, "write seconds=60.0")
       Traceback (most recent call last):
-      ValueError: private_mean(max_norm=...) must be positive, got -1; write max_norm=1.0
+      ValueError: deadline(seconds=...) must be positive and finite, got -1; write seconds=60.0
     """
-    wrong = message(call, rule, value, repair)
+    wrong = message(call, rule.words, value, repair)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(wrong)
-    if value != value or not holds(value):
+    if value != value or not rule.holds(value):
         raise ValueError(wrong)
     return value if isinstance(value, int | float) else float(value)
 
@@ -121,23 +140,28 @@ def check_choice(call: str, value: Any, words: tuple[str, ...], repair: str) -> 
       Traceback (most recent call last):
       ValueError: EarlyStopping(mode=...) must be 'min' or 'max', got 'least'; write mode='min'
     """
-    wrong = message(call, " or ".join(map(repr, words)), value, repair)
+    *others, last = map(repr, words)
+    wrong = message(call, f"{', '.join(others)} or {last}", value, repair)
     if not isinstance(value, str):
         raise TypeError(wrong)
     if value not in words:
         raise ValueError(wrong)
 
 
-def check_switch(call: str, value: Any, repair: str) -> None:
-    """Raises a TypeError unless `value` is True or False.
+def checked_switch(call: str, value: Any, repair: str) -> bool:
+    """A switch, of Python or NumPy, as Python's.
+
+    Raises:
+      TypeError: it is neither True nor False.
 
     Example:
-      >>> check_switch("Run(progress=...)", "yes", "write progress=True")
+      >>> checked_switch("Run(progress=...)", "yes", "write progress=True")
       Traceback (most recent call last):
       TypeError: Run(progress=...) must be True or False, got 'yes'; write progress=True
     """
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise TypeError(message(call, "True or False", value, repair))
+    return bool(value)
 
 
 def check_function(call: str, value: Any, what: str, repair: str) -> None:

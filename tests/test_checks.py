@@ -1,5 +1,6 @@
 """The checks of arguments that all rooms share."""
 
+import math
 import re
 
 import jax
@@ -17,7 +18,7 @@ def integer(value):
 
 
 def number(value):
-    return _checks.checked_number("f(x=...)", value, "below 1", lambda x: x < 1, "write x=0.5")
+    return _checks.checked_number("f(x=...)", value, _checks.Rule("below 1", lambda x: x < 1), "write x=0.5")
 
 
 def choice(value):
@@ -77,6 +78,21 @@ def test_a_number_of_any_kind_becomes_one_of_python(given):
 
 
 @pytest.mark.parametrize(
+    "rule, inside, outside",
+    [
+        (_checks.POSITIVE, [1e-300, 1], [0, -1.0, math.inf, math.nan]),
+        (_checks.NOT_NEGATIVE, [0, 1e300], [-1e-300, math.inf, math.nan]),
+        (_checks.FROM_0_TO_1, [0, 0.5, 1], [-1e-300, 1.5, math.nan]),
+    ],
+)
+def test_rules_hold_within_their_bounds(rule, inside, outside):
+    assert [_checks.checked_number("f(x=...)", value, rule, "write x=1") for value in inside] == inside
+    for value in outside:
+        with pytest.raises(ValueError, match=rf"^f\(x=...\) must be {rule.words}, got {value}; write x=1$"):
+            _checks.checked_number("f(x=...)", value, rule, "write x=1")
+
+
+@pytest.mark.parametrize(
     ("wrong", "error"),
     [(True, TypeError), ("0", TypeError), (None, TypeError), (1j, TypeError), (np.zeros(()), TypeError),
      (jnp.zeros(()), TypeError), (1, ValueError), (np.float32(1), ValueError), (float("nan"), ValueError)],
@@ -85,6 +101,11 @@ def test_what_is_no_number_or_breaks_its_rule_is_refused(wrong, error):
     sentence = f"f(x=...) must be below 1, got {wrong!r}; write x=0.5"
     with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
         number(wrong)
+
+
+def test_three_words_are_a_list_with_one_or():
+    with pytest.raises(ValueError, match=r"^f\(x=...\) must be 'a', 'b' or 'c', got 'd'; write x='a'$"):
+        _checks.check_choice("f(x=...)", "d", ("a", "b", "c"), "write x='a'")
 
 
 @pytest.mark.parametrize("wrong, error", [("least", ValueError), (3, TypeError), (None, TypeError), ([], TypeError)])
@@ -98,11 +119,11 @@ def test_what_is_none_of_the_words_is_refused(wrong, error):
 
 @pytest.mark.parametrize("wrong", [0, 1, None, "yes"])
 def test_what_is_no_switch_is_refused(wrong):
-    _checks.check_switch("f(on=...)", True, "write on=True")
-    _checks.check_switch("f(on=...)", False, "write on=True")
+    for given in (True, False, np.True_, np.False_):
+        assert _checks.checked_switch("f(on=...)", given, "write on=True") is bool(given)
     sentence = f"f(on=...) must be True or False, got {wrong!r}; write on=True"
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
-        _checks.check_switch("f(on=...)", wrong, "write on=True")
+        _checks.checked_switch("f(on=...)", wrong, "write on=True")
 
 
 @pytest.mark.parametrize("wrong", [3, None, "sum"])

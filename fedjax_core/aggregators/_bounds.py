@@ -36,8 +36,8 @@ def as_bound(argument: str, bound, repair: str) -> EstimationProcess:
       Array(2., dtype=float32)
     """
     if not isinstance(bound, EstimationProcess):
-        rule = "positive, or an EstimationProcess"
-        _checks.checked_number(argument, bound, rule, lambda x: x > 0, repair)
+        rule = _checks.Rule("positive, or an EstimationProcess", lambda x: x > 0)
+        _checks.checked_number(argument, bound, rule, repair)
         return _constant(np.float32(bound))
     taken = [type_ for _, type_ in bound.next.parameters[1:]]
     reported, returned = bound.report.type_signature.result, bound.next.type_signature.result

@@ -80,8 +80,9 @@ def trimmed_mean(fraction: float) -> Aggregator:
       Yin et al. 2018, Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates
       (arXiv:1803.01498), definition 2.
     """
-    rule, repair = "at least 0 and less than 0.5", "write fraction=0.1, or use fc.aggregators.median()"
-    _checks.checked_number("trimmed_mean(fraction=...)", fraction, rule, lambda x: 0 <= x < 0.5, repair)
+    rule = _checks.Rule("at least 0 and less than 0.5", lambda x: 0 <= x < 0.5)
+    repair = "write fraction=0.1, or use fc.aggregators.median()"
+    _checks.checked_number("trimmed_mean(fraction=...)", fraction, rule, repair)
     ratio = fractions.Fraction(float(fraction)).limit_denominator(2**15)
     numerator, denominator = ratio.numerator, ratio.denominator
 

@@ -187,10 +187,13 @@ def _split_noise(count_stddev, noise_multiplier: float, cohort_size: float) -> t
     if count_stddev is None:
         count_stddev = cohort_size / 20
     needed = noise_multiplier / 2
-    rule = f"finite and more than half of the noise multiplier, {needed}, since the count costs a part of the privacy"
+    rule = _checks.Rule(
+        f"finite and more than half of the noise multiplier, {needed}, since the count costs a part of the privacy",
+        lambda x: needed < x < math.inf or not noise_multiplier,
+    )
     repair = f"write AdaptiveNorm(noise_stddev={max(2 * noise_multiplier, 1.0)})"
     call = "private_mean(max_norm=AdaptiveNorm(noise_stddev=...))"
-    _checks.checked_number(call, count_stddev, rule, lambda x: needed < x < math.inf or not noise_multiplier, repair)
+    _checks.checked_number(call, count_stddev, rule, repair)
     if not noise_multiplier:
         return 0.0, 0.0
     return count_stddev, (noise_multiplier**-2 - (2 * count_stddev) ** -2) ** -0.5
@@ -200,15 +203,13 @@ def _check_numbers(noise_multiplier, cohort_size) -> None:
     _checks.checked_number(
         "private_mean(noise_multiplier=...)",
         noise_multiplier,
-        "finite and not negative",
-        lambda x: 0 <= x < math.inf,
+        _checks.NOT_NEGATIVE,
         "write noise_multiplier=1.0, or find it with fc.privacy.noise_multiplier(...)",
     )
     _checks.checked_number(
         "private_mean(cohort_size=...)",
         cohort_size,
-        "finite and at least 1",
-        lambda x: 1 <= x < math.inf,
+        _checks.Rule("at least 1 and finite", lambda x: 1 <= x < math.inf),
         "write the number of clients in a round, cohort_size=100",
     )
 
@@ -225,4 +226,4 @@ def _check_max_norm(max_norm, noise_multiplier: float) -> None:
         unclipped = norm == math.inf and noise_multiplier == 0
         return unclipped or _SMALLEST <= norm <= _LARGEST / max(noise_multiplier, 1)
 
-    _checks.checked_number("private_mean(max_norm=...)", max_norm, rule, holds, "write max_norm=1.0")
+    _checks.checked_number("private_mean(max_norm=...)", max_norm, _checks.Rule(rule, holds), "write max_norm=1.0")

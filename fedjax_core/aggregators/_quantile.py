@@ -115,20 +115,21 @@ def _compare(estimate, value) -> tuple[jax.Array, jax.Array]:
     return (value <= estimate).astype(jnp.int32), (~jnp.isnan(value)).astype(jnp.int32)
 
 
-_POSITIVE = ("positive and finite in float32", lambda x: _SMALLEST <= x <= _LARGEST)
+_POSITIVE = _checks.Rule("positive and finite in float32", lambda x: _SMALLEST <= x <= _LARGEST)
+_NOT_NEGATIVE = _checks.Rule("at least 0 and finite in float32", lambda x: 0 <= x <= _LARGEST)
 
 
 def _check_arguments(initial, target_quantile, learning_rate, noise_stddev, cohort_size, key) -> None:
     rules = {
-        "initial": (initial, *_POSITIVE, "start near the numbers: initial=1.0"),
-        "target_quantile": (target_quantile, "from 0 to 1", lambda x: 0 <= x <= 1, "write 0.5 for the median"),
-        "learning_rate": (learning_rate, *_POSITIVE, "write learning_rate=0.2"),
-        "noise_stddev": (noise_stddev, "finite and not negative", lambda x: 0 <= x <= _LARGEST, "write 0.0 for none"),
+        "initial": (initial, _POSITIVE, "start near the numbers: initial=1.0"),
+        "target_quantile": (target_quantile, _checks.FROM_0_TO_1, "write 0.5 for the median"),
+        "learning_rate": (learning_rate, _POSITIVE, "write learning_rate=0.2"),
+        "noise_stddev": (noise_stddev, _NOT_NEGATIVE, "write 0.0 for none"),
     }
     if cohort_size is not None:
-        rules["cohort_size"] = (cohort_size, *_POSITIVE, "give the expected number of clients in a round")
-    for name, (value, rule, holds, repair) in rules.items():
-        _checks.checked_number(f"quantile_estimate({name}=...)", value, rule, holds, repair)
+        rules["cohort_size"] = (cohort_size, _POSITIVE, "give the expected number of clients in a round")
+    for name, (value, rule, repair) in rules.items():
+        _checks.checked_number(f"quantile_estimate({name}=...)", value, rule, repair)
     if noise_stddev and (cohort_size is None or key is None):
         raise TypeError(
             f"quantile_estimate(noise_stddev={noise_stddev!r}) needs a cohort_size, which must not depend on who takes "

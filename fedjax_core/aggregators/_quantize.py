@@ -117,7 +117,8 @@ def quantize(num_bits: int, inner: Aggregator | None = None, *, key: jax.Array) 
     def holds(bits):
         return isinstance(bits, numbers.Integral) and 1 <= int(bits) <= 16
 
-    _checks.checked_number("quantize(num_bits=...)", num_bits, "an integer from 1 to 16", holds, "write num_bits=8")
+    rule = _checks.Rule("an integer from 1 to 16", holds)
+    _checks.checked_number("quantize(num_bits=...)", num_bits, rule, "write num_bits=8")
     inner = inner_or_mean("quantize", inner)
     _checks.check_key("quantize(key=...)", key)
 

@@ -48,8 +48,8 @@ def robust(inner: Aggregator | None = None, *, zeroing: bool = True, clipping: b
       the estimates.
     """
     repair = "for a bound of your own write zero_large(threshold, clip_by_norm(max_norm))"
-    _checks.check_switch("robust(zeroing=...)", zeroing, repair)
-    _checks.check_switch("robust(clipping=...)", clipping, repair)
+    _checks.checked_switch("robust(zeroing=...)", zeroing, repair)
+    _checks.checked_switch("robust(clipping=...)", clipping, repair)
     aggregator = inner_or_mean("robust", inner)
     if clipping:
         aggregator = clip_by_norm(quantile_estimate(initial=1.0, target_quantile=0.8, learning_rate=0.2), aggregator)

@@ -1,6 +1,5 @@
 """FedProx's pull towards the weights at the start of the round."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -86,5 +85,4 @@ def _is_proximal(state: Any) -> bool:
 def _check_strength(strength: Any):
     if isinstance(strength, jax.Array) and strength.shape == () and jnp.issubdtype(strength.dtype, jnp.floating):
         return
-    rule, repair = "a number, finite and at least 0", "write proximal(strength=0.1)"
-    _checks.checked_number("proximal(strength=...)", strength, rule, lambda x: 0 <= x < math.inf, repair)
+    _checks.checked_number("proximal(strength=...)", strength, _checks.NOT_NEGATIVE, "write proximal(strength=0.1)")

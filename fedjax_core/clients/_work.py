@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 
+from fedjax_core import _checks
 from fedjax_core.clients._slope import with_finite_slope
 from fedjax_core.contracts import ClientWork
 from fedjax_core.language import federated_broadcast, federated_map
@@ -44,10 +45,8 @@ def client_work(work: Callable, metrics_process: AggregationProcess) -> ClientWo
     >>> type(work).__name__
     'ClientWork'
     """
-    if not callable(work):
-        raise TypeError(
-            f"client_work takes a function of one client, got {work!r}; write def work(weights, data, key): ..."
-        )
+    repair = "write def work(weights, data, key): ..."
+    _checks.check_function("client_work(work=...)", work, "of one client", repair)
     if not isinstance(metrics_process, AggregationProcess):
         raise TypeError(
             f"client_work takes an AggregationProcess to combine metrics, got {metrics_process!r}; write "

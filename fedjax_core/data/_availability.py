@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.data import _hashing
 from fedjax_core.data._participation import (
     Participation,
     PerClient,
     Stage,
     chance,
-    check_number,
     check_probability,
     lasting,
     per_client,
@@ -104,16 +104,12 @@ def diurnal(low: float, high: float, *, rounds_per_day: float, key: jax.Array | 
       >>> diurnal(0.2, 1.0, rounds_per_day=24)(12, ("ada", "bob"))
       array([0.2, 0.2])
     """
-    for name, value in (("low", low), ("high", high), ("rounds_per_day", rounds_per_day)):
-        check_number(f"diurnal({name}=...)", value)
-    check_probability("diurnal(low=...)", np.asarray(low))
-    check_probability("diurnal(high=...)", np.asarray(high))
+    low = _checks.checked_number("diurnal(low=...)", low, _checks.FROM_0_TO_1, "write low=0.2")
+    high = _checks.checked_number("diurnal(high=...)", high, _checks.FROM_0_TO_1, "write high=1.0")
     if low > high:
         raise ValueError(f"diurnal(low={low}, high={high}) must have low <= high; use diurnal({high}, {low}, ...)")
-    if not 0 < rounds_per_day < np.inf:
-        raise ValueError(
-            f"diurnal(rounds_per_day=...) must be positive and finite, got {rounds_per_day}; use rounds_per_day=24"
-        )
+    call, repair = "diurnal(rounds_per_day=...)", "write rounds_per_day=24"
+    rounds_per_day = _checks.checked_number(call, rounds_per_day, _checks.POSITIVE, repair)
     seed = None if key is None else _hashing.seed(key, "diurnal")
 
     def probability(round_num: int, ids: Sequence) -> np.ndarray:

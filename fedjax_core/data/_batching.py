@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.data import _hashing, _sources
 from fedjax_core.engine import identities, ranges
 
@@ -38,7 +38,7 @@ class Batching:
       Batching(batch_size=20, num_epochs=10, shuffle=True, buffer_size=None, drop_remainder=False)
       >>> Batching(batch_size=-1)
       Traceback (most recent call last):
-      ValueError: Batching(batch_size=...) must be at least 1, got -1; for example Batching(batch_size=20)
+      ValueError: Batching(batch_size=...) must be an integer of at least 1, got -1; write Batching(batch_size=20)
     """
 
     batch_size: int
@@ -62,18 +62,12 @@ class Batching:
                 )
 
     def _check_size(self, name: str, example: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"Batching({name}=...) must be an integer, got {value!r}; {_repaired(name, example)}")
-        if value < 1:
-            raise ValueError(f"Batching({name}=...) must be at least 1, got {value}; {_repaired(name, example)}")
-        object.__setattr__(self, name, int(value))
+        value = _checks.checked_integer(f"Batching({name}=...)", getattr(self, name), 1, _repaired(name, example))
+        object.__setattr__(self, name, value)
 
     def _check_switch(self, name: str) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"Batching({name}=...) must be True or False, got {value!r}; {_repaired(name, True)}")
-        object.__setattr__(self, name, bool(value))
+        value = _checks.checked_switch(f"Batching({name}=...)", getattr(self, name), _repaired(name, True))
+        object.__setattr__(self, name, value)
 
     def num_steps(self, num_examples: np.ndarray, max_steps: np.ndarray | int | None = None) -> np.ndarray:
         """The number of batches of clients with these numbers of examples, int64.
@@ -100,7 +94,7 @@ class Batching:
 
 def _repaired(name: str, value) -> str:
     batch_size = "" if name == "batch_size" else "batch_size=20, "
-    return f"for example Batching({batch_size}{name}={value})"
+    return f"write Batching({batch_size}{name}={value})"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

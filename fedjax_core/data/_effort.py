@@ -1,10 +1,10 @@
 """How long a client trains."""
 
 import dataclasses
-import math
 
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.data import _batching
 
 _MAX_STEPS = 2**31 - 1
@@ -43,23 +43,16 @@ class Effort:
     def __post_init__(self):
         if self.max_epochs is None and self.max_steps is None and self.max_seconds is None:
             raise ValueError("Effort() sets no limit, so training would never end; for example Effort(max_epochs=1)")
-        self._check("max_epochs", int, "an integer", 1)
-        self._check("max_steps", int, "an integer", 100)
-        self._check("max_seconds", float, "a number", 60.0)
+        for name, example in (("max_epochs", 1), ("max_steps", 100), ("max_seconds", 60.0)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, self._checked(name, example))
 
-    def _check(self, name: str, kind: type, described: str, example) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        allowed = int | np.integer if kind is int else int | float | np.integer | np.floating
-        if isinstance(value, bool) or not isinstance(value, allowed):
-            raise TypeError(f"Effort({name}=...) must be {described}, got {value!r}; for example {name}={example}")
-        if not 0 < value < math.inf:
-            raise ValueError(
-                f"Effort({name}=...) must be positive and finite, got {value}; for example {name}={example}, or "
-                "leave it out if there is another limit"
-            )
-        object.__setattr__(self, name, kind(value))
+    def _checked(self, name: str, example: int | float) -> int | float:
+        value, call = getattr(self, name), f"Effort({name}=...)"
+        repair = f"write {name}={example}, or leave it out if there is another limit"
+        if isinstance(example, int):
+            return _checks.checked_integer(call, value, 1, repair)
+        return float(_checks.checked_number(call, value, _checks.POSITIVE, repair))
 
     def num_steps(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.data import _batching, _examples, _extra, _grouping, _hashing, _ids, _sources, _split
 from fedjax_core.engine import Cohort, read_streams
 
@@ -239,6 +239,7 @@ class FederatedData(Mapping):
           The data of the drawn clients and of the others, both in this data's order.
 
         Raises:
+          TypeError: `fraction` is not a number.
           ValueError: `fraction` is not from 0 to 1.
 
         Example:
@@ -247,11 +248,11 @@ class FederatedData(Mapping):
           >>> len(train), len(test)
           (8, 2)
         """
-        _check_fraction("split_clients", fraction)
+        fraction = _checked_fraction("split_clients", fraction)
         seed, tag = _hashing.seed(key, "split_clients"), np.empty(len(self), np.uint64)
         for start in range(0, len(self), _CHUNK):
             tag[start : start + _CHUNK] = _hashing.fold(seed, self._ids[start : start + _CHUNK].digests)
-        chosen = _lowest(tag, int(_split.share(float(fraction), np.asarray(len(self)))))
+        chosen = _lowest(tag, int(_split.share(fraction, np.asarray(len(self)))))
         first, second = (self._ids.take(np.flatnonzero(here)) for here in (chosen, ~chosen))
         return self._with(first, self._source), self._with(second, self._source)
 
@@ -269,6 +270,7 @@ class FederatedData(Mapping):
           Two data sets with the same clients. Examples keep their order. A client may have no examples in one of them.
 
         Raises:
+          TypeError: `fraction` is not a number.
           ValueError: `fraction` is not from 0 to 1.
 
         Example:
@@ -277,10 +279,10 @@ class FederatedData(Mapping):
           >>> train["ada"]["x"], test["ada"]["x"], test.sizes
           (array([1, 2, 3, 4], dtype=int32), array([5], dtype=int32), array([1, 0]))
         """
-        _check_fraction("split_examples", fraction)
+        fraction = _checked_fraction("split_examples", fraction)
         seed = None if key is None else _hashing.seed(key, "split_examples")
         first, second = (
-            _split.Split(self._source, self._ids.population, float(fraction), seed, part) for part in (False, True)
+            _split.Split(self._source, self._ids.population, fraction, seed, part) for part in (False, True)
         )
         return self._with(self._ids, first), self._with(self._ids, second)
 
@@ -344,7 +346,6 @@ def _lowest(tag: np.ndarray, count: int) -> np.ndarray:
     return chosen
 
 
-def _check_fraction(name: str, fraction: float) -> None:
-    number = isinstance(fraction, int | float | np.floating) and not isinstance(fraction, bool)
-    if not number or not 0 <= fraction <= 1:
-        raise ValueError(f"{name}(fraction=...) must be a number from 0 to 1, got {fraction!r}; use fraction=0.8")
+def _checked_fraction(name: str, fraction: float) -> float:
+    call, repair = f"{name}(fraction=...)", "write fraction=0.8"
+    return float(_checks.checked_number(call, fraction, _checks.FROM_0_TO_1, repair))

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.data import _hashing, _ids
 from fedjax_core.data._samplers import Sampler
-from fedjax_core.data._sampling import count, numbers
+from fedjax_core.data._sampling import checked_round, numbers
 from fedjax_core.engine import client_digests, identities
 
 REASONS = ("unavailable", "dropped", "late", "surplus")
@@ -164,7 +165,7 @@ def participation(sampler: Sampler, *stages: Stage) -> Callable[[int], Participa
             )
 
     def select(round_num: int) -> Participation:
-        round_num = count("participation", "round_num", round_num)
+        round_num = checked_round("participation", "round_num", round_num)
         ids = _ids.sequence(sampler(round_num))
         identity = identities(client_digests(ids))
         current = Participation(ids, identity, None, None, len(ids), dict.fromkeys(REASONS, 0))
@@ -242,21 +243,15 @@ def _of_client(what: str, values: Mapping, client_id) -> float:
     return values[client_id]
 
 
-def check_number(what: str, value) -> None:
-    """Raises TypeError unless `value` is a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{what} must be a number, got {value!r}; for example 0.5")
-
-
 def check_probability(what: str, values: np.ndarray) -> None:
     """Raises ValueError unless all values are from 0 to 1."""
     wrong = values[~((values >= 0) & (values <= 1))]
     if wrong.size:
-        raise ValueError(f"{what} must be from 0 to 1, got {wrong.flat[0]}; for example 0.1")
+        raise ValueError(_checks.message(what, _checks.FROM_0_TO_1.words, wrong.flat[0].item(), "for example 0.1"))
 
 
 def check_positive(what: str, values: np.ndarray) -> None:
     """Raises ValueError unless all values are positive and finite."""
     wrong = values[~((values > 0) & (values < np.inf))]
     if wrong.size:
-        raise ValueError(f"{what} must be positive and finite, got {wrong.flat[0]}; for example 10.0")
+        raise ValueError(_checks.message(what, _checks.POSITIVE.words, wrong.flat[0].item(), "for example 10.0"))

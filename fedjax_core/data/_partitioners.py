@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.data import _examples, _federated_data, _grouping, _hashing, _ids
 
 Partitioner = Callable[[Mapping, int | None, jax.Array | None], np.ndarray]
@@ -43,7 +44,7 @@ def partition(
       array([20, 20, 20, 20, 20])
     """
     if num_clients is not None:
-        _check_positive("partition(num_clients=...)", num_clients)
+        _checks.check_integer("partition(num_clients=...)", num_clients, 1, "write num_clients=10")
     arrays = _checked(arrays)
     owners = np.asarray(partitioner(arrays, num_clients, key))
     if num_clients is None:
@@ -127,12 +128,8 @@ def dirichlet(alpha: float, column: str = "y") -> Partitioner:
       Hsu, Qi, Brown: Measuring the effects of non-identical data distribution for federated visual
       classification, arXiv:1909.06335, section 2.
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number):
-        raise TypeError(f"dirichlet(alpha=...) must be a number, got {alpha!r}; use for example dirichlet(0.5)")
-    if not 0 < alpha < np.inf:
-        raise ValueError(
-            f"dirichlet(alpha=...) must be positive and finite, got {alpha!r}; for clients that are alike use iid()"
-        )
+    repair = "write dirichlet(0.5), or iid() for clients that are alike"
+    alpha = _checks.checked_number("dirichlet(alpha=...)", alpha, _checks.POSITIVE, repair)
 
     def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:
         num_rows, num_clients = _sizes("dirichlet(alpha)", arrays, num_clients)
@@ -205,7 +202,7 @@ def shards(shards_per_client: int, column: str = "y") -> Partitioner:
       McMahan et al.: Communication-efficient learning of deep networks from decentralized data,
       AISTATS 2017, section 3.
     """
-    _check_positive("shards(shards_per_client=...)", shards_per_client)
+    _checks.check_integer("shards(shards_per_client=...)", shards_per_client, 1, "write shards(2)")
 
     def assign(arrays: Mapping, num_clients: int | None, key: jax.Array | None) -> np.ndarray:
         num_rows, num_clients = _sizes("shards(k)", arrays, num_clients)
@@ -281,10 +278,3 @@ def _sizes(what: str, arrays: Mapping, num_clients: int | None) -> tuple[int, in
             f"{num_clients} clients; use at most {num_rows} clients"
         )
     return num_rows, num_clients
-
-
-def _check_positive(what: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{what} must be an integer, got {value!r}; use for example 2")
-    if value < 1:
-        raise ValueError(f"{what} must be at least 1, got {value}; use for example 2")

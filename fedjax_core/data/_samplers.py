@@ -18,7 +18,7 @@ import numpy as np
 from fedjax_core.data import _hashing, _ids
 from fedjax_core.data._independent import Independent
 from fedjax_core.data._permutation import permuted
-from fedjax_core.data._sampling import check_ids, checked_number, count, numbers, picked
+from fedjax_core.data._sampling import check_ids, checked_cohort_size, checked_round, numbers, picked
 
 Sampler = Callable[[int], Sequence]
 
@@ -46,7 +46,7 @@ def uniform_sampler(ids: Sequence, cohort_size: int, *, replace: bool = False, k
       >>> sampler(1), sampler(2), sampler(1) == sampler(1)
       (['ada', 'bob'], ['bob', 'ada'], True)
     """
-    cohort_size = checked_number("uniform_sampler", ids, cohort_size, replace)
+    cohort_size = checked_cohort_size("uniform_sampler", ids, cohort_size, replace)
     seed = _hashing.seed(key, "uniform_sampler" if replace else "sample_clients")
 
     def sample(round_num: int) -> Sequence:
@@ -90,7 +90,7 @@ def weighted_sampler(
       >>> sorted(sampler(1))
       ['ada', 'eve']
     """
-    cohort_size = checked_number("weighted_sampler", ids, cohort_size, replace)
+    cohort_size = checked_cohort_size("weighted_sampler", ids, cohort_size, replace)
     relative = _checked_weights(ids, weights, cohort_size, replace)
     upto = np.cumsum(relative)
     seed = _hashing.seed(key, "weighted_sampler")
@@ -217,7 +217,7 @@ def fixed_cohorts(cohorts: Iterable[Iterable], *, first_round: int = 1) -> Sampl
       (['ada', 'bob'], ['eve'], ['ada', 'bob'])
     """
     cohorts = [_ids.sequence(cohort) for cohort in cohorts]
-    first_round = count("fixed_cohorts", "first_round", first_round)
+    first_round = checked_round("fixed_cohorts", "first_round", first_round)
     if not cohorts:
         raise ValueError("fixed_cohorts(cohorts=...) must have at least one cohort, got none; use [data.client_ids]")
 
@@ -253,8 +253,8 @@ def cyclic_sampler(ids: Sequence, cohort_size: int, *, first_round: int = 1, key
       >>> sampler(1), sampler(2), sampler(3)
       (['bob', 'ada'], ['eve', 'bob'], ['eve', 'ada'])
     """
-    cohort_size = checked_number("cyclic_sampler", ids, cohort_size)
-    first_round = count("cyclic_sampler", "first_round", first_round)
+    cohort_size = checked_cohort_size("cyclic_sampler", ids, cohort_size)
+    first_round = checked_round("cyclic_sampler", "first_round", first_round)
     seed, population = _hashing.seed(key, "cyclic_sampler"), len(ids)
 
     def clients(epoch: int, start: int, stop: int) -> np.ndarray:
@@ -309,11 +309,11 @@ def _after(order: np.ndarray, held, cohort_size: int) -> np.ndarray:
 
 
 def _of_round(function: str, seed: np.ndarray, round_num: int) -> np.ndarray:
-    return _hashing.fold(seed, count(function, "round_num", round_num))
+    return _hashing.fold(seed, checked_round(function, "round_num", round_num))
 
 
 def _since(function: str, round_num: int, first_round: int) -> int:
-    number = count(function, "round_num", round_num) - first_round
+    number = checked_round(function, "round_num", round_num) - first_round
     if number < 0:
         raise ValueError(
             f"{function}(first_round={first_round}) begins with round {first_round}, got round {round_num}; "

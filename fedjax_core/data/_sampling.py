@@ -4,12 +4,12 @@ The clients of a round are the first ones of a random order of the population. T
 the round number, and only the first places of it are computed (`_permutation.py`).
 """
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.data import _hashing
 from fedjax_core.data._ids import ClientIds
 from fedjax_core.data._permutation import permuted
@@ -44,8 +44,8 @@ def sample_clients(round_num: int, ids: Sequence, cohort_size: int, *, key: jax.
       Traceback (most recent call last):
       ValueError: sample_clients(cohort_size=3) draws without replacement, got 2 ids; use cohort_size=2 or less
     """
-    round_num = count("sample_clients", "round_num", round_num)
-    cohort_size = checked_number("sample_clients", ids, cohort_size)
+    round_num = checked_round("sample_clients", "round_num", round_num)
+    cohort_size = checked_cohort_size("sample_clients", ids, cohort_size)
     seed = _hashing.fold(_hashing.seed(key, "sample_clients"), round_num)
     return picked(ids, permuted(seed, len(ids), np.arange(cohort_size)))
 
@@ -55,7 +55,7 @@ def picked(ids: Sequence, clients: np.ndarray) -> Sequence:
     return ids.take(clients) if isinstance(ids, ClientIds) else [ids[i] for i in clients.tolist()]
 
 
-def checked_number(function: str, ids: Sequence, cohort_size: int, replace: bool = False) -> int:
+def checked_cohort_size(function: str, ids: Sequence, cohort_size: int, replace: bool = False) -> int:
     """Returns `cohort_size` as an integer, if so many clients can be drawn from `ids`.
 
     Raises:
@@ -63,7 +63,7 @@ def checked_number(function: str, ids: Sequence, cohort_size: int, replace: bool
       ValueError: `cohort_size` is negative or exceeds the number of ids.
     """
     check_ids(function, ids)
-    cohort_size = count(function, "cohort_size", cohort_size)
+    cohort_size = _checks.checked_integer(f"{function}(cohort_size=...)", cohort_size, 0, "write cohort_size=10")
     if not replace and cohort_size > len(ids):
         raise ValueError(
             f"{function}(cohort_size={cohort_size}) draws without replacement, got {len(ids)} ids; "
@@ -74,6 +74,16 @@ def checked_number(function: str, ids: Sequence, cohort_size: int, replace: bool
             f"{function}(cohort_size={cohort_size}) needs clients to draw from, got no ids; use cohort_size=0"
         )
     return cohort_size
+
+
+def checked_round(function: str, name: str, round_num: int) -> int:
+    """Returns the number of a round as a Python integer.
+
+    Raises:
+      TypeError: `round_num` is not an integer.
+      ValueError: `round_num` is negative.
+    """
+    return _checks.checked_integer(f"{function}({name}=...)", round_num, 0, f"write {name}=1")
 
 
 def check_ids(function: str, ids: Sequence) -> None:
@@ -94,19 +104,3 @@ def numbers(what: str, values, repaired: str) -> np.ndarray:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{what} must be numbers, got {values!r:.80}; {repaired}") from None
-
-
-def count(function: str, name: str, value) -> int:
-    """Returns `value` as a Python integer.
-
-    Raises:
-      TypeError: `value` is not an integer.
-      ValueError: `value` is negative.
-    """
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}({name}=...) must be an integer, got {value!r}; use int({name})") from None
-    if value < 0:
-        raise ValueError(f"{function}({name}=...) must be at least 0, got {value}; use 0")
-    return value

@@ -8,6 +8,7 @@ from importlib import resources
 
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.data import _federated_data, _ids, _sources
 
 _SPLITS = ("train", "test", "all")
@@ -112,8 +113,8 @@ def shakespeare(split: str = "train", *, sequence_length: int = 80) -> _federate
       Data of the type `<x=int32[?,L],y=int32[?,L]>`.
 
     Raises:
+      TypeError: the split is not a string, or the length is not an integer.
       ValueError: there is no such split, or the length is not positive.
-      TypeError: the length is not an integer.
 
     Example:
       >>> train, test = shakespeare("train"), shakespeare("test")
@@ -128,12 +129,8 @@ def shakespeare(split: str = "train", *, sequence_length: int = 80) -> _federate
       `files/PROVENANCE.md`. As a federated data set: McMahan et al.: Communication-efficient learning of deep
       networks from decentralized data, AISTATS 2017, and Caldas et al.: LEAF, arXiv:1812.01097.
     """
-    if split not in _SPLITS:
-        raise ValueError(f'shakespeare(split=...) must be "train", "test" or "all", got {split!r}; use "train"')
-    if isinstance(sequence_length, bool) or not isinstance(sequence_length, int | np.integer):
-        raise TypeError(f"shakespeare(sequence_length=...) must be an integer, got {sequence_length!r}; use 80")
-    if sequence_length < 1:
-        raise ValueError(f"shakespeare(sequence_length=...) must be positive, got {sequence_length}; use 80")
+    _checks.check_choice("shakespeare(split=...)", split, _SPLITS, "write split='train'")
+    _checks.check_integer("shakespeare(sequence_length=...)", sequence_length, 1, "write sequence_length=80")
     roles = shakespeare_speeches()
     chosen = [_part(speeches, split) for speeches in roles.values()]
     x = [_BEGIN + _BEGIN.join(speeches) if speeches else "" for speeches in chosen]

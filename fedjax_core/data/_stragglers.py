@@ -5,18 +5,17 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.data import _batching, _federated_data, _hashing
 from fedjax_core.data._effort import Effort
 from fedjax_core.data._participation import (
     Participation,
     PerClient,
     Stage,
-    check_number,
     check_positive,
     lasting,
     per_client,
 )
-from fedjax_core.data._sampling import count
 
 
 def local_effort(
@@ -117,11 +116,8 @@ def lognormal_speeds(median: float, sigma: float, *, key: jax.Array) -> Callable
       >>> lognormal_speeds(10.0, 0.0, key=jax.random.key(0))(1, ("ada", "bob"))
       array([10., 10.])
     """
-    check_number("lognormal_speeds(median=...)", median)
-    check_number("lognormal_speeds(sigma=...)", sigma)
-    check_positive("lognormal_speeds(median=...)", np.asarray(median))
-    if not 0 <= sigma < np.inf:
-        raise ValueError(f"lognormal_speeds(sigma=...) must be at least 0 and finite, got {sigma}; for example 0.5")
+    median = _checks.checked_number("lognormal_speeds(median=...)", median, _checks.POSITIVE, "write median=10.0")
+    sigma = _checks.checked_number("lognormal_speeds(sigma=...)", sigma, _checks.NOT_NEGATIVE, "write sigma=0.5")
     seed = _hashing.seed(key, "lognormal_speeds")
 
     def speeds(round_num: int, ids: Sequence) -> np.ndarray:
@@ -155,8 +151,7 @@ def deadline(seconds: float) -> Stage:
       >>> fd.participation(fd.fixed_cohorts([data.client_ids]), work, deadline(8.0))(1).ids
       ClientIds('ada')
     """
-    check_number("deadline(seconds=...)", seconds)
-    check_positive("deadline(seconds=...)", np.asarray(seconds))
+    seconds = _checks.checked_number("deadline(seconds=...)", seconds, _checks.POSITIVE, "write seconds=60.0")
 
     def stage(round_num: int, participation: Participation) -> Participation:
         if participation.seconds is None:
@@ -190,7 +185,8 @@ def first_to_report(num_clients: int) -> Stage:
       >>> fd.participation(fd.fixed_cohorts([data.client_ids]), work, first_to_report(1))(1).ids
       ClientIds('bob')
     """
-    num_clients = count("first_to_report", "num_clients", num_clients)
+    call, repair = "first_to_report(num_clients=...)", "write num_clients=10"
+    num_clients = _checks.checked_integer(call, num_clients, 0, repair)
 
     def stage(round_num: int, participation: Participation) -> Participation:
         seconds = np.zeros(len(participation.ids)) if participation.seconds is None else participation.seconds
@@ -220,7 +216,8 @@ def minimum_reports(num_clients: int) -> Stage:
       >>> fd.participation(fd.fixed_cohorts([["ada", "bob"]]), minimum_reports(3))(1).metrics()
       {'selected': 2, 'unavailable': 0, 'dropped': 0, 'late': 0, 'surplus': 0, 'reported': 2, 'skipped': 1}
     """
-    num_clients = count("minimum_reports", "num_clients", num_clients)
+    call, repair = "minimum_reports(num_clients=...)", "write num_clients=10"
+    num_clients = _checks.checked_integer(call, num_clients, 0, repair)
 
     def stage(round_num: int, participation: Participation) -> Participation:
         if participation.reported >= num_clients:

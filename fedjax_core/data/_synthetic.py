@@ -1,11 +1,9 @@
 """The synthetic classification task of the FedProx paper."""
 
-import numbers
-import operator
-
 import jax
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.data import _federated_data, _hashing
 
 _NUM_FEATURES = 60
@@ -42,8 +40,8 @@ def synthetic(alpha: float, beta: float, num_clients: int = 30, *, key: jax.Arra
       Data of the type `<x=float32[?,60],y=int32[?]>`, with labels from 0 to 9.
 
     Raises:
-      ValueError: a variance is negative or not a finite number, or there is no client.
-      TypeError: `key` is not a typed key, or the number of clients is not an integer.
+      TypeError: `key` is not a typed key, a variance is not a number, or the number of clients is not an integer.
+      ValueError: a variance is negative or not finite, or there is no client.
 
     Example:
       >>> synthetic(1.0, 1.0, num_clients=3, key=jax.random.key(0)).element_type
@@ -53,10 +51,7 @@ def synthetic(alpha: float, beta: float, num_clients: int = 30, *, key: jax.Arra
       Li et al.: Federated optimization in heterogeneous networks, MLSys 2020, section 5.1 and appendix C.1.
     """
     for name, value in (("alpha", alpha), ("beta", beta)):
-        if not isinstance(value, numbers.Real) or not 0 <= value < np.inf:
-            raise ValueError(
-                f"synthetic({name}=...) is a variance and must be a finite number of at least 0, got {value!r}; use 1.0"
-            )
+        _checks.checked_number(f"synthetic({name}=...)", value, _checks.NOT_NEGATIVE, f"write {name}=1.0")
 
     def client(random: np.random.Generator) -> dict:
         num_examples = _num_examples(random)
@@ -98,12 +93,7 @@ def synthetic_iid(num_clients: int = 30, *, key: jax.Array) -> _federated_data.F
 
 
 def _clients(name: str, client, num_clients: int, key: jax.Array) -> _federated_data.FederatedData:
-    try:
-        num_clients = operator.index(num_clients)
-    except TypeError:
-        raise TypeError(f"{name}(num_clients=...) must be an integer, got {num_clients!r}; use 30") from None
-    if num_clients < 1:
-        raise ValueError(f"{name}(num_clients=...) must be at least 1, got {num_clients}; use 30")
+    num_clients = _checks.checked_integer(f"{name}(num_clients=...)", num_clients, 1, "write num_clients=30")
     clients = [client(_hashing.generator(key, f"{name} client {k}")) for k in range(num_clients)]
     return _federated_data.FederatedData.from_clients(clients)
 

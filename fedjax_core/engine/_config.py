@@ -8,6 +8,8 @@ from typing import Literal
 import jax
 import numpy as np
 
+from fedjax_core import _checks
+
 VIRTUAL_SHARDS = 8
 _SHARE = 0.25
 _UNKNOWN_MEMORY = 4 * 2**30
@@ -51,10 +53,16 @@ class EngineConfig:
         if isinstance(self.devices, jax.sharding.Mesh):
             _check_axes(self.devices)
         else:
-            _check_positive("devices", self.devices, "an integer, a jax.sharding.Mesh")
+            self._check_integer("devices", "leave it out for all, or give a jax.sharding.Mesh")
         if not (isinstance(self.lanes, str) and self.lanes == "auto"):
-            _check_positive("lanes", self.lanes, 'an integer, "auto"')
-        _check_positive("memory_budget", self.memory_budget, "an integer")
+            self._check_integer("lanes", 'leave it out for the default, or write lanes="auto"')
+        self._check_integer("memory_budget", "leave it out for the default")
+
+    def _check_integer(self, name: str, repair: str) -> None:
+        value = getattr(self, name)
+        if value is not None:
+            value = _checks.checked_integer(f"EngineConfig({name}=...)", value, 1, repair)
+            object.__setattr__(self, name, value)
 
     def resolve(self) -> "Layout":
         """The layout on the devices, with the default number of lanes in place of "auto"."""
@@ -79,15 +87,6 @@ class EngineConfig:
                 f"CPU call fc.use_all_cores({self.devices}) before JAX is used"
             )
         return tuple(there[: self.devices])
-
-
-def _check_positive(name: str, value: int | None, allowed: str):
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"EngineConfig({name}=...) must be {allowed} or None, got {value!r}")
-    if value <= 0:
-        raise ValueError(f"EngineConfig({name}=...) must be positive, got {value}; leave it out for the default")
 
 
 def _check_axes(mesh: jax.sharding.Mesh):

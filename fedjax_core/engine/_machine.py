@@ -7,6 +7,8 @@ import warnings
 
 import jax
 
+from fedjax_core import _checks
+
 _OPTION = "jax_num_cpu_devices"
 _FLAG = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
@@ -49,12 +51,8 @@ def use_all_cores(devices: int | None = None) -> int:
     8
     """
     if devices is not None:
-        if isinstance(devices, bool) or not isinstance(devices, int):
-            raise TypeError(f"use_all_cores(devices=...) must be an integer or None, got {devices!r}")
-        if devices <= 0:
-            raise ValueError(
-                f"use_all_cores(devices=...) must be positive, got {devices}; leave it out for one per core"
-            )
+        repair = "leave it out for one per core"
+        devices = _checks.checked_integer("use_all_cores(devices=...)", devices, 1, repair)
     chosen = _chosen_number()
     if chosen is not None:
         return chosen

@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.language import _reductions
 from fedjax_core.language._arguments import check_leaves, client_argument
 from fedjax_core.language._graph import Check, Map, Node, user_location
@@ -209,15 +208,12 @@ def _by_name(name: str, bound, argument: str, member: types.Type):
 
 def _limit(what: str, given, leaf, limit_of: Callable) -> int:
     """The largest entry of a leaf that a bound permits."""
-    if isinstance(given, bool) or not isinstance(given, int | np.integer):
-        raise TypeError(f"{what} must be an integer, got {given!r} at {user_location()}")
     largest = int(jnp.iinfo(leaf.dtype).max)
-    if not 0 < given <= largest or limit_of(min(int(given), largest)) > largest:
-        raise ValueError(
-            f"{what} must be positive and fit {types.type_of(leaf)}, got {given} at {user_location()}; the largest "
-            f"possible entry is {largest}"
-        )
-    return limit_of(int(given))
+    repair = f"the largest possible entry of {types.type_of(leaf)} is {largest}, at {user_location()}"
+    bound = _checks.checked_integer(what, given, 1, repair)
+    if bound > largest or limit_of(bound) > largest:
+        raise ValueError(_checks.message(what, f"positive and fit {types.type_of(leaf)}", given, repair))
+    return limit_of(bound)
 
 
 def _word(dtype):

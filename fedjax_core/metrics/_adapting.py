@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_core import trees
+from fedjax_core import _checks, trees
 from fedjax_core.contracts import Metric
 
 
@@ -60,8 +60,8 @@ def from_mergeable(metric: Any, arguments: Callable[[Any, Any], Mapping] | None 
     """
     _check_adds(metric)
     arguments = _logits_and_labels if arguments is None else arguments
-    if not callable(arguments):
-        raise TypeError(f"from_mergeable(arguments=...) must be a function of predictions and batch, got {arguments!r}")
+    repair = "leave it out for a metric of logits and labels"
+    _checks.check_function("from_mergeable(arguments=...)", arguments, "of predictions and batch", repair)
 
     def measure(predictions, batch, mask):
         def measure_one(*example):

@@ -249,10 +249,8 @@ def _measure(counts: _Counts) -> dict:
 
 def _checked(ranges, quantiles, num_bins) -> tuple[dict, tuple[float, ...]]:
     if ranges is not None and not isinstance(ranges, Mapping):
-        raise TypeError(
-            "client_distribution(ranges=...) must be a dict from metric name to range, such as "
-            f"{{'accuracy': (0.0, 1.0)}}, got {ranges!r}"
-        )
+        rule, repair = "a dict from metric name to range", "write ranges={'accuracy': (0.0, 1.0)}"
+        raise TypeError(_checks.message("client_distribution(ranges=...)", rule, ranges, repair))
     for name, range in (ranges or {}).items():
         check_range(f"client_distribution(ranges={{{name!r}: ...}})", range)
     quantiles = tuple(quantiles) if isinstance(quantiles, Iterable) else (quantiles,)

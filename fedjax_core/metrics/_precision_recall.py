@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fedjax_core import _checks
 from fedjax_core.contracts import Metric
 from fedjax_core.metrics import _labels
-from fedjax_core.metrics._arguments import is_real_number
 
 _AVERAGES = ("binary", "micro", "macro", "weighted", "per_class")
 
@@ -34,7 +34,8 @@ def precision(average: str = "binary", *, threshold: float = 0.5, label: str = "
 
     Raises:
       ValueError: `average` is none of these; when measured, if the shapes do not fit.
-      TypeError: `threshold` is not a number; when measured, if the labels are not integers (or booleans for "binary").
+      TypeError: `average` is not a string, or `threshold` is not a number; when measured, if the labels are not
+        integers (or booleans for "binary").
 
     Example:
       >>> metric = precision()
@@ -77,10 +78,8 @@ def f1(average: str = "binary", *, threshold: float = 0.5, label: str = "y") -> 
 
 
 def _metric(name: str, quotient: Callable, average: str, threshold: float, label: str) -> Metric:
-    if average not in _AVERAGES:
-        raise ValueError(f"{name}(average=...) must be one of {', '.join(map(repr, _AVERAGES))}, got {average!r}")
-    if not is_real_number(threshold):
-        raise TypeError(f"{name}(threshold=...) must be a number such as 0.5, got {threshold!r}")
+    _checks.check_choice(f"{name}(average=...)", average, _AVERAGES, "write average='macro'")
+    _checks.checked_number(f"{name}(threshold=...)", threshold, _checks.NUMBER, "write threshold=0.5")
     count = _count_binary(name, threshold, label) if average == "binary" else _count_classes(name, label)
 
     def finalize(statistic):

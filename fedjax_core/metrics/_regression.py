@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from fedjax_core import _checks
 from fedjax_core.contracts import Metric
 from fedjax_core.metrics import _labels
-from fedjax_core.metrics._arguments import is_real_number
 
 _RESOLVED = 1e-4
 """The smallest variance, as a fraction of the mean square about the center, that float32 sums distinguish from zero."""
@@ -90,8 +90,8 @@ def r_squared(center: float = 0.0, *, label: str = "y") -> Metric:
       Chan, Golub and LeVeque 1983, Algorithms for Computing the Sample Variance: Analysis and
       Recommendations (the textbook algorithm with shifted data).
     """
-    if not is_real_number(center):
-        raise TypeError(f"r_squared(center=...) must be a number near the mean of the labels, got {center!r}")
+    repair = "write a number near the mean of the labels"
+    _checks.checked_number("r_squared(center=...)", center, _checks.NUMBER, repair)
 
     def measure(predictions, batch, mask):
         errors, kept = _errors("r_squared", predictions, batch[label], label, mask)

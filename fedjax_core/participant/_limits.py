@@ -1,11 +1,11 @@
 """The effort that a real participant spends on a round, and its limits."""
 
-import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
+
+from fedjax_core import _checks
 
 
 class EffortMeter:
@@ -91,22 +91,10 @@ def _reached(value: float, limit: float | None) -> bool:
 def _checked_count(name: str, limit) -> int | None:
     if limit is None:
         return None
-    try:
-        if isinstance(limit, bool):
-            raise TypeError
-        limit = operator.index(limit)
-    except TypeError:
-        raise TypeError(f"the limit {name} must be an integer or None, got {limit!r}; use {name}=10") from None
-    if limit < 1:
-        raise ValueError(f"the limit {name} must be at least 1, got {limit}; for no limit use {name}=None")
-    return limit
+    return _checks.checked_integer(f"the limit {name}", limit, 1, f"for no limit write {name}=None")
 
 
 def _checked_seconds(name: str, limit) -> float | None:
     if limit is None:
         return None
-    if isinstance(limit, bool) or not isinstance(limit, int | float):
-        raise TypeError(f"the limit {name} must be a number of seconds or None, got {limit!r}; use {name}=60")
-    if not 0 < limit < math.inf:
-        raise ValueError(f"the limit {name} must be positive seconds, got {limit}; for no limit use {name}=None")
-    return limit
+    return _checks.checked_number(f"the limit {name}", limit, _checks.POSITIVE, f"for no limit write {name}=None")

@@ -1,6 +1,5 @@
 """Noise, budget and rounds: any two of them give the third."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -241,17 +240,17 @@ def _largest(holds: Callable[[int], bool]) -> int:
 
 
 _RULES = {
-    "noise_multiplier": ("from 0 to 2**20", lambda x: 0 <= x <= _MOST_NOISE, "1.0"),
-    "epsilon": ("positive and finite", lambda x: 0 < x < math.inf, "2.0"),
-    "delta": ("above 0 and below 1", lambda x: 0 < x < 1, "1e-6"),
-    "sensitivity": ("positive and finite", lambda x: 0 < x < math.inf, "1.0, or leave it out"),
+    "noise_multiplier": (_checks.Rule("from 0 to 2**20", lambda x: 0 <= x <= _MOST_NOISE), "1.0"),
+    "epsilon": (_checks.POSITIVE, "2.0"),
+    "delta": (_checks.Rule("above 0 and below 1", lambda x: 0 < x < 1), "1e-6"),
+    "sensitivity": (_checks.POSITIVE, "1.0, or leave it out"),
 }
 
 
 def _check(function: str, **values: float) -> None:
     for name, value in values.items():
-        rule, holds, example = _RULES[name]
-        _checks.checked_number(f"{function}({name}=...)", value, rule, holds, f"write {name}={example}")
+        rule, example = _RULES[name]
+        _checks.checked_number(f"{function}({name}=...)", value, rule, f"write {name}={example}")
 
 
 def _check_terms(function: str, sampling, accountant, relation, sensitivity) -> None:

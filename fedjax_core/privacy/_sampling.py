@@ -1,6 +1,5 @@
 """How the clients of a round are drawn, which decides the cost of a round."""
 
-import numbers
 from typing import NamedTuple
 
 from fedjax_core import _checks
@@ -50,8 +49,8 @@ def poisson(probability: float) -> Sampling:
       >>> print(poisson(0.01))
       poisson(0.01)
     """
-    rule, repair = "above 0 and at most 1", "write poisson(0.01)"
-    _checks.checked_number("poisson(probability=...)", probability, rule, lambda x: 0 < x <= 1, repair)
+    rule = _checks.Rule("above 0 and at most 1", lambda x: 0 < x <= 1)
+    _checks.checked_number("poisson(probability=...)", probability, rule, "write poisson(0.01)")
     return Sampling(float(probability), None, None)
 
 
@@ -70,12 +69,7 @@ def fixed_size(cohort_size: int, population: int) -> Sampling:
       >>> print(fixed_size(10, 1000))
       fixed_size(10, 1000)
     """
-    message = (
-        f"fixed_size(cohort_size, population) takes integers with 1 <= cohort_size <= population, got {cohort_size!r} "
-        f"and {population!r}; write fixed_size(10, 1000)"
-    )
-    if not all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in (cohort_size, population)):
-        raise TypeError(message)
-    if not 1 <= cohort_size <= population:
-        raise ValueError(message)
+    _checks.check_integer("fixed_size(cohort_size=...)", cohort_size, 1, "write fixed_size(10, 1000)")
+    repair = f"a round draws {cohort_size} clients without replacement"
+    _checks.check_integer("fixed_size(population=...)", population, int(cohort_size), repair)
     return Sampling(float(cohort_size / population), int(cohort_size), int(population))

@@ -3,14 +3,13 @@
 import concurrent.futures
 import json
 import math
-import operator
 import os
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.program._checkpoint_folder import (
     DamagedCheckpointError,
     host_arrays,
@@ -18,7 +17,6 @@ from fedjax_core.program._checkpoint_folder import (
     read_checkpoint,
     write_checkpoint,
 )
-from fedjax_core.program._checks import checked_count
 from fedjax_core.program._files import remove_folder, remove_leftovers
 from fedjax_core.program._history import History, Record
 from fedjax_core.program._warn import warn
@@ -91,22 +89,19 @@ class Checkpoints:
           best_mode: "min" or "max": which value of the metric is best. Of equal values the earliest is kept.
 
         Raises:
-          TypeError: a number is not an integer, or `best_metric` is not a string.
+          TypeError: a number is not an integer, or `best_metric` or `best_mode` is not a string.
           ValueError: a number is not positive, or `best_mode` is unknown.
         """
         self.folder = pathlib.Path(folder)
-        self.every = checked_count("Checkpoints", "every", every)
-        self._keep_last = None if keep_last is None else checked_count("Checkpoints", "keep_last", keep_last)
-        self._keep_every = None if keep_every is None else checked_count("Checkpoints", "keep_every", keep_every)
+        self.every = _checks.checked_integer("Checkpoints(every=...)", every, 1, "write every=10")
+        self._keep_last = _checked_kept("keep_last", keep_last)
+        self._keep_every = _checked_kept("keep_every", keep_every)
         if best_metric is not None and not isinstance(best_metric, str):
             raise TypeError(
                 f"Checkpoints(best_metric=...) must be the name of a metric, got {best_metric!r}; for example "
                 "'held_out/eval/loss'"
             )
-        if best_mode not in ("min", "max"):
-            raise ValueError(
-                f"Checkpoints(best_mode=...) must be 'min' or 'max', got {best_mode!r}; use best_mode='min'"
-            )
+        _checks.check_choice("Checkpoints(best_mode=...)", best_mode, ("min", "max"), "write best_mode='min'")
         self._best_metric = best_metric
         self._best_sign = 1 if best_mode == "min" else -1
         self._best_is_checked = False
@@ -272,8 +267,11 @@ class Checkpoints:
         return self._scores[number]
 
 
+def _checked_kept(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    return _checks.checked_integer(f"Checkpoints({name}=...)", value, 1, f"write {name}=10, or {name}=None")
+
+
 def _round(number: int) -> int:
-    number = operator.index(number)
-    if number < 0:
-        raise ValueError(f"the number of a round must be at least 0, got {number}")
-    return number
+    return _checks.checked_integer("the number of a round", number, 0, "the first round is 1")

@@ -1,44 +1,10 @@
-"""Checks that `Run` and the other entry points share."""
+"""What a run asks of the data that it trains on and of those that it evaluates."""
 
-import math
-import operator
 from typing import Any
 
 from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.types import SequenceType, Type, matched_type, member_of, type_leaves
-
-
-def checked_count(caller: str, name: str, value: Any, least: int = 1) -> int:
-    """A count, of rounds or clients for example, as a Python integer.
-
-    Raises:
-      TypeError: the value is not an integer.
-      ValueError: the value is less than `least`.
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{caller}({name}=...) must be an integer, got {value!r}; use {name}=10") from None
-    if value < least:
-        raise ValueError(f"{caller}({name}=...) must be at least {least}, got {value}; use {name}=10")
-    return value
-
-
-def checked_not_negative(caller: str, name: str, value: Any) -> float:
-    """A number of seconds or a factor, unchanged.
-
-    Raises:
-      TypeError: the value is not a number.
-      ValueError: the value is negative or not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{caller}({name}=...) must be a number, got {value!r}; use {name}=60")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{caller}({name}=...) must be at least 0 and finite, got {value}; use {name}=60")
-    return value
 
 
 def check_data(caller: str, name: str, data: Any, taker: str, computation: Computation) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from fedjax_core.program import _checks
+from fedjax_core import _checks
 from fedjax_core.program._history import History, Record
 from fedjax_core.program._warn import warn
 
@@ -63,15 +63,19 @@ class EarlyStopping:
                 "'held_out/eval/loss'"
             )
         self._set_count("patience")
-        if self.mode not in ("min", "max"):
-            raise ValueError(f"EarlyStopping(mode=...) must be 'min' or 'max', got {self.mode!r}; use mode='min'")
-        _checks.checked_not_negative("EarlyStopping", "min_delta", self.min_delta)
+        _checks.check_choice("EarlyStopping(mode=...)", self.mode, ("min", "max"), "write mode='min'")
+        call, repair = "EarlyStopping(min_delta=...)", "write min_delta=0.01"
+        self._set("min_delta", _checks.checked_number(call, self.min_delta, _checks.NOT_NEGATIVE, repair))
         if self.max_rounds is not None:
             self._set_count("max_rounds")
 
     def _set_count(self, name: str) -> None:
-        # Stored as a Python integer, which `run.json` can hold.
-        object.__setattr__(self, name, _checks.checked_count("EarlyStopping", name, getattr(self, name)))
+        call, value = f"EarlyStopping({name}=...)", getattr(self, name)
+        self._set(name, _checks.checked_integer(call, value, 1, f"write {name}=10"))
+
+    def _set(self, name: str, number: float) -> None:
+        # Stored as a Python number, which `run.json` can hold.
+        object.__setattr__(self, name, number)
 
     @property
     def is_held_out(self) -> bool:

@@ -8,11 +8,10 @@ from typing import Any, cast
 
 import jax
 
-from fedjax_core._checks import check_switch
+from fedjax_core import _checks
 from fedjax_core.computations import Computation
 from fedjax_core.contracts import Metric, Model
 from fedjax_core.data import Batching, FederatedData, Participation, Sampler
-from fedjax_core.program import _checks
 from fedjax_core.program import _run_arguments as _arguments
 from fedjax_core.program._evaluating import Evaluation, EvaluationResult
 from fedjax_core.program._exports import Export
@@ -151,10 +150,10 @@ class Experiment:
         assert run.evaluation is not None and run.checkpoints is not None  # every run of an experiment has them
         self.train_hooks, self.eval_hooks, self.exports = run.on_round, run.evaluation.hooks, run.exports
         self._evaluation = run.evaluation._replace(every=_on_checkpoints(every, run.checkpoints.every))
-        self._eval_delay_secs = _checks.checked_not_negative("Experiment", "eval_delay_secs", eval_delay_secs)
-        self._throttle_secs = _checks.checked_not_negative("Experiment", "throttle_secs", throttle_secs)
-        check_switch("Experiment(delay_by_round=...)", delay_by_round, "use delay_by_round=True")
-        self._delay_by_round, self._until = delay_by_round, _until(predicate)
+        self._eval_delay_secs = _checked_seconds("Experiment", "eval_delay_secs", eval_delay_secs)
+        self._throttle_secs = _checked_seconds("Experiment", "throttle_secs", throttle_secs)
+        call, repair = "Experiment(delay_by_round=...)", "write delay_by_round=True"
+        self._delay_by_round, self._until = _checks.checked_switch(call, delay_by_round, repair), _until(predicate)
 
     def extend_train_hooks(self, hooks: Sequence[Callable[[Round], Any]]) -> None:
         """Appends functions to `train_hooks`.
@@ -295,12 +294,12 @@ class Experiment:
 
     def _watch(self, run: Run, delay_secs: float | None, throttle: float | None, again: bool) -> Any:
         throttle = self._throttle_secs if throttle is None else throttle
-        _checks.checked_not_negative("continuous_eval", "throttle_delay_secs", throttle)
+        _checked_seconds("continuous_eval", "throttle_delay_secs", throttle)
         self._wait("continuous_eval", self._eval_delay_secs if delay_secs is None else delay_secs)
         return run.watch(throttle, self._until, again)
 
     def _wait(self, method: str, seconds: float) -> None:
-        if _checks.checked_not_negative(method, "delay_secs", seconds) > 0:
+        if _checked_seconds(method, "delay_secs", seconds) > 0:
             self._time.sleep(seconds)
 
     def _wait_to_train(self, delay_secs: float | None) -> None:
@@ -325,24 +324,30 @@ def _on_checkpoints(every: int | None, checkpoint_every: int) -> int | None:
 
 
 def _until(predicate: Any) -> Callable[[Any], bool] | None:
-    if predicate is not None and not callable(predicate):
-        raise TypeError(
-            f"Experiment(predicate=...) must be a function of the last result, got {predicate!r}; for example "
-            "lambda result: result is None or time.monotonic() < end"
-        )
-    return None if predicate is None else lambda result: not predicate(result)
+    if predicate is None:
+        return None
+    repair = "for example lambda result: result is None or time.monotonic() < end"
+    _checks.check_function("Experiment(predicate=...)", predicate, "of the last result", repair)
+    return lambda result: not predicate(result)
 
 
 def _checked_rounds(value: Any) -> int | None:
     """The number of rounds. An `EarlyStopping` is not accepted, since `train` does not evaluate."""
-    return None if value is None else _checks.checked_count("Experiment", "train_rounds", value)
+    if value is None:
+        return None
+    return _checks.checked_integer("Experiment(train_rounds=...)", value, 1, "write train_rounds=10")
 
 
 def _checked_frequency(value: Any) -> int | None:
     """The rounds between two evaluations; None for a single evaluation at the end."""
     if value is None:
         return None
-    return _checks.checked_count("Experiment", "min_eval_frequency", value, least=0) or None
+    repair = "write min_eval_frequency=10, or 0 for one evaluation at the end"
+    return _checks.checked_integer("Experiment(min_eval_frequency=...)", value, 0, repair) or None
+
+
+def _checked_seconds(method: str, name: str, value: Any) -> float:
+    return _checks.checked_number(f"{method}({name}=...)", value, _checks.NOT_NEGATIVE, f"write {name}=60")
 
 
 def _checked_job(job: Any) -> Job:
@@ -350,9 +355,10 @@ def _checked_job(job: Any) -> Job:
         return Job()
     if not isinstance(job, Job):
         raise TypeError(f"Experiment(job=...) must be a Job, got {job!r}; use fc.program.Job('host0:1234', 2)")
-    _checks.checked_count("Job", "worker", job.worker, least=0)
-    _checks.checked_not_negative("Job", "delay_scale", job.delay_scale)
-    return job
+    worker = _checks.checked_integer("Job(worker=...)", job.worker, 0, "write worker=0")
+    scale, repair = job.delay_scale, "write delay_scale=1.0"
+    scale = _checks.checked_number("Job(delay_scale=...)", scale, _checks.NOT_NEGATIVE, repair)
+    return job._replace(worker=worker, delay_scale=scale)
 
 
 def _check_options(options: dict[str, Any]) -> None:

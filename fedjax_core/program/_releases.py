@@ -3,13 +3,13 @@
 import contextlib
 import datetime
 import logging
-import operator
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.program._history import named_values, on_host
 
 
@@ -129,10 +129,7 @@ def filter_releases(manager: ReleaseManager, keep: Callable[[str], bool]) -> Rel
       {1: {'train/loss': 0.5}}
     """
     _check_manager("filter_releases", manager)
-    if not callable(keep):
-        raise TypeError(
-            f"filter_releases(keep=...) must be a function of a name, got {keep!r}; write lambda name: name == {keep!r}"
-        )
+    _checks.check_function("filter_releases(keep=...)", keep, "of a name", f"write lambda name: name == {keep!r}")
 
     def release(value: Any, round_num: int) -> None:
         kept = {name: leaf for name, leaf in named_values(value).items() if keep(name)}
@@ -166,7 +163,7 @@ def periodic_releases(
       {10: 1.0, 20: 2.0, 30: 3.0}
     """
     _check_manager("periodic_releases", manager)
-    due = _after(every.total_seconds(), clock) if isinstance(every, datetime.timedelta) else _divided_by(every)
+    due = _after(every, clock) if isinstance(every, datetime.timedelta) else _divided_by(every)
 
     def release(value: Any, round_num: int) -> None:
         if due(round_num):
@@ -175,8 +172,11 @@ def periodic_releases(
     return manager._replace(release=release)
 
 
-def _after(seconds: float, clock: Callable[[], float]) -> Callable[[int], bool]:
-    _check_positive(seconds, f"datetime.timedelta(seconds={seconds})")
+def _after(every: datetime.timedelta, clock: Callable[[], float]) -> Callable[[int], bool]:
+    if every <= datetime.timedelta():
+        repair = "write every=datetime.timedelta(minutes=1)"
+        raise ValueError(_checks.message("periodic_releases(every=...)", "positive", every, repair))
+    seconds = every.total_seconds()
     next_time = -float("inf")
 
     def due(round_num: int) -> bool:
@@ -191,22 +191,9 @@ def _after(seconds: float, clock: Callable[[], float]) -> Callable[[int], bool]:
 
 
 def _divided_by(every: int) -> Callable[[int], bool]:
-    try:
-        if isinstance(every, bool):
-            raise TypeError
-        every = operator.index(every)
-    except TypeError:
-        raise TypeError(
-            f"periodic_releases(every=...) must be a number of rounds or a datetime.timedelta, got {every!r}; use "
-            "every=10"
-        ) from None
-    _check_positive(every, str(every))
-    return lambda round_num: round_num % every == 0
-
-
-def _check_positive(every: float, given: str) -> None:
-    if every <= 0:
-        raise ValueError(f"periodic_releases(every=...) must be positive, got {given}; use every=1 for each round")
+    repair = "write every=1 for each round, or give a datetime.timedelta"
+    number = _checks.checked_integer("periodic_releases(every=...)", every, 1, repair)
+    return lambda round_num: round_num % number == 0
 
 
 def _check_manager(name: str, manager: Any) -> None:
@@ -230,10 +217,4 @@ def checked_round(round_num: int) -> int:
       TypeError: the number is not an integer.
       ValueError: the number is negative.
     """
-    try:
-        number = operator.index(round_num)
-    except TypeError:
-        raise TypeError(f"release(value, round_num) takes an integer, got {round_num!r}; use int(round_num)") from None
-    if number < 0:
-        raise ValueError(f"release(value, round_num) takes a round from 0, got {number}")
-    return number
+    return _checks.checked_integer("release(round_num=...)", round_num, 0, "write round_num=1")

@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 
-from fedjax_core._checks import check_key, check_switch
+from fedjax_core import _checks
 from fedjax_core.data import Batching, FederatedData, Participation, Sampler, sample_clients
 from fedjax_core.privacy import Accounting
-from fedjax_core.program import _checks, _outlets
+from fedjax_core.program import _outlets
 from fedjax_core.program import _run_arguments as _arguments
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
+from fedjax_core.program._checks import check_batching, check_data
 from fedjax_core.program._early_stopping import EarlyStopping, Ending
 from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, Evaluator, measuring
@@ -147,16 +148,15 @@ class Run:
             the metric of an early stopping.
         """
         _arguments.check_process(process)
-        _checks.check_data("Run", "train_data", train_data, "the process", process.next)
+        check_data("Run", "train_data", train_data, "the process", process.next)
         sampler = _arguments.checked_sampler(sampler, train_data)
-        _checks.check_batching("Run", "batching", batching)
-        check_key("Run(key=...)", key)
+        check_batching("Run", "batching", batching)
+        _checks.check_key("Run(key=...)", key)
         rounds = _arguments.checked_rounds(rounds)
         evaluation = _arguments.checked_evaluation(evaluation, process, batching)
         _arguments.check_accounting(accounting, sampler, len(train_data))
         _arguments.check_early_stopping(rounds, sampler, process, evaluation, accounting)
         initial_state = _arguments.checked_initial_state(initial_state, process)
-        check_switch("Run(progress=...)", progress, "use progress=True")
         self._folder = _arguments.checked_folder(folder)
         self.folder = self._folder.path if isinstance(self._folder, RunFolder) else self._folder
         self.checkpoints = _arguments.checked_checkpoints(checkpoints, self.folder)
@@ -165,7 +165,7 @@ class Run:
         self.on_round = _arguments.checked_functions("Run", "on_round", on_round)
         self.process, self.train_data, self.sampler, self._key = process, train_data, sampler, key
         self.evaluation, self.accounting, self.initial_state = evaluation, accounting, initial_state
-        self._progress = progress
+        self._progress = _checks.checked_switch("Run(progress=...)", progress, "write progress=True")
         self.settings = self._settings(batching, rounds, key)
         self._trained = None
 
@@ -243,7 +243,7 @@ class Run:
         Raises:
           ValueError: the run has no evaluation or no checkpoints, or `every_secs` is negative.
         """
-        _checks.checked_not_negative("watch", "every_secs", every_secs)
+        _checks.checked_number("watch(every_secs=...)", every_secs, _checks.NOT_NEGATIVE, "write every_secs=60")
         if self.checkpoints is None:
             raise ValueError("watch() waits for checkpoints, got a run without them; give it a folder=...")
         evaluator = self._evaluator
@@ -282,7 +282,7 @@ class Run:
         Raises:
           ValueError: `rounds` is negative, or each of the next 100 rounds is skipped or has no examples.
         """
-        rounds = _checks.checked_count("estimate", "rounds", rounds, least=0)
+        rounds = _checks.checked_integer("estimate(rounds=...)", rounds, 0, "write rounds=10")
         checkpoint = self.restore()
         completed, records = (0, []) if checkpoint is None else (checkpoint.round, checkpoint.history.records)
         if rounds:

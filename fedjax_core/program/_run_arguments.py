@@ -1,6 +1,7 @@
 """The checks that `Run` makes of its arguments before anything runs."""
 
 import contextlib
+import numbers
 import os
 import pathlib
 import re
@@ -10,14 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.algorithms import federated_evaluation
 from fedjax_core.computations import Computation
 from fedjax_core.contracts import Model
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.privacy import Accounting, Sampling, everyone, fixed_size, poisson
-from fedjax_core.program import _checks
 from fedjax_core.program._checkpoints import Checkpoints
+from fedjax_core.program._checks import check_batching, check_data
 from fedjax_core.program._early_stopping import EarlyStopping
 from fedjax_core.program._evaluating import Evaluation, measuring
 from fedjax_core.program._exports import Export
@@ -71,12 +72,11 @@ def checked_sampler(sampler: Any, train_data: FederatedData) -> int | Callable[[
     """
     if callable(sampler):
         return sampler
-    if isinstance(sampler, bool) or not isinstance(sampler, int | np.integer):
-        raise TypeError(
-            f"Run(sampler=...) must be the number of clients a round or a function of the round number, got "
-            f"{sampler!r}; for example sampler=10, or sampler=fc.data.poisson_sampler(data.client_ids, 0.1, key=key)"
-        )
-    size = _checks.checked_count("Run", "sampler", sampler)
+    if isinstance(sampler, bool) or not isinstance(sampler, numbers.Integral):
+        rule = "the number of clients a round or a function of the round number"
+        repair = "for example sampler=10, or sampler=fc.data.poisson_sampler(data.client_ids, 0.1, key=key)"
+        raise TypeError(_checks.message("Run(sampler=...)", rule, sampler, repair))
+    size = _checks.checked_integer("Run(sampler=...)", sampler, 1, "write sampler=10")
     if not len(train_data):
         raise ValueError("Run(train_data=...) needs clients to draw from, got none")
     if size > len(train_data):
@@ -96,7 +96,7 @@ def checked_rounds(rounds: Any) -> int | EarlyStopping | None:
     """
     if rounds is None or isinstance(rounds, EarlyStopping):
         return rounds
-    return _checks.checked_count("Run", "rounds", rounds)
+    return _checks.checked_integer("Run(rounds=...)", rounds, 1, "write rounds=10")
 
 
 def checked_evaluation(evaluation: Any, process: LearningProcess, batching: Batching) -> Evaluation | None:
@@ -115,10 +115,14 @@ def checked_evaluation(evaluation: Any, process: LearningProcess, batching: Batc
     own = Batching(batching.batch_size) if evaluation.batching is None else evaluation.batching
     _check_eval_batching(own)
     given = {name: getattr(evaluation, name) for name in ("steps", "every")}
-    counts = {n: _checks.checked_count("Evaluation", n, value) for n, value in given.items() if value is not None}
+    counts = {
+        name: _checks.checked_integer(f"Evaluation({name}=...)", value, 1, f"write {name}=10")
+        for name, value in given.items()
+        if value is not None
+    }
     by = _checked_by(evaluation)
     computation = by.next if isinstance(by, LearningProcess) else by
-    _checks.check_data("Evaluation", "data", evaluation.data, "the evaluation", computation)
+    check_data("Evaluation", "data", evaluation.data, "the evaluation", computation)
     selection(process, by)
     hooks = checked_functions("Evaluation", "hooks", evaluation.hooks)
     if evaluation.name is not None and not isinstance(evaluation.name, str):
@@ -127,7 +131,7 @@ def checked_evaluation(evaluation: Any, process: LearningProcess, batching: Batc
 
 
 def _check_eval_batching(batching: Any) -> None:
-    _checks.check_batching("Evaluation", "batching", batching)
+    check_batching("Evaluation", "batching", batching)
     if batching.shuffle:
         raise ValueError(
             f"Evaluation(batching={batching}) must not shuffle, since that changes no metric; leave out `shuffle=True`"

@@ -70,5 +70,5 @@ def test_what_cannot_be_pulled_is_refused(optimizer, error, message):
 
 
 def test_the_strength_is_checked():
-    with pytest.raises(ValueError, match=r"strength=...\) must be a number, finite and at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"strength=...\) must be at least 0 and finite, got -1"):
         fed_prox(MODEL, optax.sgd(0.1), strength=-1, key=KEY)

@@ -85,7 +85,7 @@ def test_a_strength_of_zero_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, weights, expected)
 
 
-_REFUSED = r"strength=...\) must be a number, finite and at least 0, got .*; write proximal\(strength=0.1\)"
+_REFUSED = r"strength=...\) must be at least 0 and finite, got .*; write proximal\(strength=0.1\)"
 
 
 @pytest.mark.parametrize("strength", [-0.1, float("nan"), float("inf")])

@@ -62,5 +62,7 @@ def test_wrong_arguments_are_refused(arguments, message):
 
 def test_what_is_no_number_is_refused():
     for arguments in (("0.1", 0.9, 24), (0.1, None, 24), (0.1, 0.9, "a day")):
-        with pytest.raises(TypeError, match=r"diurnal\(\w+=...\) must be a number, got .*; for example 0.5"):
+        with pytest.raises(
+            TypeError, match=r"diurnal\(\w+=...\) must be (from 0 to 1|positive and finite), got .*; write \w+="
+        ):
             diurnal(*arguments[:2], rounds_per_day=arguments[2])

@@ -184,12 +184,12 @@ def test_an_empty_cohort_has_no_batches():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"batch_size": -1}, ValueError, r"batch_size=...\) must be at least 1, got -1; .*batch_size=20"),
+        ({"batch_size": -1}, ValueError, r"batch_size=...\) must be an integer of at least 1, got -1; .*batch_size=20"),
         ({"batch_size": 0}, ValueError, "at least 1, got 0"),
-        ({"batch_size": True}, TypeError, "must be an integer, got True"),
-        ({"batch_size": 2.0}, TypeError, "must be an integer, got 2.0"),
+        ({"batch_size": True}, TypeError, "must be an integer of at least 1, got True"),
+        ({"batch_size": 2.0}, TypeError, "must be an integer of at least 1, got 2.0"),
         ({"batch_size": 2, "num_epochs": 0}, ValueError, "num_epochs.* at least 1"),
-        ({"batch_size": 2, "num_epochs": "3"}, TypeError, "num_epochs.* integer, got '3'"),
+        ({"batch_size": 2, "num_epochs": "3"}, TypeError, "num_epochs.* integer of at least 1, got '3'"),
         ({"batch_size": 2, "shuffle": 1}, TypeError, "shuffle.* True or False, got 1"),
         ({"batch_size": 2, "drop_remainder": None}, TypeError, "drop_remainder.* True or False"),
         ({"batch_size": 2, "shuffle": True, "buffer_size": 0}, ValueError, "buffer_size.* at least 1"),

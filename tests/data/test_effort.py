@@ -53,14 +53,18 @@ def test_the_batching_may_have_an_end_of_its_own():
     "arguments, error, message",
     [
         ({}, ValueError, r"Effort\(\) sets no limit, .*for example Effort\(max_epochs=1\)"),
-        ({"max_epochs": 0}, ValueError, r"max_epochs=...\) must be positive and finite, got 0"),
-        ({"max_steps": -1}, ValueError, r"max_steps=...\) must be positive .*, got -1; for example max_steps=100"),
+        ({"max_epochs": 0}, ValueError, r"max_epochs=...\) must be an integer of at least 1, got 0"),
+        (
+            {"max_steps": -1},
+            ValueError,
+            r"max_steps=...\) must be an integer of at least 1, got -1; write max_steps=100",
+        ),
         ({"max_seconds": 0.0}, ValueError, r"max_seconds=...\) must be positive and finite, got 0.0"),
         ({"max_seconds": np.inf}, ValueError, "got inf; .* or leave it out if there is another limit"),
         ({"max_seconds": np.nan}, ValueError, "got nan"),
-        ({"max_steps": 1.0}, TypeError, r"max_steps=...\) must be an integer, got 1.0"),
-        ({"max_epochs": True}, TypeError, r"max_epochs=...\) must be an integer, got True"),
-        ({"max_seconds": "1"}, TypeError, r"max_seconds=...\) must be a number, got '1'"),
+        ({"max_steps": 1.0}, TypeError, r"max_steps=...\) must be an integer of at least 1, got 1.0"),
+        ({"max_epochs": True}, TypeError, r"max_epochs=...\) must be an integer of at least 1, got True"),
+        ({"max_seconds": "1"}, TypeError, r"max_seconds=...\) must be positive and finite, got '1'"),
     ],
 )
 def test_wrong_limits_are_refused(arguments, error, message):

@@ -147,7 +147,11 @@ def test_stages_are_functions_that_keep_clients():
     [
         (lambda: participation(IDS), TypeError, "takes functions, got .*client_0"),
         (lambda: participation(EVERYONE, 0.1), TypeError, "takes functions, got 0.1; for example"),
-        (lambda: participation(EVERYONE)(-1), ValueError, r"participation\(round_num=...\) must be at least 0"),
+        (
+            lambda: participation(EVERYONE)(-1),
+            ValueError,
+            r"participation\(round_num=...\) must be an integer of at least 0",
+        ),
         (lambda: participation(lambda r: "ada")(0), TypeError, r"got the string 'ada'; use \['ada'\]"),
         (
             lambda: participation(EVERYONE, lambda r, present: None)(0),

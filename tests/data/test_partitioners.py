@@ -130,9 +130,9 @@ def test_a_partitioner_of_ones_own():
     "call, error, message",
     [
         (lambda: data.dirichlet(0.0), ValueError, r"alpha=...\) must be positive and finite, got 0.0"),
-        (lambda: data.dirichlet("1"), TypeError, "must be a number, got '1'"),
+        (lambda: data.dirichlet("1"), TypeError, "must be positive and finite, got '1'"),
         (lambda: data.shards(0), ValueError, "at least 1, got 0"),
-        (lambda: data.shards(1.5), TypeError, "must be an integer, got 1.5"),
+        (lambda: data.shards(1.5), TypeError, "must be an integer of at least 1, got 1.5"),
         (lambda: data.partition(labelled(9), 10, data.iid(), key=KEY), ValueError, "9 rows for 10 clients"),
         (lambda: data.partition(labelled(9), 5, data.shards(2), key=KEY), ValueError, r"use at most shards\(1\)"),
         (lambda: data.partition(labelled(9), 0, data.iid(), key=KEY), ValueError, "at least 1, got 0"),

@@ -56,9 +56,9 @@ def test_rounds_and_keys_differ(make):
 
 @parametrized
 def test_a_bad_round_or_key_is_refused(make):
-    with pytest.raises(ValueError, match=r"_sampler\(round_num=...\) must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"_sampler\(round_num=...\) must be an integer of at least 0, got -1"):
         make(KEY)(-1)
-    with pytest.raises(TypeError, match=r"_sampler\(round_num=...\) must be an integer, got 1.5"):
+    with pytest.raises(TypeError, match=r"_sampler\(round_num=...\) must be an integer of at least 0, got 1.5"):
         make(KEY)(1.5)
     with pytest.raises(TypeError, match="needs one typed key"):
         make(0)
@@ -237,7 +237,11 @@ def test_golden_values():
         (lambda: uniform_sampler(IDS, 41, key=KEY), ValueError, r"cohort_size=41\) draws without .*, got 40 ids"),
         (lambda: cyclic_sampler(IDS, 41, key=KEY), ValueError, r"cyclic_sampler\(cohort_size=41\) draws without"),
         (lambda: uniform_sampler([], 1, key=KEY, replace=True), ValueError, "got no ids; use cohort_size=0"),
-        (lambda: uniform_sampler(IDS, 2.0, key=KEY), TypeError, r"cohort_size=...\) must be an integer, got 2.0"),
+        (
+            lambda: uniform_sampler(IDS, 2.0, key=KEY),
+            TypeError,
+            r"cohort_size=...\) must be an integer of at least 0, got 2.0",
+        ),
         (lambda: poisson_sampler({"a": 1}, 0.5, key=KEY), TypeError, "got a dict; use its keys"),
         (lambda: poisson_sampler(IDS, 1.5, key=KEY), ValueError, "must be from 0 to 1, got 1.5"),
         (lambda: poisson_sampler(IDS, np.nan, key=KEY), ValueError, "must be from 0 to 1, got nan"),
@@ -253,7 +257,11 @@ def test_golden_values():
         (lambda: fixed_cohorts(["ada"]), TypeError, r"got the string 'ada'; use \['ada'\]"),
         (lambda: fixed_cohorts([[1]])(0), ValueError, r"begins with round 1, got round 0; use .*first_round=0\)"),
         (lambda: cyclic_sampler(IDS, 1, key=KEY)(0), ValueError, r"begins with round 1, got round 0"),
-        (lambda: cyclic_sampler(IDS, 1, key=KEY, first_round=-1), ValueError, r"first_round=...\) must be at least 0"),
+        (
+            lambda: cyclic_sampler(IDS, 1, key=KEY, first_round=-1),
+            ValueError,
+            r"first_round=...\) must be an integer of at least 0",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(make, error, message):

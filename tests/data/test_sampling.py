@@ -67,9 +67,9 @@ def test_everyone_has_the_same_chance_in_every_place():
     "arguments, error, message",
     [
         ((KEY, 0, ["a", "b"], 3), ValueError, "got 2 ids; use cohort_size=2 or less"),
-        ((KEY, 0, ["a", "b"], -1), ValueError, r"cohort_size=...\) must be at least 0, got -1"),
-        ((KEY, 0, ["a", "b"], 1.0), TypeError, r"cohort_size=...\) must be an integer, got 1.0"),
-        ((KEY, -1, ["a", "b"], 1), ValueError, r"round_num=...\) must be at least 0"),
+        ((KEY, 0, ["a", "b"], -1), ValueError, r"cohort_size=...\) must be an integer of at least 0, got -1"),
+        ((KEY, 0, ["a", "b"], 1.0), TypeError, r"cohort_size=...\) must be an integer of at least 0, got 1.0"),
+        ((KEY, -1, ["a", "b"], 1), ValueError, r"round_num=...\) must be an integer of at least 0"),
         ((KEY, 0, {"a": 1}, 1), TypeError, r"got a dict; use its keys: data.client_ids or list\(ids\)"),
         ((KEY, 0, iter("ab"), 1), TypeError, r"a sequence of client ids, got .*; use list\(ids\)"),
         ((KEY, 0, "ada", 1), TypeError, r"got 'ada'; use \['ada'\]"),

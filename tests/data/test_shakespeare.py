@@ -196,10 +196,10 @@ def test_always_the_same(splits):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"split": "valid"}, ValueError, '"train", "test" or "all", got \'valid\''),
-        ({"sequence_length": 0}, ValueError, "positive, got 0"),
-        ({"sequence_length": 80.0}, TypeError, "integer, got 80.0"),
-        ({"sequence_length": True}, TypeError, "integer, got True"),
+        ({"split": "valid"}, ValueError, "'train', 'test' or 'all', got 'valid'; write split='train'"),
+        ({"sequence_length": 0}, ValueError, "must be an integer of at least 1, got 0"),
+        ({"sequence_length": 80.0}, TypeError, "integer of at least 1, got 80.0"),
+        ({"sequence_length": True}, TypeError, "integer of at least 1, got True"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, message):

@@ -96,11 +96,11 @@ def test_a_client_depends_on_key_and_number_alone(make):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"alpha": -1.0}, ValueError, r"alpha=.*at least 0, got -1\.0"),
+        ({"alpha": -1.0}, ValueError, r"alpha=.*at least 0 and finite, got -1\.0"),
         ({"beta": float("nan")}, ValueError, "beta=.*got nan"),
-        ({"beta": "1"}, ValueError, "beta=.*got '1'"),
+        ({"beta": "1"}, TypeError, "beta=.*got '1'"),
         ({"num_clients": 0}, ValueError, "at least 1, got 0"),
-        ({"num_clients": 2.5}, TypeError, r"integer, got 2\.5"),
+        ({"num_clients": 2.5}, TypeError, r"integer of at least 1, got 2\.5"),
         ({"key": 0}, TypeError, r"key=jax\.random\.key\(0\)"),
     ],
 )

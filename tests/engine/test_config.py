@@ -20,12 +20,13 @@ def test_shards_are_a_multiple_of_the_devices(devices, shards):
 def test_fields_are_positive_integers(field):
     for value in (1.0, "2", True):
         with pytest.raises(
-            TypeError, match=rf"EngineConfig\({field}=...\) must be an integer.* or None, got {value!r}"
+            TypeError, match=rf"EngineConfig\({field}=...\) must be an integer of at least 1, got {value!r}"
         ):
             fc.EngineConfig(**{field: value})
     for value in (0, -1):
         with pytest.raises(
-            ValueError, match=rf"EngineConfig\({field}=...\) must be positive, got {value}; leave it out"
+            ValueError,
+            match=rf"EngineConfig\({field}=...\) must be an integer of at least 1, got {value}; leave it out",
         ):
             fc.EngineConfig(**{field: value})
 

@@ -114,13 +114,17 @@ def test_nothing_changes_on_an_accelerator(monkeypatch):
 
 @pytest.mark.parametrize("value", [1.0, "2", True])
 def test_devices_is_an_integer(value):
-    with pytest.raises(TypeError, match=rf"use_all_cores\(devices=...\) must be an integer or None, got {value!r}"):
+    with pytest.raises(
+        TypeError, match=rf"use_all_cores\(devices=...\) must be an integer of at least 1, got {value!r}"
+    ):
         fc.use_all_cores(value)
 
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_devices_is_positive(value):
-    with pytest.raises(ValueError, match=rf"must be positive, got {value}; leave it out for one per core"):
+    with pytest.raises(
+        ValueError, match=rf"must be an integer of at least 1, got {value}; leave it out for one per core"
+    ):
         fc.use_all_cores(value)
 
 

@@ -128,7 +128,7 @@ def test_reports_from_an_evaluation():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"ranges": (0, 1)}, TypeError, r"ranges=...\) must be a dict from metric name to range, .*got \(0, 1\)"),
+        ({"ranges": (0, 1)}, TypeError, r"ranges=...\) must be a dict from metric name to range, got \(0, 1\)"),
         ({"ranges": {"loss": (1, 0)}}, ValueError, r"ranges=\{'loss': ...\}\) must be two finite numbers"),
         ({"ranges": {"loss": 1}}, TypeError, "must be two finite numbers"),
         ({"quantiles": ()}, TypeError, r"quantiles=...\) must be numbers from 0 to 1, .*got \(\)"),

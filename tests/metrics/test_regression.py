@@ -101,6 +101,7 @@ def test_errors(name):
 
 def test_center_is_a_number():
     with pytest.raises(
-        TypeError, match=r"r_squared\(center=...\) must be a number near the mean of the labels, got 'mean'"
+        TypeError,
+        match=r"r_squared\(center=...\) must be a number, got 'mean'; write a number near the mean of the labels",
     ):
         metrics.r_squared("mean")

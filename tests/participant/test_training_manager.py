@@ -431,8 +431,8 @@ def test_train_data_is_evaluated_where_there_is_no_other(shared):
 @pytest.mark.parametrize(
     "limits, message",
     [
-        ({"n_epoch": 0}, "ValueError('the limit n_epoch must be at least 1, got 0"),
-        ({"n_steps": -2}, "ValueError('the limit n_steps must be at least 1, got -2"),
+        ({"n_epoch": 0}, "ValueError('the limit n_epoch must be an integer of at least 1, got 0"),
+        ({"n_steps": -2}, "ValueError('the limit n_steps must be an integer of at least 1, got -2"),
         ({"timeout": 0}, "ValueError('the limit timeout must be positive seconds, got 0"),
         ({"n_epoch": None}, "ValueError('training needs a limit"),
         ({"n_epoch": 2.0}, "TypeError('the limit n_epoch must be an integer or None, got 2.0"),
@@ -454,7 +454,7 @@ def test_limits_of_an_evaluation_are_checked(shared, limits):
     "changes, message",
     [
         ({"batches": {"batch_size": 8, "drop_remainder": True}}, "holds 7 examples, from which"),
-        ({"batches": {"batch_size": 0}}, "must be at least 1, got 0"),
+        ({"batches": {"batch_size": 0}}, "must be an integer of at least 1, got 0"),
         ({"batches": {"size": 3}}, "unexpected keyword argument"),
         ({"batches": {"batch_size": 3, "shuffle": True}}, "shuffles and needs a key"),
         (

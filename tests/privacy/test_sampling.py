@@ -30,5 +30,5 @@ def test_poisson_refuses(probability, error):
     [((0, 10), ValueError), ((11, 10), ValueError), ((1.5, 10), TypeError), ((True, 10), TypeError)],
 )
 def test_fixed_size_refuses(arguments, error):
-    with pytest.raises(error, match=r"takes integers with 1 <= cohort_size <= population, got .*; write fixed_size"):
+    with pytest.raises(error, match=r"must be an integer of at least \d+, got .*; (write fixed_size|a round draws)"):
         fixed_size(*arguments)

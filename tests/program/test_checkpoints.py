@@ -240,13 +240,13 @@ def test_what_cannot_be_saved_is_told_at_once(change, error, message, tmp_path):
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        ({"every": 0}, ValueError, r"Checkpoints\(every=...\) must be at least 1, got 0; use every=10"),
-        ({"every": True}, TypeError, r"Checkpoints\(every=...\) must be an integer, got True"),
+        ({"every": 0}, ValueError, r"Checkpoints\(every=...\) must be an integer of at least 1, got 0; write every=10"),
+        ({"every": True}, TypeError, r"Checkpoints\(every=...\) must be an integer of at least 1, got True"),
         ({"keep_last": 0}, ValueError, "keep_last"),
         ({"keep_last": 1.5}, TypeError, "keep_last"),
         ({"keep_every": -1}, ValueError, "keep_every"),
         ({"best_metric": 0.5}, TypeError, r"best_metric=...\) must be the name of a metric, got 0.5; .*eval/loss"),
-        ({"best_mode": "least"}, ValueError, r"must be 'min' or 'max', got 'least'"),
+        ({"best_mode": "least"}, ValueError, r"must be 'min' or 'max', got 'least'; write best_mode='min'"),
     ],
 )
 def test_refuses_at_once(options, error, message, tmp_path):

@@ -154,10 +154,10 @@ def test_numbers_of_numpy_are_taken_and_written(make, tmp_path):
     "settings, error, message",
     [
         ({"metric": 3}, TypeError, r"EarlyStopping\(metric=...\) must be the name of a metric, got 3"),
-        ({"patience": 0}, ValueError, r"EarlyStopping\(patience=...\) must be at least 1, got 0"),
-        ({"mode": "least"}, ValueError, r"must be 'min' or 'max', got 'least'; use mode='min'"),
-        ({"min_delta": -1}, ValueError, r"EarlyStopping\(min_delta=...\) must be at least 0"),
-        ({"max_rounds": 1.5}, TypeError, r"EarlyStopping\(max_rounds=...\) must be an integer, got 1.5"),
+        ({"patience": 0}, ValueError, r"EarlyStopping\(patience=...\) must be an integer of at least 1, got 0"),
+        ({"mode": "least"}, ValueError, r"must be 'min' or 'max', got 'least'; write mode='min'"),
+        ({"min_delta": -1}, ValueError, r"EarlyStopping\(min_delta=...\) must be at least 0 and finite"),
+        ({"max_rounds": 1.5}, TypeError, r"EarlyStopping\(max_rounds=...\) must be an integer of at least 1, got 1.5"),
     ],
 )
 def test_what_is_refused(settings, error, message):

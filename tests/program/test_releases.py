@@ -152,13 +152,21 @@ _MANAGER = release_to_memory({})
         (lambda: filter_releases(print, bool), TypeError, "filter_releases: each manager must be a ReleaseManager"),
         (lambda: filter_releases(_MANAGER, "loss"), TypeError, "got 'loss'; write lambda name: name == 'loss'"),
         (lambda: periodic_releases(print, 3), TypeError, "periodic_releases: each manager must be a ReleaseManager"),
-        (lambda: periodic_releases(_MANAGER, 2.5), TypeError, "or a datetime.timedelta, got 2.5; use every=10"),
+        (
+            lambda: periodic_releases(_MANAGER, 2.5),
+            TypeError,
+            "an integer of at least 1, got 2.5; write .* or give a datetime.timedelta",
+        ),
         (lambda: periodic_releases(_MANAGER, True), TypeError, "got True"),
-        (lambda: periodic_releases(_MANAGER, 0), ValueError, "must be positive, got 0; use every=1 for each round"),
+        (
+            lambda: periodic_releases(_MANAGER, 0),
+            ValueError,
+            "an integer of at least 1, got 0; write every=1 for each round",
+        ),
         (
             lambda: periodic_releases(_MANAGER, datetime.timedelta()),
             ValueError,
-            r"got datetime.timedelta\(seconds=0.0\)",
+            r"must be positive, got datetime.timedelta\(0\); write every=datetime.timedelta\(minutes=1\)",
         ),
     ],
 )

@@ -261,5 +261,5 @@ def test_a_folder_that_does_not_exist(tmp_path):
 
 @pytest.mark.parametrize("number, error", [(1.0, TypeError), ("1", TypeError), (-1, ValueError)])
 def test_numbers_of_rounds(number, error):
-    with pytest.raises(error, match=r"release\(value, round_num\) takes"):
+    with pytest.raises(error, match=r"release\(round_num=...\) must be an integer of at least 0, got"):
         checked_round(number)

@@ -135,7 +135,7 @@ def test_is_quiet_in_a_log(arguments, capsys):
 
 def test_takes_the_arguments_of_a_run_and_no_others(arguments, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"Run\(rounds=...\) must be at least 1, got 0; use rounds=10"):
+    with pytest.raises(ValueError, match=r"Run\(rounds=...\) must be an integer of at least 1, got 0; write rounds=10"):
         train(**{**arguments, "rounds": 0}, folder=folder, on_round=pytest.fail)
     with pytest.raises(TypeError, match="unexpected keyword argument 'cohort_size'"):
         train(**arguments, cohort_size=4)
