@@ -49,7 +49,7 @@ def test_without_limits_it_only_counts():
 @pytest.mark.parametrize("name", ["n_epoch", "n_steps", "timeout"])
 @pytest.mark.parametrize("limit", [0, -1])
 def test_limits_are_positive(name, limit):
-    with pytest.raises(ValueError, match=rf"the limit {name} must be .*, got {limit}; for no limit use {name}=None"):
+    with pytest.raises(ValueError, match=rf"the limit {name} must be .*, got {limit}; for no limit write {name}=None"):
         EffortMeter(Clock(), **{name: limit})
 
 
@@ -57,13 +57,13 @@ def test_limits_are_positive(name, limit):
     "name, limit", [("n_epoch", 1.0), ("n_steps", True), ("n_steps", "3"), ("timeout", "3"), ("timeout", False)]
 )
 def test_limits_are_numbers(name, limit):
-    with pytest.raises(TypeError, match=rf"the limit {name} must be an? .*got {limit!r}"):
+    with pytest.raises(TypeError, match=rf"the limit {name} must be .*got {limit!r}"):
         EffortMeter(Clock(), **{name: limit})
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), float("inf"), -0.5])
 def test_a_timeout_is_finite(timeout):
-    with pytest.raises(ValueError, match="must be positive seconds"):
+    with pytest.raises(ValueError, match="must be positive and finite"):
         EffortMeter(Clock(), timeout=timeout)
 
 

@@ -433,9 +433,9 @@ def test_train_data_is_evaluated_where_there_is_no_other(shared):
     [
         ({"n_epoch": 0}, "ValueError('the limit n_epoch must be an integer of at least 1, got 0"),
         ({"n_steps": -2}, "ValueError('the limit n_steps must be an integer of at least 1, got -2"),
-        ({"timeout": 0}, "ValueError('the limit timeout must be positive seconds, got 0"),
+        ({"timeout": 0}, "ValueError('the limit timeout must be positive and finite, got 0"),
         ({"n_epoch": None}, "ValueError('training needs a limit"),
-        ({"n_epoch": 2.0}, "TypeError('the limit n_epoch must be an integer or None, got 2.0"),
+        ({"n_epoch": 2.0}, "TypeError('the limit n_epoch must be an integer of at least 1, got 2.0"),
     ],
 )
 def test_limits_are_checked(shared, limits, message):
