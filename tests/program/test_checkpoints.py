@@ -228,7 +228,7 @@ def test_a_round_is_saved_again_in_its_place(number, tmp_path):
         ({"run_identity": {"key": jnp.ones(2)}}, TypeError, "not JSON serializable"),
         ({"state": {"w": "text"}}, TypeError, "a value must be a pytree of arrays"),
         ({"round": -1}, ValueError, "at least 0, got -1"),
-        ({"round": 1.5}, TypeError, "float"),
+        ({"round": 1.5}, TypeError, "must be an integer of at least 0, got 1.5"),
     ],
 )
 def test_what_cannot_be_saved_is_told_at_once(change, error, message, tmp_path):
