@@ -91,4 +91,5 @@ def _draw(axes, label: str, curves: dict[str, np.ndarray], rounds: np.ndarray) -
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    # Not the best place: matplotlib looks through all points for it, and warns where that takes more than a second.
+    axes.legend(frameon=False, loc="center right")
