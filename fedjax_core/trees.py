@@ -82,6 +82,8 @@ def subtract(a: Tree, b: Tree) -> Tree:
 def scale(tree: Tree, factor: jax.typing.ArrayLike) -> Tree:
     """The product `factor * tree`; each leaf keeps its dtype, integers are rounded toward zero.
 
+    Unlike in `optax.tree.scale`, an integer leaf does not become a float, nor a bfloat16 leaf a float32.
+
     Args:
       tree: a pytree of arrays.
       factor: a scalar, the same for all leaves.
@@ -99,6 +101,8 @@ def scale(tree: Tree, factor: jax.typing.ArrayLike) -> Tree:
 
 def divide(tree: Tree, denominator: jax.typing.ArrayLike) -> Tree:
     """The quotient `tree / denominator`: floats keep their dtype, integers become floats.
+
+    The denominator is one number; `optax.tree.div` divides by a tree.
 
     Zero by zero is NaN, as everywhere in JAX.
 
@@ -141,6 +145,8 @@ def zeros_like(tree: Tree) -> Tree:
 def where(condition: jax.typing.ArrayLike, a: Tree, b: Tree) -> Tree:
     """`a` if `condition` is true, else `b`; the condition is the same for all leaves, which may be keys.
 
+    Unlike `optax.tree.where`, it takes no array of conditions, which would choose single entries in silence.
+
     Both are computed, and a NaN in the gradient of the one that is not taken still reaches the result's gradient.
 
     Args:
@@ -175,6 +181,8 @@ def squared_norm(tree: Tree) -> jax.Array:
 
 def norm(tree: Tree) -> jax.Array:
     r"""The L2 norm :math:`\sqrt{\sum_i |x_i|^2}` of all entries of all leaves together.
+
+    Unlike that of `optax.tree.norm`, its gradient at zero is zero, not NaN, and it sums bfloat16 in float32.
 
     Returns:
       float32 `[]`; 0 for an empty tree. Its gradient at zero is zero, not NaN.
@@ -324,6 +332,8 @@ def with_part(tree: Tree, part: Tree) -> Tree:
 
 def cast(tree: Tree, dtype: Any) -> Tree:
     """`tree` with its real floating-point leaves converted to `dtype`; other leaves stay as they are.
+
+    `optax.tree.cast` converts integers too, and a counter in bfloat16 ends at 256.
 
     Args:
       tree: a pytree of arrays or keys.
