@@ -31,8 +31,8 @@ def _processor() -> str:
     """The model and what it can do: a program for another one may fail on it."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
-    told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-    return hashlib.sha256("".join(told).encode()).hexdigest()[:12]
+    described = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return hashlib.sha256("".join(described).encode()).hexdigest()[:12]
 
 
 _KEPT = pathlib.Path(__file__).parent / ".programs" / _processor()

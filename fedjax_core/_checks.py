@@ -42,7 +42,7 @@ def check_key(call: str, key: Any) -> None:
 
 
 def check_integer(call: str, value: Any, least: int, repair: str) -> None:
-    """Raises unless `value` is an integer, of Python or NumPy; an array is none. Otherwise as `checked_integer`.
+    """Raises unless `value` is an integer of Python or NumPy, not an array. Otherwise as `checked_integer`.
 
     Example:
       >>> check_integer("mlp(num_features=...)", 0, 1, "write num_features=10")
@@ -55,7 +55,7 @@ def check_integer(call: str, value: Any, least: int, repair: str) -> None:
 
 
 def checked_integer(call: str, value: Any, least: int, repair: str) -> int:
-    """A count, which may be an array without dimensions, as a Python integer.
+    """A count as a Python integer; it may also be an array without dimensions.
 
     Args:
       call: the function and the argument, to show, as `value` and `repair`: see `message`.
@@ -64,8 +64,8 @@ def checked_integer(call: str, value: Any, least: int, repair: str) -> int:
       repair: what to write instead.
 
     Raises:
-      TypeError: it is no integer (a bool is none).
-      ValueError: it is less than `least`.
+      TypeError: `value` is not an integer; a bool does not count as one.
+      ValueError: `value` is less than `least`.
 
     Example:
       >>> checked_integer("Run(rounds=...)", 0, 1, "write rounds=10")
@@ -85,11 +85,11 @@ def checked_integer(call: str, value: Any, least: int, repair: str) -> int:
 
 
 class Rule(NamedTuple):
-    """What a number must be.
+    """A condition on a number.
 
     Attributes:
-      words: after "must be".
-      holds: whether a number is so; it need not expect NaN, which never is.
+      words: the condition in words, which follow "must be".
+      holds: whether a number meets it. It is not asked about NaN, which meets none.
     """
 
     words: str
@@ -103,17 +103,17 @@ FROM_0_TO_1 = Rule("from 0 to 1", lambda x: 0 <= x <= 1)
 
 
 def checked_number(call: str, value: Any, rule: Rule, repair: str) -> float:
-    """A real number that keeps a rule, as a Python number.
+    """A real number that meets a rule, as a Python number.
 
     Args:
       call: the function and the argument, to show, as `value` and `repair`: see `message`.
       value: the argument.
-      rule: what it must be.
+      rule: the condition on it.
       repair: what to write instead.
 
     Raises:
-      TypeError: it is no number (a bool and an array are none).
-      ValueError: it breaks the rule.
+      TypeError: `value` is not a number; a bool and an array do not count as one.
+      ValueError: `value` does not meet the rule, or is NaN.
 
     Example:
       >>> checked_number("deadline(seconds=...)", -1, POSITIVE, "write seconds=60.0")
@@ -132,8 +132,8 @@ def check_choice(call: str, value: Any, words: tuple[str, ...], repair: str) -> 
     """Raises unless `value` is one of the words.
 
     Raises:
-      TypeError: it is no string.
-      ValueError: it is another word.
+      TypeError: `value` is not a string.
+      ValueError: `value` is another word.
 
     Example:
       >>> check_choice("EarlyStopping(mode=...)", "least", ("min", "max"), "write mode='min'")
@@ -149,10 +149,10 @@ def check_choice(call: str, value: Any, words: tuple[str, ...], repair: str) -> 
 
 
 def checked_switch(call: str, value: Any, repair: str) -> bool:
-    """A switch, of Python or NumPy, as Python's.
+    """A bool of Python or NumPy as a Python bool.
 
     Raises:
-      TypeError: it is neither True nor False.
+      TypeError: `value` is neither True nor False.
 
     Example:
       >>> checked_switch("Run(progress=...)", "yes", "write progress=True")

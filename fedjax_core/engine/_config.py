@@ -28,7 +28,8 @@ class EngineConfig:
         with the single axis `clients`, whose devices are taken in its order. None: all.
       memory_budget: the bytes of one device that the clients' data may take, padding included. A larger cohort
         runs in waves, each read while the one before computes. None: a quarter of the device's memory
-        (on CPU, of the device's share of the machine's memory).
+        (on CPU, of the device's share of the machine's memory). Whatever the budget, a wave has at least one block,
+        and its examples and steps are padded to as much as 64 KiB each.
 
     Raises:
       TypeError: a field is neither an integer nor one of the other values listed above.

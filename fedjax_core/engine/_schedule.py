@@ -23,8 +23,9 @@ from fedjax_core.language.graph import is_batched
 
 _GRID = 1.5
 _GRID_OF_STEPS = 4.0  # a step is only a few integers
-_FIRST_SIZES = 8, 128
-_FIRST_BYTES = 2**16
+# The grid begins where padding begins to cost something: every size below would be one more program to compile.
+_FREE_BYTES = 2**16
+_SMALLEST, _LARGEST_FIRST = 8, 128
 _IN_FLIGHT = 2  # the wave that computes and the one that is read meanwhile
 
 
@@ -58,7 +59,7 @@ class Schedule:
         return self.clients[end - self.count[wave, device].sum() : end]
 
 
-def size_class(n: int, ratio: float = _GRID, first: int = _FIRST_SIZES[0]) -> int:
+def size_class(n: int, ratio: float = _GRID, first: int = _SMALLEST) -> int:
     """The smallest size of a fixed geometric grid that holds `n`.
 
     Similar cohorts thus get arrays of the same shapes, and their program is compiled once.
@@ -75,12 +76,12 @@ def size_class(n: int, ratio: float = _GRID, first: int = _FIRST_SIZES[0]) -> in
 
 
 def _first_size(num_bytes: int) -> int:
-    """The first size of the grid for things of so many bytes: small cohorts, which cost nothing, are of one class."""
-    return min(max(_FIRST_BYTES // max(num_bytes, 1), _FIRST_SIZES[0]), _FIRST_SIZES[1])
+    """The first size of the grid for things of `num_bytes` bytes each."""
+    return min(max(_FREE_BYTES // max(num_bytes, 1), _SMALLEST), _LARGEST_FIRST)
 
 
 def rows_class(n: int, num_bytes: int) -> int:
-    """The size for `n` examples of so many bytes each."""
+    """The size of the grid that holds `n` examples of `num_bytes` bytes each."""
     return size_class(n, _GRID, _first_size(num_bytes))
 
 

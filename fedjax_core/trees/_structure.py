@@ -220,8 +220,10 @@ def distinct_size(tree: Any) -> int:
 
 
 def dtype_of(leaf: Any) -> Any:
+    """The dtype of an array, or the one that JAX gives a Python number."""
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
 def is_of_kind(leaf: Any, kind: Any) -> bool:
+    """Whether the dtype of a leaf belongs to a kind, such as `jnp.floating`."""
     return jnp.issubdtype(dtype_of(leaf), kind)
