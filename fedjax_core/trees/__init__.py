@@ -1,4 +1,4 @@
-"""Arithmetic, norms and casts on pytrees of arrays, and one key for each leaf.
+"""Arithmetic, norms and casts on pytrees of arrays, sums of very many of them, and one key for each leaf.
 
 JAX can trace all functions. A leaf is an array or a number; where a function says so, it may also be
 a typed JAX key. Where a function takes two trees, they must have the same structure and leaves of the
@@ -21,6 +21,7 @@ from fedjax_core.trees._arithmetic import (
     widen,
     zeros_like,
 )
+from fedjax_core.trees._compensated import CompensatedSum, compensated_add, compensated_merge, compensated_zero
 from fedjax_core.trees._structure import (
     distinct_size,
     expand,
@@ -34,10 +35,14 @@ from fedjax_core.trees._structure import (
 )
 
 __all__ = [
+    "CompensatedSum",
     "add",
     "any_positive",
     "cast",
     "clip_by_norm",
+    "compensated_add",
+    "compensated_merge",
+    "compensated_zero",
     "distinct_size",
     "divide",
     "expand",
