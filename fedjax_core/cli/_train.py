@@ -72,13 +72,19 @@ def _check_goes_on(run: program.Run, config: RunConfig, latest: program.Checkpoi
             f"completed; use --rounds {latest.round * 2}"
         )
     before = latest.environment["virtual_shards"]
-    if run.process.next.config.resolve().shards != before:
+    if _virtual_shards(run, config.devices) != before:
         numbers = range(1, len(jax.devices()) + 1)
-        fitting = [str(n) for n in numbers if EngineConfig(devices=n).resolve().shards == before]
+        fitting = [str(n) for n in numbers if _virtual_shards(run, n) == before]
         raise UsageError(
             f"--devices {config.devices} would change the last bits of the run in {run.folder}, which has {before} "
             f"virtual shards; use {' or '.join(fitting) or 'a machine with more'}"
         )
+
+
+def _virtual_shards(run: program.Run, devices: int | None) -> int:
+    layout = run.process.next.with_config(EngineConfig(devices=devices)).layout
+    assert layout is not None  # a round has placements
+    return layout.leaves
 
 
 def _train(folder: pathlib.Path, config: RunConfig, arguments: dict[str, Any]) -> None:

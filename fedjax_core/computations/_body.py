@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from fedjax_core import types
-from fedjax_core.engine import CallEstimate, Cohort, EngineConfig
+from fedjax_core.engine import CallEstimate, Cohort, EngineConfig, Layout
 
 
 class Body(Protocol):
@@ -13,6 +13,11 @@ class Body(Protocol):
     @property
     def config(self) -> EngineConfig:
         """The configuration of the engine."""
+        ...
+
+    @property
+    def layout(self) -> Layout | None:
+        """Where it runs, if it has passes over the clients or work of the server."""
         ...
 
     def with_config(self, config: EngineConfig) -> "Body":

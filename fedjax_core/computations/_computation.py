@@ -10,7 +10,7 @@ import jax.core
 
 from fedjax_core import types
 from fedjax_core.computations._body import Body
-from fedjax_core.engine import CallEstimate, Cohort, EngineConfig, read_streams
+from fedjax_core.engine import CallEstimate, Cohort, EngineConfig, Layout, read_streams
 from fedjax_core.language.graph import is_placed
 from fedjax_core.types import laid_out
 
@@ -171,6 +171,11 @@ class Computation:
         """The engine's configuration; after the first call it has the number of lanes that "auto" chose."""
         return self._body.config
 
+    @property
+    def layout(self) -> Layout | None:
+        """Where it runs on this machine; None for a computation without placements."""
+        return self._body.layout
+
     def with_config(self, config: EngineConfig) -> "Computation":
         """The same computation with other lanes, devices or memory.
 
@@ -195,7 +200,8 @@ class Computation:
     def describe(self) -> str:
         """A text that describes how the computation runs.
 
-        It lists the passes over the clients, the values that the server and each client send one another, what is
+        It lists the passes over the clients with the number of their virtual shards, which decides the last bits of the
+        results (see `EngineConfig`), the values that the server and each client send one another, what is
         computed where, and at the end the bytes that one client receives and sends.
 
         The sizes are those of the values that the program sends, 1 kB = 1000 bytes:
@@ -230,7 +236,7 @@ class Computation:
         ...     return fc.federated_sum(fc.federated_map(square, fc.federated_broadcast(center), values))
         >>> print(mean_square.describe())
         mean_square: (<center=float32@SERVER,values={float32}@CLIENTS> -> float32@SERVER)
-        pass 1 over the clients
+        pass 1 over the clients (16 virtual shards)
           receives 4 B: float32 (center)
           computes square -> float32
           sends 4 B: federated_sum of float32 (square)

@@ -89,6 +89,11 @@ class FederatedBody:
     def config(self) -> engine.EngineConfig:
         return self._executable.config
 
+    @property
+    def layout(self) -> engine.Layout:
+        """Where it runs."""
+        return self._executable.layout
+
     def with_config(self, config: engine.EngineConfig) -> "FederatedBody":
         return FederatedBody(self._graph, config)
 

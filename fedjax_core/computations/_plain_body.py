@@ -19,6 +19,7 @@ class PlainBody:
     """
 
     config = EngineConfig()
+    layout = None
 
     def __init__(self, name: str, parameters: tuple[tuple[str, types.Type], ...], fn: Callable):
         self._name = name

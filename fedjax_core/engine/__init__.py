@@ -1,6 +1,7 @@
 """How a program runs: plan, packing, execution, and the traced entry.
 
 * `EngineConfig`: the lanes, devices and memory budget of a computation (`computation.with_config`).
+* `Layout`: where a computation runs on this machine (`computation.layout`).
 * `use_all_cores`: one CPU device per core. `use_compilation_cache`: keeps compiled programs for the next process.
 * `CallEstimate`: what a call costs, from `computation.estimate(cohort)`.
 * `Cohort`, `ClientSequences`: what a data source gives the engine.
@@ -15,7 +16,7 @@
 from fedjax_core._signposts import signpost
 from fedjax_core.engine._cache import use_compilation_cache
 from fedjax_core.engine._cohort import ClientSequences, Cohort
-from fedjax_core.engine._config import EngineConfig
+from fedjax_core.engine._config import EngineConfig, Layout
 from fedjax_core.engine._entries import read_streams
 from fedjax_core.engine._executable import CallEstimate, Executable
 from fedjax_core.engine._identity import GOLDEN, client_digests, identities, mix
@@ -33,6 +34,7 @@ __all__ = [
     "Cohort",
     "EngineConfig",
     "Executable",
+    "Layout",
     "PackedCohort",
     "as_member",
     "client_digests",

@@ -108,4 +108,4 @@ def _run_pass(plan: Plan, pass_: Pass, known: dict, cohort: PackedCohort) -> dic
 def _reduced(aggregate: Aggregate, values):
     lane = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), values)
     zero = jax.tree.map(jnp.asarray, aggregate.zero(lane))
-    return aggregate.report(aggregate.accumulate(zero, values, None))
+    return aggregate.report(aggregate.close(aggregate.accumulate(zero, values, None)))

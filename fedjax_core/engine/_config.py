@@ -1,4 +1,4 @@
-"""How programs run: lanes, devices and virtual shards."""
+"""How programs run: lanes, devices and the leaves of the tree along which accumulators are merged."""
 
 import dataclasses
 import functools
@@ -9,8 +9,11 @@ import jax
 import numpy as np
 
 from fedjax_core import _checks
+from fedjax_core.engine._tree import stack_size
 
-VIRTUAL_SHARDS = 8
+# The number of leaves for accumulators of at most so many bytes: a device holds several accumulators at once, and every
+# leaf costs a merge.
+_LEAVES = ((4 * 2**20, 16), (256 * 2**20, 8))
 _SHARE = 0.25
 _UNKNOWN_MEMORY = 4 * 2**30
 
@@ -26,10 +29,16 @@ class EngineConfig:
         decide the last bits of a result, so set a number where these must be the same on another machine.
       devices: the number of devices over which the clients are spread, the first ones of `jax.devices()`; or a mesh
         with the single axis `clients`, whose devices are taken in its order. None: all.
-      memory_budget: the bytes of one device that the clients' data may take, padding included. A larger cohort
-        runs in waves, each read while the one before computes. None: a quarter of the device's memory
+      memory_budget: the bytes of one device that the clients' data, padding included, and what is aggregated may take.
+        A larger cohort runs in waves, each read while the one before computes. None: a quarter of the device's memory
         (on CPU, of the device's share of the machine's memory). Whatever the budget, a wave has at least one block,
         and its examples and steps are padded to as much as 64 KiB each.
+
+    A cohort is divided into *virtual shards*, whose results are merged along a fixed binary tree. So all bits of a
+    result are the same for any number of devices up to that of the virtual shards, for any memory budget, and for any
+    order of clients that have ids. There are 16 virtual shards; 8 if a pass aggregates more than 4 MiB (with both words
+    of the sums); and if it aggregates more than 256 MiB, as many as devices, and the last bits then depend on the
+    number of devices. More devices make more virtual shards. `Computation.describe` says how many there are.
 
     Raises:
       TypeError: a field is neither an integer nor one of the other values listed above.
@@ -65,8 +74,12 @@ class EngineConfig:
             value = _checks.checked_integer(f"EngineConfig({name}=...)", value, 1, repair)
             object.__setattr__(self, name, value)
 
-    def resolve(self) -> "Layout":
-        """The layout on the devices, with the default number of lanes in place of "auto"."""
+    def resolve(self, accumulator_bytes: int = 0) -> "Layout":
+        """The layout on the devices, with the default number of lanes in place of "auto".
+
+        Args:
+          accumulator_bytes: the bytes of what a pass of the program accumulates.
+        """
         devices = self._chosen_devices()
         if all(d.process_index != jax.process_index() for d in devices):
             raise ValueError(
@@ -75,8 +88,10 @@ class EngineConfig:
             )
         lanes = self.lanes if isinstance(self.lanes, int) else (1 if devices[0].platform == "cpu" else 16)
         budget = self.memory_budget or int(_SHARE * device_memory(jax.local_devices()[0]))
-        # The same number of shards, and so the same bits, for 1, 2, 4 and 8 devices.
-        return Layout(lanes, -(-VIRTUAL_SHARDS // len(devices)) * len(devices), devices, budget)
+        leaves = num_leaves(accumulator_bytes, len(devices))
+        direct = accumulator_bytes > _LEAVES[-1][0] and leaves == len(devices)
+        held = accumulator_bytes * (1 if direct else 1 + stack_size(leaves, len(devices)))
+        return Layout(lanes, leaves, direct, devices, budget, held)
 
     def _chosen_devices(self) -> tuple:
         if isinstance(self.devices, jax.sharding.Mesh):
@@ -88,6 +103,21 @@ class EngineConfig:
                 f"CPU call fc.use_all_cores({self.devices}) before JAX is used"
             )
         return tuple(there[: self.devices])
+
+
+def num_leaves(accumulator_bytes: int, devices: int) -> int:
+    """`V`, the number of leaves of the tree, a power of two.
+
+    It is the same, and so are the bits of a result, for any number of devices up to 16, or up to 8 for accumulators of
+    more than 4 MiB. For more than 256 MiB it is the number of devices, rounded up to a power of two.
+
+    Example:
+
+    >>> num_leaves(1000, 1), num_leaves(1000, 12), num_leaves(1000, 17), num_leaves(10**9, 1), num_leaves(10**9, 3)
+    (16, 16, 32, 1, 4)
+    """
+    leaves = next((leaves for limit, leaves in _LEAVES if accumulator_bytes <= limit), 1)
+    return max(leaves, 1 << (devices - 1).bit_length())
 
 
 def _check_axes(mesh: jax.sharding.Mesh):
@@ -119,15 +149,21 @@ class Layout:
 
     Attributes:
       lanes: `L`.
-      shards: `V`, the number of virtual shards, a multiple of the number of devices.
-      devices: the `D` devices; each owns `V / D` consecutive shards.
-      memory_budget: the bytes of one device that the clients' data may take.
+      leaves: `V`, the number of leaves of the tree, a power of two that is at least the number of devices.
+      direct: whether a device has one leaf and one accumulator, to which each block is merged, since memory counts
+        more than time.
+      devices: the `D` devices; each runs a consecutive range of the leaves.
+      memory_budget: the bytes of one device that the clients' data and the accumulators may take.
+      accumulator_bytes: how many of these the accumulators take.
     """
 
     lanes: int
-    shards: int
+    leaves: int
+    direct: bool
     devices: tuple
     memory_budget: int
+    # Not compared: it changes where waves are cut, and thus no bit, and programs share what is packed for a cohort.
+    accumulator_bytes: int = dataclasses.field(compare=False)
 
     @functools.cached_property
     def local(self) -> tuple[int, ...]:

@@ -26,12 +26,13 @@ from fedjax_core.types import CLIENTS, shortened
 _Names = Mapping[types.Type, str]
 
 
-def describe(plan: Plan, names: _Names) -> str:
+def describe(plan: Plan, names: _Names, num_leaves: int) -> str:
     """The phases and passes of a plan: what is computed where, what is communicated, and how large it is.
 
     Args:
       plan: the plan.
       names: the names to write in place of some types.
+      num_leaves: the number of virtual shards, `V`.
     """
     lines = []
     *of_passes, at_the_end = exchanges(plan)
@@ -41,7 +42,8 @@ def describe(plan: Plan, names: _Names) -> str:
         lines += _phase_lines(phase, names)
         if pass_ is not None:
             work = _work(client_roots(pass_))
-            lines.append(f"pass {plan.passes.index(pass_) + 1} over the clients")
+            shards = f" ({num_leaves} virtual shard{'s' * (num_leaves > 1)})" if pass_.aggregates else ""
+            lines.append(f"pass {plan.passes.index(pass_) + 1} over the clients{shards}")
             lines += _brought_lines(pass_, brought_before, names)
             lines += _pass_lines(pass_, exchange, work, computed_before, names)
             computed_before |= set(work)

@@ -1,6 +1,7 @@
 """A plan and where it runs: the engine as a computation with placements sees it."""
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._communication import exchanges, size_of
 from fedjax_core.engine._config import EngineConfig, Layout
 from fedjax_core.engine._describe import describe
+from fedjax_core.engine._execution import accumulator_bytes
 from fedjax_core.engine._machine import warn_if_cores_idle
 from fedjax_core.engine._members import concrete_member, traced_member
 from fedjax_core.engine._packing import pack
@@ -79,6 +81,15 @@ class Executable:
         """The configuration; after the first run it holds the number of lanes that "auto" chose."""
         return self._config
 
+    @property
+    def layout(self) -> Layout:
+        """Where it runs, with the default number of lanes as long as "auto" has not chosen one."""
+        return self._config.resolve(self._accumulator_bytes)
+
+    @functools.cached_property
+    def _accumulator_bytes(self) -> int:
+        return accumulator_bytes(self.plan)
+
     def run(self, values: Mapping[Node, Any]) -> list:
         """Runs the plan on the value that a caller gives for each parameter.
 
@@ -112,16 +123,16 @@ class Executable:
         """
         self._check_cohort(cohort, f"{name}.prefetch")
         if self.plan.passes and self._config.lanes != "auto":
-            pack(cohort, self._config.resolve())
+            pack(cohort, self.layout)
 
     def estimate(self, cohort: Cohort, name: str) -> CallEstimate:
         """What a run on a cohort costs; arguments and errors are those of `prefetch`."""
         self._check_cohort(cohort, f"{name}.estimate")
-        return _estimate(self.plan, self._config.resolve(), cohort)
+        return _estimate(self.plan, self.layout, cohort)
 
     def describe(self, names: Mapping[types.Type, str]) -> str:
         """The plan in words, with `names` in place of some types."""
-        return describe(self.plan, names)
+        return describe(self.plan, names, self.layout.leaves)
 
     def _check_cohort(self, cohort: Cohort, caller: str) -> None:
         number = len(self.plan.client_parameters)
@@ -166,10 +177,12 @@ class Executable:
                 lanes = tuned_lanes(self.plan, self._config, server, cohort)
                 tuned = dataclasses.replace(self._config, lanes=lanes)
                 if self.plan.passes and cohort is not None and not len(cohort):
-                    return Program(self.plan, tuned.resolve())  # without clients nothing was measured
+                    return Program(
+                        self.plan, tuned.resolve(self._accumulator_bytes)
+                    )  # without clients nothing was measured
                 self._config = tuned
             if self._program is None:
-                layout = self._config.resolve()
+                layout = self.layout
                 if self._config.devices is None and self.plan.passes:
                     warn_if_cores_idle(layout.devices)
                 self._program = Program(self.plan, layout)
@@ -186,7 +199,7 @@ def _estimate(plan: Plan, layout: Layout, cohort: Cohort) -> CallEstimate:
     received = [size_of(exchange.received).num_bytes for exchange in communicated]
     sent = [size_of(exchange.sent).num_bytes for exchange in communicated]
     # A cohort in several waves begins each pass with accumulators, which take a program of their own.
-    of_passes = len(plan.passes) * (2 if schedule.num_waves > 1 else 1)
+    of_passes = len(plan.passes) * (3 if schedule.num_waves > 1 else 1)
     return CallEstimate(
         received_bytes=sum(received),
         sent_bytes=sum(sent),

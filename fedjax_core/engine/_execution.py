@@ -1,15 +1,16 @@
 """Execution: one XLA program per pass over the clients, one per phase of server work.
 
-A pass runs under `shard_map` over the devices. Each device loops over its virtual shards, over a
-shard's blocks, and inside each client function over exactly as many steps as the block needs; the
-lanes of a block are vmapped. What a pass aggregates is carried, from wave to wave too, and comes back
-stacked over the shards. The shards are merged, and all other work of the server done, on one device.
+A pass runs under `shard_map` over the devices. Each device loops over its leaves of the tree (see `_tree`), over a
+leaf's blocks, and inside each client function over exactly as many steps as the block needs; the lanes of a block are
+vmapped. A finished leaf is pushed on a stack, whose topmost nodes are merged as the host has written down. What is left
+on the stacks is merged, and all other work of the server done, on one device.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,43 +22,89 @@ from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._packing import PackedClients, PackedSequences
 from fedjax_core.engine._plan import Pass, Plan, ServerPhase
-from fedjax_core.engine._transfer import FlatTree, flatten, unflatten
+from fedjax_core.engine._transfer import FlatTree, flatten, joined, unflatten
+from fedjax_core.engine._tree import nodes_sent, stack_size
 from fedjax_core.engine._values import conform
 from fedjax_core.language import ClientBatches
 from fedjax_core.language.graph import Aggregate, ClientIdentity, ClientIndex, ClientValue, Node, ancestors
 
 
-def phase_program(phase: ServerPhase) -> Callable:
-    """The server's work of one phase, `inputs -> outputs`, tuples in the phase's order.
+def phase_program(phase: ServerPhase, pass_: Pass | None, layout: Layout) -> Callable:
+    """The server's work of one phase: `(inputs, parts, merges) -> outputs`.
 
-    An aggregate comes in as its accumulators, stacked over the shards `[V, ...]`.
+    `inputs` and the outputs are tuples in the phase's order, with None in place of each leaf that nobody reads. What
+    the pass before, `pass_`, has aggregated is not among the inputs: `parts` are those that `parts_at_server` makes of
+    it (`()` without a pass), and `merges` the integers of `server_merges`.
     """
+    aggregates = pass_.aggregates if pass_ is not None else ()
+    others = tuple(n for n in phase.inputs if n not in aggregates)
 
     # A program of its own, on one device: inside the partitioned program XLA writes the server's arithmetic in another
     # way for each number of devices (a division became a product with the reciprocal), and the bits would differ.
     @jax.jit
-    def run(inputs: tuple) -> tuple:
-        values = {n: _merged(n, x) if isinstance(n.operation, Aggregate) else x for n, x in zip(phase.inputs, inputs)}
-        return tuple(evaluate(phase.outputs, values))
+    def run(inputs: tuple, parts: tuple, merges: tuple) -> tuple:
+        values = dict(zip(others, inputs))
+        if aggregates:
+            # A large model does not fit into memory several times, and in a loop its accumulator would be copied.
+            alone = layout.direct and len(layout.devices) == 1
+            root = _first(parts[0]) if alone else _root(aggregates, joined(parts), *merges)
+            values |= {n: n.operation.report(accumulator) for n, accumulator in zip(aggregates, root)}
+        return tuple(map(_only_read, evaluate(phase.outputs, values), phase.is_read))
 
     return run
 
 
-def _merged(node: Node, stacked):
-    """The aggregate's result from the accumulators of the shards, merged in their order."""
-    aggregate = node.operation
-    if not jax.tree.leaves(stacked):
-        return aggregate.report(stacked)
-    # In a loop, whose body XLA compiles by itself: merges in a row are contracted with one another and with `report`.
-    first = jax.tree.map(lambda x: x[0], stacked)
-    rest = jax.tree.map(lambda x: x[1:], stacked)
-    return aggregate.report(lax.scan(lambda a, b: (aggregate.merge(a, b), None), first, rest)[0])
+def _only_read(value, is_read: tuple[bool, ...]):
+    leaves, structure = jax.tree.flatten(value)
+    return structure.unflatten([leaf if read else None for leaf, read in zip(leaves, is_read)])
+
+
+def _root(aggregates: tuple[Node[Aggregate], ...], nodes: tuple, place, merges) -> tuple:
+    """The accumulators of the whole tree from the nodes that the devices have sent, `[D * n, ...]`."""
+
+    def take(carry):
+        k, stack, height = carry
+        # The nodes come in the order of their places, so the stack never grows over one that is still to come.
+        node = jax.tree.map(lambda x: x[place[k]], stack)
+        return k + 1, *_push(aggregates, stack, height, node, merges[k])
+
+    # In loops over integers that come in as values, even where there is a single node: XLA compiles a loop's body by
+    # itself, and contracts merges in a row with one another and with `report`.
+    start = (jnp.int32(0), nodes, jnp.int32(0))
+    stack = lax.while_loop(lambda carry: (carry[0] < len(place)) & (place[carry[0]] >= 0), take, start)[1]
+    return _first(stack)
+
+
+def _push(aggregates: tuple[Node[Aggregate], ...], stack: tuple, height, node: tuple, merges) -> tuple:
+    """The stack and its height after `node` has been merged with the topmost ones, `merges` times, and pushed."""
+
+    # This loop only reads the stack. If it wrote to it, too, XLA would copy the whole stack at every turn.
+    def merge(i, node):
+        top = jax.tree.map(lambda x: x[height - 1 - i], stack)
+        return tuple(n.operation.merge(a, b) for n, a, b in zip(aggregates, top, node))
+
+    height, node = height - merges, lax.fori_loop(0, merges, merge, node)
+    return _write(stack, node, height), height + 1
+
+
+class Totals(NamedTuple):
+    """What a device has aggregated so far.
+
+    Attributes:
+      running: what the blocks of the group that is running have added to, `[1, ...]`; if the layout is direct, the
+        accumulators of all blocks.
+      stack: the accumulators of finished nodes, `[stack_size, ...]`; if the layout is direct, `()`.
+    """
+
+    running: tuple
+    stack: tuple
 
 
 def pass_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
-    """One pass over the clients of a wave: `(server inputs, totals, PackedClients) -> (totals, kept, done)`.
+    """One pass over the clients of a wave: `(server inputs, totals, PackedClients) -> (aggregated, kept, done)`.
 
-    `totals` are the accumulators `[V, ...]` of the waves before, whose memory is donated, or None before the only wave;
+    `totals` are the `Totals` of the waves before, whose memory is donated, and `aggregated` those after this wave; if
+    there is only one wave, `totals` is None and `aggregated` is what the server needs (see `finish_program`).
     `kept` is `[D * K * L, ...]` per materialized value; `done` becomes ready when the wave has been computed,
     and is None if there is only one wave.
     """
@@ -67,28 +114,46 @@ def pass_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
 
 
 def empty_program(plan: Plan, pass_: Pass, layout: Layout) -> Callable:
-    """The accumulators before the first of several waves: `(server inputs, PackedClients) -> (totals [V, ...],)`."""
+    """The totals before the first of several waves: `(server inputs, PackedClients) -> (Totals,)`."""
 
     def empty(server: tuple, clients: PackedClients):
-        clients = jax.tree.map(lambda x: x[0], clients)
+        clients = _first(clients)
         block = jax.eval_shape(_block_runner(plan, pass_, layout, server, clients), jnp.int32(0))
-        return (_empty(pass_, layout, block),)
+        return (_empty(pass_, layout, block[0]),)
 
     return _on_devices(empty, layout)
+
+
+def finish_program(layout: Layout) -> Callable:
+    """The nodes that a device is left with after the last of several waves: `(server inputs, Totals) -> (nodes,)`."""
+    return _on_devices(lambda _, totals: (_sent(totals, layout),), layout)
+
+
+def accumulator_bytes(plan: Plan) -> int:
+    """The bytes of the accumulators of one node, in the pass where these are the most; unknown sizes do not count."""
+    return max((sum(_bytes_of(n) for n in pass_.aggregates) for pass_ in plan.passes), default=0)
+
+
+def _bytes_of(node: Node[Aggregate]) -> int:
+    leaves = jax.tree.leaves(jax.eval_shape(node.operation.empty, node.inputs[0].abstract))
+    known = [x for x in leaves if all(isinstance(d, int) for d in x.shape)]
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in known)
 
 
 def _on_devices(per_device: Callable, layout: Layout, **options) -> Callable:
     """A program over all devices: the first argument is the same on each, and each has its part of the others.
 
-    With several devices, values from the server and values to the server are `FlatTree`.
+    With several devices, values from the server are a `FlatTree`, and values to the server one of arrays `[D, N]`.
     """
     if len(layout.devices) == 1:
         return jax.jit(per_device, **options)
     clients = PartitionSpec("clients")
 
     def flat(server, *sharded):
-        result = per_device(unflatten(server), *(unflatten(x) if isinstance(x, FlatTree) else x for x in sharded))
-        return tuple(flatten(part, 1) for part in result)
+        result = per_device(
+            unflatten(server), *(unflatten(_first(x)) if isinstance(x, FlatTree) else x for x in sharded)
+        )
+        return tuple(jax.tree.map(lambda x: x[None], flatten(part, 0)) for part in result)
 
     @functools.partial(jax.jit, **options)
     def run(server, *sharded):
@@ -107,45 +172,82 @@ def _block_runner(plan: Plan, pass_: Pass, layout: Layout, server: tuple, client
     return functools.partial(_run_block, plan, pass_, layout.lanes, server, clients)
 
 
-def _empty(pass_: Pass, layout: Layout, block: tuple):
-    """The empty accumulators of a device, for a block with these abstract values."""
-    lane = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), block[0])
+def _empty(pass_: Pass, layout: Layout, values: tuple) -> Totals:
+    """The totals of a device before its first block, whose abstract values are `[L, ...]`."""
+    lane = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), values)
     zeros = tuple(jax.tree.map(jnp.asarray, n.operation.zero(v)) for n, v in zip(pass_.aggregates, lane))
-    shards = layout.shards // len(layout.devices)
-    return jax.tree.map(lambda z: jnp.broadcast_to(z, (shards, *z.shape)), zeros)
+    empty = _closed(pass_, zeros)
+    if layout.direct:
+        return Totals(_stacked(empty, 1), ())
+    return Totals(_stacked(zeros, 1), _stacked(empty, stack_size(layout.leaves, len(layout.devices))))
 
 
-def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: tuple | None, clients: PackedClients):
-    clients = jax.tree.map(lambda x: x[0], clients)
+def _stacked(tree, number: int):
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), tree)
+
+
+def _closed(pass_: Pass, running: tuple) -> tuple:
+    return tuple(n.operation.close(r) for n, r in zip(pass_.aggregates, running))
+
+
+def _added(aggregate: Aggregate, running, values, valid, direct: bool):
+    if not direct:
+        return aggregate.accumulate(running, values, valid)
+    lane = jax.tree.map(lambda x: x[0], values)
+    return aggregate.merge(running, aggregate.close(aggregate.accumulate(aggregate.zero(lane), values, valid)))
+
+
+def _sent(totals: Totals, layout: Layout) -> tuple:
+    """The nodes of a device that the server needs, `[nodes_sent, ...]`."""
+    number = nodes_sent(layout.leaves, len(layout.devices))
+    return totals.running if layout.direct else jax.tree.map(lambda x: x[:number], totals.stack)
+
+
+def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: Totals | None, clients: PackedClients):
+    clients = _first(clients)
     run_block = _block_runner(plan, pass_, layout, server, clients)
     abstract = jax.eval_shape(run_block, jnp.int32(0))
-    # An output of its own for the host to wait for: the totals are donated to the next wave before this one is done.
-    done = None if totals is None else clients.count.sum(keepdims=True)
-    totals = _empty(pass_, layout, abstract) if totals is None else totals
-    blocks = clients.valid.shape[0]
+    groups, blocks = clients.groups, clients.valid.shape[0]
     kept = trees.zeros_like(jax.tree.map(lambda a: jax.ShapeDtypeStruct((blocks, *a.shape), a.dtype), abstract[1]))
+    empty = _empty(pass_, layout, abstract[0])
 
     def block(k, carry):
-        accumulators, kept = carry
+        running, kept = carry
         values, rows = run_block(k)
         # A block of one lane always has its client, so a select over the whole accumulator would be for nothing.
         valid = clients.valid[k] if layout.lanes > 1 else None
-        accumulators = tuple(
-            n.operation.accumulate(a, v, valid) for n, a, v in zip(pass_.aggregates, accumulators, values)
+        running = tuple(
+            _added(n.operation, r, v, valid, layout.direct) for n, r, v in zip(pass_.aggregates, running, values)
         )
-        return accumulators, _write(kept, rows, k)
+        return running, _write(kept, rows, k)
 
-    def shard(s, carry):
-        totals, kept = carry
-        first, count = clients.first[s], clients.count[s]
-        total, kept = lax.fori_loop(first, first + count, block, (jax.tree.map(lambda t: t[s], totals), kept))
-        return _write(totals, total, s), kept
+    def group(g, carry):
+        running, stack, height, kept = carry
+        first = groups.first[g]
+        running, kept = lax.fori_loop(first, first + groups.count[g], block, (running, kept))
+        if layout.direct:
+            return running, stack, height, kept
+        # A group that goes on in the next wave is pushed for nothing, and written over then.
+        stack, height = _push(pass_.aggregates, stack, height, _closed(pass_, running), groups.merges[g])
+        next_group = _first(empty.running)
+        if totals is not None:
+            next_group = trees.where(groups.ends[g] > 0, next_group, running)
+        return next_group, stack, height, kept
 
-    # The number of shards is known here, but comes in as a value all the same: XLA would unroll a loop that runs once,
-    # and its body would then give other bits than with more shards per device.
-    totals, kept = lax.fori_loop(0, clients.shards[0], shard, (totals, kept))
+    start = empty if totals is None else totals
+    # The number of groups comes in as a value also where it is always 1: XLA would unroll a loop that runs once, and
+    # its body would then give other bits than with more groups per device.
+    carry = (_first(start.running), start.stack, groups.height[0], kept)
+    running, stack, _, kept = lax.fori_loop(0, groups.number[0], group, carry)
+    after = Totals(jax.tree.map(lambda x: x[None], running), stack)
     # Not -1: where another dimension is zero, JAX cannot infer its size.
-    return totals, jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), kept), done
+    kept = jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), kept)
+    # An output of its own for the host to wait for: the totals are donated to the next wave before this one is done.
+    return (_sent(after, layout), kept, None) if totals is None else (after, kept, groups.count.sum(keepdims=True))
+
+
+def _first(tree):
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 def _write(buffer, rows, k):

@@ -1,12 +1,13 @@
 """Packing: the clients of a wave as integers over flat examples, on the devices.
 
-Axis letters: `D` devices, `V` virtual shards, `K` blocks of a device, `L` lanes, `T` steps of a
+Axis letters: `D` devices, `V` leaves of the tree, `G` groups and `K` blocks of a device, `L` lanes, `T` steps of a
 device, `B` examples of a batch, `R` rows of a device's flat examples, `C` clients. A process packs
 only for its own devices.
 """
 
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from fedjax_core.engine._schedule import (
     steps_class,
 )
 from fedjax_core.engine._transfer import BufferPool
+from fedjax_core.engine._tree import GROUP, device_merges, nodes_sent, server_merges
 from fedjax_core.language.graph import is_batched
 from fedjax_core.types import Type
 
@@ -72,9 +74,7 @@ class PackedClients:
       client_index: int32 `[D, K, L]`.
       extra: the values that accompany it, arrays `[D, K, L, ...]` by name.
       valid: bool `[D, K, L]`, False where a lane has no client.
-      first: int32 `[D, V / D]`, each shard's first block.
-      count: int32 `[D, V / D]`, its number of blocks.
-      shards: int32 `[D, 1]`, shards of a device (a value, so that the loop over them stays a loop).
+      groups: the groups of blocks that the wave runs.
     """
 
     value: Any
@@ -82,9 +82,29 @@ class PackedClients:
     client_index: Any
     extra: dict[str, Any]
     valid: Any
+    groups: "Groups"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """The groups of blocks that a wave runs (see `GROUP`), in order: integers that drive the loops of a device.
+
+    Attributes:
+      first: int32 `[D, G]`, each group's first block.
+      count: int32 `[D, G]`, its number of blocks.
+      ends: int32 `[D, G]`, 1 if the group ends with them, 0 if it goes on in the next wave.
+      merges: int32 `[D, G]`, how many merges follow.
+      number: int32 `[D, 1]`, the number of groups.
+      height: int32 `[D, 1]`, the nodes on the stack before the wave.
+    """
+
     first: Any
     count: Any
-    shards: Any
+    ends: Any
+    merges: Any
+    number: Any
+    height: Any
 
 
 class _Capacity(NamedTuple):
@@ -111,11 +131,22 @@ class Packing:
     num_blocks: int
     resident: PackedClients | None
 
+    @functools.cached_property
+    def merges(self) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """The merges after each leaf, `[V]`, and those of the server (see `server_merges`)."""
+        occupied, devices = self.schedule.occupied, self.schedule.devices
+        merges, left = device_merges(occupied, devices)
+        return merges, server_merges(occupied, left, nodes_sent(self.layout.leaves, len(self.layout.devices)))
+
     def position(self) -> np.ndarray:
         """int64 `[C]`: each client's place in the flattened `[W, D, K, L]`."""
-        blocks = self.schedule.count.sum(2).reshape(-1)
+        # A device's blocks are consecutive over all of its waves, so the blocks in order are those by (device, wave).
+        edges = self.schedule.edges
+        blocks = np.diff(edges, axis=0).T.reshape(-1)
         slot = np.arange(len(self.schedule.clients)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
-        block = np.repeat(np.arange(len(blocks)) * self.num_blocks, blocks) + slot
+        waves, devices = edges.shape[0] - 1, edges.shape[1]
+        wave = np.arange(waves * devices).reshape(waves, devices).T.reshape(-1)
+        block = np.repeat(wave * self.num_blocks, blocks) + slot
         place = block[:, None] * self.layout.lanes + np.arange(self.layout.lanes)
         here = self.schedule.clients >= 0
         position = np.empty(int(here.sum()), np.int64)
@@ -125,13 +156,19 @@ class Packing:
 
 def pack(cohort: Cohort, layout: Layout) -> Packing:
     """How a cohort runs on a layout; kept with the cohort, the examples only if they are a single wave."""
-    if layout not in cohort.packed:
-        schedule = make_schedule(cohort, layout)
-        packing = Packing(schedule, layout, size_class(schedule.max_blocks_per_device), None)
-        if schedule.num_waves == 1:
-            packing = dataclasses.replace(packing, resident=pack_wave(cohort, packing, 0))
-        cohort.packed[layout] = packing
-    return cohort.packed[layout]
+    packing = cohort.packed.get(layout)
+    if packing is not None and (packing.resident is not None or _same_budget(packing.layout, layout)):
+        return packing
+    schedule = make_schedule(cohort, layout)
+    packing = Packing(schedule, layout, size_class(schedule.max_blocks_per_device), None)
+    if schedule.num_waves == 1:
+        packing = dataclasses.replace(packing, resident=pack_wave(cohort, packing, 0))
+    cohort.packed[layout] = packing
+    return packing
+
+
+def _same_budget(a: Layout, b: Layout) -> bool:
+    return a.accumulator_bytes == b.accumulator_bytes
 
 
 def pack_wave(cohort: Cohort, packing: Packing, wave: int) -> PackedClients:
@@ -143,18 +180,43 @@ def pack_wave(cohort: Cohort, packing: Packing, wave: int) -> PackedClients:
     table = np.full((len(blocks), packing.num_blocks, layout.lanes), -1, np.int64)
     for d, clients in enumerate(blocks):
         table[d, : len(clients)] = clients
-    count = schedule.count[wave, list(layout.local)]
     arrays = PackedClients(
         value=_pack_value(cohort, packing, blocks, table),
         identity=_rows(cohort.identity.view(np.uint32).reshape(-1, 2), table),
         client_index=_rows(cohort.client_index, table),
         extra={name: _rows(array, table) for name, array in cohort.extra.items()},
         valid=table >= 0,
-        first=np.cumsum(count, 1, dtype=np.int32) - count,
-        count=count,
-        shards=np.full((len(blocks), 1), layout.shards // len(layout.devices), np.int32),
+        groups=_groups(packing, wave),
     )
     return _transfer.shard(arrays, layout)
+
+
+def _groups(packing: Packing, wave: int) -> Groups:
+    """The groups of blocks that each device of this process runs in a wave."""
+    layout, schedule, merges = packing.layout, packing.schedule, packing.merges[0]
+    # Of each leaf, the first and the last group may be incomplete.
+    capacity = packing.num_blocks // GROUP + 2 * layout.leaves
+    first, count, ends, after = np.zeros((4, len(layout.local), capacity), np.int32)
+    number, height = np.zeros((2, len(layout.local), 1), np.int32)
+    for row, device in enumerate(layout.local):
+        begin, (leaf, end) = schedule.edges[wave, device], schedule.groups(wave, device)
+        n, start = len(leaf), schedule.leaves[leaf]
+        count[row, :n] = np.diff(end, prepend=begin)
+        first[row, :n] = end - begin - count[row, :n]
+        leaf_ends = end == schedule.leaves[leaf + 1]
+        ends[row, :n] = leaf_ends | ((end - start) % GROUP == 0)
+        after[row, :n] = ends[row, :n] * (end - start > GROUP) + leaf_ends * merges[leaf]
+        number[row], height[row] = n, _height(packing, device, begin)
+    return Groups(first, count, ends, after, number, height)
+
+
+def _height(packing: Packing, device: int, block: int) -> int:
+    """The nodes on a device's stack before it runs a block."""
+    schedule, merges = packing.schedule, packing.merges[0]
+    leaf = int(np.searchsorted(schedule.leaves, block, side="right")) - 1
+    before = np.arange(schedule.devices[device], min(leaf, schedule.devices[device + 1]))
+    groups = leaf < schedule.devices[device + 1] and block - schedule.leaves[leaf] >= GROUP
+    return int(schedule.occupied[before].sum() - merges[before].sum() + groups)
 
 
 def _pack_value(cohort: Cohort, packing: Packing, blocks: list[np.ndarray], table: np.ndarray) -> Any:

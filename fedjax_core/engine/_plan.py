@@ -9,6 +9,9 @@ earlier level, it computes that value again, since functions are pure.
 import dataclasses
 import functools
 
+import jax
+
+from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.language.graph import (
     Aggregate,
     Check,
@@ -49,10 +52,12 @@ class ServerPhase:
       inputs: the values it reads: arguments, results of earlier phases, and aggregates and collected
         values of the pass before it.
       outputs: the values that are read later.
+      is_read: per output, which of its leaves are read later.
     """
 
     inputs: tuple[Node, ...]
     outputs: tuple[Node, ...]
+    is_read: tuple[tuple[bool, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,17 +174,34 @@ def _available(node: Node):
             yield node
 
 
-def _read_later(nodes, levels, wanted, passes) -> dict[Node, None]:
-    """The server's values that must outlive their phase, in order."""
-    read = {}
-    for root in [*(n for n in wanted if not n.per_client), *(n for p in passes for n in p.server_inputs)]:
-        read.update(dict.fromkeys(_available(root)))
+def _read_later(nodes, levels, wanted, passes) -> dict[Node, tuple[bool, ...]]:
+    """The server's values that must outlive their phase, in order, and which leaves of each are read."""
+    roots = [*(n for n in wanted if not n.per_client), *(n for p in passes for n in p.server_inputs)]
+    read = dict.fromkeys(a for root in roots for a in _available(root))
     for node in nodes:
         if not (node.per_client or is_pass_result(node) or is_structural(node)):
             for i in node.inputs:
-                earlier = (a for a in _available(i) if levels[a] < levels[node])
+                earlier = [a for a in _available(i) if levels[a] < levels[node]]
                 read.update(dict.fromkeys(earlier))
-    return read
+                roots += [i] if earlier else []
+    return _leaves_read(roots, read)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """Stands for one leaf of a node's value."""
+
+    node: Node
+    position: int
+
+
+def _leaves_read(roots, read) -> dict[Node, tuple[bool, ...]]:
+    """Which leaves of the nodes `read` the values `roots` are views of."""
+    available = {n for root in roots for n in _available(root)}
+    structures = {n: jax.tree.structure(n.abstract) for n in available}
+    places = {n: s.unflatten([_Leaf(n, i) for i in range(s.num_leaves)]) for n, s in structures.items()}
+    leaves = set(jax.tree.leaves(evaluate(tuple(roots), places)))
+    return {n: tuple(_Leaf(n, i) in leaves for i in range(structures[n].num_leaves)) for n in read}
 
 
 def _phase(k: int, levels, read_later) -> ServerPhase:
@@ -195,4 +217,4 @@ def _phase(k: int, levels, read_later) -> ServerPhase:
             inputs.update(dict.fromkeys(_available(node) if levels[node] < k else [node]))
         else:
             stack.extend(reversed(node.inputs))
-    return ServerPhase(tuple(inputs), tuple(computed))
+    return ServerPhase(tuple(inputs), tuple(computed), tuple(read_later[n] for n in computed))

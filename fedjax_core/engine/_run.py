@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,29 @@ from fedjax_core.engine import _transfer
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
-from fedjax_core.engine._execution import empty_program, pass_program, phase_program
+from fedjax_core.engine._execution import empty_program, finish_program, pass_program, phase_program
 from fedjax_core.engine._packing import PackedClients, Packing, pack, pack_wave
 from fedjax_core.engine._plan import Pass, Plan
-from fedjax_core.engine._transfer import FlatTree, unflatten
+from fedjax_core.engine._transfer import joined
 from fedjax_core.language.graph import Node
 
 # JAX has neither an error type nor an error code for a lost process, only the name of the component that noticed it.
 _COLLECTIVES = ("Gloo", "NCCL", "coordination")
+
+
+class Aggregated(NamedTuple):
+    """What a pass has aggregated.
+
+    Attributes:
+      parts: per device, the nodes of the tree that it is left with, at the server.
+      merges: how the server merges them, from `server_merges`.
+    """
+
+    parts: tuple
+    merges: tuple
+
+
+_NOTHING = Aggregated((), ())
 
 
 class Program:
@@ -34,9 +50,11 @@ class Program:
     def __init__(self, plan: Plan, layout: Layout):
         self.plan = plan
         self.layout = layout
-        self._phases = [phase_program(phase) for phase in plan.phases]
+        before = (None, *plan.passes)
+        self._phases = [phase_program(phase, pass_, layout) for phase, pass_ in zip(plan.phases, before)]
         self._passes = [pass_program(plan, p, layout) for p in plan.passes]
         self._empty = [empty_program(plan, p, layout) for p in plan.passes]
+        self._finish = finish_program(layout)
 
     def __call__(self, server: dict[Node, object], cohort: Cohort | None) -> list:
         """Runs all phases and passes.
@@ -55,12 +73,12 @@ class Program:
         # Placed before anything runs: results are committed to their device, so for a state that comes in as NumPy
         # arrays every program would be compiled again when it comes back.
         known = _put(server, self.layout.server)
-        for k, phase in enumerate(self.plan.phases):
-            if phase.outputs:
-                known |= self._run_stage(k, known)
-            if k < len(self.plan.passes):
-                assert cohort is not None  # the passes are over its clients
-                known |= self._run_pass(k, known, cohort)
+        known |= self._run_phase(0, known, _NOTHING)
+        for k in range(len(self.plan.passes)):
+            assert cohort is not None  # the passes are over its clients
+            aggregated, rows = self._run_pass(k, known, cohort)
+            known |= rows
+            known |= self._run_phase(k + 1, known, aggregated)
         # Last, since reading a count waits for the devices.
         for check in self.plan.checks:
             count = int(evaluate((check.count,), known)[0])
@@ -72,47 +90,51 @@ class Program:
         """The program of the first pass, whose text is the same in every process and session."""
         pass_ = self.plan.passes[0]
         known = _put(server, self.layout.server)
-        known |= self._run_stage(0, known)
+        known |= self._run_phase(0, known, _NOTHING)
         inputs = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
         clients = self._clients(pack_wave(cohort, pack(cohort, self.layout), 0))
         return self._passes[0].lower(inputs, None, clients)
 
-    def _run_stage(self, k: int, known: dict[Node, object]) -> dict[Node, object]:
-        """The values that the server computes between two passes, by node."""
-        phase = self.plan.phases[k]
-        return dict(zip(phase.outputs, self._phases[k](tuple(known[n] for n in phase.inputs))))
+    def _run_phase(self, k: int, known: dict[Node, object], aggregated: Aggregated) -> dict[Node, object]:
+        """The values that the server computes after the pass that has `aggregated`, by node."""
+        phase, pass_ = self.plan.phases[k], self.plan.passes[k - 1] if k else None
+        if not phase.outputs:
+            return {}
+        inputs = tuple(known[n] for n in phase.inputs if pass_ is None or n not in pass_.aggregates)
+        return dict(zip(phase.outputs, self._phases[k](inputs, *aggregated)))
 
-    def _run_pass(self, k: int, known: dict[Node, object], cohort: Cohort) -> dict[Node, object]:
-        """The results of a pass, at the server and for each client, by node."""
+    def _run_pass(self, k: int, known: dict[Node, object], cohort: Cohort) -> tuple[Aggregated, dict[Node, object]]:
+        """What a pass has aggregated, as the phase after it takes it, and the values with a row a client, by node."""
         pass_ = self.plan.passes[k]
         packing = pack(cohort, self.layout)
         with _other_processes(self.layout):
             server = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
-            totals, kept = self._waves(k, server, cohort, packing)
-            aggregated = dict(zip(pass_.aggregates, _transfer.to_server(totals, self.layout)))
+            nodes, kept = self._waves(k, server, cohort, packing)
+            aggregated = Aggregated(_transfer.parts_at_server(nodes, self.layout), packing.merges[1])
         if not pass_.materialized:
-            return aggregated
+            return aggregated, {}
         rows = dict(zip(pass_.materialized, _in_cohort_order(kept, packing.position())))
-        return aggregated | rows | {n: rows[n.inputs[0]] for n in pass_.collected}
+        return aggregated, rows | {n: rows[n.inputs[0]] for n in pass_.collected}
 
     def _waves(self, k: int, server: tuple, cohort: Cohort, packing: Packing) -> tuple:
-        """The accumulators after all waves, and for each wave the values that are kept of its clients.
+        """The nodes that the devices are left with, and for each wave the values that are kept of its clients.
 
         The next wave is read while the devices compute; no more than two are in memory.
         """
         totals, running, kept = None, None, []
+        several = packing.schedule.num_waves > 1
         for wave in range(packing.schedule.num_waves):
             clients = self._clients(pack_wave(cohort, packing, wave))
             if wave == 0:
                 self._check_kept(k, server, clients, len(cohort))
-                totals = self._empty_totals(k, server, clients) if packing.schedule.num_waves > 1 else None
+                totals = self._empty_totals(k, server, clients) if several else None
             totals, rows, done = self._passes[k](server, totals, clients)
             if self.plan.passes[k].materialized:
                 kept.append(_transfer.to_server(rows, self.layout))
             if running is not None:
                 jax.block_until_ready(running)  # otherwise a third wave would be read while two are in memory
             running = done
-        return totals, kept
+        return (self._finish(server, totals)[0] if several else totals), kept
 
     def _empty_totals(self, k: int, server: tuple, clients: PackedClients):
         """The accumulators before the first of several waves."""
@@ -135,7 +157,7 @@ class Program:
         if not pass_.materialized:
             return
         rows = jax.eval_shape(self._passes[k], server, None, clients)[1]
-        rows = jax.eval_shape(unflatten, rows) if isinstance(rows, FlatTree) else rows
+        rows = jax.eval_shape(joined, (rows,))
         sizes = [sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(leaves)) for leaves in rows]
         if sum(sizes) * number > self.layout.memory_budget:
             raise ValueError(_too_much(pass_, sizes, number, self.layout.memory_budget))

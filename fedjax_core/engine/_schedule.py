@@ -1,16 +1,15 @@
 """The schedule: which client runs where and when, a function of the cohort alone.
 
 Clients are sorted by (steps, identity) and cut into blocks of `L` lanes, so that the clients of a
-block take nearly the same number of steps. Blocks are assigned to `V` virtual shards: longest first, each goes
-to the half of the shards with the least work, and so on within each half. A device owns consecutive shards, so
-its work is balanced whatever the number of devices. A wave is a range of the blocks of every shard, as many as
-the memory budget holds; the bits of a result do not depend on where the waves are cut.
+block take nearly the same number of steps. Blocks are assigned to the `V` leaves of a tree (see `_tree`): longest
+first, each goes to the half of the leaves with the least work, and so on within each half. A device runs a consecutive
+range of leaves, in order. A wave is a consecutive range of the blocks of every device, as many as the memory budget
+holds. The bits of a result depend neither on where the devices' ranges are cut nor on where the waves are.
 
-Axis letters: `W` waves, `D` devices, `V` virtual shards, `N` blocks of the cohort, `L` lanes, `C` clients.
+Axis letters: `W` waves, `D` devices, `V` leaves, `N` blocks of the cohort, `L` lanes, `C` clients.
 """
 
 import dataclasses
-import heapq
 import math
 
 import jax
@@ -19,6 +18,7 @@ import numpy as np
 from fedjax_core import types
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout
+from fedjax_core.engine._tree import GROUP, device_edges
 from fedjax_core.language.graph import is_batched
 
 _GRID = 1.5
@@ -34,15 +34,19 @@ class Schedule:
     """Which clients run where and when.
 
     Attributes:
-      clients: int32 `[N, L]`: positions in the cohort, -1 for none; ordered by wave, device, shard.
-      count: int32 `[W, D, V / D]`, the blocks of each shard in each wave.
+      clients: int32 `[N, L]`: positions in the cohort, -1 for none; ordered by leaf.
+      leaves: int64 `[V + 1]`: the blocks at which the leaves begin and end.
+      devices: int64 `[D + 1]`: the leaves at which the devices begin and end.
+      edges: int64 `[W + 1, D]`: the blocks at which the waves of a device begin and end.
       max_blocks_per_device: the largest number of blocks of a device in a wave.
       max_steps_per_device: per sequence of the cohort, the largest number of steps of a device in a wave.
       max_examples_per_device: per sequence, the largest number of examples of a device in a wave.
     """
 
     clients: np.ndarray
-    count: np.ndarray
+    leaves: np.ndarray
+    devices: np.ndarray
+    edges: np.ndarray
     max_blocks_per_device: int
     max_steps_per_device: tuple[int, ...]
     max_examples_per_device: tuple[int, ...]
@@ -50,13 +54,29 @@ class Schedule:
     @property
     def num_waves(self) -> int:
         """`W`, at least one."""
-        return len(self.count)
+        return len(self.edges) - 1
+
+    @property
+    def occupied(self) -> np.ndarray:
+        """bool `[V]`: which leaves have a block."""
+        return np.diff(self.leaves) > 0
 
     def blocks(self, wave: int, device: int) -> np.ndarray:
         """int32 `[blocks, L]`: the clients of a device in a wave."""
-        ends = np.cumsum(self.count.sum(2).reshape(-1))
-        end = ends[wave * self.count.shape[1] + device]
-        return self.clients[end - self.count[wave, device].sum() : end]
+        return self.clients[self.edges[wave, device] : self.edges[wave + 1, device]]
+
+    def groups(self, wave: int, device: int) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks of a device in a wave by groups (see `GROUP`).
+
+        Returns:
+          int64 `[n]` twice: the leaf of each group, and the block behind its last one in this wave.
+        """
+        begin, end = self.edges[wave : wave + 2, device]
+        block = np.arange(begin, end)
+        leaf = np.searchsorted(self.leaves, block, side="right") - 1
+        last = (block + 1 - self.leaves[leaf]) % GROUP == 0
+        last |= (block + 1 == self.leaves[leaf + 1]) | (block + 1 == end)
+        return leaf[last], block[last] + 1
 
 
 def size_class(n: int, ratio: float = _GRID, first: int = _SMALLEST) -> int:
@@ -96,81 +116,66 @@ def sequences_of(cohort: Cohort) -> list[ClientSequences]:
 
 
 def make_schedule(cohort: Cohort, layout: Layout) -> Schedule:
-    """Cuts the clients into blocks, assigns the blocks to the shards, and cuts the shards into waves."""
+    """Cuts the clients into blocks, lays the blocks on the leaves, and cuts the leaves into devices and waves."""
     sequences = sequences_of(cohort)
     steps = sum((s.num_steps for s in sequences), np.zeros(len(cohort), np.int64))
-    # Allocate the result first: temporaries allocated after it can be returned to the operating system.
-    clients = np.empty((-(-len(steps) // layout.lanes), layout.lanes), np.int32)
-    blocks, shard = _blocks(steps, cohort.identity, layout)
-    rank = _rank(shard, layout.shards)
-    upto = _cumulated(sequences, blocks, rank, shard // (layout.shards // len(layout.devices)), len(layout.devices))
+    clients, leaf = _blocks(steps, cohort.identity, layout)
+    leaves = np.concatenate([[0], np.cumsum(np.bincount(leaf, minlength=layout.leaves))])
+    # One more than its steps, as where blocks are laid on leaves.
+    work = np.bincount(leaf, 1.0 + of_clients(steps, clients[:, :1])[:, 0], minlength=layout.leaves)
+    devices = device_edges(work, len(layout.devices))
+    upto = _cumulated(sequences, clients)
     # Less than the budget: two waves are in memory at once, and their sizes are rounded up to the grid.
-    edges = _cut(upto @ _bytes_each(cohort, layout.lanes), layout.memory_budget / (_IN_FLIGHT * _GRID))
+    budget = max(layout.memory_budget - layout.accumulator_bytes, 0) / (_IN_FLIGHT * _GRID)
+    edges = _cut(upto @ _bytes_each(cohort, layout.lanes), leaves[devices], budget)
     largest = np.diff(upto[edges], axis=0).max((0, 1)).tolist()
-    wave = np.searchsorted(edges[1:-1], rank, side="right")
-    order = np.argsort(wave, kind="stable")
-    count = np.bincount(wave * layout.shards + shard, minlength=(len(edges) - 1) * layout.shards)
-    return Schedule(
-        np.take(blocks, order, 0, out=clients),
-        count.astype(np.int32).reshape(len(edges) - 1, len(layout.devices), -1),
-        largest[0],
-        tuple(largest[1::2]),
-        tuple(largest[2::2]),
-    )
+    return Schedule(clients, leaves, devices, edges, largest[0], tuple(largest[1::2]), tuple(largest[2::2]))
 
 
 def _blocks(steps: np.ndarray, identity: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks, int32 `[N, L]`, and the shard of each, `[N]`, in the order of the shards."""
+    """The blocks, int32 `[N, L]`, and the leaf of each, `[N]`, in the order of the leaves."""
     blocks = np.full((-(-len(steps) // layout.lanes), layout.lanes), -1, np.int32)
     # Ties in the number of steps go by identity: a client's place in the cohort must not decide where it is summed.
     blocks.reshape(-1)[: len(steps)] = np.lexsort((identity, -steps))
-    shard = _balanced(steps[blocks[:, 0]] if len(blocks) else steps, layout.shards)
-    # Stable, since the order of a shard's blocks decides the last bits, and NumPy's usual sort differs by machine.
-    by_shard = np.argsort(shard, kind="stable")
-    return blocks[by_shard], shard[by_shard]
+    leaf = _balanced(steps[blocks[:, 0]] if len(blocks) else steps, layout.leaves)
+    # Stable, since the order of a leaf's blocks decides the last bits, and NumPy's usual sort differs by machine.
+    by_leaf = np.argsort(leaf, kind="stable")
+    return blocks[by_leaf], leaf[by_leaf]
 
 
-def _balanced(steps: np.ndarray, shards: int) -> np.ndarray:
-    """Each block's shard, such that consecutive shards together have nearly equal work."""
-    if shards == 1 or not len(steps):
+def _balanced(steps: np.ndarray, leaves: int) -> np.ndarray:
+    """Each block's leaf, such that consecutive leaves together have nearly equal work."""
+    if leaves == 1 or not len(steps):
         return np.zeros(len(steps), np.int32)
-    parts = next(n for n in range(2, shards + 1) if shards % n == 0)
-    part, within = _longest_first(steps, parts), shards // parts
-    shard = part * within
-    for p in range(parts):
-        shard[part == p] += _balanced(steps[part == p], within)
-    return shard
+    half = _longest_first(steps)
+    leaf = half * (leaves // 2)
+    for h in (0, 1):
+        leaf[half == h] += _balanced(steps[half == h], leaves // 2)
+    return leaf
 
 
-def _longest_first(steps: np.ndarray, parts: int) -> np.ndarray:
-    """Each block's part: in order, each block goes to the part with the least work so far."""
-    load = [(0, part) for part in range(parts)]
-    chosen = np.empty(len(steps), np.int32)
+def _longest_first(steps: np.ndarray) -> np.ndarray:
+    """Each block's half: in order, each block goes to the half with the least work so far."""
+    ahead, chosen = 0, np.empty(len(steps), np.int32)
     for block, cost in enumerate(steps.tolist()):
-        work, chosen[block] = load[0]
-        # One more than its steps, so that blocks without steps are spread over the parts too.
-        heapq.heapreplace(load, (work + cost + 1, int(chosen[block])))
+        half = ahead > 0
+        chosen[block] = half
+        # One more than its steps, so that blocks without steps are spread over the halves too.
+        ahead += -1 - cost if half else 1 + cost
     return chosen
 
 
-def _rank(shard: np.ndarray, shards: int) -> np.ndarray:
-    """The position of each block within its shard; `shard` ascends."""
-    count = np.bincount(shard, minlength=shards)
-    return np.arange(len(shard)) - np.repeat(np.cumsum(count) - count, count)
-
-
-def _cumulated(sequences: list[ClientSequences], blocks, rank, device, devices: int) -> np.ndarray:
-    """int64 `[ranks + 1, D, Q]`: the totals over a device's blocks below each rank.
+def _cumulated(sequences: list[ClientSequences], blocks: np.ndarray) -> np.ndarray:
+    """int64 `[N + 1, Q]`: the totals over the blocks before each one.
 
     The columns are blocks and, per sequence, steps and examples. They are computed one after another, since there may
     be a million blocks.
     """
-    ranks = int(rank.max(initial=-1)) + 1
-    table = np.zeros((ranks + 1, devices, 1 + 2 * len(sequences)), np.int64)
-    np.add.at(table[:, :, 0], (rank + 1, device), 1)
+    table = np.zeros((len(blocks) + 1, 1 + 2 * len(sequences)), np.int64)
+    table[1:, 0] = 1
     for q, s in enumerate(sequences):
-        np.add.at(table[:, :, 1 + 2 * q], (rank + 1, device), of_clients(s.num_steps, blocks).max(1, initial=0))
-        np.add.at(table[:, :, 2 + 2 * q], (rank + 1, device), of_clients(s.num_examples, blocks).sum(1))
+        table[1:, 1 + 2 * q] = of_clients(s.num_steps, blocks).max(1, initial=0)
+        table[1:, 2 + 2 * q] = of_clients(s.num_examples, blocks).sum(1)
     return np.cumsum(table, 0, out=table)
 
 
@@ -213,12 +218,20 @@ def example_bytes(sequences: ClientSequences) -> int:
     return sum(int(np.prod(leaf.shape[lead:])) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _cut(upto: np.ndarray, budget: float) -> np.ndarray:
-    """The ranks at which waves begin and end: each has as many blocks as fit `budget` bytes on every device, or one."""
-    last = len(upto) - 1
-    edges = [0]
-    while edges[-1] < last:
+def _cut(upto: np.ndarray, devices: np.ndarray, budget: float) -> np.ndarray:
+    """The blocks at which waves begin and end: each has as many as fit `budget` bytes on every device, or one.
+
+    Args:
+      upto: `[N + 1]`, the bytes of the blocks before each one.
+      devices: `[D + 1]`, the blocks at which the devices begin and end.
+      budget: bytes.
+
+    Returns:
+      int64 `[W + 1, D]`.
+    """
+    edges = [devices[:-1]]
+    while len(edges) == 1 or (edges[-1] < devices[1:]).any():
         here = edges[-1]
-        fits = min(int(np.searchsorted(column, column[here] + budget, side="right")) - 1 for column in upto.T)
-        edges.append(min(max(fits, here + 1), last))
-    return np.array(edges if last else [0, 0])
+        fits = np.searchsorted(upto, upto[here] + budget, side="right") - 1
+        edges.append(np.minimum(np.maximum(fits, here + 1), devices[1:]))
+    return np.stack(edges)

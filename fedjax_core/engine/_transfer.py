@@ -9,6 +9,7 @@ import ctypes
 import dataclasses
 import functools
 import math
+import operator
 import threading
 import weakref
 from typing import Any
@@ -180,16 +181,21 @@ def broadcast(values: Any, layout: Layout) -> Any:
     return jax.tree.map(leaf, flat)
 
 
-def to_server(values: Any, layout: Layout) -> Any:
-    """The result of a pass, which is on all devices (a `FlatTree` if there are several), whole at the server."""
+def parts_at_server(values: Any, layout: Layout) -> tuple:
+    """The result of a pass at the server: a part for each device, or one part in which theirs follow one another."""
     if len(layout.devices) == 1:
-        return values
+        return (values,)
     if not layout.one_process:
-        return _unflatten(jax.tree.map(lambda x: x.addressable_data(0), _gathered(layout)(values)))
+        return (jax.tree.map(lambda x: x.addressable_data(0), _gathered(layout)(values)),)
     # Device by device: if JAX gathered an array, that would be a program over all devices.
     leaves, structure = jax.tree.flatten(values)
-    parts = [[leaf.addressable_data(d) for d in layout.local] for leaf in leaves]
-    return _joined(structure, jax.device_put(parts, layout.server))
+    parts = [[leaf.addressable_data(d) for leaf in leaves] for d in layout.local]
+    return tuple(jax.tree.unflatten(structure, part) for part in jax.device_put(parts, layout.server))
+
+
+def to_server(values: Any, layout: Layout) -> Any:
+    """The result of a pass, which is on all devices (a `FlatTree` if there are several), whole at the server."""
+    return values if len(layout.devices) == 1 else _joined(parts_at_server(values, layout))
 
 
 @jax.jit
@@ -197,15 +203,19 @@ def _flatten(values) -> FlatTree:
     return flatten(values, 0)
 
 
-@jax.jit
-def _unflatten(flat: FlatTree):
-    return unflatten(flat)
+def joined(parts: tuple) -> Any:
+    """The values of all devices, each leaf with their rows one after another, from `parts_at_server`."""
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *(v for part in parts for v in _device_values(part)))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _joined(structure, parts: list):
-    """The values, joined from the part that each device held."""
-    return unflatten(jax.tree.unflatten(structure, [jnp.concatenate(part) for part in parts]))
+def _device_values(part) -> list:
+    if not isinstance(part, FlatTree):
+        return [part]
+    number = len(part.joined[0]) if part.joined else 1
+    return [unflatten(jax.tree.map(operator.itemgetter(d), part)) for d in range(number)]
+
+
+_joined = jax.jit(joined)
 
 
 # Kept for each layout: a function that is made anew in every call is compiled anew too.

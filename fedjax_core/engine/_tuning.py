@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from fedjax_core.engine._cache import cache_folder
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import EngineConfig
+from fedjax_core.engine._execution import accumulator_bytes
 from fedjax_core.engine._plan import Plan
 from fedjax_core.engine._run import Program
 from fedjax_core.language.graph import Node
@@ -40,13 +41,15 @@ def tuned_lanes(plan: Plan, config: EngineConfig, server: dict[Node, object], co
     if not plan.passes or cohort is None or not len(cohort):
         return 1
 
+    accumulated = accumulator_bytes(plan)
+
     @functools.cache
     def program(lanes: int) -> Program:
-        program = Program(plan, dataclasses.replace(config, lanes=lanes).resolve())
+        program = Program(plan, dataclasses.replace(config, lanes=lanes).resolve(accumulated))
         _seconds(program, server, cohort)  # compiles
         return program
 
-    layout = dataclasses.replace(config, lanes=1).resolve()
+    layout = dataclasses.replace(config, lanes=1).resolve(accumulated)
     alone = Program(plan, layout).lowered(server, _sample(cohort))
     kind = f"{layout.devices[0].device_kind} {len(layout.devices)} {jax.__version__} {config.memory_budget}"
     key = hashlib.sha256(f"{kind} {alone.as_text()}".encode()).hexdigest()

@@ -18,6 +18,9 @@ from fedjax_core.types import SERVER
 def federated_sum(value) -> Placed:
     """The sum over the clients, in the dtype of the values; zero if there are no clients.
 
+    Floats are summed in two words of at least float32, so the relative error, measured on the sum of the values'
+    magnitudes, stays below 1e-6 for any number of clients.
+
     Args:
       value: numbers at CLIENTS; a struct is summed field by field.
 
@@ -35,8 +38,7 @@ def federated_sum(value) -> Placed:
     """
     node = client_argument(value, "federated_sum")
     check_leaves("federated_sum", node, "numbers", is_number)
-    operation = _reductions.elementwise("federated_sum", lambda dtype: 0, jnp.add, jnp.sum)
-    return Placed(_reductions.reduce_node(operation, node))
+    return Placed(_reductions.reduce_node(_reductions.summed("federated_sum", node.abstract), node))
 
 
 def federated_min(value) -> Placed:
@@ -90,8 +92,8 @@ def _extremum(operator, value, neutral, combine, reduce):
 def federated_mean(value, weight=None) -> Placed:
     """The weighted mean over the clients, `sum(value * weight) / sum(weight)`.
 
-    Sums are accumulated in at least float32; the mean has the dtype of the value, float32 for integers.
-    If the total weight is zero, the mean is 0 / 0 = NaN (the aggregator `mean` gives zero instead).
+    Sums are accumulated as `federated_sum` does, in at least float32; the mean has the dtype of the value, float32 for
+    integers. If the total weight is zero, the mean is 0 / 0 = NaN (the aggregator `mean` gives zero instead).
 
     Args:
       value: numbers at CLIENTS, a pytree.

@@ -52,11 +52,12 @@ class Aggregate:
 
     Attributes:
       name: the operator, for error messages and descriptions.
-      zero: `value -> accumulator`, the empty accumulator for client values of these shapes (it reads no entry).
-      accumulate: `(accumulator, values [L, ...], valid bool [L] | None) -> accumulator`, takes
+      zero: `value -> running`, what no client has added to, for client values of these shapes (it reads no entry).
+      accumulate: `(running, values [L, ...], valid bool [L] | None) -> running`, takes
         the values of `L` lanes in order; a lane whose `valid` is False is empty.
       merge: `(accumulator, accumulator) -> accumulator`, associative.
       report: `accumulator -> result`.
+      close: `running -> accumulator`, after a few clients; the accumulator may be a more exact form.
     """
 
     name: str
@@ -64,6 +65,11 @@ class Aggregate:
     accumulate: Callable
     merge: Callable
     report: Callable
+    close: Callable = lambda running: running
+
+    def empty(self, value):
+        """The accumulator of no clients, for client values of these shapes."""
+        return self.close(self.zero(value))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -89,9 +89,10 @@ def _with_lanes(next_round: Computation, lanes: int | None) -> Computation:
 
 def environment_of(next_round: Computation) -> dict[str, Any]:
     """What decides the bits of a round besides its arguments: the JAX version, device kind, lanes, virtual shards."""
-    layout = next_round.config.resolve()
+    layout = next_round.layout
+    assert layout is not None  # a round has placements
     device = layout.devices[0].device_kind
-    return {"jax": jax.__version__, "device": device, "lanes": layout.lanes, "virtual_shards": layout.shards}
+    return {"jax": jax.__version__, "device": device, "lanes": layout.lanes, "virtual_shards": layout.leaves}
 
 
 def _warn_if_different(checkpoint: Checkpoint, now: dict[str, Any]) -> None:

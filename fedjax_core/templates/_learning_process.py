@@ -81,7 +81,7 @@ class LearningProcess(IterativeProcess):
       set_model_weights: (<state=int32,weights=int32> -> int32)
       <BLANKLINE>
       next
-      pass 1 over the clients
+      pass 1 over the clients (16 virtual shards)
         computes count -> int32
         sends 4 B: federated_sum of int32 (count)
       server

@@ -190,7 +190,7 @@ def test_lists_and_dicts_of_clients_have_none(clients):
 
 def test_descriptions_show_what_the_clients_bring():
     lines = late_examples.describe().splitlines()
-    start = lines.index("pass 1 over the clients")
+    start = lines.index("pass 1 over the clients (16 virtual shards)")
     assert lines[start + 1 : start + 3] == ["  brings 4 B: int32 (delay)", "  brings 8 B: float32[2] (bias)"]
     assert "  sends 4 B: federated_max of int32 (delay)" in lines
     assert lines[-1] == "per client: receives 4 B, sends 8 B"

@@ -9,11 +9,29 @@ import pytest
 import fedjax_core as fc
 
 
-@pytest.mark.parametrize(("devices", "shards"), [(1, 8), (2, 8), (3, 9), (4, 8), (5, 10), (8, 8), (None, 8)])
-def test_shards_are_a_multiple_of_the_devices(devices, shards):
+@pytest.mark.parametrize("devices", [1, 2, 3, 4, 5, 8, None])
+def test_a_layout_has_as_many_virtual_shards_for_any_devices(devices):
     layout = fc.EngineConfig(devices=devices).resolve()
-    assert layout.shards == shards and len(layout.devices) == (devices or 8) and layout.lanes == 1
+    assert layout.leaves == 16 and len(layout.devices) == (devices or 8) and layout.lanes == 1
     assert layout.devices == tuple(jax.devices()[: devices or 8])
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "devices", "leaves", "direct", "nodes"),
+    [
+        (4 * 2**20, 1, 16, False, 7),
+        (4 * 2**20, 4, 16, False, 5),
+        (4 * 2**20 + 1, 1, 8, False, 6),
+        (4 * 2**20 + 1, 3, 8, False, 7),
+        (256 * 2**20, 8, 8, False, 3),
+        (256 * 2**20 + 1, 1, 1, True, 1),
+        (256 * 2**20 + 1, 2, 2, True, 1),
+        (256 * 2**20 + 1, 3, 4, False, 5),
+    ],
+)
+def test_large_accumulators_have_fewer_virtual_shards(num_bytes, devices, leaves, direct, nodes):
+    layout = fc.EngineConfig(devices=devices).resolve(num_bytes)
+    assert (layout.leaves, layout.direct, layout.accumulator_bytes) == (leaves, direct, nodes * num_bytes)
 
 
 @pytest.mark.parametrize("field", ["lanes", "devices", "memory_budget"])
@@ -44,7 +62,7 @@ def mesh(devices, axes=("clients",)):
 def test_a_mesh_of_clients_says_which_devices_and_in_which_order():
     chosen = [jax.devices()[i] for i in (5, 2, 7)]
     config = fc.EngineConfig(devices=mesh(chosen))
-    assert config.resolve().devices == tuple(chosen) and config.resolve().shards == 9
+    assert config.resolve().devices == tuple(chosen) and config.resolve().leaves == 16
     assert fc.EngineConfig(devices=jax.make_mesh((8,), ("clients",))).resolve() == fc.EngineConfig().resolve()
     assert hash(config) == hash(fc.EngineConfig(devices=mesh(chosen))) and config == fc.EngineConfig(
         devices=mesh(chosen)

@@ -38,13 +38,13 @@ def test_a_description_shows_passes_what_is_communicated_and_what_is_computed_ag
     lines = clipped_mean.describe().splitlines()
     assert lines[0] == f"clipped_mean: {clipped_mean.type_signature}"
     assert lines[1:] == [
-        "pass 1 over the clients",
+        "pass 1 over the clients (16 virtual shards)",
         "  receives 4 B: float32 (center)",
         "  computes distance -> float32",
         "  sends 4 B: federated_max of float32 (distance)",
         "server",
         "  computes widen -> float32",
-        "pass 2 over the clients",
+        "pass 2 over the clients (16 virtual shards)",
         "  receives 4 B: float32 (widen)",
         "  computes distance -> float32, again",
         "  computes clip -> float32",
@@ -128,7 +128,7 @@ def test_results_that_the_clients_get_after_a_pass():
         return fc.federated_broadcast(fc.federated_max(values))
 
     assert program.describe().splitlines()[1:] == [
-        "pass 1 over the clients",
+        "pass 1 over the clients (16 virtual shards)",
         "  sends 4 B: federated_max of int32 (values)",
         "results at the clients",
         "  receives 4 B: int32 (federated_max)",
@@ -175,7 +175,7 @@ def test_what_every_client_computes_alike_is_no_work_of_the_server():
         return fc.federated_sum(fc.federated_map(jnp.multiply, total, clients))
 
     assert program.describe().splitlines()[1:5] == [
-        "pass 1 over the clients",
+        "pass 1 over the clients (16 virtual shards)",
         "  receives 10 B: float16[5] (x)",
         "  computes sum -> float16",
         "  computes multiply -> float16",

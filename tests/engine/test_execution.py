@@ -46,15 +46,15 @@ def lowered(lanes: int, sizes, computation=descend, weights=(2,)):
     return pass_program(plan, plan.passes[0], layout).lower((jnp.zeros(weights),), None, clients)
 
 
-def test_one_lane_is_three_nested_loops_and_nothing_batched():
+def test_one_lane_is_nested_loops_and_nothing_batched():
     text = lowered(1, [4, 5, 90]).as_text()
-    assert text.count("stablehlo.while") == 3  # shards, blocks, steps
+    assert text.count("stablehlo.while") == 4  # groups, blocks, steps; merges
     assert "batching_dims" not in text
 
 
 def test_lanes_are_batched_inside_a_block_and_not_looped_over():
     text = lowered(8, [4, 5, 90]).as_text()
-    assert text.count("stablehlo.while") == 4  # shards, blocks, common steps, the rest of the steps
+    assert text.count("stablehlo.while") == 5  # groups, blocks, common steps, the rest of the steps; merges
     assert "batching_dims = [0] x [0]" in text
 
 
@@ -66,11 +66,11 @@ def test_compiled_lanes_are_products_of_a_batch_without_a_loop_over_them(lanes):
     assert shapes
     if lanes == 1:
         assert all(shape.count(",") == 1 for shape in shapes), shapes
-        assert text.count(" while(") == 3  # shards, blocks, steps
+        assert text.count(" while(") == 4  # groups, blocks, steps; merges
     else:
         assert all(shape.startswith("f32[8,") and shape.count(",") == 2 for shape in shapes), shapes
         assert all("lhs_batch_dims={0}" in line for line in products)
-        assert text.count(" while(") == 4  # shards, blocks, common steps, the rest of the steps
+        assert text.count(" while(") == 5  # groups, blocks, common steps, the rest of the steps; merges
 
 
 @pytest.mark.parametrize("lanes", [1, 8])

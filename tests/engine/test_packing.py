@@ -77,3 +77,12 @@ def test_a_cohort_is_packed_once_per_layout():
     cohort = cohorts.make_cohort(cohorts.make_population([5, 3]))
     assert pack(cohort, layout()) is pack(cohort, layout())
     assert pack(cohort, layout()) is not pack(cohort, layout(2))
+
+
+def test_programs_that_accumulate_more_share_what_is_packed_and_leave_less_memory_to_waves():
+    few, many = (fc.EngineConfig(devices=1, memory_budget=20_000).resolve(size) for size in (100, 2000))
+    assert few == many and few.accumulator_bytes < many.accumulator_bytes < 20_000
+    small, large = (cohorts.make_cohort(cohorts.make_population(sizes)) for sizes in ([3, 5], [50] * 40))
+    assert pack(small, few) is pack(small, many) is not None and pack(small, few).resident is not None
+    waves = [pack(large, layout).schedule.num_waves for layout in (few, many, few)]
+    assert 1 < waves[0] == waves[2] < waves[1]
