@@ -101,7 +101,9 @@ def _run_pass(plan: Plan, pass_: Pass, known: dict, cohort: PackedCohort) -> dic
     run = functools.partial(client_values, plan, pass_, server)
     values, kept = jax.vmap(run, (lane_axes(block),), axis_size=len(cohort.identity))(block)
     rows = dict(zip(pass_.materialized, kept))
-    totals = {n: _reduced(n.operation, v) for n, v in zip(pass_.aggregates, values)}
+    totals = {}
+    for (operation, nodes), reduced in zip(pass_.reductions, values):
+        totals |= zip(nodes, _reduced(operation, reduced))
     return totals | rows | {n: rows[n.inputs[0]] for n in pass_.collected}
 
 

@@ -8,6 +8,7 @@ on the stacks is merged, and all other work of the server done, on one device.
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -44,11 +45,12 @@ def phase_program(phase: ServerPhase, pass_: Pass | None, layout: Layout) -> Cal
     @jax.jit
     def run(inputs: tuple, parts: tuple, merges: tuple) -> tuple:
         values = dict(zip(others, inputs))
-        if aggregates:
+        if pass_ is not None and aggregates:
             # A large model does not fit into memory several times, and in a loop its accumulator would be copied.
             alone = layout.direct and len(layout.devices) == 1
-            root = _first(parts[0]) if alone else _root(aggregates, joined(parts), *merges)
-            values |= {n: n.operation.report(accumulator) for n, accumulator in zip(aggregates, root)}
+            root = _first(parts[0]) if alone else _root(pass_, joined(parts), *merges)
+            for (operation, nodes), accumulator in zip(pass_.reductions, root):
+                values |= zip(nodes, operation.report(accumulator))
         return tuple(map(_only_read, evaluate(phase.outputs, values), phase.is_read))
 
     return run
@@ -59,14 +61,14 @@ def _only_read(value, is_read: tuple[bool, ...]):
     return structure.unflatten([leaf if read else None for leaf, read in zip(leaves, is_read)])
 
 
-def _root(aggregates: tuple[Node[Aggregate], ...], nodes: tuple, place, merges) -> tuple:
+def _root(pass_: Pass, nodes: tuple, place, merges) -> tuple:
     """The accumulators of the whole tree from the nodes that the devices have sent, `[D * n, ...]`."""
 
     def take(carry):
         k, stack, height = carry
         # The nodes come in the order of their places, so the stack never grows over one that is still to come.
         node = jax.tree.map(lambda x: x[place[k]], stack)
-        return k + 1, *_push(aggregates, stack, height, node, merges[k])
+        return k + 1, *_push(pass_, stack, height, node, merges[k])
 
     # In loops over integers that come in as values, even where there is a single node: XLA compiles a loop's body by
     # itself, and contracts merges in a row with one another and with `report`.
@@ -75,13 +77,13 @@ def _root(aggregates: tuple[Node[Aggregate], ...], nodes: tuple, place, merges) 
     return _first(stack)
 
 
-def _push(aggregates: tuple[Node[Aggregate], ...], stack: tuple, height, node: tuple, merges) -> tuple:
+def _push(pass_: Pass, stack: tuple, height, node: tuple, merges) -> tuple:
     """The stack and its height after `node` has been merged with the topmost ones, `merges` times, and pushed."""
 
     # This loop only reads the stack. If it wrote to it, too, XLA would copy the whole stack at every turn.
     def merge(i, node):
         top = jax.tree.map(lambda x: x[height - 1 - i], stack)
-        return tuple(n.operation.merge(a, b) for n, a, b in zip(aggregates, top, node))
+        return tuple(op.merge(a, b) for (op, _), a, b in zip(pass_.reductions, top, node))
 
     height, node = height - merges, lax.fori_loop(0, merges, merge, node)
     return _write(stack, node, height), height + 1
@@ -131,11 +133,11 @@ def finish_program(layout: Layout) -> Callable:
 
 def accumulator_bytes(plan: Plan) -> int:
     """The bytes of the accumulators of one node, in the pass where these are the most; unknown sizes do not count."""
-    return max((sum(_bytes_of(n) for n in pass_.aggregates) for pass_ in plan.passes), default=0)
+    return max((sum(_bytes_of(*r) for r in pass_.reductions) for pass_ in plan.passes), default=0)
 
 
-def _bytes_of(node: Node[Aggregate]) -> int:
-    leaves = jax.tree.leaves(jax.eval_shape(node.operation.empty, node.inputs[0].abstract))
+def _bytes_of(operation: Aggregate, nodes: tuple[Node[Aggregate], ...]) -> int:
+    leaves = jax.tree.leaves(jax.eval_shape(operation.empty, tuple(n.inputs[0].abstract for n in nodes)))
     known = [x for x in leaves if all(isinstance(d, int) for d in x.shape)]
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in known)
 
@@ -175,7 +177,7 @@ def _block_runner(plan: Plan, pass_: Pass, layout: Layout, server: tuple, client
 def _empty(pass_: Pass, layout: Layout, values: tuple) -> Totals:
     """The totals of a device before its first block, whose abstract values are `[L, ...]`."""
     lane = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), values)
-    zeros = tuple(jax.tree.map(jnp.asarray, n.operation.zero(v)) for n, v in zip(pass_.aggregates, lane))
+    zeros = tuple(jax.tree.map(jnp.asarray, op.zero(v)) for (op, _), v in zip(pass_.reductions, lane))
     empty = _closed(pass_, zeros)
     if layout.direct:
         return Totals(_stacked(empty, 1), ())
@@ -187,7 +189,7 @@ def _stacked(tree, number: int):
 
 
 def _closed(pass_: Pass, running: tuple) -> tuple:
-    return tuple(n.operation.close(r) for n, r in zip(pass_.aggregates, running))
+    return tuple(op.close(r) for (op, _), r in zip(pass_.reductions, running))
 
 
 def _added(aggregate: Aggregate, running, values, valid, direct: bool):
@@ -217,7 +219,7 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
         # A block of one lane always has its client, so a select over the whole accumulator would be for nothing.
         valid = clients.valid[k] if layout.lanes > 1 else None
         running = tuple(
-            _added(n.operation, r, v, valid, layout.direct) for n, r, v in zip(pass_.aggregates, running, values)
+            _added(op, r, v, valid, layout.direct) for (op, _), r, v in zip(pass_.reductions, running, values)
         )
         return running, _write(kept, rows, k)
 
@@ -228,7 +230,7 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
         if layout.direct:
             return running, stack, height, kept
         # A group that goes on in the next wave is pushed for nothing, and written over then.
-        stack, height = _push(pass_.aggregates, stack, height, _closed(pass_, running), groups.merges[g])
+        stack, height = _push(pass_, stack, height, _closed(pass_, running), groups.merges[g])
         next_group = _first(empty.running)
         if totals is not None:
             next_group = trees.where(groups.ends[g] > 0, next_group, running)
@@ -255,7 +257,7 @@ def _write(buffer, rows, k):
 
 
 def _run_block(plan: Plan, pass_: Pass, lanes: int, server: tuple, clients: PackedClients, k):
-    """The contributions of the clients of block `k`: `[L, ...]` per aggregate and per materialized value."""
+    """The contributions of the clients of block `k`: `[L, ...]` per reduction and per materialized value."""
     block = _block(clients, k, lanes)
     run = functools.partial(client_values, plan, pass_, server)
     # One lane is not a vmap of one: its steps would be batched loops, with a select over the carry at every step.
@@ -274,12 +276,13 @@ def client_values(plan: Plan, pass_: Pass, server: tuple, client: tuple) -> tupl
       client: `(value, identity, client_index, extra)`, `value` a tuple of the client's arguments.
 
     Returns:
-      The values to aggregate and the values to keep.
+      The values to aggregate, a tuple for each of `pass_.reductions`, and the values to keep.
     """
     value, identity, client_index, extra = client
     known = dict(zip(pass_.server_inputs, server))
     known |= {p: conform(p.member_type, v) for p, v in zip(plan.client_parameters, value)}
-    roots = (*(n.inputs[0] for n in pass_.aggregates), *pass_.materialized)
+    reduced = [tuple(n.inputs[0] for n in nodes) for _, nodes in pass_.reductions]
+    roots = (*itertools.chain(*reduced), *pass_.materialized)
     for node in ancestors(roots):
         match node.operation:
             case ClientIdentity():
@@ -288,8 +291,8 @@ def client_values(plan: Plan, pass_: Pass, server: tuple, client: tuple) -> tupl
                 known[node] = client_index
             case ClientValue(name):
                 known[node] = extra[name]
-    values = evaluate(roots, known)
-    return tuple(values[: len(pass_.aggregates)]), tuple(values[len(pass_.aggregates) :])
+    values = iter(evaluate(roots, known))
+    return tuple(tuple(itertools.islice(values, len(nodes))) for nodes in reduced), tuple(values)
 
 
 def _block(clients: PackedClients, k, lanes: int) -> tuple:

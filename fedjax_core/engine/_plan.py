@@ -23,6 +23,7 @@ from fedjax_core.language.graph import (
     Parameter,
     ancestors,
     is_made_by,
+    joint_sums,
 )
 
 
@@ -42,6 +43,16 @@ class Pass:
     collected: tuple[Node[Collect], ...]
     materialized: tuple[Node, ...]
     server_inputs: tuple[Node, ...]
+
+    @functools.cached_property
+    def reductions(self) -> tuple[tuple[Aggregate, tuple[Node[Aggregate], ...]], ...]:
+        """The aggregates as they are computed: all sums as one reduction, of the tuple of their values.
+
+        Each is `(operation, nodes)`; the operation takes and reports a tuple with an entry for each node.
+        """
+        sums = tuple(n for n in self.aggregates if n.operation.sums is not None)
+        others = tuple((_of_tuple(n.operation), (n,)) for n in self.aggregates if n not in sums)
+        return ((joint_sums(tuple(n.operation for n in sums)), sums), *others) if sums else others
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,6 +108,16 @@ class Plan:
     def extra(self) -> tuple[str, ...]:
         """The names of `client_values`, each once."""
         return tuple(dict.fromkeys(n.operation.name for n in self.client_values))
+
+
+def _of_tuple(operation: Aggregate) -> Aggregate:
+    """The same reduction of a tuple of one value."""
+    return dataclasses.replace(
+        operation,
+        zero=lambda values: operation.zero(*values),
+        accumulate=lambda running, values, valid: operation.accumulate(running, *values, valid),
+        report=lambda accumulator: (operation.report(accumulator),),
+    )
 
 
 def plan_of(parameters: tuple[Node[Parameter], ...], outputs: tuple[Node, ...]) -> Plan:

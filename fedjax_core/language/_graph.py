@@ -58,6 +58,7 @@ class Aggregate:
       merge: `(accumulator, accumulator) -> accumulator`, associative.
       report: `accumulator -> result`.
       close: `running -> accumulator`, after a few clients; the accumulator may be a more exact form.
+      sums: what `joint_sums` needs of a sum of every leaf; None for other reductions.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Aggregate:
     merge: Callable
     report: Callable
     close: Callable = lambda running: running
+    sums: tuple | None = None
 
     def empty(self, value):
         """The accumulator of no clients, for client values of these shapes."""

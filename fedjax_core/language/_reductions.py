@@ -1,5 +1,11 @@
 """The reductions behind the aggregating operators."""
 
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -47,25 +53,128 @@ def elementwise(name: str, neutral, combine, reduce) -> Aggregate:
     return Aggregate(name, zero, accumulate, merge, lambda total: total)
 
 
-def summed(name: str, abstract) -> Aggregate:
-    """The sum of numbers, in two floats (see `trees.CompensatedSum`), of clients with these abstract values."""
+@dataclasses.dataclass(frozen=True)
+class LeafSum:
+    """How one leaf of a value is summed over the clients, entry by entry.
 
-    # A few clients are added up in one float: to read and write both words for every client would cost a small model
-    # several percent of a round.
+    Attributes:
+      zero: `leaf -> running`, the empty total of a leaf of this shape and dtype (it reads no entry).
+      add: `(running, lanes [L, ...]) -> running`, where empty lanes are zero, and `L` may be zero.
+      merge: `(total, total) -> total`, associative, with `close(zero(leaf))` as its identity.
+      report: `total -> sum`.
+      close: `running -> total`, after a few clients.
+    """
+
+    zero: Callable
+    add: Callable
+    merge: Callable
+    report: Callable = lambda total: total
+    close: Callable = lambda running: running
+
+
+# A few clients are added up in one float: to read and write both words for every client would cost a small model
+# several percent of a round.
+IN_TWO_FLOATS = LeafSum(
+    zero=lambda leaf: trees.compensated_zero(leaf).high,
+    add=lambda few, lanes: few + _sum_rows(lanes.astype(few.dtype)),
+    merge=trees.compensated_merge,
+    report=lambda total: total.high,
+    close=lambda few: trees.compensated_zero(few)._replace(high=few),
+)
+"""The sum of floats: the total is a `trees.CompensatedSum`."""
+
+_JOINED = 4096  # entries; to copy more would cost more time in each round than a kernel costs when it is compiled
+
+
+class Summands:
+    """The leaves of a value by groups that are summed as one array each.
+
+    XLA compiles a few kernels for every array that is accumulated, merged and reported, which for a model of many small
+    arrays takes far longer than the sums do. So small leaves that are summed in the same way are joined.
+
+    Attributes:
+      kinds: the `LeafSum` of each group.
+    """
+
+    def __init__(self, kinds: list[LeafSum], abstract: list):
+        self._abstract = abstract
+        groups: dict[Any, list[int]] = {}
+        for i, (kind, leaf) in enumerate(zip(kinds, abstract)):
+            groups.setdefault((kind, leaf.dtype) if _is_small(leaf) else i, []).append(i)
+        self._groups = list(groups.values())
+        self.kinds = [kinds[group[0]] for group in self._groups]
+
+    def abstract(self, leaves: list) -> list:
+        """The shape and dtype of each group, for leaves of these shapes."""
+        return [jax.eval_shape(self._joined, [leaves[i] for i in group]) for group in self._groups]
+
+    def join(self, leaves: list) -> list:
+        """The leaves `[L, ...]` as an array `[L, ...]` for each group."""
+        return [jax.vmap(self._joined)([leaves[i] for i in group]) for group in self._groups]
+
+    def _joined(self, leaves: list):
+        return leaves[0] if len(leaves) == 1 else jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+
+    def split(self, sums: list) -> list:
+        """The sum of each leaf from those of the groups."""
+        leaves = {}
+        for group, total in zip(self._groups, sums):
+            leaves |= zip(group, [total] if len(group) == 1 else self._parts(group, total))
+        return [leaves[i] for i in range(len(leaves))]
+
+    def _parts(self, group: list[int], total) -> list:
+        shapes = [self._abstract[i].shape for i in group]
+        ends = itertools.accumulate(map(math.prod, shapes), initial=0)
+        return [_part(total, start, shape) for start, shape in zip(ends, shapes)]
+
+
+def _part(total, start: int, shape: tuple):
+    return jax.tree.map(lambda x: x[start : start + math.prod(shape)].reshape(shape), total)
+
+
+def _is_small(leaf) -> bool:
+    return all(isinstance(d, int) for d in leaf.shape) and math.prod(leaf.shape) <= _JOINED
+
+
+def leaf_sums(name: str, kinds, abstract, report: Callable = lambda sums: sums) -> Aggregate:
+    """A sum of every leaf in its own way.
+
+    Args:
+      name: the operator.
+      kinds: the `LeafSum` of each leaf, in a tree like the value.
+      abstract: the clients' abstract values.
+      report: from the tree of sums to the result.
+    """
+    structure = jax.tree.structure(abstract)
+    summands = Summands(structure.flatten_up_to(kinds), jax.tree.leaves(abstract))
+
+    def each(fn_of: Callable) -> Callable:
+        return lambda *totals: [fn_of(kind)(*args) for kind, *args in zip(summands.kinds, *totals)]
+
     def zero(value):
-        return trees.compensated_zero(value).high
+        return each(lambda kind: kind.zero)(summands.abstract(jax.tree.leaves(value)))
 
-    def accumulate(few, values, valid):
-        wide = jax.tree.map(lambda x, t: x.astype(t.dtype), values, few)
-        return trees.add(few, jax.tree.map(_sum_rows, _masked(wide, valid, zero(few))))
+    def accumulate(running, values, valid):
+        lanes = summands.join(jax.tree.leaves(values))
+        return each(lambda kind: kind.add)(running, _masked(lanes, valid, [jnp.zeros((), x.dtype) for x in lanes]))
 
-    def close(few):
-        return trees.compensated_zero(few)._replace(high=few)
+    def report_all(totals):
+        return report(structure.unflatten(summands.split(each(lambda kind: kind.report)(totals))))
 
-    def report(total):
-        return jax.tree.map(lambda x, a: x.astype(a.dtype), total.high, abstract)
+    operation = Aggregate(name, zero, accumulate, each(lambda k: k.merge), report_all, each(lambda k: k.close))
+    return dataclasses.replace(operation, sums=(kinds, abstract, report))
 
-    return Aggregate(name, zero, accumulate, trees.compensated_merge, report, close)
+
+def joint_sums(operations: tuple[Aggregate, ...]) -> Aggregate:
+    """One reduction of the tuple of the values that `operations`, all from `leaf_sums`, reduce."""
+    kinds, abstract, reports = zip(*(operation.sums for operation in operations))
+    return leaf_sums("sums", kinds, abstract, lambda sums: tuple(f(s) for f, s in zip(reports, sums)))
+
+
+def summed(name: str, abstract) -> Aggregate:
+    """The sum of numbers."""
+    kinds = jax.tree.map(lambda _: IN_TWO_FLOATS, abstract)
+    return leaf_sums(name, kinds, abstract, lambda t: jax.tree.map(lambda x, a: x.astype(a.dtype), t, abstract))
 
 
 def _sum_rows(x):

@@ -37,6 +37,7 @@ from fedjax_core.language._placed import (
     node_of,
     placed_argument,
 )
+from fedjax_core.language._reductions import joint_sums
 from fedjax_core.language._trim import first_rows
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "is_batched",
     "is_made_by",
     "is_placed",
+    "joint_sums",
     "map_nodes",
     "node_of",
     "placed_argument",

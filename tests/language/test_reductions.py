@@ -1,40 +1,65 @@
-"""Reductions: lanes that hold nobody change nothing, and the limits of dtypes are neutral."""
+"""Sums of many leaves as sums of a few arrays."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fedjax_core.language import _reductions
+import fedjax_core as fc
+from fedjax_core.language._reductions import joint_sums, summed
 
-DTYPES = ["int8", "uint32", "int32", "float16", "bfloat16", "float32", "bool"]
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_limits_are_neutral(dtype):
-    dtype = jnp.dtype(dtype)
-    values = jnp.asarray([0, 1], dtype)
-    assert (jnp.minimum(values, jnp.asarray(_reductions.highest(dtype), dtype)) == values).all()
-    assert (jnp.maximum(values, jnp.asarray(_reductions.lowest(dtype), dtype)) == values).all()
+SHAPES = {"scalar": (), "many": (5, 1000), "few": (2, 3), "empty": (0, 4), "other": (7,)}
 
 
-SUM = _reductions.elementwise("sum", lambda dtype: 0, jnp.add, jnp.sum)
-ORDER = _reductions.sequential("order", lambda: jnp.int32(0), lambda a, v: 10 * a + v, lambda a, b: a + b, lambda a: a)
+def values(lanes: int) -> dict:
+    random = np.random.default_rng(lanes)
+    floats = {name: random.normal(size=(lanes, *shape)).astype(np.float32) for name, shape in SHAPES.items()}
+    return {**floats, "count": np.arange(lanes, dtype=np.int32), "half": np.ones((lanes, 2), np.float16)}
 
 
-@given(st.lists(st.booleans(), min_size=4, max_size=4))
-def test_lanes_that_hold_nobody_change_nothing(valid):
-    present = np.array(valid)
-    values = np.where(present[:, None], np.arange(8.0, dtype=np.float32).reshape(4, 2), np.nan)
-    total = SUM.accumulate(SUM.zero(values[0]), jnp.asarray(values), jnp.asarray(present))
-    np.testing.assert_array_equal(total, values[present].sum(0))
-    digits = np.arange(1, 5, dtype=np.int32)
-    found = ORDER.accumulate(ORDER.zero(None), jnp.asarray(digits), jnp.asarray(present))
-    assert int(found) == int("0" + "".join(map(str, digits[present])))
+def abstract(lanes: dict) -> dict:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), lanes)
 
 
-def test_nobody_at_all():
-    smallest = _reductions.elementwise("min", _reductions.highest, jnp.minimum, jnp.min)
-    zero = smallest.zero(jnp.zeros(2, jnp.int32))
-    np.testing.assert_array_equal(smallest.accumulate(zero, jnp.zeros((0, 2), jnp.int32), None), zero)
+@pytest.mark.parametrize("lanes", [0, 1, 2, 5])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_sum_of_leaves_is_the_sum_of_each(lanes, masked):
+    given = values(lanes)
+    operation = summed("sum", abstract(given))
+    valid = np.arange(lanes) != 1 if masked else None
+    running = operation.accumulate(operation.zero(abstract(given)), given, valid)
+    result = operation.report(operation.merge(operation.close(running), operation.empty(abstract(given))))
+    kept = slice(None) if valid is None else valid
+    for name, array in given.items():
+        assert result[name].shape == array.shape[1:] and result[name].dtype == array.dtype
+        np.testing.assert_allclose(result[name], array[kept].sum(0, dtype=np.float64), rtol=1e-5, atol=1e-6)
+
+
+def test_small_leaves_of_one_dtype_take_one_array_however_many_they_are():
+    for number in (2, 200):
+        leaves = {f"w{i}": jax.ShapeDtypeStruct((3, i % 4 + 1), jnp.float32) for i in range(number)}
+        operation = summed("sum", leaves)
+        assert [x.ndim for x in jax.tree.leaves(jax.eval_shape(operation.empty, leaves))] == [1, 1]
+    large = {"w": jax.ShapeDtypeStruct((100, 100), jnp.float32), **leaves}
+    empty = jax.eval_shape(summed("sum", large).empty, large)
+    assert sorted(x.shape for x in jax.tree.leaves(empty)) == [(100, 100), (100, 100), (1500,), (1500,)]
+
+
+def test_sums_of_one_pass_are_joined_and_reported_one_by_one():
+    first, second = values(3), {"loss": np.array([1.0, 2.0, 4.0], np.float32)}
+    operations = [summed("a", abstract(first)), summed("b", abstract(second))]
+    joint = joint_sums(tuple(operations))
+    empty = joint.zero((abstract(first), abstract(second)))
+    assert len(jax.tree.leaves(empty)) == len(jax.tree.leaves(operations[0].zero(abstract(first))))
+    results = joint.report(joint.close(joint.accumulate(empty, (first, second), None)))
+    assert float(results[1]["loss"]) == 7.0 and int(results[0]["count"]) == 3
+    np.testing.assert_allclose(results[0]["few"], first["few"].sum(0), rtol=1e-6)
+
+
+def test_sums_over_sizes_that_only_the_clients_know():
+    @fc.federated_computation(fc.at_clients("<x=float32[?],n=int32>"))
+    def total(values):
+        return fc.federated_sum(values)
+
+    result = total([{"x": np.arange(4, dtype=np.float32), "n": 1}, {"x": np.ones(4, np.float32), "n": 2}])
+    assert result["x"].tolist() == [1, 2, 3, 4] and int(result["n"]) == 3
