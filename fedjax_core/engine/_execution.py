@@ -145,7 +145,7 @@ def _bytes_of(operation: Aggregate, nodes: tuple[Node[Aggregate], ...]) -> int:
 def _on_devices(per_device: Callable, layout: Layout, **options) -> Callable:
     """A program over all devices: the first argument is the same on each, and each has its part of the others.
 
-    With several devices, values from the server are a `FlatTree`, and values to the server one of arrays `[D, N]`.
+    With several devices, values from the server are a `FlatTree`, and values to the server one of arrays `[D, ...]`.
     """
     if len(layout.devices) == 1:
         return jax.jit(per_device, **options)
@@ -155,7 +155,7 @@ def _on_devices(per_device: Callable, layout: Layout, **options) -> Callable:
         result = per_device(
             unflatten(server), *(unflatten(_first(x)) if isinstance(x, FlatTree) else x for x in sharded)
         )
-        return tuple(jax.tree.map(lambda x: x[None], flatten(part, 0)) for part in result)
+        return tuple(jax.tree.map(lambda x: x[None], flatten(part)) for part in result)
 
     @functools.partial(jax.jit, **options)
     def run(server, *sharded):
@@ -225,27 +225,27 @@ def _run_device(plan: Plan, pass_: Pass, layout: Layout, server: tuple, totals: 
 
     def group(g, carry):
         running, stack, height, kept = carry
-        first = groups.first[g]
-        running, kept = lax.fori_loop(first, first + groups.count[g], block, (running, kept))
+        first, count, ends, merges = groups.table[g]
+        running, kept = lax.fori_loop(first, first + count, block, (running, kept))
         if layout.direct:
             return running, stack, height, kept
         # A group that goes on in the next wave is pushed for nothing, and written over then.
-        stack, height = _push(pass_, stack, height, _closed(pass_, running), groups.merges[g])
+        stack, height = _push(pass_, stack, height, _closed(pass_, running), merges)
         next_group = _first(empty.running)
         if totals is not None:
-            next_group = trees.where(groups.ends[g] > 0, next_group, running)
+            next_group = trees.where(ends > 0, next_group, running)
         return next_group, stack, height, kept
 
     start = empty if totals is None else totals
     # The number of groups comes in as a value also where it is always 1: XLA would unroll a loop that runs once, and
     # its body would then give other bits than with more groups per device.
-    carry = (_first(start.running), start.stack, groups.height[0], kept)
-    running, stack, _, kept = lax.fori_loop(0, groups.number[0], group, carry)
+    carry = (_first(start.running), start.stack, groups.start[1], kept)
+    running, stack, _, kept = lax.fori_loop(0, groups.start[0], group, carry)
     after = Totals(jax.tree.map(lambda x: x[None], running), stack)
     # Not -1: where another dimension is zero, JAX cannot infer its size.
     kept = jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), kept)
     # An output of its own for the host to wait for: the totals are donated to the next wave before this one is done.
-    return (_sent(after, layout), kept, None) if totals is None else (after, kept, groups.count.sum(keepdims=True))
+    return (_sent(after, layout), kept, None) if totals is None else (after, kept, groups.start[:1])
 
 
 def _first(tree):

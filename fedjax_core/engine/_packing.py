@@ -90,21 +90,16 @@ class PackedClients:
 class Groups:
     """The groups of blocks that a wave runs (see `GROUP`), in order: integers that drive the loops of a device.
 
+    They are two arrays, since each array that is put on a device costs time of its own.
+
     Attributes:
-      first: int32 `[D, G]`, each group's first block.
-      count: int32 `[D, G]`, its number of blocks.
-      ends: int32 `[D, G]`, 1 if the group ends with them, 0 if it goes on in the next wave.
-      merges: int32 `[D, G]`, how many merges follow.
-      number: int32 `[D, 1]`, the number of groups.
-      height: int32 `[D, 1]`, the nodes on the stack before the wave.
+      table: int32 `[D, G, 4]`: each group's first block; its number of blocks; 1 if the group ends with them, 0 if it
+        goes on in the next wave; and how many merges follow.
+      start: int32 `[D, 2]`: the number of groups, and the nodes on the stack before the wave.
     """
 
-    first: Any
-    count: Any
-    ends: Any
-    merges: Any
-    number: Any
-    height: Any
+    table: Any
+    start: Any
 
 
 class _Capacity(NamedTuple):
@@ -196,18 +191,17 @@ def _groups(packing: Packing, wave: int) -> Groups:
     layout, schedule, merges = packing.layout, packing.schedule, packing.merges[0]
     # Of each leaf, the first and the last group may be incomplete.
     capacity = packing.num_blocks // GROUP + 2 * layout.leaves
-    first, count, ends, after = np.zeros((4, len(layout.local), capacity), np.int32)
-    number, height = np.zeros((2, len(layout.local), 1), np.int32)
+    table = np.zeros((len(layout.local), capacity, 4), np.int32)
+    start = np.zeros((len(layout.local), 2), np.int32)
     for row, device in enumerate(layout.local):
         begin, (leaf, end) = schedule.edges[wave, device], schedule.groups(wave, device)
-        n, start = len(leaf), schedule.leaves[leaf]
-        count[row, :n] = np.diff(end, prepend=begin)
-        first[row, :n] = end - begin - count[row, :n]
-        leaf_ends = end == schedule.leaves[leaf + 1]
-        ends[row, :n] = leaf_ends | ((end - start) % GROUP == 0)
-        after[row, :n] = ends[row, :n] * (end - start > GROUP) + leaf_ends * merges[leaf]
-        number[row], height[row] = n, _height(packing, device, begin)
-    return Groups(first, count, ends, after, number, height)
+        first = np.concatenate([[begin], end[:-1]]) if len(end) else end
+        of_leaf, leaf_ends = end - schedule.leaves[leaf], end == schedule.leaves[leaf + 1]
+        ends = leaf_ends | (of_leaf % GROUP == 0)
+        after = ends * (of_leaf > GROUP) + leaf_ends * merges[leaf]
+        table[row, : len(leaf)] = np.stack([first - begin, end - first, ends, after], 1)
+        start[row] = len(leaf), _height(packing, device, begin)
+    return Groups(table, start)
 
 
 def _height(packing: Packing, device: int, block: int) -> int:

@@ -8,6 +8,7 @@ import collections
 import ctypes
 import dataclasses
 import functools
+import itertools
 import math
 import operator
 import threading
@@ -23,6 +24,7 @@ from fedjax_core.engine._config import Layout
 
 _ALIGNMENT = 64
 _KEPT = 4
+_JOINED = 4096  # entries
 
 
 class BufferPool:
@@ -61,39 +63,37 @@ class BufferPool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FlatTree:
-    """A pytree of many arrays as a few, mostly one, since every array that crosses devices costs time of its own.
+    """A pytree of many small arrays as a few, since every array that crosses devices costs time of its own.
 
     Attributes:
-      joined: arrays `[*lead, N]`, in the order of their first leaves: one of uint32 for the bits of all keys and
-        numbers of 32 bits, and one for every other dtype. `N` is at least one, since JAX does not split an
+      arrays: the large leaves as they are, and vectors of the small ones: one of uint32 for the bits of all keys and
+        numbers of 32 bits, and one for every other dtype. A vector has at least one entry, since JAX does not split an
         empty array over devices.
-      form: `(tree structure, (shape of the bits behind lead, dtype) of each leaf, number of leading dimensions)`.
+      form: `(tree structure, (shape, dtype) of each leaf)`.
     """
 
-    joined: tuple
+    arrays: tuple
     form: tuple = dataclasses.field(metadata={"static": True})
 
 
-def flatten(tree: Any, lead: int) -> FlatTree:
-    """Joins the bits of the leaves, whose first `lead` dimensions must be equal and are kept.
+def flatten(tree: Any) -> FlatTree:
+    """Joins the bits of the small leaves.
 
     Example:
 
-    >>> flatten({"a": jnp.ones((2, 3)), "b": jnp.ones((2,)), "c": jnp.ones((2, 1), int)}, 1).joined[0].shape
-    (2, 5)
+    >>> [x.shape for x in flatten({"a": jnp.ones((2, 3)), "b": jnp.ones(2), "c": jnp.zeros((100, 100))}).arrays]
+    [(100, 100), (8,)]
     """
     leaves, structure = jax.tree.flatten(tree)
-    bits = [_bits(leaf) for leaf in leaves]
-    groups: dict[Any, list] = {}
-    for x in bits:
-        groups.setdefault(x.dtype, []).append(x.reshape(*x.shape[:lead], math.prod(x.shape[lead:])))
-    joined = tuple(_concatenated(group, lead) for group in groups.values())
-    return FlatTree(joined, (structure, tuple((x.shape[lead:], leaf.dtype) for x, leaf in zip(bits, leaves)), lead))
-
-
-def _concatenated(group: list, lead: int):
-    joined = jnp.concatenate(group, axis=lead)
-    return joined if joined.shape[lead] else jnp.zeros((*joined.shape[:lead], 1), joined.dtype)
+    forms = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    large, small = _parts(forms)
+    vectors = []
+    for by_dtype in small.values():
+        # By dtype first: XLA compiles a kernel for each cast.
+        groups = [jnp.concatenate([leaves[i].reshape(-1) for i in group]) for group in by_dtype.values()]
+        vector = jnp.concatenate([_bits(group).reshape(-1) for group in groups])
+        vectors.append(vector if vector.size else jnp.zeros(1, vector.dtype))
+    return FlatTree((*(leaves[i] for i in large), *vectors), (structure, forms))
 
 
 def unflatten(flat: FlatTree) -> Any:
@@ -101,20 +101,39 @@ def unflatten(flat: FlatTree) -> Any:
 
     Example:
 
-    >>> unflatten(flatten({"a": jnp.ones((2, 3)), "b": jnp.zeros(4)}, 0))["b"].tolist()
+    >>> unflatten(flatten({"a": jnp.ones((2, 3)), "b": jnp.zeros(4)}))["b"].tolist()
     [0.0, 0.0, 0.0, 0.0]
     """
-    structure, forms, lead = flat.form
-    arrays = {array.dtype: array for array in flat.joined}
-    taken = dict.fromkeys(arrays, 0)
-    leaves = []
-    for shape, dtype in forms:
-        carrier = _carrier(dtype)
-        start, size = taken[carrier], math.prod(shape)
-        part = lax.slice_in_dim(arrays[carrier], start, start + size, axis=lead)
-        leaves.append(_from_bits(part.reshape(*part.shape[:lead], *shape), dtype))
-        taken[carrier] += size
-    return jax.tree.unflatten(structure, leaves)
+    structure, forms = flat.form
+    large, small = _parts(forms)
+    leaves = dict(zip(large, flat.arrays))
+    for by_dtype, vector in zip(small.values(), flat.arrays[len(large) :]):
+        start = 0
+        for dtype, group in by_dtype.items():
+            sizes = [math.prod(forms[i][0]) for i in group]
+            words = sum(sizes) * math.prod(_words(dtype))
+            values = _from_bits(vector[start : start + words].reshape(-1, *_words(dtype)), dtype)
+            ends = itertools.accumulate(sizes, initial=0)
+            leaves |= {i: values[a : a + n].reshape(forms[i][0]) for i, a, n in zip(group, ends, sizes)}
+            start += words
+    return structure.unflatten([leaves[i] for i in range(len(forms))])
+
+
+def _parts(forms: tuple) -> tuple[list[int], dict[Any, dict[Any, list[int]]]]:
+    """The large leaves, and the small ones by the dtype of their vector and their own."""
+    large, small = [], {}
+    for i, (shape, dtype) in enumerate(forms):
+        # To copy a large leaf into a vector, and out of it, would cost more time than to transfer it alone.
+        if math.prod(shape) > _JOINED and not _is_key(dtype):
+            large.append(i)
+        else:
+            small.setdefault(_carrier(dtype), {}).setdefault(dtype, []).append(i)
+    return large, small
+
+
+def _words(dtype) -> tuple[int, ...]:
+    """The shape of the bits of one entry."""
+    return jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), dtype)).shape if _is_key(dtype) else ()
 
 
 def _bits(leaf):
@@ -200,7 +219,7 @@ def to_server(values: Any, layout: Layout) -> Any:
 
 @jax.jit
 def _flatten(values) -> FlatTree:
-    return flatten(values, 0)
+    return flatten(values)
 
 
 def joined(parts: tuple) -> Any:
@@ -211,7 +230,7 @@ def joined(parts: tuple) -> Any:
 def _device_values(part) -> list:
     if not isinstance(part, FlatTree):
         return [part]
-    number = len(part.joined[0]) if part.joined else 1
+    number = len(part.arrays[0]) if part.arrays else 1
     return [unflatten(jax.tree.map(operator.itemgetter(d), part)) for d in range(number)]
 
 

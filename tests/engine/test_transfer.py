@@ -29,7 +29,7 @@ def trees(lead: int):
 @pytest.mark.parametrize("jit", [False, True])
 def test_it_comes_back_as_it_was(lead, jit):
     for tree in trees(lead):
-        found = (jax.jit if jit else lambda f: f)(lambda tree: unflatten(flatten(tree, lead)))(tree)
+        found = (jax.jit if jit else lambda f: f)(lambda tree: unflatten(flatten(tree)))(tree)
         assert jax.tree.structure(found) == jax.tree.structure(tree)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(tree)):
             assert a.dtype == b.dtype and a.shape == b.shape
@@ -38,15 +38,16 @@ def test_it_comes_back_as_it_was(lead, jit):
             np.testing.assert_array_equal(a, b)
 
 
-def test_keys_and_numbers_of_32_bits_are_one_array():
-    keys = jax.random.split(jax.random.key(0), 2)
-    flat = flatten([jnp.ones((2, 3)), jnp.ones((2, 1), bool), jnp.ones((2, 5), jnp.int32), keys], 1)
-    assert [(a.shape, a.dtype) for a in flat.joined] == [((2, 3 + 5 + 2), jnp.uint32), ((2, 1), jnp.bool_)]
+def test_keys_and_numbers_of_32_bits_are_one_array_and_large_leaves_stay_alone():
+    keys, large = jax.random.split(jax.random.key(0), 2), jnp.ones((100, 100))
+    flat = flatten([jnp.ones((2, 3)), jnp.ones((2, 1), bool), jnp.ones((2, 5), jnp.int32), large, keys])
+    expected = [((100, 100), jnp.float32), ((2 * 3 + 2 * 5 + 2 * 2,), jnp.uint32), ((2,), jnp.bool_)]
+    assert [(a.shape, a.dtype) for a in flat.arrays] == expected
 
 
 def test_every_bit_comes_back():
     bits = jnp.array([0x7FC00001, 0xFF812345, 0x80000000, 0x00000001], jnp.uint32)  # NaNs, a zero, a subnormal number
-    found = jax.jit(lambda x: unflatten(flatten([x, x.view(jnp.int32)], 0)))(bits.view(jnp.float32))
+    found = jax.jit(lambda x: unflatten(flatten([x, x.view(jnp.int32)])))(bits.view(jnp.float32))
     assert all((x.view(jnp.uint32) == bits).all() for x in found)
 
 

@@ -36,13 +36,20 @@ def test_a_sum_of_leaves_is_the_sum_of_each(lanes, masked):
 
 
 def test_small_leaves_of_one_dtype_take_one_array_however_many_they_are():
-    for number in (2, 200):
+    for number in (17, 200):
         leaves = {f"w{i}": jax.ShapeDtypeStruct((3, i % 4 + 1), jnp.float32) for i in range(number)}
         operation = summed("sum", leaves)
         assert [x.ndim for x in jax.tree.leaves(jax.eval_shape(operation.empty, leaves))] == [1, 1]
     large = {"w": jax.ShapeDtypeStruct((100, 100), jnp.float32), **leaves}
     empty = jax.eval_shape(summed("sum", large).empty, large)
     assert sorted(x.shape for x in jax.tree.leaves(empty)) == [(100, 100), (100, 100), (1500,), (1500,)]
+
+
+def test_few_arrays_stay_alone_and_scalars_do_not():
+    leaves = {"a": jax.ShapeDtypeStruct((3,), jnp.float32), "b": jax.ShapeDtypeStruct((), jnp.float32)}
+    leaves |= {name: jax.ShapeDtypeStruct((), jnp.float32) for name in "cd"}
+    empty = jax.eval_shape(summed("sum", leaves).zero, leaves)
+    assert sorted(x.shape for x in jax.tree.leaves(empty)) == [(3,), (3,)]
 
 
 def test_sums_of_one_pass_are_joined_and_reported_one_by_one():
