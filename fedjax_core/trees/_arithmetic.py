@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from fedjax_core.trees._structure import dtype_of, is_of_kind
 
 Tree = Any
+_SMALL = 4096  # entries
+_MANY = 16  # leaves
 
 
 def add(a: Tree, b: Tree) -> Tree:
@@ -195,7 +197,8 @@ def is_finite(tree: Tree) -> jax.Array:
       False True
     """
     inexact = [leaf for leaf in jax.tree.leaves(tree) if is_of_kind(leaf, jnp.inexact)]
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in inexact]).all() if inexact else jnp.array(True)
+    finite = [jnp.all(jnp.isfinite(part)) for part in _few_parts(inexact)]
+    return jnp.stack(finite).all() if finite else jnp.array(True)
 
 
 def any_positive(tree: Tree) -> jax.Array:
@@ -256,6 +259,26 @@ def _map(name: str, fn: Callable[[Any, Any], Any], a: Tree, b: Tree) -> Tree:
             f"use jax.tree.map(lambda leaf: ..., tree) to convert one to the structure of the other"
         )
     return jax.tree.map(fn, a, b)
+
+
+def _few_parts(leaves: list) -> list:
+    """The entries of `leaves` in few arrays: where there are many small leaves, those of one dtype are joined.
+
+    XLA compiles a kernel for the reduction of each array. Where every leaf is selected by the result, as in the guard
+    of a round, it also repeats the combination of all these reductions in the kernel of each leaf, so the time to
+    compile would grow with the square of the number of leaves. A large leaf is not worth the copy.
+    """
+    small, others = {}, []
+    for leaf in leaves:
+        size = jnp.size(leaf)  # symbolic if a dimension is
+        if isinstance(size, int) and size <= _SMALL:
+            small.setdefault(dtype_of(leaf), []).append(leaf)
+        else:
+            others.append(leaf)
+    # Few stay alone, as in the sums over clients: joining them may slow down the kernels behind the local steps.
+    few = [leaf for group in small.values() if len(group) <= _MANY for leaf in group]
+    joined = [jnp.concatenate([jnp.ravel(x) for x in group]) for group in small.values() if len(group) > _MANY]
+    return [*joined, *few, *others]
 
 
 def _check_scalar(call: str, value: Any) -> None:

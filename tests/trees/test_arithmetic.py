@@ -176,3 +176,22 @@ def test_all_can_be_traced():
     assert (zeros["w"] == 0).all() and abs(norm - 2.0) < 1e-6
     mapped = jax.vmap(everything, (0, None, 0))(tree, jnp.array(2.0), jax.random.split(KEY, 4))
     assert mapped[0]["w"].shape == (4, 3) and mapped[1].shape == (4,)
+
+
+@pytest.mark.parametrize("place", [0, 7, 39])
+def test_is_finite_sees_every_one_of_many_small_leaves(place):
+    leaves = [jnp.ones((2, 3), "bfloat16" if i % 2 else "float32") for i in range(40)]
+    assert trees.is_finite([*leaves, jnp.ones(5000), 3])
+    leaves[place] = leaves[place].at[1, 2].set(jnp.nan)
+    assert not trees.is_finite([*leaves, jnp.ones(5000), 3])
+
+
+def test_a_guard_over_many_leaves_compiles_to_a_program_that_grows_with_their_number_not_its_square():
+    def guard(tree):
+        return trees.where(trees.is_finite(tree), tree, trees.zeros_like(tree))
+
+    def instructions(number):
+        tree = {str(i): jax.ShapeDtypeStruct((3,), jnp.float32) for i in range(number)}
+        return str(jax.jit(guard).lower(tree).compile().as_text()).count(" = ")
+
+    assert instructions(80) < 2.5 * instructions(40)
