@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fedjax_core import trees
 from fedjax_core.engine._config import Layout
 
 _ALIGNMENT = 64
 _KEPT = 4
-_JOINED = 4096  # entries
 
 
 class BufferPool:
@@ -123,11 +123,10 @@ def _parts(forms: tuple) -> tuple[list[int], dict[Any, dict[Any, list[int]]]]:
     """The large leaves, and the small ones by the dtype of their vector and their own."""
     large, small = [], {}
     for i, (shape, dtype) in enumerate(forms):
-        # To copy a large leaf into a vector, and out of it, would cost more time than to transfer it alone.
-        if math.prod(shape) > _JOINED and not _is_key(dtype):
-            large.append(i)
-        else:
+        if trees.is_small(jax.ShapeDtypeStruct(shape, dtype)) or _is_key(dtype):
             small.setdefault(_carrier(dtype), {}).setdefault(dtype, []).append(i)
+        else:
+            large.append(i)
     return large, small
 
 

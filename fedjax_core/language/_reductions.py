@@ -81,17 +81,14 @@ IN_TWO_FLOATS = LeafSum(
     report=lambda total: total.high,
     close=lambda few: trees.compensated_zero(few)._replace(high=few),
 )
-"""The sum of floats: the total is a `trees.CompensatedSum`."""
-
-_JOINED = 4096  # entries; to copy more would cost more time in each round than a kernel costs when it is compiled
-_MANY = 16
+"""The total is a `trees.CompensatedSum`: two words for floats, one for integers, which wrap around."""
 
 
 class Summands:
     """The leaves of a value by groups that are summed as one array each.
 
-    XLA compiles a few kernels for every array that is accumulated, merged and reported, which for a model of many small
-    arrays takes far longer than the sums do. So small leaves that are summed in the same way are joined.
+    Each array that is accumulated, merged and reported takes kernels of its own, which XLA compiles for far longer than
+    the sums take. So small leaves that are summed in the same way are joined (see `trees.is_small`).
 
     Attributes:
       kinds: the `LeafSum` of each group.
@@ -101,18 +98,14 @@ class Summands:
         self._abstract = abstract
         groups: dict[Any, list[int]] = {}
         for i, (kind, leaf) in enumerate(zip(kinds, abstract)):
-            groups.setdefault((kind, leaf.dtype) if _is_small(leaf) else i, []).append(i)
+            groups.setdefault((kind, leaf.dtype) if trees.is_small(leaf) else i, []).append(i)
         self._groups = [part for group in groups.values() for part in self._worth_it(group)]
         self.kinds = [kinds[group[0]] for group in self._groups]
 
     def _worth_it(self, group: list[int]) -> list[list[int]]:
-        """The leaves that are joined: all if there are many, otherwise only the scalars.
-
-        A round of a small model on several CPU devices took 1.4 times as long when its only bias was joined with its
-        losses and weights: XLA runs the kernels behind the local steps on other threads then.
-        """
+        """The leaves that are joined: all if there are many, otherwise only the scalars (see `trees.are_many`)."""
         arrays = [i for i in group if self._abstract[i].shape]
-        if len(arrays) > _MANY or not arrays:
+        if trees.are_many(arrays) or not arrays:
             return [group]
         numbers = [i for i in group if not self._abstract[i].shape]
         return [*([i] for i in arrays), *([numbers] if numbers else [])]
@@ -143,10 +136,6 @@ class Summands:
 
 def _part(total, start: int, shape: tuple):
     return jax.tree.map(lambda x: x[start : start + math.prod(shape)].reshape(shape), total)
-
-
-def _is_small(leaf) -> bool:
-    return all(isinstance(d, int) for d in leaf.shape) and math.prod(leaf.shape) <= _JOINED
 
 
 def leaf_sums(name: str, kinds, abstract, report: Callable = lambda sums: sums) -> Aggregate:

@@ -22,6 +22,7 @@ from fedjax_core.trees._arithmetic import (
     zeros_like,
 )
 from fedjax_core.trees._compensated import CompensatedSum, compensated_add, compensated_merge, compensated_zero
+from fedjax_core.trees._joining import are_many, is_small
 from fedjax_core.trees._structure import (
     distinct_size,
     expand,
@@ -38,6 +39,7 @@ __all__ = [
     "CompensatedSum",
     "add",
     "any_positive",
+    "are_many",
     "cast",
     "clip_by_norm",
     "compensated_add",
@@ -47,6 +49,7 @@ __all__ = [
     "divide",
     "expand",
     "is_finite",
+    "is_small",
     "match",
     "norm",
     "num_bytes",

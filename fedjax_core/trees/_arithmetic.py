@@ -6,11 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedjax_core.trees._joining import are_many, is_small
 from fedjax_core.trees._structure import dtype_of, is_of_kind
 
 Tree = Any
-_SMALL = 4096  # entries
-_MANY = 16  # leaves
 
 
 def add(a: Tree, b: Tree) -> Tree:
@@ -266,19 +265,15 @@ def _few_parts(leaves: list) -> list:
 
     XLA compiles a kernel for the reduction of each array. Where every leaf is selected by the result, as in the guard
     of a round, it also repeats the combination of all these reductions in the kernel of each leaf, so the time to
-    compile would grow with the square of the number of leaves. A large leaf is not worth the copy.
+    compile would grow with the square of the number of leaves.
     """
-    small, others = {}, []
-    for leaf in leaves:
-        size = jnp.size(leaf)  # symbolic if a dimension is
-        if isinstance(size, int) and size <= _SMALL:
-            small.setdefault(dtype_of(leaf), []).append(leaf)
-        else:
-            others.append(leaf)
-    # Few stay alone, as in the sums over clients: joining them may slow down the kernels behind the local steps.
-    few = [leaf for group in small.values() if len(group) <= _MANY for leaf in group]
-    joined = [jnp.concatenate([jnp.ravel(x) for x in group]) for group in small.values() if len(group) > _MANY]
-    return [*joined, *few, *others]
+    groups: dict[Any, list] = {}
+    for i, leaf in enumerate(leaves):
+        groups.setdefault(dtype_of(leaf) if is_small(leaf) else i, []).append(leaf)
+    parts = []
+    for group in groups.values():
+        parts += [jnp.concatenate([jnp.ravel(leaf) for leaf in group])] if are_many(group) else group
+    return parts
 
 
 def _check_scalar(call: str, value: Any) -> None:
