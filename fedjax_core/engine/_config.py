@@ -30,7 +30,8 @@ class EngineConfig:
       devices: the number of devices over which the clients are spread, the first ones of `jax.devices()`; or a mesh
         with the single axis `clients`, whose devices are taken in its order. None: all.
       memory_budget: the bytes of one device that the clients' data, padding included, and what is aggregated may take.
-        A larger cohort runs in waves, each read while the one before computes. None: a quarter of the device's memory
+        The data get at least a quarter of it. A larger cohort runs in waves, each read while the one before computes.
+        None: a quarter of the device's memory
         (on CPU, of the device's share of the machine's memory). Whatever the budget, a wave has at least one block,
         and its examples and steps are padded to as much as 64 KiB each.
 
@@ -164,6 +165,15 @@ class Layout:
     memory_budget: int
     # Not compared: it changes where waves are cut, and thus no bit, and programs share what is packed for a cohort.
     accumulator_bytes: int = dataclasses.field(compare=False)
+
+    @property
+    def data_budget(self) -> float:
+        """The bytes of one device that the clients' data may take: what the accumulators leave of the memory budget.
+
+        It is at least a quarter: waves of one block each would save little memory beside such accumulators, and take
+        far more time.
+        """
+        return max(self.memory_budget - self.accumulator_bytes, self.memory_budget / 4)
 
     @functools.cached_property
     def local(self) -> tuple[int, ...]:

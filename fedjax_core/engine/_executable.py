@@ -177,9 +177,8 @@ class Executable:
                 lanes = tuned_lanes(self.plan, self._config, server, cohort)
                 tuned = dataclasses.replace(self._config, lanes=lanes)
                 if self.plan.passes and cohort is not None and not len(cohort):
-                    return Program(
-                        self.plan, tuned.resolve(self._accumulator_bytes)
-                    )  # without clients nothing was measured
+                    # Not kept, since without clients nothing was measured.
+                    return Program(self.plan, tuned.resolve(self._accumulator_bytes))
                 self._config = tuned
             if self._program is None:
                 layout = self.layout

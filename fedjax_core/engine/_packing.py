@@ -152,7 +152,7 @@ class Packing:
 def pack(cohort: Cohort, layout: Layout) -> Packing:
     """How a cohort runs on a layout; kept with the cohort, the examples only if they are a single wave."""
     packing = cohort.packed.get(layout)
-    if packing is not None and (packing.resident is not None or _same_budget(packing.layout, layout)):
+    if packing is not None and (packing.resident is not None or packing.layout.data_budget == layout.data_budget):
         return packing
     schedule = make_schedule(cohort, layout)
     packing = Packing(schedule, layout, size_class(schedule.max_blocks_per_device), None)
@@ -160,10 +160,6 @@ def pack(cohort: Cohort, layout: Layout) -> Packing:
         packing = dataclasses.replace(packing, resident=pack_wave(cohort, packing, 0))
     cohort.packed[layout] = packing
     return packing
-
-
-def _same_budget(a: Layout, b: Layout) -> bool:
-    return a.accumulator_bytes == b.accumulator_bytes
 
 
 def pack_wave(cohort: Cohort, packing: Packing, wave: int) -> PackedClients:

@@ -126,7 +126,7 @@ def make_schedule(cohort: Cohort, layout: Layout) -> Schedule:
     devices = device_edges(work, len(layout.devices))
     upto = _cumulated(sequences, clients)
     # Less than the budget: two waves are in memory at once, and their sizes are rounded up to the grid.
-    budget = max(layout.memory_budget - layout.accumulator_bytes, 0) / (_IN_FLIGHT * _GRID)
+    budget = layout.data_budget / (_IN_FLIGHT * _GRID)
     edges = _cut(upto @ _bytes_each(cohort, layout.lanes), leaves[devices], budget)
     largest = np.diff(upto[edges], axis=0).max((0, 1)).tolist()
     return Schedule(clients, leaves, devices, edges, largest[0], tuple(largest[1::2]), tuple(largest[2::2]))
