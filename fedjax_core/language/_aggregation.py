@@ -19,7 +19,8 @@ def federated_sum(value) -> Placed:
     """The sum over the clients, in the dtype of the values; zero if there are no clients.
 
     Floats are summed in two words of at least float32, so the relative error, measured on the sum of the values'
-    magnitudes, stays below 1e-6 for any number of clients.
+    magnitudes, is about 1e-6 at most, for any number of clients. Integers are summed in their own dtype and wrap around
+    as in JAX: convert small ones at the clients, or use `federated_secure_sum`, which raises an error.
 
     Args:
       value: numbers at CLIENTS; a struct is summed field by field.
