@@ -28,11 +28,25 @@ def with_finite_slope(work: Callable) -> Callable:
     def of_client(weights, data, *others):
         if data.trip_count is None:
             return work(weights, data, *others)
-        # The derivative may also be with respect to what `work` has captured, for example a client's learning rate.
-        pure, captured = jax.closure_convert(work, weights, data, *others)
-        return _with_finite_slope(pure)(weights, data, *others, *captured)
+        pure, captured = _closed(work, weights, data, *others)
+        return _with_finite_slope(pure)((weights, data, *others), captured)
 
     return of_client
+
+
+def _closed(work: Callable, *args) -> tuple[Callable, list]:
+    """`work` as a function of its arguments and of the arrays that it has captured, and these arrays.
+
+    The derivative may be with respect to them, too, for example to a client's learning rate. `jax.closure_convert`
+    would leave integers captured, which the derivative of a program that has been traced already cannot read.
+    """
+    program, result = jax.make_jaxpr(work, return_shape=True)(*args)
+    structure = jax.tree.structure(result)
+
+    def pure(args, captured):
+        return structure.unflatten(jax.core.eval_jaxpr(program.jaxpr, captured, *jax.tree.leaves(args)))
+
+    return pure, program.consts
 
 
 def _with_finite_slope(fn: Callable) -> Callable:
