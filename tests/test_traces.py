@@ -5,10 +5,12 @@ import contextlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fedjax_core as fc
 from tests import cohorts
+from tests import learning_references as reference
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -51,6 +53,21 @@ def make_round(traces: list, **config):
         return fc.federated_map(move, state, mean), fc.federated_sum(trained[1])
 
     return next_.with_config(fc.EngineConfig(**config))
+
+
+def test_building_an_algorithm_traces_a_model_a_few_times():
+    """Its parts share what they ask of the model."""
+    model, traces = reference.linear_model(), []
+
+    def predict(weights, batch, **arguments):
+        traces.append(batch)
+        return model.predict(weights, batch, **arguments)
+
+    fc.algorithms.fed_avg(model._replace(predict=predict), optax.sgd(0.1), key=jax.random.key(0))
+    assert len(traces) <= 5
+    before = len(traces)
+    fc.algorithms.fed_eval(model._replace(predict=predict))
+    assert len(traces) - before <= 3
 
 
 @pytest.mark.parametrize("config", [{"devices": 1}, {"devices": 2}, {"devices": 2, "lanes": 3}])

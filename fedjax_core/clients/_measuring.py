@@ -1,6 +1,7 @@
 """The weights, the running state and the statistics of a model, as client work needs them."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -52,12 +53,9 @@ def abstract_statistics(model: Model) -> dict:
     >>> abstract_statistics(fc.models.logistic_regression(2, 3))["num_examples"]
     ShapeDtypeStruct(shape=(), dtype=int32)
     """
-    metrics = model_metrics(model)
+    run = _statistics(model)
 
     def statistics(size):
-        def run(key, batch, mask):
-            return measure(metrics, predicted(model, model.init(key), batch, mask).predictions, batch, mask)
-
         return _shapes("the model and its metrics on its `batch_type`", run, *_abstract_batch(model, size))
 
     one, two = statistics(1), statistics(2)
@@ -67,6 +65,32 @@ def abstract_statistics(model: Model) -> dict:
             f"{types.type_of(one)} and for two {types.type_of(two)}; sum over the batch in `measure`"
         )
     return one
+
+
+def _statistics(model: Model) -> Callable:
+    """The function from a key and a batch to the statistics of a model."""
+    model_metrics(model)  # raises where a metric is wrong
+    pairs = model._replace(metrics=tuple(model.metrics.items()))
+    try:
+        return _kept_statistics(pairs)
+    except TypeError:  # a function that cannot be hashed, such as an object that compares its fields
+        return _new_statistics(pairs)
+
+
+def _new_statistics(pairs: Model) -> Callable:
+    """The function of the model whose metrics are these pairs of a name and a metric, so that it can be hashed."""
+    model = pairs._replace(metrics=dict(pairs.metrics))
+    metrics = model_metrics(model)
+
+    def run(key, batch, mask):
+        return measure(metrics, predicted(model, model.init(key), batch, mask).predictions, batch, mask)
+
+    return run
+
+
+# Kept, since JAX does not trace the same function again: all parts of an algorithm ask for the statistics, and tracing
+# a large model takes seconds. Few, since a function may hold the weights of a model.
+_kept_statistics = functools.lru_cache(maxsize=4)(_new_statistics)
 
 
 def has_running_state(model: Model) -> bool:
