@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.extend import core
 
 from fedjax_core import trees
 
@@ -44,7 +45,8 @@ def _closed(work: Callable, *args) -> tuple[Callable, list]:
     structure = jax.tree.structure(result)
 
     def pure(args, captured):
-        return structure.unflatten(jax.core.eval_jaxpr(program.jaxpr, captured, *jax.tree.leaves(args)))
+        run = core.jaxpr_as_fun(core.ClosedJaxpr(program.jaxpr, captured))
+        return structure.unflatten(run(*jax.tree.leaves(args)))
 
     return pure, program.consts
 
