@@ -9,7 +9,9 @@ import numpy as np
 
 from fedjax_core import _checks, types
 from fedjax_core.data import _hashing, _sources
-from fedjax_core.engine import identities, ranges
+from fedjax_core.engine import batch_width, identities, ranges
+
+_MOST_EXAMPLES = 2**31 - 1  # of a client in a round: their positions are int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Batching:
     `dataset.repeat(num_epochs).shuffle(buffer_size).batch(batch_size)` in tf.data.
 
     Attributes:
-      batch_size: number of examples in a batch, at least 1.
+      batch_size: number of examples in a batch, at least 1. One beyond the clients' data costs nothing: batches are
+        padded only to about the largest that a client of the cohort has, unless the computation declares their size.
       num_epochs: how often every example occurs, at least 1. With None the examples repeat without end, and the
         cohort needs a step limit (`data.cohort(..., max_steps=...)`).
       shuffle: whether the stream is shuffled; the cohort then needs a key.
@@ -88,7 +91,8 @@ class Batching:
         if self.num_epochs is None:
             return np.where(sizes > 0, np.asarray(max_steps, np.int64), 0)
         stream = sizes * self.num_epochs
-        steps = stream // self.batch_size if self.drop_remainder else -(-stream // self.batch_size)
+        size = min(self.batch_size, np.iinfo(np.int64).max)  # NumPy raises OverflowError for a larger integer
+        steps = stream // size if self.drop_remainder else -(-stream // size)
         return steps if max_steps is None else np.minimum(steps, np.asarray(max_steps, np.int64))
 
 
@@ -126,6 +130,12 @@ class BatchedClients:
         return self.batching.batch_size
 
     @functools.cached_property
+    def width(self) -> int:
+        _check_positions(self.batching, self.num_examples, self.num_steps)
+        streams = _stream_lengths(self.batching, self.num_examples, self.num_steps)
+        return batch_width(int(streams.max(initial=0, where=self.num_steps > 0)), self.batch_size)
+
+    @functools.cached_property
     def num_examples(self) -> np.ndarray:
         return _sources.sizes_of(self.source, self.clients)
 
@@ -142,7 +152,9 @@ class BatchedClients:
         sizes, steps = self.num_examples[clients], self.num_steps[clients]
         lengths = _stream_lengths(self.batching, sizes, steps)
         step = ranges(np.zeros_like(steps), steps).astype(np.int32)
-        rows = step[:, None] * np.int32(self.batch_size) + np.arange(self.batch_size, dtype=np.int32)
+        # A client with a second step has a stream longer than a batch, so beyond int32 the size is never multiplied.
+        size = np.int32(min(self.batch_size, _MOST_EXAMPLES))
+        rows = step[:, None] * size + np.arange(self.width, dtype=np.int32)
         padding = rows >= np.repeat(lengths, steps)[:, None]
         if self.seed is not None:
             stream = shuffled(lengths, self._seeds[clients], self.batching.buffer_size)
@@ -162,6 +174,21 @@ def _stream_lengths(batching: Batching, sizes: np.ndarray, steps: np.ndarray) ->
     if batching.num_epochs is not None:
         return sizes * batching.num_epochs
     return -(-steps * batching.batch_size // np.maximum(sizes, 1)) * sizes
+
+
+def _check_positions(batching: Batching, sizes: np.ndarray, steps: np.ndarray) -> None:
+    """Raises ValueError if the positions of a client's examples in its stream do not fit int32."""
+    most, largest = int(steps.max(initial=0)), int(sizes.max(initial=0))
+    length = most * batching.batch_size
+    if batching.num_epochs is not None:  # a shuffled stream is drawn as a whole, whatever the number of steps
+        stream = largest * batching.num_epochs
+        length = stream if batching.shuffle else min(length, stream)
+    if length + largest > _MOST_EXAMPLES:
+        raise ValueError(
+            f"{batching} gives a client {length} examples in a round, got at most {most} steps and {largest} examples "
+            f"of its own, and the engine counts up to {_MOST_EXAMPLES}; use a smaller batch_size, num_epochs or "
+            "max_steps, for example Batching(batch_size=20)"
+        )
 
 
 def check_end(batching: Batching, max_steps) -> None:

@@ -8,7 +8,8 @@
 * `PackedCohort`, `pack_cohort`, `stack_cohorts`: cohorts as arrays, for `as_function`.
 * `client_digests`, `identities`: the source of all randomness of a client; `mix` and `GOLDEN`: the parts of splitmix64
   that they, and all draws on the host, are made of.
-* `ranges`: the rows of several clients, one client after another, for writing a `ClientSequences`.
+* `ranges`: the rows of several clients, one client after another, and `batch_width`: the size to which batches are
+  padded, for writing a `ClientSequences`.
 * What computations are built on: `plan_of` and `Executable`, which takes and returns values by node; `as_member`,
   `concrete_member`, `traced_member`, `conform`, `member_type_of_list` and `read_streams` for values without a plan.
 """
@@ -25,6 +26,7 @@ from fedjax_core.engine._machine import use_all_cores
 from fedjax_core.engine._members import concrete_member, traced_member
 from fedjax_core.engine._packed_cohort import PackedCohort, pack_cohort, stack_cohorts
 from fedjax_core.engine._plan import plan_of
+from fedjax_core.engine._schedule import batch_width
 from fedjax_core.engine._values import as_member, conform
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Layout",
     "PackedCohort",
     "as_member",
+    "batch_width",
     "client_digests",
     "concrete_member",
     "conform",

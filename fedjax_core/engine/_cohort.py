@@ -25,13 +25,16 @@ class ClientSequences(Protocol):
     Attributes:
       element_type: the type of one batch. Every leaf has the leading dimension `?`; where a
         batch is a single element, none has.
-      batch_size: `B`, the largest number of examples in a batch.
+      batch_size: the number of examples in a batch that is full, which may be more than any client has.
+      width: `B`, at most `batch_size` and at least the examples of the largest batch of any of the clients: what the
+        engine pads batches to (see `batch_width`).
       num_examples: int64 `[C]`.
       num_steps: int64 `[C]`.
     """
 
     element_type: types.Type
     batch_size: int
+    width: int
     num_examples: np.ndarray
     num_steps: np.ndarray
 

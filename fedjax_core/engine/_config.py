@@ -23,7 +23,8 @@ class EngineConfig:
     """Where and how wide the clients of a pass run.
 
     Attributes:
-      lanes: the number of clients that run side by side under `jax.vmap` on one device. None: 1 on CPU, where
+      lanes: the number of clients that run side by side under `jax.vmap` on one device; for a cohort with fewer
+        clients, at most the next power of two at or above its size. None: 1 on CPU, where
         running side by side gains nothing, 16 elsewhere. "auto": the fastest of 1, 2, 4, ... 64, measured on the cohort
         of the first call, once per program and kind of device, and remembered in the user's cache folder. Lanes
         decide the last bits of a result, so set a number where these must be the same on another machine.
@@ -129,6 +130,15 @@ def _check_axes(mesh: jax.sharding.Mesh):
             "the engine spreads clients over devices, not a model; to use all of these devices write "
             "fc.EngineConfig(devices=jax.sharding.Mesh(mesh.devices.flatten(), ('clients',)))"
         )
+
+
+def clamped(layout: "Layout", num_clients: int) -> "Layout":
+    """The layout with no more lanes than a cohort can use: at most the power of two that holds its clients.
+
+    It does not depend on the devices, since lanes decide bits, and powers of two keep the number of programs small.
+    """
+    lanes = min(layout.lanes, 1 << max(num_clients - 1, 0).bit_length())
+    return layout if lanes == layout.lanes else dataclasses.replace(layout, lanes=lanes)
 
 
 @functools.cache

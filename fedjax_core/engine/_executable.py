@@ -13,7 +13,7 @@ from fedjax_core.engine._arguments import bind_clients
 from fedjax_core.engine._as_function import packed_clients, run_traced
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.engine._communication import exchanges, size_of
-from fedjax_core.engine._config import EngineConfig, Layout
+from fedjax_core.engine._config import EngineConfig, Layout, clamped
 from fedjax_core.engine._describe import describe
 from fedjax_core.engine._execution import accumulator_bytes
 from fedjax_core.engine._machine import warn_if_cores_idle
@@ -72,7 +72,8 @@ class Executable:
         self.plan = plan
         self._config = config
         self._trims = any(isinstance(n.operation, Trim) for n in ancestors(plan.outputs))
-        self._program = None
+        self._layout = None
+        self._programs: dict[int, Program] = {}  # by their number of lanes
         self._unchanged = set()  # checking all leaves of a state takes longer than computing a small round
         self._lock = threading.Lock()  # threads may share a computation; one of them compiles
 
@@ -123,12 +124,12 @@ class Executable:
         """
         self._check_cohort(cohort, f"{name}.prefetch")
         if self.plan.passes and self._config.lanes != "auto":
-            pack(cohort, self.layout)
+            pack(cohort, clamped(self.layout, len(cohort)))
 
     def estimate(self, cohort: Cohort, name: str) -> CallEstimate:
         """What a run on a cohort costs; arguments and errors are those of `prefetch`."""
         self._check_cohort(cohort, f"{name}.estimate")
-        return _estimate(self.plan, self.layout, cohort)
+        return _estimate(self.plan, clamped(self.layout, len(cohort)), cohort)
 
     def describe(self, names: Mapping[types.Type, str]) -> str:
         """The plan in words, with `names` in place of some types."""
@@ -180,12 +181,14 @@ class Executable:
                     # Not kept, since without clients nothing was measured.
                     return Program(self.plan, tuned.resolve(self._accumulator_bytes))
                 self._config = tuned
-            if self._program is None:
-                layout = self.layout
+            if self._layout is None:
+                self._layout = self.layout
                 if self._config.devices is None and self.plan.passes:
-                    warn_if_cores_idle(layout.devices)
-                self._program = Program(self.plan, layout)
-            return self._program
+                    warn_if_cores_idle(self._layout.devices)
+            layout = self._layout if cohort is None else clamped(self._layout, len(cohort))
+            if layout.lanes not in self._programs:
+                self._programs[layout.lanes] = Program(self.plan, layout)
+            return self._programs[layout.lanes]
 
 
 def _is_weak(leaf: jax.Array) -> bool:

@@ -29,6 +29,7 @@ class ListSequences:
         sizes = np.array([_size(batch, fixed) for batch in batches], np.int64)
         owner = np.repeat(np.arange(len(clients)), [len(client) for client in clients])
         self.batch_size = int(fixed[0] if fixed and fixed[0] is not None else max(sizes, default=1) or 1)
+        self.width = self.batch_size
         self.num_steps = np.array([len(client) for client in clients], np.int64)
         self.num_examples = np.bincount(owner, sizes, len(clients)).astype(np.int64)
         self.element_type = _concrete(element, batches, fixed)
@@ -43,7 +44,7 @@ class ListSequences:
         steps = self.num_steps[clients]
         batches = ranges(self._first_batch[clients], steps)
         start = self._batch_offsets[batches] - np.repeat(self._offsets[clients], steps)
-        column = np.arange(self.batch_size)
+        column = np.arange(self.width)
         return np.where(column < self._sizes[batches, None], start[:, None] + column, -1).astype(np.int32)
 
     def read(self, clients: np.ndarray, out: Any) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fedjax_core import types
 from fedjax_core.engine._lists import cohort_of_list
 from fedjax_core.engine._packed_cohort import one_sequence
-from fedjax_core.engine._values import as_member
+from fedjax_core.engine._values import as_member, conform
 from fedjax_core.language import ClientBatches
 
 
@@ -32,7 +32,7 @@ def concrete_member(value: Any, type_: types.Type, name: str) -> Any:
     """
     match type_:
         case types.SequenceType() if not isinstance(value, ClientBatches):
-            return one_sequence(cohort_of_list([value], type_, f"argument {name!r}"))
+            return conform(type_, one_sequence(cohort_of_list([value], type_, f"argument {name!r}")))
         case types.StructType() if type_.contains("sequence"):
             return type_.pack([concrete_member(v, t, name) for t, v in zip(type_.children, type_.unpack(value))])
         case types.SequenceType():

@@ -123,8 +123,8 @@ def _packed_alike(cohorts: list[Cohort]) -> list[PackedCohort]:
             return list(columns)
         steps = max(int(s.num_steps.max(initial=1)) for s in columns)
         rows = 1 + max(int(s.num_examples.sum()) for s in columns)
-        batch_size = max(s.batch_size for s in columns)
-        return [_one_block(s, steps, rows, batch_size) for s in columns]
+        width = max(s.width for s in columns)
+        return [_one_block(s, steps, rows, width) for s in columns]
 
     structure = jax.tree.structure(cohorts[0].value)
     columns = [leaf(*leaves) for leaves in zip(*(jax.tree.leaves(c.value) for c in cohorts))]
@@ -140,10 +140,10 @@ def _packed_alike(cohorts: list[Cohort]) -> list[PackedCohort]:
     ]
 
 
-def _one_block(sequences: ClientSequences, num_steps: int, num_rows: int, batch_size: int) -> ClientBatches:
+def _one_block(sequences: ClientSequences, num_steps: int, num_rows: int, width: int) -> ClientBatches:
     """The clients as the lanes of one block that starts at step 0."""
     everyone = np.arange(len(sequences.num_steps))
-    index = np.zeros((num_steps, len(everyone), batch_size), np.int32)
+    index = np.zeros((num_steps, len(everyone), width), np.int32)
     fill_index(index, sequences, everyone[None], np.zeros(1, np.int32))
     # A lane without steps still computes them, and its gradient is finite only if the result that it throws away is:
     # the client looks at another client's example where there is one.

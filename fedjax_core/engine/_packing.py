@@ -18,16 +18,18 @@ import numpy as np
 from fedjax_core import trees, types
 from fedjax_core.engine import _transfer
 from fedjax_core.engine._cohort import ClientSequences, Cohort
-from fedjax_core.engine._config import Layout
+from fedjax_core.engine._config import Layout, device_memory
 from fedjax_core.engine._schedule import (
     Schedule,
     example_bytes,
     make_schedule,
     of_clients,
     rows_class,
+    sequences_of,
     size_class,
     step_bytes,
     steps_class,
+    wave_bytes,
 )
 from fedjax_core.engine._transfer import BufferPool
 from fedjax_core.engine._tree import GROUP, device_merges, nodes_sent, server_merges
@@ -155,11 +157,24 @@ def pack(cohort: Cohort, layout: Layout) -> Packing:
     if packing is not None and (packing.resident is not None or packing.layout.data_budget == layout.data_budget):
         return packing
     schedule = make_schedule(cohort, layout)
+    _check_fits(cohort, schedule, layout)
     packing = Packing(schedule, layout, size_class(schedule.max_blocks_per_device), None)
     if schedule.num_waves == 1:
         packing = dataclasses.replace(packing, resident=pack_wave(cohort, packing, 0))
     cohort.packed[layout] = packing
     return packing
+
+
+def _check_fits(cohort: Cohort, schedule: Schedule, layout: Layout):
+    """Raises if one wave, which has at least one block of clients, exceeds all memory that a device has."""
+    needed, memory = wave_bytes(cohort, schedule, layout.lanes), device_memory(jax.local_devices()[0])
+    if needed > memory:
+        widths = ", ".join(str(leaf.width) for leaf in sequences_of(cohort)) or "no"
+        raise ValueError(
+            f"the clients that run at once need {needed} bytes on a device, which has {memory}: {layout.lanes} clients "
+            f"side by side, in batches of {widths} examples; use a smaller batch, data.cohort(ids, "
+            "fc.data.Batching(batch_size=20)), fewer steps or fewer lanes"
+        )
 
 
 def pack_wave(cohort: Cohort, packing: Packing, wave: int) -> PackedClients:
@@ -249,7 +264,7 @@ def _pack_sequences(sequences: ClientSequences, blocks: list[np.ndarray], capaci
         # A lane that holds nobody does not count, else all steps of the last block would run under the select.
         common[d, :n] = np.where(clients >= 0, here, np.iinfo(np.int32).max).min(1, initial=np.iinfo(np.int32).max)
     first = (np.cumsum(bound, 1) - bound).astype(np.int32)
-    index = np.zeros((devices, capacity.num_steps, lanes, sequences.batch_size), np.int32)
+    index = np.zeros((devices, capacity.num_steps, lanes, sequences.width), np.int32)
     for d, clients in enumerate(blocks):
         fill_index(index[d], sequences, clients, first[d])
     # A buffer for each device: parts of a common one that do not begin at a multiple of 64 bytes would be copied.
@@ -272,7 +287,7 @@ def fill_index(index: np.ndarray, sequences: ClientSequences, table: np.ndarray,
     """Writes the index of some blocks of clients, in the order of the table.
 
     Args:
-      index: int32 `[T, L, B]`, zeros; `B` is at least the sequences' batch size.
+      index: int32 `[T, L, B]`, zeros; `B` is at least the sequences' width.
       sequences: the clients' batches.
       table: `[blocks, L]`, positions in the cohort, -1 where there is no client.
       first: `[blocks]`, each block's first step.

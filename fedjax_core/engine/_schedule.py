@@ -95,6 +95,19 @@ def size_class(n: int, ratio: float = _GRID, first: int = _SMALLEST) -> int:
     return size
 
 
+def batch_width(largest: int, batch_size: int) -> int:
+    """The size to which batches are padded, if the largest has `largest` examples and a full one `batch_size`.
+
+    A batch size beyond the data thus costs nothing, and most cohorts still share one program.
+
+    Example:
+
+    >>> [batch_width(largest, 20) for largest in (3, 15, 20)], batch_width(15, 10**6)
+    ([8, 18, 20], 18)
+    """
+    return min(size_class(largest), batch_size)
+
+
 def _first_size(num_bytes: int) -> int:
     """The first size of the grid for things of `num_bytes` bytes each."""
     return min(max(_FREE_BYTES // max(num_bytes, 1), _SMALLEST), _LARGEST_FIRST)
@@ -208,7 +221,7 @@ def wave_bytes(cohort: Cohort, schedule: Schedule, lanes: int) -> int:
 
 def step_bytes(sequences: ClientSequences, lanes: int) -> int:
     """The bytes of the index of one step."""
-    return lanes * sequences.batch_size * 4
+    return lanes * sequences.width * 4
 
 
 def example_bytes(sequences: ClientSequences) -> int:

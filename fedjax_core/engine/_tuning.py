@@ -140,6 +140,7 @@ class _Some:
         self._chosen = chosen
         self.element_type = sequences.element_type
         self.batch_size = sequences.batch_size
+        self.width = sequences.width
         self.num_examples = sequences.num_examples[chosen]
         self.num_steps = sequences.num_steps[chosen]
 

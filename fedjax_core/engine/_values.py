@@ -1,5 +1,6 @@
 """Python values in the containers and dtypes that a type declares."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
-from fedjax_core.language.graph import strong
+from fedjax_core.language.graph import batch_dimension, strong
 
 
 def as_member(value: Any, type_: types.Type, what: str) -> Any:
@@ -59,8 +60,12 @@ def conform(type_: types.Type, value: Any) -> Any:
     """
     if isinstance(type_, types.StructType):
         return type_.pack([conform(t, v) for t, v in zip(type_.children, type_.unpack(value))])
-    if isinstance(type_, types.SequenceType) and not _same_containers(type_.element, value.fedjax_type.element):
-        return value.map(functools.partial(conform, type_.element))
+    if isinstance(type_, types.SequenceType):
+        # The engine packs batches as narrow as the data allow, and a function of a declared size must see that size.
+        size = (*batch_dimension(type_.element), None)[0]
+        value = dataclasses.replace(value, declared_size=size) if size is not None else value
+        if not _same_containers(type_.element, value.fedjax_type.element):
+            return value.map(functools.partial(conform, type_.element))
     return value
 
 

@@ -33,6 +33,8 @@ class ClientBatches:
       guarded: whether clients in the same block may differ in their number of steps.
       trip_count: the static number of steps if the program must be differentiable, else None.
       repeats: whether padding repeats the batch's first example instead of being zeros (see `filled`).
+      declared_size: the number of examples of a batch in the declared type, to which shorter rows of the index are
+        padded; None if the type leaves it open.
 
     Example:
 
@@ -56,6 +58,7 @@ class ClientBatches:
     guarded: bool = dataclasses.field(default=True, metadata={"static": True})
     trip_count: int | None = dataclasses.field(default=None, metadata={"static": True})
     repeats: bool = dataclasses.field(default=False, metadata={"static": True})
+    declared_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     def reduce(self, initial, step: Callable):
         """Folds `step` over this client's batches.
@@ -192,6 +195,8 @@ class ClientBatches:
         rows = lax.dynamic_index_in_dim(self.index, self.first + t, keepdims=False)
         if not is_batched(self.element):
             rows = rows[0]
+        elif self.declared_size is not None:
+            rows = jnp.pad(rows, (0, self.declared_size - rows.shape[0]))
         mask = rows > 0
         if self.repeats and rows.ndim:
             rows = jnp.where(mask, rows, rows[0])

@@ -137,6 +137,7 @@ class _FirstSteps:
 
     element_type = property(lambda self: self.whole.element_type)
     batch_size = property(lambda self: self.whole.batch_size)
+    width = property(lambda self: self.whole.width)
     num_examples = property(lambda self: self.whole.num_examples)
     num_steps = property(lambda self: np.minimum(self.whole.num_steps, self.number))
 

@@ -65,7 +65,7 @@ def memory(program, state, cohort) -> tuple:
     """The compiled first pass and the phase after it, as XLA analyses their memory."""
     executable = program._body._executable
     program(state, cohort)
-    compiled = executable._program
+    compiled = executable._programs[1]
     ((parameter, value), *_) = ((n, state) for n in executable.plan.parameters if not n.per_client)
     server, pass_ = {parameter: value}, executable.plan.passes[0]
     layout, packing = compiled.layout, pack(cohort, compiled.layout)
