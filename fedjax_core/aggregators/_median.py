@@ -24,8 +24,8 @@ def median() -> Aggregator:
 
     This is the pattern for an aggregator that needs the value of every client: `federated_collect` brings
     them to the server, stacked, in memory that grows with the cohort (beyond
-    `EngineConfig(memory_budget=...)` the call is refused), and `federated_map` does the rest, in a program
-    that is compiled once for each number of clients.
+    `EngineConfig(memory_budget=...)` the call is refused), padded so that cohorts of other sizes share a program, and
+    `federated_map` does the rest.
 
     Returns:
       An `Aggregator` without state. If no client is left, the result is zero and this is counted.
@@ -103,8 +103,8 @@ def _middle_mean(name: str, num_left_out: Callable) -> Aggregator:
     def next(state, value, weight):
         check_one_weight(name, weight)
         dtypes = jax.tree.map(_mean_dtype, types.tree_of_types(value.fedjax_type.member))
-        clients = federated_collect(federated_map(_client, value, weight))
-        result, counts = federated_map(functools.partial(_middle, num_left_out, dtypes), clients)
+        clients, is_client = federated_collect(federated_map(_client, value, weight), padded=True)
+        result, counts = federated_map(functools.partial(_middle, num_left_out, dtypes), clients, is_client)
         norm = federated_map(trees.norm, result)
         return MeasuredProcessOutput(state, result, federated_zip({f"{name}_value": {"norm": norm}, "clients": counts}))
 
@@ -116,19 +116,20 @@ def _mean_dtype(tensor: types.TensorType):
 
 
 def _client(value, weight):
-    """The value, with infinity for every entry that does not count, so that these sort behind the others."""
+    """The value, and whether it counts and is finite."""
     finite = trees.is_finite(value)
-    used = finite & (weight > 0)
-    return jax.tree.map(lambda v: jnp.where(used, v, jnp.inf), trees.widen(value)), used, finite
+    return trees.widen(value), finite & (weight > 0), finite
 
 
-def _middle(num_left_out: Callable, dtypes, clients):
-    """The mean of the middle entries of each coordinate, from values `[C, ...]`, and the counts of clients."""
-    values, used, finite = clients
+def _middle(num_left_out: Callable, dtypes, clients, is_client):
+    """The mean of the middle entries of each coordinate, from values `[R, ...]`, and the counts of clients."""
+    values, used, finite = clients  # no row of padding is used
     number = jnp.sum(used, dtype=jnp.int32)
     skipped = num_left_out(number)
 
     def mean(value, dtype):
+        # Infinity, so that the entries that do not count sort behind the others.
+        value = jnp.where(jnp.expand_dims(used, range(1, value.ndim)), value, jnp.inf)
         rank = jax.lax.broadcasted_iota(jnp.int32, value.shape, 0)
         middle = (rank >= skipped) & (rank < number - skipped)
         num_kept = jnp.maximum(number - 2 * skipped, 1).astype(value.dtype)
@@ -137,7 +138,7 @@ def _middle(num_left_out: Callable, dtypes, clients):
 
     counts = {
         "num_used": number,
-        "num_non_finite": jnp.sum(~finite, dtype=jnp.int32),
+        "num_non_finite": jnp.sum(is_client & ~finite, dtype=jnp.int32),
         "num_zero": (number == 0).astype(jnp.int32),
     }
     return jax.tree.map(mean, values, dtypes), counts

@@ -226,7 +226,8 @@ def _leaves_read(roots, read) -> dict[Node, tuple[bool, ...]]:
 
 
 def _phase(k: int, levels, read_later) -> ServerPhase:
-    computed = [n for n in read_later if levels[n] == k and not isinstance(n.operation, Parameter)]
+    # Rows of clients are there already, and a program that passed them on would be compiled for each number of them.
+    computed = [n for n in read_later if levels[n] == k and not isinstance(n.operation, Parameter | Collect)]
     inputs = {}
     stack, seen = list(reversed(computed)), set()
     while stack:

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import math
+import warnings
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -17,8 +19,9 @@ from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._execution import empty_program, finish_program, pass_program, phase_program
 from fedjax_core.engine._packing import PackedClients, Packing, pack, pack_wave
 from fedjax_core.engine._plan import Pass, Plan
+from fedjax_core.engine._schedule import num_rows
 from fedjax_core.engine._transfer import joined
-from fedjax_core.language.graph import Node
+from fedjax_core.language.graph import Node, cut
 
 # JAX has neither an error type nor an error code for a lost process, only the name of the component that noticed it.
 _COLLECTIVES = ("Gloo", "NCCL", "coordination")
@@ -37,6 +40,8 @@ class Aggregated(NamedTuple):
 
 
 _NOTHING = Aggregated((), ())
+_NOWHERE = 2**31 - 1  # a position outside of all rows
+_MANY_NUMBERS = 5  # of clients, for which the same phase is compiled before a warning
 
 
 class Program:
@@ -55,6 +60,7 @@ class Program:
         self._passes = [pass_program(plan, p, layout) for p in plan.passes]
         self._empty = [empty_program(plan, p, layout) for p in plan.passes]
         self._finish = finish_program(layout)
+        self._numbers: set[int] = set()  # of clients, for which phases that read rows without padding are compiled
 
     def __call__(self, server: dict[Node, object], cohort: Cohort | None) -> list:
         """Runs all phases and passes.
@@ -113,8 +119,29 @@ class Program:
             aggregated = Aggregated(_transfer.parts_at_server(nodes, self.layout), packing.merges[1])
         if not pass_.materialized:
             return aggregated, {}
-        rows = dict(zip(pass_.materialized, _in_cohort_order(kept, packing.position())))
-        return aggregated, rows | {n: rows[n.inputs[0]] for n in pass_.collected}
+        return aggregated, self._rows(k, kept, packing.position())
+
+    def _rows(self, k: int, kept: list, position: np.ndarray) -> dict[Node, object]:
+        """The values of a pass with a row a client, by node; only those collected with padding keep theirs."""
+        pass_, number = self.plan.passes[k], len(position)
+        padding = np.full(num_rows(number) - number, _NOWHERE)
+        padded = dict(zip(pass_.materialized, _in_cohort_order(kept, np.concatenate([position, padding]))))
+        is_client = np.arange(number + len(padding)) < number
+        whole: dict[Node, object] = {n: (padded[n.inputs[0]], is_client) for n in pass_.collected if n.operation.padded}
+        exact = {n: n.inputs[0] for n in pass_.collected if n not in whole}
+        exact |= {n: n for n in self.plan.outputs if n in padded}
+        self._warn_if_compiled_often(exact, number)
+        return whole | {n: jax.tree.map(lambda x: cut(x, number), padded[rows]) for n, rows in exact.items()}
+
+    def _warn_if_compiled_often(self, collected: Iterable[Node], number: int):
+        """Warns once if a phase that reads rows without padding meets many numbers of clients."""
+        read = {n for phase in self.plan.phases for n in phase.inputs}
+        node = next((n for n in collected if n in read), None)
+        if node is None or number in self._numbers:
+            return
+        self._numbers.add(number)
+        if len(self._numbers) == _MANY_NUMBERS:
+            warnings.warn(_too_often(node), stacklevel=2)
 
     def _waves(self, k: int, server: tuple, cohort: Cohort, packing: Packing) -> tuple:
         """The nodes that the devices are left with, and for each wave the values that are kept of its clients.
@@ -159,7 +186,7 @@ class Program:
         rows = jax.eval_shape(self._passes[k], server, None, clients)[1]
         rows = jax.eval_shape(joined, (rows,))
         sizes = [sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(leaves)) for leaves in rows]
-        if sum(sizes) * number > self.layout.memory_budget:
+        if sum(sizes) * num_rows(number) > self.layout.memory_budget:
             raise ValueError(_too_much(pass_, sizes, number, self.layout.memory_budget))
 
 
@@ -182,14 +209,25 @@ def _other_processes(layout: Layout):
 
 def _too_much(pass_: Pass, sizes: list[int], number: int, budget: int) -> str:
     """The message, which names the largest value; `sizes` are the bytes of each value for one client."""
-    node, total = pass_.materialized[sizes.index(max(sizes))], sum(sizes) * number
-    others = f" with {total - max(sizes) * number} of others" if len(sizes) > 1 else ""
+    rows = num_rows(number)
+    node, total = pass_.materialized[sizes.index(max(sizes))], sum(sizes) * rows
+    others = f" with {total - max(sizes) * rows} of others" if len(sizes) > 1 else ""
     collected = [n for n in pass_.collected if n.inputs[0] is node]
     what = f"federated_collect at {collected[0].location}" if collected else "a result at CLIENTS"
     return (
-        f"{what} keeps {node.member_type} of each of {number} clients,{others} {total} bytes in all, but the memory "
-        f"budget is {budget} bytes; combine the values with federated_sum or federated_aggregate, or raise the budget: "
+        f"{what} keeps {node.member_type} of each of {number} clients,{others} {total} bytes in {rows} rows, but the "
+        f"memory budget is {budget} bytes; combine the values with federated_sum or federated_aggregate, or raise it: "
         f".with_config(fc.EngineConfig(memory_budget={total}))"
+    )
+
+
+def _too_often(node: Node) -> str:
+    return (
+        f"federated_collect at {node.location}: what the server computes from its rows has been compiled for "
+        f"{_MANY_NUMBERS} numbers of clients, and will be for each other one. Collect padded rows, `rows, is_client = "
+        "fc.federated_collect(value, padded=True)`, and use masks in place of slices by the number of clients: "
+        "`jnp.sum(jnp.where(is_client[:, None], rows, 0), 0) / is_client.sum()` for `rows.mean(0)`, and "
+        "`jnp.where((jnp.arange(len(rows)) < n)[:, None], rows, 0)` for `rows[:n]`"
     )
 
 
@@ -233,5 +271,12 @@ def _is_at(leaf, sharding: jax.sharding.Sharding) -> bool:
 
 @jax.jit
 def _in_cohort_order(kept: list, position):
-    """The rows that the waves kept, `[D * K * L, ...]` each, as `[C, ...]`."""
-    return jax.tree.map(lambda *waves: jnp.concatenate(waves)[position], *kept)
+    """The rows that the waves kept, `[D * K * L, ...]` each, at these positions; zeros for positions outside."""
+
+    def leaf(*waves):
+        rows = jnp.concatenate(waves)
+        if jnp.issubdtype(rows.dtype, jax.dtypes.prng_key):
+            return rows[jnp.minimum(position, len(rows) - 1)]
+        return rows.at[position].get(mode="fill", fill_value=0)
+
+    return jax.tree.map(leaf, *kept)

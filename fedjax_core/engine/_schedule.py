@@ -26,6 +26,9 @@ _GRID_OF_STEPS = 4.0  # a step is only a few integers
 # The grid begins where padding begins to cost something: every size below would be one more program to compile.
 _FREE_BYTES = 2**16
 _SMALLEST, _LARGEST_FIRST = 8, 128
+# Where the number of clients varies most from round to round, every second size of the grid on which blocks are padded:
+# a program that takes blocks to rows is compiled for each pair.
+_FEW_ROWS = (8, 18, 41)
 _IN_FLIGHT = 2  # the wave that computes and the one that is read meanwhile
 
 
@@ -93,6 +96,19 @@ def size_class(n: int, ratio: float = _GRID, first: int = _SMALLEST) -> int:
     while size < n:
         size = math.ceil(size * ratio)
     return size
+
+
+def num_rows(num_clients: int) -> int:
+    """The padded number of rows of a value that has a row for each client.
+
+    The sizes are few, so that a sampler that draws a random number of clients meets two or three of them.
+
+    Example:
+
+    >>> [num_rows(n) for n in (0, 9, 33, 42, 100)]
+    [8, 18, 41, 62, 140]
+    """
+    return next((size for size in _FEW_ROWS if num_clients <= size), size_class(num_clients))
 
 
 def batch_width(largest: int, batch_size: int) -> int:

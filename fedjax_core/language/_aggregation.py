@@ -219,16 +219,21 @@ def _check_accumulator(zero, found, name: str):
         )
 
 
-def federated_collect(value) -> Placed:
+def federated_collect(value, *, padded: bool = False) -> Placed:
     """All clients' values at the server, stacked in cohort order.
 
     This is the only operator whose result grows with the cohort; prefer an aggregate wherever one suffices.
 
+    XLA compiles for fixed shapes. What the server computes from the rows of all clients is therefore compiled again for
+    each number of clients, unless you collect `padded`: then the cohorts of a run share a few sizes.
+
     Args:
       value: tensors at CLIENTS.
+      padded: whether rows of zeros may follow those of the clients (for typed keys, rows of any client).
 
     Returns:
-      The same pytree at SERVER, every leaf with a leading dimension `?`: the number of clients.
+      The same pytree at SERVER, every leaf with a leading dimension `?`: the number of clients. If `padded`, a pair of
+      this pytree, whose leading dimension may be larger, and `bool[?]`, which is True for the rows of clients.
 
     Raises:
       TypeError: `value` is not at CLIENTS, or contains a sequence.
@@ -241,13 +246,26 @@ def federated_collect(value) -> Placed:
     ...     return fc.federated_collect(values)
     >>> str(everything.type_signature), everything([3, 1, 2]).tolist()
     ('({int32}@CLIENTS -> int32[?]@SERVER)', [3, 1, 2])
+
+    The range of the values, in a program for a few sizes:
+
+    >>> import jax.numpy as jnp
+    >>> def spread(rows, is_client):
+    ...     return jnp.max(rows, where=is_client, initial=0) - jnp.min(rows, where=is_client, initial=99)
+    >>> @fc.federated_computation(fc.at_clients("int32"))
+    ... def spread_of_all(values):
+    ...     return fc.federated_map(spread, *fc.federated_collect(values, padded=True))
+    >>> print(spread_of_all([3, 1, 2]))
+    2
     """
     node = client_argument(value, "federated_collect")
     check_leaves("federated_collect", node, "tensors", lambda dtype: True)
-    return Placed(derive(Collect(), (node,), stacked(node.abstract), placement=SERVER, all_equal=True))
+    operation = Collect(padded)
+    return Placed(derive(operation, (node,), collected(operation, node.abstract), placement=SERVER, all_equal=True))
 
 
-def stacked(abstract):
-    """The abstract values of all clients, stacked along a leading dimension."""
+def collected(operation: Collect, abstract):
+    """The abstract result of collecting abstract values: all clients' stacked along a leading dimension."""
     clients = symbol("clients")
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((clients, *a.shape), a.dtype), abstract)
+    rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((clients, *a.shape), a.dtype), abstract)
+    return (rows, jax.ShapeDtypeStruct((clients,), jnp.bool_)) if operation.padded else rows

@@ -76,7 +76,13 @@ class Aggregate:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Collect:
-    """All clients' values at the server, stacked in cohort order."""
+    """All clients' values at the server, stacked in cohort order.
+
+    Attributes:
+      padded: whether rows of zeros follow, and with them a mask of the rows that are clients.
+    """
+
+    padded: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

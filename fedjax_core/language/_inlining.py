@@ -3,7 +3,7 @@
 import dataclasses
 
 from fedjax_core.language._abstract import trimmed
-from fedjax_core.language._aggregation import stacked
+from fedjax_core.language._aggregation import collected
 from fedjax_core.language._graph import Aggregate, Broadcast, Collect, Map, Node, Trim
 from fedjax_core.language._placed import derive, infer_map, refuse_trimmed
 from fedjax_core.language._reductions import aggregated
@@ -39,7 +39,7 @@ def _abstract(node: Node, inputs: tuple[Node, ...]):
         case Aggregate():
             return aggregated(node.operation, inputs[0].abstract)
         case Collect():
-            return stacked(inputs[0].abstract)
+            return collected(node.operation, inputs[0].abstract)
         case Broadcast():
             refuse_trimmed("federated_broadcast", inputs)
             return inputs[0].abstract

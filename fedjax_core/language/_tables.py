@@ -86,7 +86,7 @@ def federated_scatter(table, keys, rows) -> Placed:
     values = placed_argument(rows, "federated_scatter", at=CLIENTS, repaired=repaired)
     _check_rows(target, node, values)
     node = _of_table(node, target)
-    written = node_of(federated_collect((Placed(node), Placed(values))))
+    written = node_of(federated_collect((Placed(node), Placed(values)), padded=True))
     return Placed(map_nodes(_scatter, (target, written), "federated_scatter"))
 
 
@@ -155,7 +155,8 @@ def _check_rows(table: Node, keys: Node, rows: Node):
 
 
 def _scatter(table, written):
-    keys, rows = written
+    (keys, rows), is_client = written
+    keys = jnp.where(jnp.expand_dims(is_client, range(1, keys.ndim)), keys, -1)
     rows = types.matched(types.type_of(table), rows)
     lead, number = keys.ndim, math.prod(keys.shape)
     keys = keys.reshape(number)
