@@ -21,7 +21,7 @@ def results(processes: int, devices: int, budget: int = 0) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices", "budget"), [(2, 1, 0), (4, 1, 0), (2, 2, 0), (2, 1, 2000)])
+@pytest.mark.parametrize(("processes", "devices", "budget"), [(2, 1, 0), (3, 1, 0), (4, 1, 0), (2, 2, 0), (2, 1, 2000)])
 def test_processes_change_no_bit_and_read_only_their_own_clients(processes, devices, budget):
     (alone,) = results(1, 2)
     together = results(processes, devices, budget)
