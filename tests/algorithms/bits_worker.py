@@ -4,6 +4,7 @@ The arguments are numbers of devices, with commas between, and names of `CASES`.
 digests of the bits that its rounds left, by the name of the variant.
 """
 
+import functools
 import hashlib
 import json
 import sys
@@ -46,11 +47,12 @@ def learning(aggregator):
         model, optax.sgd(0.1), server_optimizer=optax.adam(0.1), aggregator=aggregator, key=jax.random.key(0)
     )
     initial = process.initialize()
+    next_round = functools.cache(process.next.with_config)  # compiles once for a configuration
 
     def rounds(config, cohort):
-        next_round, state, told = process.next.with_config(config), initial, []
+        state, told = initial, []
         for _ in range(2):
-            state, metrics = next_round(state, cohort)
+            state, metrics = next_round(config)(state, cohort)
             told.append(metrics)
         return state.weights, state.aggregator, state.finalizer, told
 
@@ -84,7 +86,8 @@ def operators(data_type):
             "sample": sampler.next(sampler.init(fc.types.to_type("float32")), draw, draw).result[0],
         }
 
-    return lambda config, cohort: reduced.with_config(config)(jax.random.key(3), cohort)
+    program = functools.cache(reduced.with_config)
+    return lambda config, cohort: program(config)(jax.random.key(3), cohort)
 
 
 def digest(tree) -> str:
