@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from fedjax_core import trees
 from fedjax_core.clients._coupling import warn_of_coupled_rows
 from fedjax_core.clients._measuring import abstract_statistics, measure
@@ -11,16 +13,19 @@ from fedjax_core.model_calls import model_metrics, predicted
 
 
 class Accumulator(NamedTuple):
-    """Pure functions that add up the metrics of a model over batches, as statistics by name.
+    """Pure functions that add up the metrics of a model over batches.
 
     Attributes:
-      init: `() -> statistics`, those of no batch.
-      add: `(statistics, predictions, batch, mask) -> statistics`, with one more batch.
+      init: `() -> running`, the sums of no batch, a pytree: floats are summed in two words, since a million batches
+        would lose three digits in one.
+      add: `(running, predictions, batch, mask) -> running`, with one more batch.
+      total: `(running) -> statistics`, the statistics of all batches by name.
       finalize: `(statistics) -> metrics`, the finalized values by name.
     """
 
-    init: Callable[[], dict[str, Any]]
-    add: Callable[..., dict[str, Any]]
+    init: Callable[[], trees.CompensatedSum]
+    add: Callable[..., trees.CompensatedSum]
+    total: Callable[[trees.CompensatedSum], dict[str, Any]]
     finalize: Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -42,20 +47,26 @@ def accumulator(model: Model) -> Accumulator:
     >>> import jax.numpy as jnp, fedjax_core as fc
     >>> metrics = accumulator(fc.models.logistic_regression(2, 2))
     >>> batch = {"x": jnp.eye(2), "y": jnp.array([0, 1])}
-    >>> statistics = metrics.add(metrics.init(), jnp.zeros((2, 2)), batch, jnp.array([True, False]))
-    >>> print({name: f"{value:.4f}" for name, value in metrics.finalize(statistics).items()})
+    >>> running = metrics.add(metrics.init(), jnp.zeros((2, 2)), batch, jnp.array([True, False]))
+    >>> print({name: f"{value:.4f}" for name, value in metrics.finalize(metrics.total(running)).items()})
     {'loss': '0.6931', 'num_examples': '1.0000'}
     """
     metrics = model_metrics(model)
-    zero = trees.zeros_like(abstract_statistics(model))
+    abstract = abstract_statistics(model)
 
-    def add(statistics, predictions, batch, mask):
-        return trees.add(statistics, measure(metrics, predictions, batch, mask))
+    def init():
+        return trees.compensated_zero(abstract)
+
+    def add(running, predictions, batch, mask):
+        return trees.compensated_add(running, measure(metrics, predictions, batch, mask))
+
+    def total(running):
+        return jax.tree.map(lambda x, a: x.astype(a.dtype), running.high, abstract)
 
     def finalize(statistics):
         return {name: metric.finalize(statistics[name]) for name, metric in metrics.items()}
 
-    return Accumulator(lambda: zero, add, finalize)
+    return Accumulator(init, add, total, finalize)
 
 
 def local_evaluation(model: Model) -> Callable:
@@ -90,9 +101,9 @@ def local_evaluation(model: Model) -> Callable:
     warn_of_coupled_rows(model, training=False)
 
     def evaluate(weights, data):
-        def step(statistics, batch, mask):
-            return metrics.add(statistics, predicted(model, weights, batch, mask).predictions, batch, mask)
+        def step(running, batch, mask):
+            return metrics.add(running, predicted(model, weights, batch, mask).predictions, batch, mask)
 
-        return data.reduce(metrics.init(), step)
+        return metrics.total(data.reduce(metrics.init(), step))
 
     return evaluate

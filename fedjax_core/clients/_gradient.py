@@ -21,14 +21,14 @@ class _Carry(NamedTuple):
     Attributes:
       gradient: the gradient of the summed loss of all batches so far, in float32 or wider.
       running: the model's running state; `()` if training does not change any.
-      statistics: the metrics' statistics of all batches so far.
-      num_examples: float32 `[]`, the number of examples so far.
+      metrics: the metrics' running sums over all batches so far.
+      num_examples: int32 `[]`, the number of examples so far.
       step: int32 `[]`, the number of batches so far.
     """
 
     gradient: Any
     running: Any
-    statistics: dict[str, Any]
+    metrics: trees.CompensatedSum
     num_examples: jax.Array
     step: jax.Array
 
@@ -75,18 +75,19 @@ def local_gradient(
             return _Carry(
                 trees.add(carry.gradient, new),
                 output.non_trainable,
-                metrics.add(carry.statistics, output.predictions, batch, mask),
-                carry.num_examples + jnp.sum(mask, dtype=jnp.float32),
+                metrics.add(carry.metrics, output.predictions, batch, mask),
+                carry.num_examples + jnp.sum(mask, dtype=jnp.int32),
                 carry.step + 1,
             )
 
-        numbers = jnp.float32(0), jnp.int32(0)
+        numbers = jnp.int32(0), jnp.int32(0)
         start = _Carry(trees.zeros_like(trees.widen(trainable)), running_of(weights, moves), metrics.init(), *numbers)
         end = data.filled().reduce(start, step)
-        weight = client_weight(weighting, metrics, end.statistics, end.num_examples)
-        mean = trees.divide(end.gradient, jnp.maximum(end.num_examples, 1))
+        statistics, num_examples = metrics.total(end.metrics), end.num_examples.astype(jnp.float32)
+        weight = client_weight(weighting, metrics, statistics, num_examples)
+        mean = trees.divide(end.gradient, jnp.maximum(num_examples, 1))
         mean = jax.tree.map(lambda g, w: g.astype(w.dtype), mean, trainable)
-        running = running_result(model, end.running, end.num_examples)
-        return ClientResult(mean, weight, end.statistics, running=running)
+        running = running_result(model, end.running, num_examples)
+        return ClientResult(mean, weight, statistics, running=running)
 
     return client_work(work, metrics_process)

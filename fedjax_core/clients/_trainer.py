@@ -49,15 +49,15 @@ class _Carry(NamedTuple):
       trainable: the client's trainable weights.
       running: the model's running state; `()` if training does not change any.
       optimizer: the optimizer's state.
-      statistics: the metrics' statistics of all batches so far.
-      num_examples: float32 `[]`, the number of examples so far.
+      metrics: the metrics' running sums over all batches so far.
+      num_examples: int32 `[]`, the number of examples so far.
       step: int32 `[]`, the number of steps so far.
     """
 
     trainable: optax.Params
     running: Any
     optimizer: optax.OptState
-    statistics: dict[str, Any]
+    metrics: trees.CompensatedSum
     num_examples: jax.Array
     step: jax.Array
 
@@ -115,20 +115,22 @@ def local_trainer(model: Model, optimizer: optax.GradientTransformation | LocalO
                 trainable_of(after),
                 running_of(after, moves),
                 optimizer_state,
-                metrics.add(carry.statistics, predictions, batch, mask),
-                carry.num_examples + jnp.sum(mask, dtype=jnp.float32),
+                metrics.add(carry.metrics, predictions, batch, mask),
+                carry.num_examples + jnp.sum(mask, dtype=jnp.int32),
                 carry.step + 1,
             )
 
-        numbers = jnp.float32(0), jnp.int32(0)
+        numbers = jnp.int32(0), jnp.int32(0)
         start = _Carry(initial, running_of(weights, moves), state, metrics.init(), *numbers)
         end = data.filled().reduce(start, one_step)
+        # Not a float while it grows: beyond 2**24 one more would not change it.
+        num_examples = end.num_examples.astype(jnp.float32)
         return Trained(
             update=trees.subtract(initial, end.trainable),
-            num_examples=end.num_examples,
-            statistics=end.statistics,
+            num_examples=num_examples,
+            statistics=metrics.total(end.metrics),
             aux_var=optimizer.collect(end.optimizer),
-            running=running_result(model, end.running, end.num_examples),
+            running=running_result(model, end.running, num_examples),
         )
 
     return train

@@ -168,7 +168,8 @@ class ClientBatches:
         If `map` has turned every batch into one number, it is the sum of these numbers.
 
         Returns:
-          A pytree like a batch without its leading dimension, in the leaves' dtypes.
+          A pytree like a batch without its leading dimension: floats in the leaves' dtypes, summed in two words as
+          `federated_sum` does; integers in at least 32 bits, and the number of booleans that are true in int32.
 
         Example:
 
@@ -179,7 +180,12 @@ class ClientBatches:
         >>> str(totals.type_signature.result)
         '{<x=float32[2]>}@CLIENTS'
         """
-        return self._total(lambda batch, mask: jax.tree.map(lambda x: _masked_sum(x, mask), batch))
+
+        def measure(batch, mask):
+            return jax.tree.map(lambda x: _masked_sum(x, mask), batch)
+
+        floats = jax.eval_shape(lambda: self._batch(0)[0])
+        return jax.tree.map(lambda x, a: x.astype(_dtype_of_sum(a.dtype)), self._total(measure), floats)
 
     @property
     def num_examples(self) -> jax.Array:
@@ -188,8 +194,8 @@ class ClientBatches:
 
     def _total(self, measure: Callable):
         """The sum over the batches of `measure(batch, mask)`."""
-        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: measure(*self._batch(0))))
-        return self.reduce(zero, lambda total, batch, mask: jax.tree.map(jnp.add, total, measure(batch, mask)))
+        zero = trees.compensated_zero(jax.eval_shape(lambda: measure(*self._batch(0))))
+        return self.reduce(zero, lambda total, batch, mask: trees.compensated_add(total, measure(batch, mask))).high
 
     def _batch(self, t):
         rows = lax.dynamic_index_in_dim(self.index, self.first + t, keepdims=False)
@@ -253,9 +259,18 @@ def batch_dimension(element: types.Type) -> tuple:
     return leading.pop() if len(leading) == 1 else ()
 
 
+def _dtype_of_sum(dtype):
+    return dtype if jnp.issubdtype(dtype, jnp.inexact) else _wide(dtype)
+
+
+def _wide(dtype):
+    """The dtype in which numbers are summed, of at least 32 bits."""
+    return trees.compensated_zero(jax.ShapeDtypeStruct((), dtype)).high.dtype
+
+
 def _masked_sum(x, mask):
     if jnp.ndim(x) == 0:
-        return jnp.asarray(x)
+        return jnp.asarray(x, _wide(jnp.result_type(x)))
     mask = jnp.expand_dims(mask, tuple(range(mask.ndim, x.ndim)))
     # A selection, not a product: padding passes through the functions of `map`, which may turn its zeros into NaN.
-    return jnp.sum(jnp.where(mask, x, jnp.zeros((), x.dtype)), axis=tuple(range(mask.ndim > 0)), dtype=x.dtype)
+    return jnp.sum(jnp.where(mask, x, jnp.zeros((), x.dtype)), axis=tuple(range(mask.ndim > 0)), dtype=_wide(x.dtype))

@@ -148,7 +148,7 @@ class TrainingManager:
         self._step = _training_step(model, self._optimizer_of)
         self._accumulator = accumulator(measured)
         self._measure = _measuring_step(model, self._accumulator)
-        self._finalize = jax.jit(self._accumulator.finalize)
+        self._finalize = jax.jit(_finalized(self._accumulator))
 
     @property
     def weights(self) -> Any:
@@ -234,19 +234,20 @@ class TrainingManager:
             raise ValueError(f"an evaluation must be at most one pass, got {batching}; leave out `num_epochs`")
         total = data.num_batches(batching)
         meter = EffortMeter(self._clock, n_steps=n_steps, timeout=timeout)
-        states = self._accumulator.init()
+        running = self._accumulator.init()
         with step_bar("evaluation", "batches", min(total, n_steps or total), self.verbose) as advance:
             for batch, mask in data.batches(batching, _folded(state.key, 0)):
-                states = self._measure(states, state.weights, batch, mask)
+                running = self._measure(running, state.weights, batch, mask)
                 advance()
-                meter.count_step(int(mask.sum()), states)
+                meter.count_step(int(mask.sum()), running)
                 if meter.is_spent:
                     break
-        meter.wait_for(states)
-        values = jax.tree.map(_python, jax.device_get(self._finalize(states)))
+        meter.wait_for(running)
+        states, metrics = jax.device_get(self._finalize(running))
+        values = jax.tree.map(_python, metrics)
         scalars = {name: f"{value:.4f}" for name, value in values.items() if isinstance(value, float)}
         self.logger.log(METRICS_LEVEL, "metrics: %s", scalars)
-        return values, jax.device_get(states), {"n_steps": meter.n_steps, "t_spent": meter.t_spent}
+        return values, states, {"n_steps": meter.n_steps, "t_spent": meter.t_spent}
 
     def _answered(self, what: str, kind: type, work: Callable, message: Any) -> Any:
         """The reply of `work` to the message; after an error, restores the state and returns an `ErrorReply`."""
@@ -383,10 +384,20 @@ def _training_step(model: Model, optimizer_of: Callable[[jax.Array], LocalOptimi
 
 def _measuring_step(model: Model, metrics: Accumulator) -> Callable:
     @jax.jit
-    def step(states, weights, batch, mask):
-        return metrics.add(states, predicted(model, weights, batch, mask).predictions, batch, mask)
+    def step(running, weights, batch, mask):
+        return metrics.add(running, predicted(model, weights, batch, mask).predictions, batch, mask)
 
     return step
+
+
+def _finalized(metrics: Accumulator) -> Callable:
+    """`running -> (statistics, metrics)`."""
+
+    def finalized(running):
+        statistics = metrics.total(running)
+        return statistics, metrics.finalize(statistics)
+
+    return finalized
 
 
 def _folded(key: jax.Array | None, number: Any) -> jax.Array | None:

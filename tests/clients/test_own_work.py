@@ -22,12 +22,13 @@ def clipped_training(model, rate, max_norm):
 
     def work(weights, data, key):
         def step(carry, batch, mask):
-            trained, statistics = carry
+            trained, running = carry
             slope, output = gradient_of(trained, weights, batch, mask, key)
             trained = trees.subtract(trained, trees.scale(trees.clip_by_norm(max_norm, slope), rate))
-            return trained, metrics.add(statistics, output.predictions, batch, mask)
+            return trained, metrics.add(running, output.predictions, batch, mask)
 
-        trained, statistics = data.filled().reduce((weights, metrics.init()), step)
+        trained, running = data.filled().reduce((weights, metrics.init()), step)
+        statistics = metrics.total(running)
         number = statistics["num_examples"].astype("float32")
         return ClientResult(trees.subtract(weights, trained), number, statistics)
 
