@@ -19,14 +19,14 @@ class _Carry(NamedTuple):
     """A client's values between two batches.
 
     Attributes:
-      gradient: the gradient of the summed loss of all batches so far, in float32 or wider.
+      gradient: the gradient of the summed loss of all batches so far, in two words.
       running: the model's running state; `()` if training does not change any.
       metrics: the metrics' running sums over all batches so far.
       num_examples: int32 `[]`, the number of examples so far.
       step: int32 `[]`, the number of batches so far.
     """
 
-    gradient: Any
+    gradient: trees.CompensatedSum
     running: Any
     metrics: trees.CompensatedSum
     num_examples: jax.Array
@@ -73,7 +73,7 @@ def local_gradient(
             now, step_key = with_running(weights, carry.running), jax.random.fold_in(key, carry.step)
             new, output = gradient_of(trainable, now, batch, mask, step_key)
             return _Carry(
-                trees.add(carry.gradient, new),
+                trees.compensated_add(carry.gradient, new),
                 output.non_trainable,
                 metrics.add(carry.metrics, output.predictions, batch, mask),
                 carry.num_examples + jnp.sum(mask, dtype=jnp.int32),
@@ -81,11 +81,11 @@ def local_gradient(
             )
 
         numbers = jnp.int32(0), jnp.int32(0)
-        start = _Carry(trees.zeros_like(trees.widen(trainable)), running_of(weights, moves), metrics.init(), *numbers)
+        start = _Carry(trees.compensated_zero(trainable), running_of(weights, moves), metrics.init(), *numbers)
         end = data.filled().reduce(start, step)
         statistics, num_examples = metrics.total(end.metrics), end.num_examples.astype(jnp.float32)
         weight = client_weight(weighting, metrics, statistics, num_examples)
-        mean = trees.divide(end.gradient, jnp.maximum(num_examples, 1))
+        mean = trees.divide(end.gradient.high, jnp.maximum(num_examples, 1))
         mean = jax.tree.map(lambda g, w: g.astype(w.dtype), mean, trainable)
         running = running_result(model, end.running, num_examples)
         return ClientResult(mean, weight, statistics, running=running)

@@ -17,13 +17,13 @@ class _ScaffoldState(NamedTuple):
     Attributes:
       inner: the state of the wrapped optimizer.
       correction: added to every gradient.
-      total: the sum of this round's gradients before correction, in float32 or wider.
+      total: the sum of this round's gradients before correction, in two words: a round may take a million steps.
       num_steps: int32 `[]`, the number of these gradients.
     """
 
     inner: Any
     correction: Any
-    total: Any
+    total: trees.CompensatedSum
     num_steps: jax.Array
 
 
@@ -66,7 +66,7 @@ def scaffold_optimizer(optimizer: optax.GradientTransformation | LocalOptimizer)
 
     def init(weights):
         zeros = trees.zeros_like(weights)
-        return _ScaffoldState(inner.init(weights), zeros, trees.widen(zeros), jnp.int32(0))
+        return _ScaffoldState(inner.init(weights), zeros, trees.compensated_zero(weights), jnp.int32(0))
 
     def start_round(state, aux_var, weights):
         others = {name: variable for name, variable in aux_var.items() if name != "scaffold"}
@@ -79,11 +79,11 @@ def scaffold_optimizer(optimizer: optax.GradientTransformation | LocalOptimizer)
     def step(state, gradient, weights, **extra):
         corrected = trees.add(gradient, state.correction)
         inner_state, moved = inner.step(state.inner, corrected, weights, **_tilted(extra, state.correction, weights))
-        total = trees.add(state.total, gradient)
+        total = trees.compensated_add(state.total, gradient)
         return _ScaffoldState(inner_state, state.correction, total, state.num_steps + 1), moved
 
     def collect(state):
-        mean = trees.divide(state.total, jnp.maximum(state.num_steps, 1))
+        mean = trees.divide(state.total.high, jnp.maximum(state.num_steps, 1))
         control = jax.tree.map(lambda g, c: g.astype(c.dtype), mean, state.correction)
         return {**inner.collect(state.inner), "scaffold": {"control": control}}
 

@@ -46,6 +46,34 @@ def test_a_loss_over_many_batches_is_right(number, lanes):
     assert int(train["num_examples"]) == number + 3
 
 
+def test_the_gradient_of_many_batches_is_right():
+    clients = {"long": {"x": np.full((2**16, 1), 0.3, np.float32), "y": np.ones(2**16, np.int32)}}
+    data = fc.data.FederatedData.from_clients(clients)
+    process = fc.algorithms.fed_sgd(MODEL, server_optimizer=optax.sgd(1.0), key=jax.random.key(0))
+    zeros = jax.tree.map(jnp.zeros_like, process.get_model_weights(process.initialize()))
+    state = process.set_model_weights(process.initialize(), zeros)
+    state, _ = process.next(state, data.cohort(["long"], fc.data.Batching(1)))
+    # At zero both classes have the probability 1/2, and one step of length 1 from zero is the gradient itself.
+    moved = process.get_model_weights(state)
+    np.testing.assert_allclose(moved["kernel"], 0.5 * np.float32(0.3) * np.array([[-1.0, 1.0]]), rtol=1e-6)
+    np.testing.assert_allclose(moved["bias"], [-0.5, 0.5], rtol=1e-6)
+
+
+def test_scaffold_sends_the_mean_gradient_of_many_steps():
+    optimizer, weights = fc.clients.scaffold_optimizer(optax.sgd(0.01)), {"w": jnp.zeros(3)}
+    gradient = np.array([0.1, -0.7, 1e-9], np.float32)
+
+    @jax.jit
+    def after(state, weights):
+        def step(_, carry):
+            return optimizer.step(carry[0], {"w": jnp.asarray(gradient)}, carry[1])
+
+        return optimizer.collect(jax.lax.fori_loop(0, 2**18, step, (state, weights))[0])
+
+    control = after(optimizer.start_round(optimizer.init(weights), {}, weights), weights)["scaffold"]["control"]
+    np.testing.assert_allclose(control["w"], gradient, rtol=1e-6)
+
+
 def test_a_sum_over_many_batches_is_right_and_small_numbers_are_widened():
     random, number = np.random.default_rng(1), 2**16
     client = {
