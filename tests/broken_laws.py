@@ -21,7 +21,7 @@ def broken(check, *args, **kwargs) -> set[str]:
 
 
 def _sentences(name: str) -> list[str]:
-    known = (testing.AGGREGATOR_LAWS, testing.METRIC_LAWS, testing.LEARNING_PROCESS_LAWS)
+    known = (testing.AGGREGATOR_LAWS, testing.METRIC_LAWS, testing.LEARNING_PROCESS_LAWS, testing.AGGREGATE_LAWS)
     return [laws[name] for laws in known if name in laws]
 
 

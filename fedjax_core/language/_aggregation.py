@@ -156,8 +156,9 @@ def federated_aggregate(value, zero, accumulate: Callable, merge: Callable, repo
     """A reduction over the clients by user-defined functions.
 
     The engine accumulates the clients in groups, in an order of its own choosing, and merges the
-    groups' accumulators. So `merge(zero, a)` must equal `a`, and unless `accumulate` and `merge` are
-    commutative, the result depends on that order and not on the clients alone.
+    groups' accumulators. So `merge(zero, a)` and `merge(a, zero)` must equal `a` and `merge` must be associative,
+    which `testing.check_aggregates` checks; and unless `accumulate` and `merge` are commutative, the result depends on
+    that order and not on the clients alone.
 
     Args:
       value: a value at CLIENTS, of type T.

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedjax_core import types
 from fedjax_core.engine import EngineConfig
+from fedjax_core.testing._aggregates import AGGREGATE_LAW_FUNCTIONS, Merges, merges_of
 from fedjax_core.testing._laws import as_numpy, compare, described
 
 _LANES = 3
@@ -82,6 +83,12 @@ class Rounds:
     def expected(self) -> list:
         """The outputs of the usual rounds."""
         return self.run(self.cases.usual)
+
+    @functools.cached_property
+    def merges(self) -> list[Merges]:
+        """The merges of every `federated_aggregate` in the usual rounds."""
+        states = [self.process.initialize(), *(output.state for output in self.expected)]
+        return merges_of(self.process.next, [(state, *args) for state, args in zip(states, self.cases.usual)])
 
     @functools.cached_property
     def changed(self) -> dict[str, str]:
@@ -241,5 +248,6 @@ SHARED = {
     "lanes": _lanes,
     "non_finite": _non_finite,
     "resume": _resume,
+    **AGGREGATE_LAW_FUNCTIONS,
 }
 """The laws of every process."""

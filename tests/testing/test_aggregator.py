@@ -155,6 +155,19 @@ def infinite_for_nobody():
     return aggregator(mean, np.float32(0), advance)
 
 
+def aggregated(zero, merge):
+    """Sums a client's value, and merges the sums of several clients."""
+
+    def combined(value, weight):
+        return fc.federated_aggregate(value, zero, lambda total, v: total + v, merge, lambda total: total)
+
+    return aggregator(combined)
+
+
+def mean_of_two(a, b):
+    return jnp.where(a == 0, b, jnp.where(b == 0, a, (a + b) / 2))
+
+
 AGGREGATORS = {
     "types": of_changing_dtype,
     "state_structure": of_changing_containers,
@@ -170,6 +183,9 @@ AGGREGATORS = {
     "result_type": lambda: after_mean(lambda m: m.astype("bfloat16")),
     "empty_result": lambda: aggregator(fc.federated_mean),
 }
+MERGES = {"zero": (1.0, jnp.add), "associative": (0.0, mean_of_two)}
+"""Aggregates whose result may depend on how the clients are grouped, so that they may break other laws, too."""
+
 COMPILED = {"same_key", "order", "devices", "waves", "lanes"}
 """Laws that compile programs of their own, and are tried together on what breaks one of them."""
 
@@ -180,6 +196,12 @@ BY_OPTION = {"neutral": {"neutral": fc.aggregators.sum()}, "finite_result": {"fi
 def test_an_aggregator_breaks_this_law_alone(law):
     laws = testing.AGGREGATOR_LAWS if law in COMPILED else testing.AGGREGATOR_LAWS.keys() - COMPILED
     assert broken(testing.check_aggregator, AGGREGATORS[law](), "float32", laws=laws) == {law}
+
+
+@pytest.mark.parametrize("law", MERGES)
+def test_a_merge_in_an_aggregator_breaks_this_law_of_merges_alone(law):
+    found = broken(testing.check_aggregator, aggregated(*MERGES[law]), "float32", laws=testing.AGGREGATE_LAWS)
+    assert found == {law}
 
 
 @pytest.mark.parametrize("law", BY_OPTION)
@@ -194,7 +216,7 @@ def test_waves_that_repeat_clients_break_that_law_alone(monkeypatch, value_type)
 
 
 def test_every_law_of_aggregators_has_something_that_breaks_it():
-    assert {*AGGREGATORS, *BY_OPTION, "waves"} == testing.AGGREGATOR_LAWS.keys()
+    assert {*AGGREGATORS, *MERGES, *BY_OPTION, "waves"} == testing.AGGREGATOR_LAWS.keys()
     assert testing.AGGREGATION_PROCESS_LAWS.keys() < testing.AGGREGATOR_LAWS.keys()
 
 
