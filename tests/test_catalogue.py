@@ -248,6 +248,30 @@ def test_algorithms_keep_the_laws(case):
     testing.check_learning_process(lambda: make()[0], CLIENTS, BATCHING, **make()[1])
 
 
+def aggregation(case):
+    made, names_, _ = AGGREGATION_CASES[case]()
+    statistics = fc.types.to_type({name: STATISTICS[name] for name in names_})
+    return made.create({name: FINALIZERS[name] for name in names_}, statistics)
+
+
+ROUNDS = {
+    "federated_evaluation": lambda: fc.algorithms.federated_evaluation(MODEL),
+    **{case: lambda make=make: make()[0].next for case, make in ALGORITHM_CASES.items()},
+    **{
+        case: lambda make=make: aggregators.as_process(make()[0], "float32[2]").next
+        for case, make in AGGREGATOR_CASES.items()
+        if case != "each"  # of other aggregators, for a struct of two
+    },
+    **{case: lambda case=case: aggregation(case).next for case in AGGREGATION_CASES if not case.startswith("secure")},
+}
+
+
+@pytest.mark.parametrize("case", with_slow(ROUNDS, SLOW_AGGREGATORS | SLOW_ALGORITHMS))
+def test_no_round_waits_for_a_check(case):
+    """A call waits for the devices if its plan has checks, such as those of secure sums and of sums of integers."""
+    assert not ROUNDS[case]()._body._executable.plan.checks
+
+
 def names(cases: dict) -> set[str]:
     return {case.split()[0] for case in cases}
 

@@ -10,7 +10,8 @@ from fedjax_core import _checks, trees, types
 from fedjax_core.aggregators._arguments import check_one_weight
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator
-from fedjax_core.language import federated_broadcast, federated_map, federated_sum, federated_value, federated_zip
+from fedjax_core.language import federated_broadcast, federated_map, federated_value, federated_zip
+from fedjax_core.language.sums import count_sum
 from fedjax_core.templates import EstimationProcess, MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
@@ -115,7 +116,7 @@ def bounded(
         reported = bound.report(state[name])
         checked = federated_map(check, value, weight, federated_broadcast(reported))
         output = inner.next(state["inner"], checked["value"], checked["weight"])
-        counts = federated_sum(checked["flags"])
+        counts = count_sum(checked["flags"])
         measurements = {
             name: reported,
             number: counts[number],

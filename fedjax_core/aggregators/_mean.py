@@ -47,7 +47,7 @@ def mean() -> Aggregator:
 
     def next(state, value, weight):
         dtypes = jax.tree.map(lambda tensor: tensor.dtype, types.tree_of_types(_mean_type(value, weight)))
-        total = federated_sum(weight)
+        total = federated_sum(_in_floats(weight))
         weighted = federated_sum(federated_map(_times, value, weight))
         averaged = federated_map(functools.partial(_divide, dtypes), weighted, total)
         measurements = federated_zip(
@@ -80,6 +80,13 @@ def _mean_type(value: Placed, weight: Placed) -> types.Type:
             "write fc.aggregators.each(...)"
         ) from None
     return types.member_of(federated_mean(value).fedjax_type)
+
+
+def _in_floats(weight: Placed) -> Placed:
+    """The weight, with integers in float32: a sum of integers may overflow, and a call would wait to see it."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(types.tree_of_types(types.member_of(weight.fedjax_type)))]
+    is_float = all(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes)
+    return weight if is_float else federated_map(trees.widen, weight)
 
 
 def _abstract(tensor: types.TensorType) -> jax.ShapeDtypeStruct:

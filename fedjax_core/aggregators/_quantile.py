@@ -6,7 +6,8 @@ import numpy as np
 
 from fedjax_core import _checks, types
 from fedjax_core.computations import federated_computation
-from fedjax_core.language import federated_broadcast, federated_map, federated_sum, federated_value
+from fedjax_core.language import federated_broadcast, federated_map, federated_value
+from fedjax_core.language.sums import count_sum
 from fedjax_core.templates import EstimationProcess
 from fedjax_core.types import SERVER
 
@@ -105,7 +106,7 @@ def quantile_estimate(
     @federated_computation(state_type, types.at_clients("float32"))
     def next(state, value):
         bits = federated_map(_compare, federated_broadcast(state["estimate"]), value)
-        return federated_map(move, state, federated_sum(bits))
+        return federated_map(move, state, count_sum(bits))
 
     return EstimationProcess(initialize, next, federated_computation(lambda state: state["estimate"], state_type))
 

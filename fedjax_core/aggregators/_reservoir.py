@@ -18,10 +18,10 @@ from fedjax_core.language import (
     federated_eval,
     federated_map,
     federated_split_key,
-    federated_sum,
     federated_trim,
     federated_zip,
 )
+from fedjax_core.language.sums import count_sum
 from fedjax_core.templates import MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
@@ -78,7 +78,7 @@ def reservoir_sample(sample_size: int, *, key: jax.Array) -> Aggregator:
         current = federated_aggregate(tagged, start, _accumulate, _merge, _by_tags)
         state, total = federated_map(_advance, state, current)
         result = tuple(federated_trim(reservoir["samples"], reservoir["count"]) for reservoir in (current, total))
-        num_non_finite = federated_sum(federated_map(_not_finite, value))
+        num_non_finite = count_sum(federated_map(_not_finite, value))
         return MeasuredProcessOutput(state, federated_zip(result), num_non_finite)
 
     return Aggregator(init, next)

@@ -9,6 +9,8 @@ from fedjax_core.types import SERVER
 def sum() -> Aggregator:
     r"""The sum :math:`\sum_k v_k` over the clients `k`; their weights are not used.
 
+    It is a `federated_sum`, so a call raises ValueError if a sum of integers does not fit.
+
     Returns:
       An `Aggregator` without state or measurements.
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import _checks, types
+from fedjax_core import _checks, trees, types
 from fedjax_core.algorithms._acceptance import accept, weights_by_rows
 from fedjax_core.algorithms._checks import check_kinds
 from fedjax_core.algorithms._extended import training_loss
@@ -24,10 +24,10 @@ from fedjax_core.language import (
     federated_eval,
     federated_map,
     federated_split_key,
-    federated_sum,
     federated_value,
     federated_zip,
 )
+from fedjax_core.language.sums import count_sum
 from fedjax_core.templates import LearningProcess, LearningProcessOutput, MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
@@ -148,7 +148,7 @@ def compose(
         summed = slots.add(state.aggregator, result.update, result.weight)
         moved = _move(model, slots, state, summed.result, result.metrics)
         outputs = {"distributor": sent, "client_work": committed, "aggregator": summed, "finalizer": moved}
-        totals = federated_sum(federated_map(_counted, result.weight, reason))
+        totals = count_sum(federated_map(_counted, result.weight, reason))
         aggregate = federated_zip((summed.result, shared))
         new = federated_map(accepted, state, _proposed(slots, state, result.running, outputs), totals, aggregate)
         return LearningProcessOutput(new, _metrics(outputs, totals["num_non_finite"], reason))
@@ -215,4 +215,5 @@ def _trainable(weights: Placed) -> Placed:
 def _counted(weight, reason) -> dict:
     """What the round sums over clients beside the updates: contributions, weights, and why clients were left out."""
     contributing = jax.tree.map(lambda w: (w > 0).astype(jnp.int32), weight)
-    return {"contributing": contributing, "weight": weight, "num_non_finite": by_reason(reason)}
+    # In floats, since weights that are integers need not be small.
+    return {"contributing": contributing, "weight": trees.widen(weight), "num_non_finite": by_reason(reason)}

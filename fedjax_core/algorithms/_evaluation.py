@@ -15,10 +15,10 @@ from fedjax_core.language import (
     federated_broadcast,
     federated_eval,
     federated_map,
-    federated_sum,
     federated_value,
     federated_zip,
 )
+from fedjax_core.language.sums import count_sum
 from fedjax_core.metrics import sum_then_finalize
 from fedjax_core.templates import LearningProcess, LearningProcessOutput
 from fedjax_core.types import SERVER
@@ -124,7 +124,7 @@ def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | 
     def next(state, data):
         unfinalized = federated_map(evaluate, federated_broadcast(state.weights), data)
         metrics_state, result, measurements = process.next(state.client_work, unfinalized)
-        number = federated_sum(federated_map(_has_examples, data))
+        number = count_sum(federated_map(_has_examples, data))
         metrics_state = federated_map(_unless_nobody, number, metrics_state, state.client_work)
         round_num = federated_map(lambda n: n + 1, state.round_num)
         none = federated_value((), SERVER)

@@ -78,7 +78,8 @@ class Computation:
 
         Raises:
           TypeError: an argument is missing or has another type, or the computation has placements and gets tracers.
-          ValueError: the fields of the clients do not agree, or a secure sum is out of range.
+          ValueError: the fields of the clients do not agree, a secure sum is out of range, or a sum of integers does
+            not fit its dtype.
         """
         values = self._bind(args, kwargs)
         leaves = _leaves(values, self.name)
@@ -93,8 +94,9 @@ class Computation:
 
         For an argument at CLIENTS the function takes a `PackedCohort` (from `pack_cohort`) or stacked arrays. It
         returns what the computation returns, with `TrimmedRows` in place of every array that a call would trim, and
-        all of it inside a `CheckedResult` if there are secure sums. JAX decides where the function runs, so its
-        weights may be sharded over a mesh; a call raises an error for such weights.
+        all of it inside a `CheckedResult` if there are secure sums. A `federated_sum` of integers that does not fit
+        its dtype wraps around, where a call raises an error. JAX decides where the function runs, so its weights may
+        be sharded over a mesh; a call raises an error for such weights.
 
         Example:
 

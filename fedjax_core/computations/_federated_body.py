@@ -27,8 +27,8 @@ class CheckedResult(NamedTuple):
 
     Attributes:
       result: the computation's result.
-      num_refused: int32, the number of clients with an entry out of range plus the number of sums that
-        do not fit their dtype. Unless it is zero, a call would have raised ValueError.
+      num_refused: int32, the number of clients with an entry out of range plus the number of sums, secure or not,
+        that do not fit their dtype. Unless it is zero, a call would have raised ValueError.
 
     Example:
 
@@ -115,7 +115,7 @@ class FederatedBody:
         self._refuse_sequences()
         outputs, refused = self._executable.traced(self._graph.split(values))
         result = self._join(outputs)
-        return CheckedResult(result, refused) if self._executable.plan.checks else result
+        return CheckedResult(result, refused) if any(c.reported for c in self._executable.plan.checks) else result
 
     def inline(self, values: list):
         """The result with its parameters replaced by the arguments' nodes."""

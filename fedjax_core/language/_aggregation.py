@@ -12,15 +12,19 @@ from fedjax_core.language._arguments import check_leaves, client_argument, is_nu
 from fedjax_core.language._graph import Collect, user_location
 from fedjax_core.language._movement import constant
 from fedjax_core.language._placed import Placed, derive, map_nodes, node_of
+from fedjax_core.language._sums import checked_sum
 from fedjax_core.types import SERVER
 
 
 def federated_sum(value) -> Placed:
-    """The sum over the clients, in the dtype of the values; zero if there are no clients.
+    """The sum over the clients; zero if there are no clients.
 
-    Floats are summed in two words of at least float32, so the relative error, measured on the sum of the values'
-    magnitudes, is about 1e-6 at most, for any number of clients. Integers are summed in their own dtype and wrap around
-    as in JAX: convert small ones at the clients, or use `federated_secure_sum`, which raises an error.
+    The sum of integers is exact, in their dtype but with at least 32 bits: int8 and int16 are
+    summed in int32, uint8 and uint16 in uint32. A call waits for a sum of integers, and raises ValueError if it does
+    not fit; in `as_function`, which cannot raise it, the sum wraps around, as integers do in JAX.
+
+    Floats keep their dtype. They are summed in two words of at least float32, so the relative error, measured on the
+    sum of the values' magnitudes, is about 1e-6 at most, for any number of clients.
 
     Args:
       value: numbers at CLIENTS; a struct is summed field by field.
@@ -39,7 +43,7 @@ def federated_sum(value) -> Placed:
     """
     node = client_argument(value, "federated_sum")
     check_leaves("federated_sum", node, "numbers", is_number)
-    return Placed(_reductions.reduce_node(_reductions.summed("federated_sum", node.abstract), node))
+    return checked_sum("federated_sum", node)
 
 
 def federated_min(value) -> Placed:

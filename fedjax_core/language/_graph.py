@@ -127,12 +127,14 @@ class Check:
     """A count that a pass computes; the host raises an error unless it is zero.
 
     Attributes:
-      count: the node (int32 at the server) that counts the clients that broke the rule.
+      count: the node (int32 at the server) that counts what broke the rule, such as clients.
       message: `count -> str`, the text of the error.
+      reported: whether `as_function`, which cannot raise an error, returns a `CheckedResult` because of this check.
     """
 
     count: "Node"
     message: Callable[[int], str]
+    reported: bool = True
 
 
 # Equal by identity: a comparison or `repr` by fields would walk the whole graph below, and a shared node once per path.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fedjax_core import trees
+from fedjax_core.language import _words
 from fedjax_core.language._graph import Aggregate, Node
 from fedjax_core.language._placed import derive
 from fedjax_core.types import SERVER
@@ -81,7 +82,14 @@ IN_TWO_FLOATS = LeafSum(
     report=lambda total: total.high,
     close=lambda few: trees.compensated_zero(few)._replace(high=few),
 )
-"""The total is a `trees.CompensatedSum`: two words for floats, one for integers, which wrap around."""
+"""The sum of floats: the total is a `trees.CompensatedSum`. Integers are added in at least 32 bits and wrap around."""
+
+IN_WORDS = LeafSum(
+    zero=lambda leaf: _words.zero_words(leaf.shape, leaf.dtype),
+    add=lambda total, lanes: _words.added(total, _words.summed(_words.widened(lanes))),
+    merge=_words.added,
+)
+"""The exact sum of integers: total and sum are `Words`."""
 
 
 class Summands:
@@ -173,10 +181,21 @@ def joint_sums(operations: tuple[Aggregate, ...]) -> Aggregate:
     return leaf_sums("sums", kinds, abstract, lambda sums: tuple(f(s) for f, s in zip(reports, sums)))
 
 
-def summed(name: str, abstract) -> Aggregate:
-    """The sum of numbers."""
-    kinds = jax.tree.map(lambda _: IN_TWO_FLOATS, abstract)
-    return leaf_sums(name, kinds, abstract, lambda t: jax.tree.map(lambda x, a: x.astype(a.dtype), t, abstract))
+def summed(name: str, abstract, integers: LeafSum = IN_TWO_FLOATS) -> Aggregate:
+    """The sum of numbers, in the dtypes of the value where it is not `Words`."""
+
+    def report(totals):
+        def leaf(a, total):
+            return total if isinstance(total, _words.Words) else total.astype(a.dtype)
+
+        return jax.tree.map(leaf, abstract, totals)
+
+    return leaf_sums(name, kinds(abstract, integers), abstract, report)
+
+
+def kinds(abstract, integers: LeafSum):
+    """The `LeafSum` of each leaf, with `integers` for those that are not floats."""
+    return jax.tree.map(lambda a: integers if jnp.issubdtype(a.dtype, jnp.integer) else IN_TWO_FLOATS, abstract)
 
 
 def _sum_rows(x):

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import _checks, types
-from fedjax_core.language import _reductions
+from fedjax_core.language import _reductions, _words
 from fedjax_core.language._arguments import check_leaves, client_argument
-from fedjax_core.language._graph import Check, Map, Node, user_location
-from fedjax_core.language._placed import Placed, derive, node_of
+from fedjax_core.language._graph import Check, Node, user_location
+from fedjax_core.language._placed import Placed, node_of
+from fedjax_core.language._sums import overflow_message, with_check
 
 
 def federated_secure_sum(value, max_input) -> Placed:
@@ -94,69 +95,73 @@ def federated_secure_modular_sum(value, modulus) -> Placed:
         room = modulus - x
         return jnp.where(total >= room, total - room, total + x)
 
-    return _exact(name, node, limits, zero=lambda word: jnp.zeros_like(word), add=add, fold=add, read=lambda t: t)
+    def report(total, dtype):
+        return total.astype(dtype), jnp.asarray(False)
+
+    def zero(leaf):
+        return _words.zero_words(leaf.shape, leaf.dtype).low
+
+    return _exact(name, node, limits, zero, lambda x: _words.widened(x).low, add, report)
 
 
 def _secure_sum(name, node, limits) -> Placed:
-    """A sum in two words, low and high, which does not overflow for any number of clients."""
+    """A sum in two words, which does not overflow for any number of clients."""
 
-    def zero(word):
-        return (jnp.zeros_like(word), jnp.zeros_like(word))
+    def zero(leaf):
+        return _words.zero_words(leaf.shape, leaf.dtype)
 
     def add(total, x, limit):
-        return fold(total, (x, jnp.zeros_like(x)), limit)
+        return _words.added(total, x)
 
-    def fold(a, b, limit):
-        # Unsigned words wrap around, so there is a carry exactly if the sum is less than one of its terms.
-        low = a[0] + b[0]
-        return low, a[1] + b[1] + (low < a[0]).astype(low.dtype)
+    def report(total, dtype):
+        return _words.wrapped(total, dtype), ~_words.fits(total, dtype)
 
-    return _exact(name, node, limits, zero=zero, add=add, fold=fold, read=lambda total: total[0], high=lambda t: t[1])
+    return _exact(name, node, limits, zero, _words.widened, add, report)
 
 
-def _exact(name, node: Node, limits, *, zero, add, fold, read, high=None) -> Placed:
-    """The sum, by `add`, of the entries in range, with checks of the range and of the result.
+def _exact(name: str, node: Node, limits, zero: Callable, of_one: Callable, add: Callable, report: Callable) -> Placed:
+    """The sum of the entries in range, with checks of the range and of the result.
 
     An accumulator is a tuple of one total per leaf, together with the number of clients out of range.
+
+    Args:
+      name: the operator.
+      node: the integers at CLIENTS.
+      limits: the largest permitted entry of each leaf, in a tree like the value.
+      zero: `leaf -> total`, the empty total.
+      of_one: `leaf -> total`, the total of one client.
+      add: `(total, total, limit) -> total`.
+      report: `(total, dtype) -> (sum, bool)`, and whether it does not fit the dtype, entry by entry.
     """
     dtypes = [a.dtype for a in jax.tree.leaves(node.abstract)]
     limits = jax.tree.leaves(limits)
     structure = jax.tree.structure(node.abstract)
 
     def start(value):
-        words = (jnp.zeros(x.shape, _word(x.dtype)) for x in jax.tree.leaves(value))
-        return tuple(map(zero, words)), jnp.zeros((), jnp.int32)
+        return tuple(map(zero, jax.tree.leaves(value))), jnp.zeros((), jnp.int32)
 
     def accumulate(accumulator, value):
         totals, refused = accumulator
         leaves = jax.tree.leaves(value)
-        fits = jnp.asarray(True)
+        in_range = jnp.asarray(True)
         for x, limit in zip(leaves, limits):
-            fits &= jnp.all((x >= 0) & (x <= jnp.asarray(limit, x.dtype)))
-        words = [jnp.where(fits, x, jnp.zeros_like(x)).astype(_word(x.dtype)) for x in leaves]
-        return tuple(add(t, w, m) for t, w, m in zip(totals, words, limits)), refused + (~fits).astype(jnp.int32)
+            in_range &= jnp.all((x >= 0) & (x <= jnp.asarray(limit, x.dtype)))
+        ones = [of_one(jnp.where(in_range, x, jnp.zeros_like(x))) for x in leaves]
+        return tuple(map(add, totals, ones, limits)), refused + (~in_range).astype(jnp.int32)
 
     def merge(a, b):
-        return tuple(fold(x, y, m) for x, y, m in zip(a[0], b[0], limits)), a[1] + b[1]
+        return tuple(map(add, a[0], b[0], limits)), a[1] + b[1]
 
-    def report(accumulator):
+    def report_all(accumulator):
         totals, refused = accumulator
-        too_large = jnp.zeros((), jnp.int32)
-        for total, dtype in zip(totals, dtypes):
-            largest = jnp.asarray(jnp.iinfo(dtype).max, _word(dtype))
-            over = read(total) > largest
-            over |= False if high is None else high(total) > 0
-            too_large += jnp.any(over).astype(jnp.int32)
-        sums = [read(total).astype(dtype) for total, dtype in zip(totals, dtypes)]
-        return jax.tree.unflatten(structure, sums), refused, too_large
+        sums, over = zip(*map(report, totals, dtypes))
+        too_large = sum(jnp.any(o).astype(jnp.int32) for o in over)
+        return structure.unflatten(sums), refused, too_large
 
-    operation = dataclasses.replace(_reductions.sequential(name, None, accumulate, merge, report), zero=start)
+    operation = dataclasses.replace(_reductions.sequential(name, None, accumulate, merge, report_all), zero=start)
     reduced = Placed(_reductions.reduce_node(operation, node))
     total, refused, too_large = map(node_of, reduced)
     return _checked(name, total, refused, too_large, limits)
-
-
-_identity = Map(lambda value: value, structural=True)
 
 
 def _checked(name: str, total: Node, refused: Node, too_large: Node, limits) -> Placed:
@@ -169,15 +174,8 @@ def _checked(name: str, total: Node, refused: Node, too_large: Node, limits) -> 
             "fc.federated_map(lambda v: jnp.clip(v, 0, limit), value), or allow larger entries"
         )
 
-    def overflow(count):
-        return (
-            f"{name} at {where}: the sum of {count} fields does not fit their dtype; convert the values at the "
-            "clients to a wider one"
-        )
-
-    for count, message in ((refused, out_of_range), (too_large, overflow)):
-        total = derive(_identity, (total,), total.abstract, check=Check(count, message))
-    return Placed(total)
+    in_range = with_check(total, Check(refused, out_of_range))
+    return Placed(with_check(in_range, Check(too_large, overflow_message(name, where))))
 
 
 def _bounded(name: str, value, bound, argument: str, limit_of: Callable) -> tuple[Node, list]:
@@ -214,7 +212,3 @@ def _limit(what: str, given, leaf, limit_of: Callable) -> int:
     if bound > largest or limit_of(bound) > largest:
         raise ValueError(_checks.message(what, f"positive and fit {types.type_of(leaf)}", given, repair))
     return limit_of(bound)
-
-
-def _word(dtype):
-    return jnp.uint64 if jnp.dtype(dtype).itemsize == 8 else jnp.uint32

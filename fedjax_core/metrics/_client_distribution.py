@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from fedjax_core import _checks, trees, types
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import MetricsAggregation
-from fedjax_core.language import Placed, federated_aggregate, federated_map, federated_sum, federated_value
+from fedjax_core.language import Placed, federated_aggregate, federated_map, federated_value
+from fedjax_core.language.sums import count_sum
 from fedjax_core.metrics._arguments import check_names, check_range, is_real_number
 from fedjax_core.metrics._finalizers import finalizer_of
 from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
@@ -89,7 +90,7 @@ def client_distribution(
         def next(state, unfinalized):
             values = federated_map(lambda unfinalized: _real(finalize(unfinalized)), unfinalized)
             _check_by_name(values, ranges)
-            counts = federated_sum(federated_map(lambda v: _count(v, ranges, num_bins), values))
+            counts = count_sum(federated_map(lambda v: _count(v, ranges, num_bins), values))
             result = federated_map(lambda m, c: _describe(m, c, ranges, quantiles), _moments(values), counts)
             return MeasuredProcessOutput(state, result, federated_map(_measure, counts))
 

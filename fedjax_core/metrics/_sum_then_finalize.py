@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from fedjax_core import trees, types
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import MetricsAggregation
-from fedjax_core.language import Placed, federated_map, federated_sum, federated_value, federated_zip
+from fedjax_core.language import Placed, federated_map, federated_value, federated_zip
+from fedjax_core.language.sums import Words, count_sum, saturated, word_sum
 from fedjax_core.metrics._finalizers import finalizer_of
 from fedjax_core.metrics._secure_sum import secure_sum
 from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
@@ -155,5 +156,16 @@ def _keep_finite(statistics):
 
 
 def _sum(statistics: Placed, num_non_finite: Placed) -> tuple[Placed, Placed]:
-    total, number = federated_sum((statistics, num_non_finite))
-    return total, federated_zip({"num_non_finite": number})
+    # `federated_sum` would make every round wait, to raise an error where a count does not fit its dtype.
+    tensors = types.tree_of_types(types.member_of(statistics.fedjax_type))
+    total = federated_map(functools.partial(_in_dtypes, tensors), word_sum(statistics))
+    return total, federated_zip({"num_non_finite": count_sum(num_non_finite)})
+
+
+def _in_dtypes(tensors, totals):
+    """The totals in the dtypes of the statistics, in which the largest number stands for all larger ones."""
+
+    def leaf(tensor, total):
+        return saturated(total, tensor.dtype) if isinstance(total, Words) else total
+
+    return jax.tree.map(leaf, tensors, totals)

@@ -8,7 +8,7 @@ from fedjax_core.language._placed import node_of
 def test_inputs_come_before_what_is_made_of_them_and_nothing_comes_twice():
     found = []
 
-    @fc.federated_computation(fc.at_server("int32"), fc.at_clients("int32"))
+    @fc.federated_computation(fc.at_server("float32"), fc.at_clients("float32"))
     def program(a, b):
         total = fc.federated_sum(b)
         both = fc.federated_map(lambda x, y: x + y, a, total)
