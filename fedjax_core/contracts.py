@@ -80,7 +80,9 @@ class Metric(NamedTuple):
         whose shapes do not depend on `B`. Examples whose mask is False must not change it, even if they
         are NaN: select with `jnp.where`, since `nan * 0` is NaN.
       finalize: `(statistic) -> value`, a pytree of arrays. If no example was measured, the value
-        must be NaN (0/0), not a made-up zero.
+        must be NaN (0/0), not a made-up zero. Totals of integers have at least 32 bits. If one exceeds them, the
+        values that are floats are those of floats in place of the integers, which `finalize` must take, and the
+        values that are integers are those of the largest integer in place of it.
 
     Example:
       >>> import jax.numpy as jnp

@@ -200,7 +200,8 @@ def num_examples() -> Metric:
     """The number of examples.
 
     Returns:
-      A `Metric` whose statistic and value are the number of examples whose mask is True, int32 `[]`.
+      A `Metric` whose statistic and value are the number of examples whose mask is True, int32 `[]`; 2**31 - 1 stands
+      for all larger totals.
 
     Example:
       >>> metric = num_examples()

@@ -84,7 +84,8 @@ def confusion_matrix(label: str = "y") -> Metric:
 
     Returns:
       A `Metric` of predictions (logits or probabilities) `[B, C]`. Its statistic and value are the
-      matrix, int32 `[C, C]`: row `i`, column `j` counts the examples of class `i` that were predicted as `j`.
+      matrix, int32 `[C, C]`: row `i`, column `j` counts the examples of class `i` that were predicted as `j`;
+      2**31 - 1 stands for all larger totals.
 
     Raises:
       TypeError, ValueError: when measured, if the dtypes or shapes do not fit.

@@ -9,7 +9,7 @@ def num_batches() -> Metric:
     """The number of batches with at least one example.
 
     Returns:
-      A `Metric` whose statistic and value are the count, int32 `[]`.
+      A `Metric` whose statistic and value are the count, int32 `[]`; 2**31 - 1 stands for all larger totals.
 
     Example:
       >>> metric = num_batches()

@@ -61,9 +61,7 @@ def roc_auc(num_bins: int = 200, *, range: tuple[float, float] = (0.0, 1.0), lab
 
 
 def _area(statistic):
-    positive, negative = statistic
-    up_to = jnp.cumsum(negative)
-    # In fractions: the product of two counts may overflow int32.
-    below = (up_to - negative).astype(jnp.float32) + negative.astype(jnp.float32) / 2
-    num_positive, num_negative = (jnp.sum(kind).astype(jnp.float32) for kind in (positive, negative))
-    return jnp.sum((positive.astype(jnp.float32) / num_positive) * (below / num_negative))
+    # In floats: a sum of counts, or their product, may exceed int32 although each of them fits.
+    positive, negative = (kind.astype(jnp.float32) for kind in statistic)
+    below = jnp.cumsum(negative) - negative / 2
+    return jnp.sum((positive / jnp.sum(positive)) * (below / jnp.sum(negative)))

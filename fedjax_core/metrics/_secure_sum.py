@@ -17,6 +17,7 @@ from fedjax_core.language import (
     federated_secure_sum,
     federated_secure_sum_bitwidth,
     federated_zip,
+    sums,
 )
 from fedjax_core.metrics._arguments import check_names, is_pair
 
@@ -39,7 +40,7 @@ def secure_sum(ranges: Mapping[str, Any], statistics: Placed, num_non_finite: Pl
       num_non_finite: int32 at CLIENTS, 1 if the client was left out, otherwise 0.
 
     Returns:
-      The sum, of the type of the statistics, and the measurements, both at SERVER.
+      The sum, like the statistics but with `sums.Words` for integers, and the measurements, both at SERVER.
 
     Raises:
       TypeError, ValueError: a range does not fit the statistics.
@@ -64,8 +65,8 @@ def secure_sum(ranges: Mapping[str, Any], statistics: Placed, num_non_finite: Pl
         clipped = {name: _is_clipped(grids[name], statistics[name]) for name in grids}
         return digits, {"num_clients": 1, "num_clipped": clipped, "num_non_finite": num_non_finite}
 
-    def decode(sums, num_clients):
-        return jax.tree.map(lambda grid, x: _decode(grid, x, num_clients), grids, sums)
+    def decode(digits, num_clients):
+        return jax.tree.map(lambda grid, x: _decode(grid, x, num_clients), grids, digits)
 
     digits, counts = federated_map(encode, statistics, num_non_finite)
     counts = federated_secure_sum(counts, 1)
@@ -161,17 +162,13 @@ def _digits(offset):
     return jnp.stack([(offset >> shift) & 255 for shift in _SHIFTS], axis=-1)
 
 
-def _decode(grid: _Grid, sums, num_clients):
-    """The sum of the clients' numbers from the sums of their digits."""
-    origin = _digits(jnp.full(sums.shape[:-1], grid.origin, jnp.uint32))
-    places = lax.bitcast_convert_type(sums - num_clients.astype(jnp.uint32) * origin, jnp.int32)
-    low = carry = jnp.zeros(sums.shape[:-1], jnp.int32)
-    for i, shift in enumerate(_SHIFTS[:-1]):
-        place = places[..., i] + carry
-        low, carry = low + ((place & 255) << shift), place >> 8
-    high = places[..., -1] + carry
-    if grid.step is None:
-        wide = grid.dtype if grid.dtype.itemsize >= 4 else jnp.int32
-        return ((high.astype(wide) << _SHIFTS[-1]) + low.astype(wide)).astype(grid.dtype)
-    # Below 2**24 the low part is exact in float32, so the sum is rounded only once.
-    return ((high.astype(jnp.float32) * 2.0 ** _SHIFTS[-1] + low.astype(jnp.float32)) * grid.step).astype(grid.dtype)
+def _decode(grid: _Grid, digits, num_clients):
+    """The sum of the clients' numbers from the sums of their digits; `Words` for integers."""
+    origin = _digits(jnp.full(digits.shape[:-1], grid.origin, jnp.uint32))
+    places = lax.bitcast_convert_type(digits - num_clients.astype(jnp.uint32) * origin, jnp.int32)
+    if grid.dtype.itemsize == 8 and grid.step is None:
+        places = places.astype(jnp.int64)
+    total = sums.zero_words(places.shape[:-1], places.dtype)
+    for i, shift in enumerate(_SHIFTS):
+        total = sums.added(total, sums.shifted(sums.widened(places[..., i]), shift))
+    return total if grid.step is None else (sums.as_float(total) * grid.step).astype(grid.dtype)

@@ -4,16 +4,16 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees, types
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import MetricsAggregation
 from fedjax_core.language import Placed, federated_map, federated_value, federated_zip
-from fedjax_core.language.sums import Words, count_sum, saturated, word_sum
+from fedjax_core.language.sums import count_sum, word_sum
 from fedjax_core.metrics._finalizers import finalizer_of
 from fedjax_core.metrics._secure_sum import secure_sum
+from fedjax_core.metrics._totals import add_round, finalize_totals, zero_totals
 from fedjax_core.templates import AggregationProcess, MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
@@ -21,7 +21,8 @@ from fedjax_core.types import SERVER
 def finalize_sum(finalizers: Mapping[str, Callable] | Callable, unfinalized: Placed) -> tuple[Placed, Placed]:
     """Adds the clients' statistics and finalizes the totals, inside a federated computation.
 
-    A client with a NaN or infinity among its statistics is counted and left out.
+    A client with a NaN or infinity among its statistics is counted and left out. `Metric.finalize` says what becomes
+    of counts whose total does not fit their dtype.
 
     Args:
       finalizers: `Metric.finalize` by name, or one function of all statistics.
@@ -46,7 +47,8 @@ def finalize_sum(finalizers: Mapping[str, Callable] | Callable, unfinalized: Pla
     >>> print(result["mean"]["loss"], result["worst"])
     1.0 3.0
     """
-    finalize = finalizer_of(finalizers, types.member_of(unfinalized.fedjax_type))
+    statistics = types.member_of(unfinalized.fedjax_type)
+    finalize = functools.partial(finalize_totals, finalizer_of(finalizers, statistics), types.tree_of_types(statistics))
     total, measurements = _sum(*federated_map(_keep_finite, unfinalized))
     return federated_map(finalize, total), measurements
 
@@ -58,9 +60,9 @@ def sum_then_finalize() -> MetricsAggregation:
     `SumThenFinalizeFactory`.
 
     Returns:
-      A `MetricsAggregation`. The state of its process holds the totals of all rounds, in the dtypes of the
-      statistics: a count in int32 reaches at most 2**31 - 1. Its result is `(current round, all rounds)`, each a dict
-      of metrics; it measures `num_non_finite`, int32.
+      A `MetricsAggregation`. The state of its process holds the totals of all rounds, each number in two words, so
+      that counts are exact to 2**63 and sums of floats do not drift. Its result is `(current round, all rounds)`,
+      each a dict of metrics; it measures `num_non_finite`, int32.
 
     Example:
 
@@ -126,27 +128,23 @@ def _aggregation(add: Callable) -> MetricsAggregation:
 
     def create(metric_finalizers, local_unfinalized_metrics_type):
         statistics = types.to_type(local_unfinalized_metrics_type)
-        finalize = finalizer_of(metric_finalizers, statistics)
-        zeros = trees.zeros_like(_abstract(statistics))
+        tensors = types.tree_of_types(statistics)
+        finalize = functools.partial(finalize_totals, finalizer_of(metric_finalizers, statistics), tensors)
 
         @federated_computation()
         def initialize():
-            return federated_value(zeros, SERVER)
+            return federated_value(zero_totals(tensors), SERVER)
 
         @federated_computation(initialize.type_signature.result, types.at_clients(statistics))
         def next(totals, unfinalized):
             current, measurements = add(*federated_map(_keep_finite, unfinalized))
-            totals = federated_map(trees.add, totals, current)
+            totals = federated_map(add_round, totals, current)
             both = [federated_map(finalize, t) for t in (current, totals)]
             return MeasuredProcessOutput(totals, federated_zip(tuple(both)), measurements)
 
         return AggregationProcess(initialize, next)
 
     return MetricsAggregation(create)
-
-
-def _abstract(type_: types.Type):
-    return jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape, t.dtype), types.tree_of_types(type_))
 
 
 def _keep_finite(statistics):
@@ -157,15 +155,4 @@ def _keep_finite(statistics):
 
 def _sum(statistics: Placed, num_non_finite: Placed) -> tuple[Placed, Placed]:
     # `federated_sum` would make every round wait, to raise an error where a count does not fit its dtype.
-    tensors = types.tree_of_types(types.member_of(statistics.fedjax_type))
-    total = federated_map(functools.partial(_in_dtypes, tensors), word_sum(statistics))
-    return total, federated_zip({"num_non_finite": count_sum(num_non_finite)})
-
-
-def _in_dtypes(tensors, totals):
-    """The totals in the dtypes of the statistics, in which the largest number stands for all larger ones."""
-
-    def leaf(tensor, total):
-        return saturated(total, tensor.dtype) if isinstance(total, Words) else total
-
-    return jax.tree.map(leaf, tensors, totals)
+    return word_sum(statistics), federated_zip({"num_non_finite": count_sum(num_non_finite)})

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._history import History, Record, named_values
 from fedjax_core.program._progress import ProgressBar
@@ -12,6 +14,7 @@ from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._warn import warn
 
 _LOGGER = logging.getLogger("fedjax_core")
+_ENDS = (2**31 - 1, 2**32 - 1, -(2**31))
 _LEFT_OUT_NUMBERS = "client_work/train/non_finite_clients/"  # released by name instead
 
 
@@ -61,26 +64,57 @@ def to_progress_bar(last_round: int | None, completed: int) -> Outlet:
 
 
 def to_log() -> Outlet:
-    """Logs the clients that a round left out, by name, and warns once if a round left out all that have examples."""
-    warned = False
+    """Logs the clients that a round left out, by name, and warns once of each thing that makes its numbers wrong.
+
+    It warns if a round left out all clients that have examples, and if a count is too large for its integers.
+    """
+    watched = [_of_nobody, _of_saturated]
 
     def take(round_: Round) -> None:
-        nonlocal warned
         record = round_.record
         left_out = record.num_left_out
         if left_out:
             who = record.names_left_out if record.left_out else record.reasons_left_out
             _LOGGER.info("round %d left out %d of %d clients: %s", record.round, left_out, record.num_clients, who)
-        if not warned and record.has_left_out_all:
-            warned = True
-            which = "" if left_out == record.num_clients else " that have examples"
-            warn(
-                f"round {record.round} left out all of its {left_out} clients{which}, since their results were not "
-                f"finite: {record.reasons_left_out}; lower the learning rates, or find the first step that is not "
-                "finite: fc.testing.debug_client(process, state, client)"
-            )
+        for message_of in tuple(watched):
+            if message := message_of(round_):
+                watched.remove(message_of)
+                warn(message)
 
     return Outlet(take)
+
+
+def _of_nobody(round_: Round) -> str:
+    """The warning of a round that left out all clients that have examples, otherwise an empty string."""
+    record = round_.record
+    if not record.has_left_out_all:
+        return ""
+    which = "" if record.num_left_out == record.num_clients else " that have examples"
+    return (
+        f"round {record.round} left out all of its {record.num_left_out} clients{which}, since their results were not "
+        f"finite: {record.reasons_left_out}; lower the learning rates, or find the first step that is not finite: "
+        "fc.testing.debug_client(process, state, client)"
+    )
+
+
+def _of_saturated(round_: Round) -> str:
+    """The warning of a round with counts too large for their integers, otherwise an empty string."""
+    values = named_values({"": round_.metrics, "held_out": round_.held_out})
+    names = [name.removeprefix("/") for name, value in values.items() if _is_saturated(value)]
+    if not names:
+        return ""
+    return (
+        f"round {round_.number} measured counts too large for their integers, which show the largest one instead: "
+        f"{', '.join(names)}; metrics in floats, such as an accuracy, are computed from the exact counts. To see such "
+        "a count, finalize it to a float: metric._replace(finalize=lambda n: n.astype('float32'))"
+    )
+
+
+def _is_saturated(value: Any) -> bool:
+    """Whether integers hold an end of 32 bits, which `metrics.finalize_sum` puts in place of what is beyond it."""
+    if isinstance(value, int):
+        return value in _ENDS
+    return isinstance(value, np.ndarray) and value.dtype.kind in "iu" and bool(np.isin(value, _ENDS).any())
 
 
 def to_folder(folder: RunFolder, state: Any, history: History, get_weights: Callable[[Any], Any]) -> Outlet:

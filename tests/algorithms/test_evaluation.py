@@ -237,7 +237,9 @@ def test_first_weights_of_fed_eval():
 
 
 def test_type_signatures_of_fed_eval(process):
-    state = f"<weights={WEIGHTS},client_work={STATISTICS},round_num=int32>"
+    count, total = "<low=uint32,high=int32>", "<high=float32,low=float32>"
+    totals = f"<accuracy=<{count},{count}>,loss=<{total},{count}>,num_examples={count}>"
+    state = f"<weights={WEIGHTS},client_work={totals},round_num=int32>"
     metrics = "<accuracy=float32,loss=float32,num_examples=int32>"
     assert str(process.initialize.type_signature) == f"( -> {state}@SERVER)"
     assert str(process.next.type_signature) == (
