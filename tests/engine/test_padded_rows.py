@@ -48,6 +48,16 @@ def test_without_clients_all_rows_are_padding():
     assert with_padding.shape == (8, 3) and not np.any(with_padding) and not np.any(is_client)
 
 
+def test_what_the_budget_would_not_hold_is_not_padded():
+    @fc.federated_computation(fc.at_clients("float32[3]"))
+    def collect(values):
+        return fc.federated_collect(values, padded=True)
+
+    for budget, number in {20 * 12: 20, 41 * 12 - 1: 20, 41 * 12: 41}.items():
+        padded, is_client = collect.with_config(fc.EngineConfig(devices=1, memory_budget=budget))(values_of(20))
+        assert padded.shape == (number, 3) and int(is_client.sum()) == 20
+
+
 def test_a_traced_program_has_no_padding():
     values = values_of(5)
     collected, _, with_padding, is_client, spread, _ = jax.jit(rows.as_function())(values)

@@ -97,14 +97,14 @@ def test_more_than_the_budget_is_not_kept():
     def wide(values):
         return fc.federated_collect(fc.federated_map(lambda v: jnp.full((100,), v), values))
 
-    fits = wide.with_config(fc.EngineConfig(memory_budget=16_400))
-    assert fits(list(range(41))).shape == (41, 100)
+    fits = wide.with_config(fc.EngineConfig(memory_budget=8000))
+    assert fits(list(range(20))).shape == (20, 100)
     with pytest.raises(
         ValueError,
-        match=r"federated_collect at .*test_waves.*keeps int32\[100\] of each of 42 clients, "
-        r"24800 bytes in 62 rows, but the memory budget is 16400 bytes; .*EngineConfig\(memory_budget=24800\)",
+        match=r"federated_collect at .*test_waves.*keeps int32\[100\] of each of 21 clients, "
+        r"8400 bytes in all, but the memory budget is 8000 bytes; .*EngineConfig\(memory_budget=8400\)",
     ):
-        fits(list(range(42)))
+        fits(list(range(21)))
 
 
 def test_all_that_is_kept_together_is_within_the_budget():
@@ -113,14 +113,14 @@ def test_all_that_is_kept_together_is_within_the_budget():
         wide, narrow = (fc.federated_map(lambda v, n=n: jnp.full((n,), v), values) for n in (100, 60))
         return fc.federated_collect(narrow), fc.federated_collect(wide)
 
-    fits = two.with_config(fc.EngineConfig(memory_budget=26_240))
-    assert [x.shape for x in fits(list(range(41)))] == [(41, 60), (41, 100)]
+    fits = two.with_config(fc.EngineConfig(memory_budget=12_800))
+    assert [x.shape for x in fits(list(range(20)))] == [(20, 60), (20, 100)]
     with pytest.raises(
         ValueError,
-        match=r"keeps int32\[100\] of each of 42 clients, with 14880 of others 39680 bytes in 62 rows, but the "
-        r"memory budget is 26240 bytes; .*EngineConfig\(memory_budget=39680\)",
+        match=r"keeps int32\[100\] of each of 21 clients, with 5040 of others 13440 bytes in all, but the memory "
+        r"budget is 12800 bytes; .*EngineConfig\(memory_budget=13440\)",
     ):
-        fits(list(range(42)))
+        fits(list(range(21)))
 
 
 def test_results_at_clients_are_not_kept_beyond_the_budget():
