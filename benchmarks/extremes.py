@@ -192,6 +192,11 @@ def main(argv=None) -> int:
     parser.add_argument("--layers", type=int, default=50, help="W5's dense layers")
     parser.add_argument("--one", nargs=2, metavar=("WORKLOAD", "PROGRAM"), help="one program, in this process")
     args = parser.parse_args(argv)
+    for name in ("pairs", "layers"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} is at least 1, got {getattr(args, name)}")
+    if unknown := set(args.workloads.split(",")) - set(STEADY_ROUNDS):
+        parser.error(f"--workloads takes W5 and W6, got {', '.join(sorted(unknown))}")
     if args.one:
         print(json.dumps(measure(*args.one, args.layers)))
         return 0
