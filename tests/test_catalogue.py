@@ -42,12 +42,12 @@ AGGREGATOR_CASES = {
     ),
     "measure": lambda: (aggregators.measure(), {"neutral": aggregators.measure()}),
     "private_mean": lambda: (
-        aggregators.private_mean(1.0, 0.5, 20, key=KEY),
-        {"neutral": aggregators.private_mean(math.inf, 0.0, 20, key=KEY), "weighted": False, "finite": True},
+        aggregators.private_mean(1.0, 0.5, 18, key=KEY),
+        {"neutral": aggregators.private_mean(math.inf, 0.0, 18, key=KEY), "weighted": False, "finite": True},
     ),
     "private_mean adaptive": lambda: (
-        aggregators.private_mean(aggregators.AdaptiveNorm(noise_stddev=2.0), 0.5, 20, key=KEY),
-        {"neutral": aggregators.private_mean(math.inf, 0.0, 20, key=KEY), "weighted": False, "finite": True},
+        aggregators.private_mean(aggregators.AdaptiveNorm(noise_stddev=2.0), 0.5, 18, key=KEY),
+        {"neutral": aggregators.private_mean(math.inf, 0.0, 18, key=KEY), "weighted": False, "finite": True},
     ),
     "compress": lambda: (
         aggregators.compress(send_half, key=KEY),
@@ -75,7 +75,7 @@ NOT_AGGREGATORS = {"AdaptiveNorm", "as_process", "quantile_estimate"}
 
 
 def estimate():
-    return aggregators.quantile_estimate(1.0, 0.8, 0.5, noise_stddev=1.0, cohort_size=20, key=KEY)
+    return aggregators.quantile_estimate(1.0, 0.8, 0.5, noise_stddev=1.0, cohort_size=18, key=KEY)
 
 
 def send_half(value, key):

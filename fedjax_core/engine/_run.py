@@ -124,7 +124,7 @@ class Program:
     def _rows(self, k: int, kept: list, position: np.ndarray) -> dict[Node, object]:
         """The values of a pass with a row a client, by node; only those collected with padding keep theirs."""
         pass_, number = self.plan.passes[k], len(position)
-        padding = np.full(self._num_rows(kept[0] if kept else (), number) - number, _NOWHERE)
+        padding = np.full(self._num_rows(pass_, kept[0] if kept else (), number) - number, _NOWHERE)
         padded = dict(zip(pass_.materialized, _in_cohort_order(kept, np.concatenate([position, padding]))))
         is_client = np.arange(number + len(padding)) < number
         whole: dict[Node, object] = {n: (padded[n.inputs[0]], is_client) for n in pass_.collected if n.operation.padded}
@@ -133,10 +133,10 @@ class Program:
         self._warn_if_compiled_often(exact, number)
         return whole | {n: jax.tree.map(lambda x: cut(x, number), padded[rows]) for n, rows in exact.items()}
 
-    def _num_rows(self, kept: tuple, number: int) -> int:
-        """The padded number of rows for so many clients; without padding where the budget would not hold it."""
+    def _num_rows(self, pass_: Pass, kept: tuple, number: int) -> int:
+        """The padded number of rows for so many clients; without padding where nobody sees it and it does not fit."""
         padded = num_rows(number)
-        return padded if sum(_row_bytes(kept)) * padded <= self.layout.memory_budget else number
+        return padded if sum(_row_bytes(kept)) * padded <= self.layout.memory_budget else _fewest_rows(pass_, number)
 
     def _warn_if_compiled_often(self, collected: Iterable[Node], number: int):
         """Warns once if a phase that reads rows without padding meets many numbers of clients."""
@@ -190,7 +190,7 @@ class Program:
             return
         rows = jax.eval_shape(self._passes[k], server, None, clients)[1]
         sizes = _row_bytes(jax.eval_shape(joined, (rows,)))
-        if sum(sizes) * number > self.layout.memory_budget:
+        if sum(sizes) * _fewest_rows(pass_, number) > self.layout.memory_budget:
             raise ValueError(_too_much(pass_, sizes, number, self.layout.memory_budget))
 
 
@@ -211,6 +211,14 @@ def _other_processes(layout: Layout):
         ) from error
 
 
+def _fewest_rows(pass_: Pass, number: int) -> int:
+    """The number of rows for so many clients where memory is short.
+
+    What is collected with padding always has the same: sums over other numbers of rows would have other last bits.
+    """
+    return num_rows(number) if any(n.operation.padded for n in pass_.collected) else number
+
+
 def _row_bytes(rows: tuple) -> list[int]:
     """The bytes of a row of each value."""
     return [sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(leaves)) for leaves in rows]
@@ -218,14 +226,16 @@ def _row_bytes(rows: tuple) -> list[int]:
 
 def _too_much(pass_: Pass, sizes: list[int], number: int, budget: int) -> str:
     """The message, which names the largest value; `sizes` are the bytes of each value for one client."""
-    node, total = pass_.materialized[sizes.index(max(sizes))], sum(sizes) * number
-    others = f" with {total - max(sizes) * number} of others" if len(sizes) > 1 else ""
+    rows = _fewest_rows(pass_, number)
+    node, total = pass_.materialized[sizes.index(max(sizes))], sum(sizes) * rows
+    others = f" with {total - max(sizes) * rows} of others" if len(sizes) > 1 else ""
+    padding = f" in {rows} rows" if rows > number else ""
     collected = [n for n in pass_.collected if n.inputs[0] is node]
     what = f"federated_collect at {collected[0].location}" if collected else "a result at CLIENTS"
     return (
-        f"{what} keeps {node.member_type} of each of {number} clients,{others} {total} bytes in all, but the memory "
-        f"budget is {budget} bytes; combine the values with federated_sum or federated_aggregate, or raise the budget: "
-        f".with_config(fc.EngineConfig(memory_budget={total}))"
+        f"{what} keeps {node.member_type} of each of {number} clients{padding},{others} {total} bytes in all, but the "
+        f"memory budget is {budget} bytes; combine the values with federated_sum or federated_aggregate, or raise the "
+        f"budget: .with_config(fc.EngineConfig(memory_budget={total}))"
     )
 
 

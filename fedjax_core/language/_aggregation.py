@@ -234,8 +234,8 @@ def federated_collect(value, *, padded: bool = False) -> Placed:
 
     Args:
       value: tensors at CLIENTS.
-      padded: whether rows of zeros may follow those of the clients (for typed keys, rows of any client). There are
-        none where the memory budget would not hold them.
+      padded: whether rows of zeros may follow those of the clients (for typed keys, rows of any client). Their number
+        depends on that of the clients alone; they count in the memory budget.
 
     Returns:
       The same pytree at SERVER, every leaf with a leading dimension `?`: the number of clients. If `padded`, a pair of

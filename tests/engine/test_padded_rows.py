@@ -48,14 +48,21 @@ def test_without_clients_all_rows_are_padding():
     assert with_padding.shape == (8, 3) and not np.any(with_padding) and not np.any(is_client)
 
 
-def test_what_the_budget_would_not_hold_is_not_padded():
+def test_padding_counts_in_the_budget_where_somebody_sees_it():
     @fc.federated_computation(fc.at_clients("float32[3]"))
-    def collect(values):
+    def exact(values):
+        return fc.federated_collect(values)
+
+    @fc.federated_computation(fc.at_clients("float32[3]"))
+    def padded(values):
         return fc.federated_collect(values, padded=True)
 
-    for budget, number in {20 * 12: 20, 41 * 12 - 1: 20, 41 * 12: 41}.items():
-        padded, is_client = collect.with_config(fc.EngineConfig(devices=1, memory_budget=budget))(values_of(20))
-        assert padded.shape == (number, 3) and int(is_client.sum()) == 20
+    fits, too_small = (fc.EngineConfig(devices=1, memory_budget=budget) for budget in (41 * 12, 41 * 12 - 1))
+    assert padded.with_config(fits)(values_of(20))[0].shape == (41, 3)
+    with pytest.raises(ValueError, match="each of 20 clients in 41 rows, 492 bytes in all, but the memory"):
+        padded.with_config(too_small)(values_of(20))
+    for budget in (20 * 12, 41 * 12):
+        np.testing.assert_array_equal(exact.with_config(fc.EngineConfig(1, 1, budget))(values_of(20)), values_of(20))
 
 
 def test_a_traced_program_has_no_padding():
