@@ -218,7 +218,7 @@ ALGORITHM_CASES = {
     "fed_sgd": lambda: (fc.algorithms.fed_sgd(MODEL, server_optimizer=SERVER, key=KEY), {}),
     "fed_eval": lambda: (fc.algorithms.fed_eval(MODEL), {}),
     # A client work with a state; what it collects must fit the budget.
-    "compose scaffold": lambda: (composed(scaffold(MODEL, 0.2, len(CLIENTS))), {"memory_budget": 900}),
+    "compose scaffold": lambda: (composed(scaffold(MODEL, 0.2, len(CLIENTS))), {"memory_budget": 1152}),
     "compose clustered": lambda: (
         composed(clustered(MODEL, CLIENT, 3), MODEL._replace(init=three_models), optax.sgd(1.0)),
         {},
