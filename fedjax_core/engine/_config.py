@@ -23,18 +23,17 @@ class EngineConfig:
     """Where and how wide the clients of a pass run.
 
     Attributes:
-      lanes: the number of clients that run side by side under `jax.vmap` on one device; for a cohort with fewer
-        clients, at most the next power of two at or above its size. None: 1 on CPU, where
-        running side by side gains nothing, 16 elsewhere. "auto": the fastest of 1, 2, 4, ... 64, measured on the cohort
-        of the first call, once per program and kind of device, and remembered in the user's cache folder. Lanes
-        decide the last bits of a result, so set a number where these must be the same on another machine.
+      lanes: the number of clients that run side by side under `jax.vmap` on one device, at most the power of two that
+        holds the cohort. None: 1 on CPU, where running side by side gains nothing, 16 elsewhere. "auto": the fastest of
+        1, 2, 4, ... 64, measured on the cohort of the first call, once per program and kind of device, and remembered
+        in the user's cache folder. Lanes decide the last bits of a result, so set a number where these must be the same
+        on another machine.
       devices: the number of devices over which the clients are spread, the first ones of `jax.devices()`; or a mesh
         with the single axis `clients`, whose devices are taken in its order. None: all.
       memory_budget: the bytes of one device that the clients' data, padding included, and what is aggregated may take.
         The data get at least a quarter of it. A larger cohort runs in waves, each read while the one before computes.
-        None: a quarter of the device's memory
-        (on CPU, of the device's share of the machine's memory). Whatever the budget, a wave has at least one block,
-        and its examples and steps are padded to as much as 64 KiB each.
+        None: a quarter of the device's memory (on CPU, of the device's share of the machine's memory). Whatever the
+        budget, a wave has at least one block, and its examples and steps are padded to as much as 64 KiB each.
 
     A cohort is divided into *virtual shards*, whose results are merged along a fixed binary tree. So all bits of a
     result are the same for any number of devices up to that of the virtual shards, for any memory budget, and for any

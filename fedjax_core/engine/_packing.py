@@ -166,8 +166,11 @@ def pack(cohort: Cohort, layout: Layout) -> Packing:
 
 
 def _check_fits(cohort: Cohort, schedule: Schedule, layout: Layout):
-    """Raises if one wave, which has at least one block of clients, exceeds all memory that a device has."""
-    needed, memory = wave_bytes(cohort, schedule, layout.lanes), device_memory(jax.local_devices()[0])
+    """Raises if one wave, which has at least one block of clients, exceeds all memory that a device can have."""
+    device = jax.local_devices()[0]
+    needed, memory = wave_bytes(cohort, schedule, layout.lanes), device_memory(device)
+    if device.platform == "cpu":
+        memory *= jax.local_device_count()  # the devices share the machine's
     if needed > memory:
         widths = ", ".join(str(leaf.width) for leaf in sequences_of(cohort)) or "no"
         raise ValueError(

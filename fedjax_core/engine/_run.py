@@ -21,7 +21,7 @@ from fedjax_core.engine._packing import PackedClients, Packing, pack, pack_wave
 from fedjax_core.engine._plan import Pass, Plan
 from fedjax_core.engine._schedule import num_rows
 from fedjax_core.engine._transfer import joined
-from fedjax_core.language.graph import Node, cut
+from fedjax_core.language.graph import Node, leading_rows
 
 # JAX has neither an error type nor an error code for a lost process, only the name of the component that noticed it.
 _COLLECTIVES = ("Gloo", "NCCL", "coordination")
@@ -131,7 +131,7 @@ class Program:
         exact = {n: n.inputs[0] for n in pass_.collected if n not in whole}
         exact |= {n: n for n in self.plan.outputs if n in padded}
         self._warn_if_compiled_often(exact, number)
-        return whole | {n: jax.tree.map(lambda x: cut(x, number), padded[rows]) for n, rows in exact.items()}
+        return whole | {n: jax.tree.map(lambda x: leading_rows(x, number), padded[rows]) for n, rows in exact.items()}
 
     def _num_rows(self, pass_: Pass, kept: tuple, number: int) -> int:
         """The padded number of rows for so many clients; without padding where nobody sees it and it does not fit."""
@@ -245,7 +245,7 @@ def _too_often(node: Node) -> str:
         f"{_MANY_NUMBERS} numbers of clients, and will be for each other one. Collect padded rows, `rows, is_client = "
         "fc.federated_collect(value, padded=True)`, and use masks in place of slices by the number of clients: "
         "`jnp.sum(jnp.where(is_client[:, None], rows, 0), 0) / is_client.sum()` for `rows.mean(0)`, and "
-        "`jnp.where((jnp.arange(len(rows)) < n)[:, None], rows, 0)` for `rows[:n]`"
+        "`jnp.where((jnp.arange(rows.shape[0]) < n)[:, None], rows, 0)` for `rows[:n]`"
     )
 
 

@@ -94,19 +94,21 @@ def first_rows(result):
     >>> first_rows({"top": TrimmedRows(jnp.arange(4), jnp.int32(2)), "total": 6})
     {'top': Array([0, 1], dtype=int32), 'total': 6}
     """
-    return jax.tree.map(lambda x: cut(x.values, max(int(x.count), 0)) if _is_rows(x) else x, result, is_leaf=_is_rows)
+    return jax.tree.map(
+        lambda x: leading_rows(x.values, max(int(x.count), 0)) if _is_rows(x) else x, result, is_leaf=_is_rows
+    )
 
 
 def _is_rows(value) -> bool:
     return isinstance(value, TrimmedRows)
 
 
-def cut(values: jax.Array, count: int) -> jax.Array:
+def leading_rows(values: jax.Array, count: int) -> jax.Array:
     """The first `count` rows of an array, by the host, which waits for it.
 
     Example:
 
-    >>> cut(jnp.arange(4), 2).tolist()
+    >>> leading_rows(jnp.arange(4), 2).tolist()
     [0, 1]
     """
     if count >= len(values):

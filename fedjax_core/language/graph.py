@@ -4,8 +4,8 @@
   `ClientIdentity`, `ClientIndex`, `ClientValue`, `Check`; `is_made_by`, `ancestors`; `user_location`.
 * Placed values and the nodes behind them: `Placed`, `is_placed`, `node_of`, `derive`, `map_nodes`, `placed_argument`,
   `explained`; `replaced`, for nodes applied to other inputs.
-* Abstract values: `abstract_of`, `infer`. Concrete values and types: `strong`, `cut`, `first_rows`, `batch_dimension`,
-  `is_batched`.
+* Abstract values: `abstract_of`, `infer`. Concrete values and types: `strong`, `first_rows`, `leading_rows`,
+  `batch_dimension`, `is_batched`.
 """
 
 from fedjax_core._signposts import signpost
@@ -38,7 +38,7 @@ from fedjax_core.language._placed import (
     placed_argument,
 )
 from fedjax_core.language._reductions import joint_sums
-from fedjax_core.language._trim import cut, first_rows
+from fedjax_core.language._trim import first_rows, leading_rows
 
 __all__ = [
     "Aggregate",
@@ -56,7 +56,6 @@ __all__ = [
     "abstract_of",
     "ancestors",
     "batch_dimension",
-    "cut",
     "derive",
     "explained",
     "first_rows",
@@ -65,6 +64,7 @@ __all__ = [
     "is_made_by",
     "is_placed",
     "joint_sums",
+    "leading_rows",
     "map_nodes",
     "node_of",
     "placed_argument",

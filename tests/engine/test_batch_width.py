@@ -87,7 +87,7 @@ def test_more_examples_than_can_be_counted_are_refused(shuffle):
 
 
 def test_real_batches_beyond_the_memory_are_refused(monkeypatch):
-    monkeypatch.setattr(_packing, "device_memory", lambda device: 10**6)
+    monkeypatch.setattr(_packing, "device_memory", lambda device: 10**6 // 8)  # of each of the tests' devices
     data = fc.data.from_clients(cohorts.make_population((15,)))
     cohort = data.cohort(data.client_ids, fc.data.Batching(10**6, num_epochs=None), max_steps=1)
     with pytest.raises(ValueError, match=r"need \d+ bytes on a device, which has 1000000.*use a smaller batch"):

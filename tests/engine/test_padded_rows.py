@@ -119,7 +119,13 @@ def test_a_program_that_is_compiled_for_each_number_of_clients_warns_once():
             middle(np.ones((number, 2), "f4"))
     assert len(seen) == 1
     text = str(seen[0].message)
-    rows, is_client = jnp.array([[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]]), jnp.array([True, True, False])
-    masked, first = re.findall(r"`(jnp[^`]*)`", text)
-    assert eval(masked, {"jnp": jnp}, {"rows": rows, "is_client": is_client}).tolist() == [2.0, 3.0]
-    assert eval(first, {"jnp": jnp}, {"rows": rows, "n": 1}).tolist() == [[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]
+    masked, first = (eval(f"lambda rows, is_client, n=1: {code}") for code in re.findall(r"`(jnp[^`]*)`", text))
+
+    @fc.federated_computation(fc.at_clients("float32[2]"))
+    def repaired(values):
+        rows = fc.federated_collect(values, padded=True)
+        return fc.federated_map(masked, *rows), fc.federated_map(first, *rows)
+
+    mean, row = repaired(np.array([[1, 2], [3, 4]], "f4"))
+    assert mean.tolist() == [2.0, 3.0]
+    assert row.tolist() == [[1.0, 2.0], *[[0.0, 0.0]] * 7]

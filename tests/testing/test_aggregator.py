@@ -93,6 +93,18 @@ def of_the_first_client():
     return aggregator(lambda value, weight: fc.federated_map(first, fc.federated_collect(value)))
 
 
+def of_padding():
+    """A mean of collected rows that forgets their mask."""
+
+    def mean(rows, weights):
+        return jnp.where(weights > 0, rows, 0.0).sum() / jnp.ones_like(weights).sum()
+
+    def of_rows(value, weight):
+        return fc.federated_map(mean, *fc.federated_collect((value, weight), padded=True)[0])
+
+    return aggregator(of_rows)
+
+
 def of_the_device():
     def device(v):
         try:
@@ -213,6 +225,11 @@ def test_an_aggregator_breaks_what_it_was_said_to_keep(law):
 def test_waves_that_repeat_clients_break_that_law_alone(monkeypatch, value_type):
     repeat_clients_in_waves(monkeypatch)
     assert broken(testing.check_aggregator, fc.aggregators.mean(), value_type, tolerance=1e-3) == {"waves"}
+
+
+def test_a_forgotten_mask_of_collected_rows_breaks_a_law():
+    laws = ["padding", "resume"]
+    assert broken(testing.check_aggregator, of_padding(), "float32", weighted=False, laws=laws) == {"padding"}
 
 
 def test_every_law_of_aggregators_has_something_that_breaks_it():
