@@ -19,7 +19,7 @@ from fedjax_core.engine._execution import client_values, lane_axes
 from fedjax_core.engine._packed_cohort import PackedCohort, pack_cohort
 from fedjax_core.engine._plan import Pass, Plan
 from fedjax_core.language import ClientBatches
-from fedjax_core.language.graph import Aggregate, Collect, Node
+from fedjax_core.language.graph import Aggregate, Node
 
 
 def packed_clients(plan: Plan, values: list) -> PackedCohort | None:
@@ -104,12 +104,9 @@ def _run_pass(plan: Plan, pass_: Pass, known: dict, cohort: PackedCohort) -> dic
     totals = {}
     for (operation, nodes), reduced in zip(pass_.reductions, values):
         totals |= zip(nodes, _reduced(operation, reduced))
-    return totals | rows | {n: _collected(n, rows[n.inputs[0]]) for n in pass_.collected}
-
-
-def _collected(node: Node[Collect], rows):
-    """Without padding: a program is traced for one number of clients."""
-    return (rows, jnp.ones(len(jax.tree.leaves(rows)[0]), bool)) if node.operation.padded else rows
+    is_client = jnp.ones(len(cohort.identity), bool)  # a program is traced for one number of clients: no padding
+    collected = {n: rows[n.inputs[0]] for n in pass_.collected}
+    return totals | rows | {n: (r, is_client) if n.operation.padded else r for n, r in collected.items()}
 
 
 def _reduced(aggregate: Aggregate, values):

@@ -184,8 +184,8 @@ class ClientBatches:
         def measure(batch, mask):
             return jax.tree.map(lambda x: _masked_sum(x, mask), batch)
 
-        floats = jax.eval_shape(lambda: self._batch(0)[0])
-        return jax.tree.map(lambda x, a: x.astype(_dtype_of_sum(a.dtype)), self._total(measure), floats)
+        batch = jax.eval_shape(lambda: self._batch(0)[0])
+        return jax.tree.map(lambda x, a: x.astype(_dtype_of_sum(a.dtype)), self._total(measure), batch)
 
     @property
     def num_examples(self) -> jax.Array:
