@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from fedjax_core import trees
+from fedjax_core.engine._compiling import pass_options, phase_options
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._packing import PackedClients, PackedSequences
@@ -42,7 +43,7 @@ def phase_program(phase: ServerPhase, pass_: Pass | None, layout: Layout) -> Cal
 
     # A program of its own, on one device: inside the partitioned program XLA writes the server's arithmetic in another
     # way for each number of devices (a division became a product with the reciprocal), and the bits would differ.
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=phase_options(layout.devices[0].platform))
     def run(inputs: tuple, parts: tuple, merges: tuple) -> tuple:
         values = dict(zip(others, inputs))
         if pass_ is not None and aggregates:
@@ -147,6 +148,7 @@ def _on_devices(per_device: Callable, layout: Layout, **options) -> Callable:
 
     With several devices, values from the server are a `FlatTree`, and values to the server one of arrays `[D, ...]`.
     """
+    options["compiler_options"] = pass_options(layout.devices[0].platform)
     if len(layout.devices) == 1:
         return jax.jit(per_device, **options)
     clients = PartitionSpec("clients")
