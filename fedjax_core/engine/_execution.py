@@ -171,7 +171,8 @@ def _on_devices(per_device: Callable, layout: Layout, **of_jit) -> Jitted:
 
 
 def _block_runner(plan: Plan, pass_: Pass, layout: Layout, server: tuple, clients: PackedClients) -> Callable:
-    return functools.partial(_run_block, plan, pass_, layout.lanes, server, clients)
+    # Under `jit` it is traced once, although its abstract values are asked for before it runs.
+    return jax.jit(functools.partial(_run_block, plan, pass_, layout.lanes, server, clients), inline=True)
 
 
 def _empty(pass_: Pass, layout: Layout, values: tuple) -> Totals:
