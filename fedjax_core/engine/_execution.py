@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from fedjax_core import trees
-from fedjax_core.engine._compiling import Jitted, pass_options, phase_options
+from fedjax_core.engine._compiling import JittedPhase
 from fedjax_core.engine._config import Layout
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.engine._packing import PackedClients, PackedSequences
@@ -31,7 +31,7 @@ from fedjax_core.language import ClientBatches
 from fedjax_core.language.graph import Aggregate, ClientIdentity, ClientIndex, ClientValue, Node, ancestors
 
 
-def phase_program(phase: ServerPhase, pass_: Pass | None, layout: Layout) -> Jitted:
+def phase_program(phase: ServerPhase, pass_: Pass | None, layout: Layout) -> Callable:
     """The server's work of one phase: `(inputs, parts, merges) -> outputs`.
 
     `inputs` and the outputs are tuples in the phase's order, with None in place of each leaf that nobody reads. What
@@ -53,7 +53,7 @@ def phase_program(phase: ServerPhase, pass_: Pass | None, layout: Layout) -> Jit
                 values |= zip(nodes, operation.report(accumulator))
         return tuple(map(_only_read, evaluate(phase.outputs, values), phase.is_read))
 
-    return Jitted(run, phase_options(layout.devices[0].platform))
+    return JittedPhase(run, layout.devices[0].platform)
 
 
 def _only_read(value, is_read: tuple[bool, ...]):
@@ -142,14 +142,13 @@ def _bytes_of(operation: Aggregate, nodes: tuple[Node[Aggregate], ...]) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in known)
 
 
-def _on_devices(per_device: Callable, layout: Layout, **of_jit) -> Jitted:
+def _on_devices(per_device: Callable, layout: Layout, **options) -> Callable:
     """A program over all devices: the first argument is the same on each, and each has its part of the others.
 
     With several devices, values from the server are a `FlatTree`, and values to the server one of arrays `[D, ...]`.
     """
-    options = pass_options(layout.devices[0].platform)
     if len(layout.devices) == 1:
-        return Jitted(per_device, options, **of_jit)
+        return jax.jit(per_device, **options)
     clients = PartitionSpec("clients")
 
     def flat(server, *sharded):
@@ -158,6 +157,7 @@ def _on_devices(per_device: Callable, layout: Layout, **of_jit) -> Jitted:
         )
         return tuple(jax.tree.map(lambda x: x[None], flatten(part)) for part in result)
 
+    @functools.partial(jax.jit, **options)
     def run(server, *sharded):
         return jax.shard_map(
             flat,
@@ -167,7 +167,7 @@ def _on_devices(per_device: Callable, layout: Layout, **of_jit) -> Jitted:
             check_vma=False,  # the check refuses a loop whose carry starts equal on all devices, as accumulators do
         )(server, *sharded)
 
-    return Jitted(run, options, **of_jit)
+    return run
 
 
 def _block_runner(plan: Plan, pass_: Pass, layout: Layout, server: tuple, clients: PackedClients) -> Callable:
