@@ -67,6 +67,23 @@ def round_cohort(cohort: Cohort, metrics: dict[str, int]) -> RoundCohort:
     return RoundCohort(cohort, len(cohort), metrics, cohort.ids, cohort.client_index)
 
 
+def drawn_once(drawn: RoundCohort, number: int) -> RoundCohort:
+    """The clients of a round, each of which may be drawn only once, as an accounting assumes.
+
+    Raises:
+      ValueError: a client is drawn twice.
+    """
+    clients, counts = np.unique(np.asarray(drawn.client_index), return_counts=True)
+    if (counts > 1).any():
+        twice = clients[np.argmax(counts > 1)]
+        which = drawn.ids[int(np.flatnonzero(np.asarray(drawn.client_index) == twice)[0])]
+        raise ValueError(
+            f"Run(accounting=...) accounts for rounds that draw each client at most once, got the client {which!r} "
+            f"twice in round {number}; draw without replacement: fc.data.uniform_sampler(ids, cohort_size, key=key)"
+        )
+    return drawn
+
+
 def run_rounds(
     start: RunStart,
     ending: Ending,

@@ -21,7 +21,7 @@ from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, Evaluator, measuring
 from fedjax_core.program._exports import Export
 from fedjax_core.program._files import sole_writer
-from fedjax_core.program._loop import RoundCohort, cohort_drawer, run_rounds
+from fedjax_core.program._loop import RoundCohort, cohort_drawer, drawn_once, run_rounds
 from fedjax_core.program._outlets import Outlet, Round
 from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.program._run_end import TrainResult, finish_if_unfinished, write_export
@@ -130,8 +130,9 @@ class Run:
             that may fail.
           exports: what to write into the folder at the end of the run.
           accounting: the privacy cost of the rounds, as `fc.privacy.accounting(...)` computes it for the process's
-            `private_mean`; each record then has the metric `privacy/epsilon`. Its sampling must match `sampler`. That
-            is checked if `sampler` is a number or declares how it samples; otherwise it is up to you.
+            `private_mean`; each record then has the metric `privacy/epsilon`. Its noise must be that of the process,
+            and its sampling that of `sampler`. For a function without the attribute `sampling`, which declares it, the
+            sampling must be `everyone()`: no other one that draws a client at most once a round costs more.
           initial_state: the state with which the first round begins; None for `process.initialize()`. To fine-tune the
             weights of another run, give `process.set_model_weights(process.initialize(), weights)`, with
             `load_weights(path, like=...)`. A run that has a checkpoint resumes from it, and warns if the run began with
@@ -144,8 +145,8 @@ class Run:
           TypeError: an argument is of the wrong type, or the data is not of the type that the process or the evaluation
             takes.
           ValueError: a number is out of its range; `process` has no `next` or no `get_model_weights`; an export is
-            not an `Export`, or there are exports but no folder; `accounting` is for another sampling; nothing measures
-            the metric of an early stopping.
+            not an `Export`, or there are exports but no folder; `accounting` is for another noise or sampling; nothing
+            measures the metric of an early stopping.
         """
         _arguments.check_process(process)
         check_data("Run", "train_data", train_data, "the process", process.next)
@@ -154,7 +155,7 @@ class Run:
         _checks.check_key("Run(key=...)", key)
         rounds = _arguments.checked_rounds(rounds)
         evaluation = _arguments.checked_evaluation(evaluation, process, batching)
-        _arguments.check_accounting(accounting, sampler, len(train_data))
+        _arguments.check_accounting(accounting, process, sampler, len(train_data))
         _arguments.check_early_stopping(rounds, sampler, process, evaluation, accounting)
         initial_state = _arguments.checked_initial_state(initial_state, process)
         self._folder = _arguments.checked_folder(folder)
@@ -187,6 +188,7 @@ class Run:
           CheckpointTypeError: the latest checkpoint is of another model or algorithm.
           BlockingIOError: another run is writing to the folder or to that of the checkpoints.
           OSError: a file cannot be written.
+          ValueError: a round draws a client twice, and there is an accounting.
         """
         with self._writing():
             start = run_start(self.process, self.initial_state, self.checkpoints, self.settings.identity())
@@ -327,7 +329,8 @@ class Run:
     def _draw(self) -> Callable:
         ids, size = self.train_data.client_ids, self.sampler
         sampler = (lambda number: sample_clients(number, ids, size, key=self._key)) if isinstance(size, int) else size
-        return cohort_drawer(sampler, self.train_data, self.settings.batching, key=self._key)
+        draw = cohort_drawer(sampler, self.train_data, self.settings.batching, key=self._key)
+        return draw if self.accounting is None else lambda number: drawn_once(draw(number), number)
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:

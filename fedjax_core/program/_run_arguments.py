@@ -1,6 +1,7 @@
 """The checks that `Run` makes of its arguments before anything runs."""
 
 import contextlib
+import math
 import numbers
 import os
 import pathlib
@@ -222,30 +223,60 @@ def checked_functions(caller: str, name: str, hooks: Any) -> tuple[Callable, ...
     return tuple(hooks)
 
 
-def check_accounting(accounting: Any, sampler: Any, population: int) -> None:
-    """Checks that the accounting describes how the sampler draws.
+def check_accounting(accounting: Any, process: LearningProcess, sampler: Any, population: int) -> None:
+    """Checks that the accounting describes the noise of the process and how the sampler draws.
 
     Raises:
       TypeError: it is not an `Accounting`.
-      ValueError: it is for another sampling than the sampler's.
+      ValueError: it is for another noise than the process's, or for another sampling than the sampler's.
     """
     if accounting is None:
         return
-    drawn = _sampling_of(sampler, population)
+    drawn = sampling_of(sampler, population)
     if not isinstance(accounting, Accounting):
         raise TypeError(
             f"Run(accounting=...) must be an Accounting, got {accounting!r}; use fc.privacy.accounting("
             f"noise_multiplier=1.0, delta=1e-6, sampling=fc.privacy.{drawn or 'poisson(0.01)'})"
         )
-    fitting = (drawn, everyone()) if drawn is not None and drawn.probability == 1 else (drawn,)
-    if drawn is not None and accounting.sampling not in fitting:
-        raise ValueError(
-            f"Run(accounting=...) must be for the cohorts that the run draws, got sampling={accounting.sampling}; use "
-            f"sampling=fc.privacy.{drawn}"
+    _check_sampling(accounting.sampling, drawn)
+    if accounting.noise_multiplier is not None:
+        _check_noise(accounting.noise_multiplier, process.noise_multiplier)
+
+
+def _check_sampling(sampling: Sampling, drawn: Sampling | None) -> None:
+    fitting = (drawn, everyone()) if drawn is None or drawn.probability == 1 else (drawn,)
+    if sampling in fitting:
+        return
+    repair = f"use sampling=fc.privacy.{drawn}"
+    if drawn is None:  # nothing is known about the cohorts, so only the largest cost is right
+        repair = "use sampling=fc.privacy.everyone(), or declare how your sampler draws: sampler.sampling = "
+        repair += (
+            f"('fixed_size', {sampling.cohort_size}, {sampling.population})"
+            if sampling.cohort_size
+            else (f"('poisson', {sampling.probability})")
         )
+    raise ValueError(
+        f"Run(accounting=...) must be for the cohorts that the run draws, got sampling={sampling}; {repair}"
+    )
 
 
-def _sampling_of(sampler: Any, population: int) -> Sampling | None:
+def _check_noise(accounted: float, added: float) -> None:
+    if math.isclose(accounted, added, rel_tol=1e-6):
+        return
+    if added:
+        raise ValueError(
+            f"Run(accounting=...) must be for the noise that the process adds, noise_multiplier={added}, got one for "
+            f"noise_multiplier={accounted}; use fc.privacy.accounting(noise_multiplier={added}, ...)"
+        )
+    raise ValueError(
+        f"Run(accounting=...) must be for the noise that the process adds, which is none, got noise_multiplier="
+        f"{accounted}; build the process with aggregator=fc.aggregators.private_mean(max_norm, {accounted}, "
+        "cohort_size, key=key), or leave out the accounting. An aggregator of your own that adds noise says so: "
+        f"aggregator._replace(noise_multiplier={accounted})"
+    )
+
+
+def sampling_of(sampler: Any, population: int) -> Sampling | None:
     """The sampling of a sampler, as an accounting describes it; None if the sampler does not declare it."""
     if isinstance(sampler, int):
         return fixed_size(sampler, population)
