@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import math
 import os
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from fedjax_core.program._checkpoint_folder import (
 )
 from fedjax_core.program._files import remove_folder, remove_leftovers
 from fedjax_core.program._history import History, Record
+from fedjax_core.program._paths import checked_path
 from fedjax_core.program._warn import warn
 
 
@@ -89,10 +89,10 @@ class Checkpoints:
           best_mode: "min" or "max": which value of the metric is best. Of equal values the earliest is kept.
 
         Raises:
-          TypeError: a number is not an integer, or `best_metric` or `best_mode` is not a string.
-          ValueError: a number is not positive, or `best_mode` is unknown.
+          TypeError: `folder` is not a path, a number not an integer, or `best_metric` or `best_mode` not a string.
+          ValueError: no folder can have that path, a number is not positive, or `best_mode` is unknown.
         """
-        self.folder = pathlib.Path(folder)
+        self.folder = checked_path("Checkpoints(folder=...)", folder, "write Checkpoints('runs/first/checkpoints')")
         self.every = _checks.checked_integer("Checkpoints(every=...)", every, 1, "write every=10")
         self._keep_last = _checked_kept("keep_last", keep_last)
         self._keep_every = _checked_kept("keep_every", keep_every)

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from fedjax_core.program._paths import checked_path
+
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
@@ -24,7 +26,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) 
     Raises:
       OSError: the folder does not exist or cannot be written to.
     """
-    path = pathlib.Path(path)
+    path = checked_path("the file to write", path, "write a path such as 'runs/first/weights.npz'")
     temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:

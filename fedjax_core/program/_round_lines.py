@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from fedjax_core.program._files import write_atomically
 from fedjax_core.program._history import History, flatten_metrics, named_values
+from fedjax_core.program._paths import checked_path
 from fedjax_core.program._releases import ReleaseManager, checked_round
 
 
@@ -173,7 +173,7 @@ class RoundLines:
           FileNotFoundError: the folder does not exist.
           ValueError: the file holds something else.
         """
-        self.path = pathlib.Path(path)
+        self.path = checked_path("the file of a release (path=...)", path, "write 'metrics.csv'")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"{self.path}: there is no folder {self.path.parent}; create it first")
         self._round_of = round_of

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import numbers
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +23,9 @@ from fedjax_core.program._early_stopping import EarlyStopping
 from fedjax_core.program._evaluating import Evaluation, measuring
 from fedjax_core.program._exports import Export
 from fedjax_core.program._history import flatten_metrics
+from fedjax_core.program._paths import checked_name, checked_path
 from fedjax_core.program._releases import ReleaseManager
-from fedjax_core.program._run_folder import RunFolder
+from fedjax_core.program._run_folder import NAMES_IN_FOLDER, RunFolder
 from fedjax_core.templates import LearningProcess
 
 _PROCESS = "fc.algorithms.fed_avg(model, optax.sgd(0.1), key=key)"
@@ -126,9 +126,16 @@ def checked_evaluation(evaluation: Any, process: LearningProcess, batching: Batc
     check_data("Evaluation", "data", evaluation.data, "the evaluation", computation)
     selection(process, by)
     hooks = checked_functions("Evaluation", "hooks", evaluation.hooks)
-    if evaluation.name is not None and not isinstance(evaluation.name, str):
-        raise TypeError(f"Evaluation(name=...) must be a text, got {evaluation.name!r}; use name='evaluation'")
+    if evaluation.name is not None:
+        _check_evaluation_name(evaluation.name)
     return evaluation._replace(by=by, metrics=None, batching=own, hooks=hooks, **counts)
+
+
+def _check_evaluation_name(name: Any) -> None:
+    checked_name("Evaluation(name=...)", name, "write name='evaluation'")
+    if name.casefold() in NAMES_IN_FOLDER:
+        rule = "another name than those of the run's own files"
+        raise ValueError(_checks.message("Evaluation(name=...)", rule, name, "write name='evaluation'"))
 
 
 def _check_eval_batching(batching: Any) -> None:
@@ -180,15 +187,17 @@ def checked_exports(exports: Any, folder: pathlib.Path | None) -> tuple[Export, 
     """The exports as a tuple.
 
     Raises:
-      ValueError: one of them is not an `Export`, two share a name, or there is no folder for them.
+      ValueError: one of them is not an `Export`, a name is not that of a folder or is that of two exports, or there is
+        no folder for them.
+      TypeError: a name is not a string.
     """
     exports = () if exports is None else (exports,) if isinstance(exports, Export) else exports
     if not isinstance(exports, Sequence) or not all(isinstance(export, Export) for export in exports):
         raise ValueError(
             f"Run(exports=...) must be an Export or several, got {exports!r}; for example fc.program.export_weights()"
         )
-    names = [export.name for export in exports]
-    if len(set(names)) < len(names):
+    names = [checked_name("Export(name=...)", export.name, "write name='weights'") for export in exports]
+    if len({name.casefold() for name in names}) < len(names):  # some file systems do not know case
         raise ValueError(f"Run(exports=...): each Export needs a name of its own, got {', '.join(names)}")
     if exports and folder is None:
         raise ValueError("Run(exports=...) needs a folder to write to, got none; add folder='runs/first'")
@@ -361,14 +370,11 @@ def checked_folder(folder: Any) -> RunFolder | pathlib.Path | None:
 
     Raises:
       TypeError: it is neither a path nor a `RunFolder`.
+      ValueError: no folder can have that path.
     """
     if folder is None or isinstance(folder, RunFolder):
         return folder
-    if not isinstance(folder, str | os.PathLike):
-        raise TypeError(
-            f"Run(folder=...) must be a path or a RunFolder, got {folder!r}; for example folder='runs/first'"
-        )
-    return pathlib.Path(folder)
+    return checked_path("Run(folder=...)", folder, "for example folder='runs/first'", "a path or a RunFolder")
 
 
 def checked_checkpoints(checkpoints: Any, folder: pathlib.Path | None) -> Checkpoints | None:

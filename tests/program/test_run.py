@@ -524,7 +524,7 @@ def test_refuses_before_anything_runs(change, error, message, make, tmp_path):
         ({"every": 0}, ValueError, r"Evaluation\(every=...\) must be an integer of at least 1, got 0"),
         ({"steps": 1.5}, TypeError, r"Evaluation\(steps=...\) must be an integer of at least 1, got 1.5"),
         ({"hooks": [3]}, TypeError, r"Evaluation\(hooks=...\) must be functions, got \[3\]"),
-        ({"name": 3}, TypeError, r"Evaluation\(name=...\) must be a text, got 3"),
+        ({"name": 3}, TypeError, r"Evaluation\(name=...\) must be a name without a folder, .*got 3"),
     ],
 )
 def test_refuses_an_evaluation(change, error, message, make, data, evaluation):
