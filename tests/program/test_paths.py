@@ -7,7 +7,6 @@ import pytest
 import fedjax_core as fc
 from fedjax_core.program import (
     Checkpoints,
-    Evaluation,
     Export,
     History,
     RunFolder,
@@ -119,7 +118,3 @@ def test_what_no_file_can_be_called(call, path):
 def test_what_is_no_path(call, path):
     with pytest.raises(TypeError, match="must be a path"):
         PLACES[call](path)
-
-
-def test_an_evaluation_without_a_name_writes_nothing():
-    assert Evaluation(None, None, name=None).name is None
