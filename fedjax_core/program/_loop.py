@@ -1,6 +1,7 @@
 """The loop of rounds that `Run` runs."""
 
 import contextlib
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -140,16 +141,29 @@ def run_rounds(
 
 @contextlib.contextmanager
 def _closing(outlets: Sequence[Outlet]):
-    """Closes all outlets, in order, even if one fails; after Ctrl-C, first calls `interrupt` on each."""
+    """Closes all outlets, in order, even if one fails; after Ctrl-C, first calls `interrupt` on each.
+
+    What fails at the end of a run that has already failed is a note of its error.
+    """
     with contextlib.ExitStack() as stack:
         for outlet in reversed(outlets):
-            stack.callback(outlet.close)
+            stack.push(functools.partial(_close, outlet))
         try:
             yield
         except KeyboardInterrupt:
             for outlet in outlets:
                 outlet.interrupt()
             raise
+
+
+def _close(outlet: Outlet, kind: Any, failed: BaseException | None, *where: Any) -> None:
+    """Closes an outlet at the end of a run, which may have failed."""
+    try:
+        outlet.close()
+    except Exception as error:
+        if not isinstance(failed, Exception):
+            raise
+        failed.add_note(f"and at the end of the run: {type(error).__name__}: {error}")
 
 
 def _drawn_ahead(draw: Callable[[int], RoundCohort], next_round: Computation, number: int) -> RoundCohort | None:

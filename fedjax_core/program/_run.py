@@ -20,7 +20,8 @@ from fedjax_core.program._early_stopping import EarlyStopping, Ending
 from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, Evaluator, measuring
 from fedjax_core.program._exports import Export
-from fedjax_core.program._files import sole_writer
+from fedjax_core.program._files import remove_leftovers
+from fedjax_core.program._locks import sole_writer
 from fedjax_core.program._loop import RoundCohort, cohort_drawer, drawn_once, run_rounds
 from fedjax_core.program._outlets import Outlet, Round
 from fedjax_core.program._releases import ReleaseManager
@@ -374,7 +375,10 @@ class Run:
     def _writing(self):
         """A context in which this run writes, and any other run that would write to the same folders is refused."""
         folders = [self.folder, None if self.checkpoints is None else self.checkpoints.folder]
-        with sole_writer(*(folder for folder in folders if folder is not None and self._is_writer)):
+        folders = [folder for folder in folders if folder is not None and self._is_writer]
+        with sole_writer(*folders):
+            for folder in folders:
+                remove_leftovers(folder)  # also by a run that is over, which writes no further checkpoint
             yield
 
     def _open_folder(self) -> RunFolder | None:
