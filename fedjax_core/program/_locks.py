@@ -10,7 +10,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-_HELD: dict[str, int] = {}
+_HELD: dict[pathlib.Path, int] = {}
 """The open folders that this process has locked, by their absolute paths.
 
 A lock belongs to the process, as this table does: whatever writes to a folder asks it, in whichever thread and however
@@ -42,11 +42,13 @@ def sole_writer(*folders: pathlib.Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as locks:
         for folder in folders if fcntl else ():
+            path = pathlib.Path(os.path.abspath(folder))
+            if not _is_unmoved(path):  # a run of this process that still has its path
+                raise _refused(folder)
             _make(folder)
             handle = os.open(folder, os.O_RDONLY)
             locks.callback(os.close, handle)
             _lock(handle, folder)
-            path = os.path.abspath(folder)
             _HELD[path] = handle
             locks.callback(_HELD.pop, path, None)
         yield
@@ -60,18 +62,18 @@ def check_lock(path: pathlib.Path) -> None:
     """
     inner = pathlib.Path(os.path.abspath(path))
     for folder in (inner, *inner.parents):
-        handle = _HELD.get(str(folder))
-        if handle is not None and not _is_at(handle, folder):
+        if not _is_unmoved(folder):
             raise FileNotFoundError(
                 f"{folder} was removed or renamed while a run was writing to it, so {path} cannot be written; move the "
                 "folder back and resume the run, or give it a folder of its own"
             )
 
 
-def _is_at(handle: int, folder: pathlib.Path) -> bool:
+def _is_unmoved(folder: pathlib.Path) -> bool:
+    """Whether a folder, if it is locked, is still the one at its path."""
     try:
-        return os.path.samestat(os.fstat(handle), folder.stat())
-    except FileNotFoundError:
+        return folder not in _HELD or os.path.samestat(os.fstat(_HELD[folder]), folder.stat())
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -87,9 +89,13 @@ def _lock(handle: int, folder: pathlib.Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise BlockingIOError(
-            f"another run is writing to {folder}; wait for its end, or give this run a folder of its own. "
-            "Run.watch() and Run.evaluate() may run at the same time"
-        ) from None
+        raise _refused(folder) from None
     except OSError:
         pass  # a file system without such locks
+
+
+def _refused(folder: pathlib.Path) -> BlockingIOError:
+    return BlockingIOError(
+        f"another run is writing to {folder}; wait for its end, or give this run a folder of its own. Run.watch() and "
+        "Run.evaluate() may run at the same time"
+    )

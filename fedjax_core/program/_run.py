@@ -377,8 +377,8 @@ class Run:
         folders = [self.folder, None if self.checkpoints is None else self.checkpoints.folder]
         folders = [folder for folder in folders if folder is not None and self._is_writer]
         with sole_writer(*folders):
-            for folder in folders:
-                remove_leftovers(folder)  # also by a run that is over, which writes no further checkpoint
+            for folder in folders:  # also by a run that is over, which writes no further checkpoint
+                remove_leftovers(folder)
             yield
 
     def _open_folder(self) -> RunFolder | None:

@@ -96,6 +96,16 @@ def test_what_is_in_its_place_is_not_written_to(write, tmp_path, monkeypatch):
     folder.rename(tmp_path / "later")
 
 
+def test_a_run_of_this_process_keeps_its_path(tmp_path):
+    with sole_writer(tmp_path / "run"):
+        (tmp_path / "run").rename(tmp_path / "moved")
+        refused = pytest.raises(BlockingIOError, match=r"another run is writing to .*run; wait for its end")
+        with refused, sole_writer(tmp_path / "run"):
+            pytest.fail("not to be reached")
+    with sole_writer(tmp_path / "run"):
+        pass
+
+
 def test_a_folder_is_checked_once_more_before_it_gets_its_name(tmp_path):
     def write(new):
         (tmp_path / "run").rename(tmp_path / "moved")

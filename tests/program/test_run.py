@@ -45,7 +45,7 @@ def make(process, evaluation, data):
 
 
 @pytest.mark.slow
-def test_any_sampler_is_accounted_for_evaluated_and_exported(make, data, evaluation, tmp_path):
+def test_any_sampler_is_accounted_for_evaluated_and_exported(make, model, data, evaluation, tmp_path):
     """Poisson sampling, failures, privacy, evaluation, releases and exports are all features of one run."""
     drawn = fd.poisson_sampler(data[0].client_ids, 0.5, key=KEY)
 
@@ -53,8 +53,10 @@ def test_any_sampler_is_accounted_for_evaluated_and_exported(make, data, evaluat
         return participation.keep(np.full(len(participation.ids), round_num != 2), "late")
 
     spent = fc.privacy.accounting(noise_multiplier=1.0, delta=1e-3, sampling=fc.privacy.poisson(0.5))
+    private = fc.aggregators.private_mean(1.0, 1.0, cohort_size=4, key=KEY)
     released = {}
     result = make(
+        process=fc.algorithms.fed_avg(model, optax.sgd(0.1), aggregator=private, key=KEY),
         sampler=fd.participation(drawn, late_in_round_2, fd.minimum_reports(1)),
         folder=tmp_path / "run",
         accounting=spent,
