@@ -111,7 +111,19 @@ def _sequence(element: types.Type, fresh) -> ClientBatches:
 
 
 def infer(fn, inputs: tuple, described: str) -> Any:
-    """The abstract result of `fn` applied to abstract `inputs`.
+    """The abstract result of `fn` applied to abstract `inputs`, as `traced` has it.
+
+    Example:
+
+    >>> rows = abstract_of(types.parse_type("float32[?,4]"), "x")
+    >>> infer(lambda rows: rows.sum(axis=1), (rows,), "the sum")
+    ShapeDtypeStruct(shape=(x0,), dtype=float32)
+    """
+    return traced(fn, inputs, described).out_info
+
+
+def traced(fn, inputs: tuple, described: str) -> jax.stages.Traced:
+    """`fn` traced with abstract `inputs`.
 
     Args:
       fn: a pure JAX function.
@@ -121,15 +133,9 @@ def infer(fn, inputs: tuple, described: str) -> Any:
     Raises:
       TypeError: `fn` cannot be applied. The message has the user's line, the types and the reason;
         if the reason is a dimension `?`, it says to fix the dimension in the type.
-
-    Example:
-
-    >>> rows = abstract_of(types.parse_type("float32[?,4]"), "x")
-    >>> infer(lambda rows: rows.sum(axis=1), (rows,), "the sum")
-    ShapeDtypeStruct(shape=(x0,), dtype=float32)
     """
     try:
-        return jax.eval_shape(lambda *values: strong(fn(*values)), *inputs)
+        return jax.jit(lambda *values: strong(fn(*values))).trace(*inputs)
     except Exception as error:
         given = ", ".join(str(types.type_of(i)) for i in inputs)
         raise TypeError(

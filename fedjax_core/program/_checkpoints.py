@@ -36,7 +36,7 @@ class Checkpoint(NamedTuple):
       state: the process's state after the round, a pytree of arrays and keys.
       history: what the rounds measured so far.
       run_identity: what decides who takes part in a round and in which batches, such as the key, the cohort size and
-        the batching; a JSON value.
+        the batching, and fingerprints of what a round computes and of the data; a JSON value.
       environment: what else decides the bits of later rounds: versions, devices, lanes, virtual shards; a JSON value.
     """
 

@@ -28,7 +28,7 @@ from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.program._run_end import TrainResult, finish_if_unfinished, write_export
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._run_settings import RunSettings, save_settings
-from fedjax_core.program._run_start import RunStart, environment_of, first_state, run_start
+from fedjax_core.program._run_start import RunStart, environment_of, first_state, run_start, what_runs
 from fedjax_core.program._trial import next_cohort, one_batch, try_rounds, typical_seconds
 from fedjax_core.program._watching import Time, watch
 from fedjax_core.templates import LearningProcess
@@ -182,17 +182,21 @@ class Run:
 
         Warns:
           UserWarning: the next rounds are not those of an uninterrupted run, because settings, versions or devices have
-            changed since the checkpoint, or because the run began with another state; a round left out all of its
+            changed since the checkpoint, the process or the data are told apart from those of the checkpoint (another
+            learning rate, optimizer or aggregator), or the run began with another state; a round left out all of its
             clients that have examples; or the first round did not measure the metric of an early stopping.
 
         Raises:
           CheckpointTypeError: the latest checkpoint is of another model or algorithm.
           BlockingIOError: another run is writing to the folder or to that of the checkpoints.
           OSError: a file cannot be written.
-          ValueError: a round draws a client twice, and there is an accounting.
+          ValueError: there is an accounting, and a round draws a client twice, or the rounds of the checkpoint had
+            another noise or sampling.
         """
         with self._writing():
-            start = run_start(self.process, self.initial_state, self.checkpoints, self.settings.identity())
+            start = run_start(
+                self.process, self.initial_state, self.checkpoints, self._identity(), self.accounting is not None
+            )
             ending = self._ending()
             folder = self._open_folder()
             if ending.replay(start.history, start.completed):
@@ -364,6 +368,14 @@ class Run:
             eval_every=None if evaluation is None else evaluation.every,
             checkpoint_every=None if checkpoints is None else checkpoints.every,
         )
+
+    def _identity(self) -> dict[str, Any]:
+        if self.checkpoints is None:
+            return {}
+        sampling = None
+        with contextlib.suppress(TypeError, ValueError):  # only an accounting needs what the attribute says
+            sampling = _arguments.sampling_of(self.sampler, len(self.train_data))
+        return {**self.settings.identity(), **what_runs(self.process, self.train_data, sampling)}
 
     def _ending(self) -> Ending:
         return Ending(self.settings.rounds, self.settings.eval_every)
