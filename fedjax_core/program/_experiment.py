@@ -328,6 +328,7 @@ def _until(predicate: Any) -> Callable[[Any], bool] | None:
         return None
     repair = "for example lambda result: result is None or time.monotonic() < end"
     _checks.check_function("Experiment(predicate=...)", predicate, "of the last result", repair)
+    _checks.check_not_async("Experiment(predicate=...)", predicate)
     return lambda result: not predicate(result)
 
 

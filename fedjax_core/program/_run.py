@@ -251,6 +251,7 @@ class Run:
           ValueError: the run has no evaluation or no checkpoints, or `every_secs` is negative.
         """
         _checks.checked_number("watch(every_secs=...)", every_secs, _checks.NOT_NEGATIVE, "write every_secs=60")
+        _checks.check_not_async("watch(until=...)", until)
         if self.checkpoints is None:
             raise ValueError("watch() waits for checkpoints, got a run without them; give it a folder=...")
         evaluator = self._evaluator

@@ -72,6 +72,7 @@ def checked_sampler(sampler: Any, train_data: FederatedData) -> int | Callable[[
       ValueError: a cohort of that size cannot be drawn.
     """
     if callable(sampler):
+        _checks.check_not_async("Run(sampler=...)", sampler)
         return sampler
     if isinstance(sampler, bool) or not isinstance(sampler, numbers.Integral):
         rule = "the number of clients a round or a function of the round number"
