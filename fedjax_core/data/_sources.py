@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from fedjax_core._own_errors import noted
 from fedjax_core.data import _examples
 from fedjax_core.engine import ranges
 
@@ -180,7 +181,9 @@ def mapped_examples(fn: Callable, examples: Any, num_rows: int, owner: str) -> A
     Raises:
       ValueError: the result has another number of rows than `num_rows`, or no fields.
     """
-    leaves, treedef = _examples.flatten(result := fn(examples))
+    with noted(f"in the function given to {owner}"):
+        result = fn(examples)
+    leaves, treedef = _examples.flatten(result)
     if not leaves:
         raise ValueError(
             f"{owner}: fn must return a dict of arrays, got {result!r}; write return {{'x': examples['x'] / 255}}"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedjax_core._own_errors import noted
 from fedjax_core.computations import Computation
 from fedjax_core.contracts import Metric, Model
 from fedjax_core.data import Batching, FederatedData
@@ -110,7 +111,8 @@ class Evaluator:
         if self._outlet is not None:
             self._outlet.release(metrics, number)
         for hook in self._evaluation.hooks:
-            awaited(hook(EvaluationResult(number, metrics)))
+            with noted(f"in a hook of the evaluation, after round {number}"):
+                awaited(hook(EvaluationResult(number, metrics)))
         return metrics
 
     def _next(self, process: LearningProcess, number: int, weights: Any) -> Any:

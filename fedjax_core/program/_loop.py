@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedjax_core._own_errors import noted
 from fedjax_core.algorithms import left_out_clients
 from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData, Participation
@@ -51,7 +52,9 @@ def cohort_drawer(
     """
 
     def draw(number: int) -> RoundCohort:
-        drawn, round_key = sampler(number), jax.random.fold_in(key, number)
+        with noted(f"in the sampler, for round {number}"):
+            drawn = sampler(number)
+        round_key = jax.random.fold_in(key, number)
         if not isinstance(drawn, Participation):
             return round_cohort(data.cohort(drawn, batching, key=round_key), {})
         metrics = {f"participation/{name}": value for name, value in drawn.metrics().items()}
