@@ -50,10 +50,10 @@ def release_to_memory(values: dict[int, Any]) -> ReleaseManager:
     """
 
     def release(value: Any, round_num: int) -> None:
-        round_num = checked_round(round_num)
+        round_num, value = checked_round(round_num), on_host(value)  # may fail, so nothing is deleted before
         for later in [number for number in values if number >= round_num]:
             del values[later]
-        values[round_num] = on_host(value)
+        values[round_num] = value
 
     return ReleaseManager(release)
 
