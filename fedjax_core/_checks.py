@@ -1,5 +1,6 @@
 """What every room asks of its arguments: an error says the rule, what came, and the repaired call."""
 
+import inspect
 import math
 import numbers
 import operator
@@ -174,3 +175,20 @@ def check_function(call: str, value: Any, what: str, repair: str) -> None:
     """
     if not callable(value):
         raise TypeError(message(call, f"a function {what}", value, repair))
+
+
+def check_not_async(call: str, fn: Any) -> None:
+    """Raises TypeError if `fn`, which has to return a value at once, is declared with `async def`.
+
+    Example:
+      >>> async def until(result):
+      ...     return True
+      >>> check_not_async("watch(until=...)", until)
+      Traceback (most recent call last):
+      TypeError: watch(until=...) must be an ordinary function, got a coroutine function; write def for async def...
+    """
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
+        raise TypeError(
+            f"{call} must be an ordinary function, got a coroutine function; write def for async def, or "
+            "asyncio.run(...) in it"
+        )

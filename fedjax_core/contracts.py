@@ -343,11 +343,14 @@ class Aggregator(NamedTuple):
         SERVER, measurements at SERVER)`. The weight is a float32 scalar, or a pytree of float32 arrays; an
         aggregator that takes only scalars raises TypeError for the latter.
       always_releases: whether a result counts even if no client contributed, as a noised result does.
+      noise_multiplier: the standard deviation of the Gaussian noise that hides a client, as a multiple of the largest
+        norm of what one client adds to the sum; 0.0 for none. The accounting of a run is checked against it.
     """
 
     init: _InitAggregator
     next: _Aggregate
     always_releases: bool = False
+    noise_multiplier: float = 0.0
 
 
 class _Move(Protocol):

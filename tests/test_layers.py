@@ -10,9 +10,9 @@ import fedjax_core
 
 PACKAGE = pathlib.Path(fedjax_core.__file__).parent
 ROOMS = [
-    "_signposts", "_checks", "types", "trees", "language", "engine", "computations", "templates", "contracts",
-    "model_calls", "data", "aggregators", "metrics", "models", "clients", "privacy", "algorithms", "program",
-    "participant", "cli", "testing",
+    "_signposts", "_own_errors", "_checks", "types", "trees", "language", "engine", "computations", "templates",
+    "contracts", "model_calls", "data", "aggregators", "metrics", "models", "clients", "privacy", "algorithms",
+    "program", "participant", "cli", "testing",
 ]  # fmt: skip
 CATALOGUE = {"aggregators", "metrics", "models", "clients", "privacy"}
 
@@ -81,7 +81,7 @@ def test_rooms_of_the_catalogue_do_not_import_one_another(module):
 
 
 def test_the_language_knows_no_engine():
-    known = {"_signposts", "_checks", "types", "trees", "language"}
+    known = {"_signposts", "_own_errors", "_checks", "types", "trees", "language"}
     for module in MODULES:
         if room_of(module) == "language":
             assert {room_of(other) for other in IMPORTS[module]} <= known, module

@@ -69,7 +69,8 @@ def bounded(
 
     A client whose size or weight is not finite contributes zero with weight zero and is counted. The
     bound's process sees the sizes of the other clients, and NaN, which stands for no client, where the
-    weight is zero. If the bound is NaN, no value is within it.
+    weight is zero. If the bound is NaN, no value is within it. No privacy accounting covers an estimated bound, so the
+    `noise_multiplier` is then 0.
 
     Args:
       inner: the aggregator that takes the limited values.
@@ -126,7 +127,9 @@ def bounded(
         state = {name: bound.next(state[name], checked["size"]), "inner": output.state}
         return MeasuredProcessOutput(federated_zip(state), output.result, federated_zip(measurements))
 
-    return inner._replace(init=init, next=next)
+    # An estimate depends on the clients of earlier rounds, and no noise of `inner` hides that.
+    is_estimate = bool(types.type_leaves(types.member_of(bound.state_type)))
+    return inner._replace(init=init, next=next, noise_multiplier=0.0 if is_estimate else inner.noise_multiplier)
 
 
 def finite_slope(size: Callable) -> Callable:

@@ -1,5 +1,8 @@
 """One aggregator for each field of a value."""
 
+import math
+from collections.abc import Iterable
+
 from fedjax_core import types
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import Placed, federated_zip
@@ -18,7 +21,8 @@ def each(**aggregators: Aggregator) -> Aggregator:
     Returns:
       An `Aggregator` of structs with these fields, in any order; the result is in the value's container. A
       weight with the same fields has one weight for each of them; any other weight applies to all fields. State
-      and measurements are dicts by field. It always releases if one of the aggregators does.
+      and measurements are dicts by field. It always releases if one of the aggregators does, and its
+      `noise_multiplier` is that of all fields together.
 
     Raises:
       TypeError: there is no aggregator, or an argument is not one; when built for a value, if it has other fields.
@@ -59,7 +63,18 @@ def each(**aggregators: Aggregator) -> Aggregator:
             federated_zip({name: output.measurements for name, output in outputs.items()}),
         )
 
-    return Aggregator(init, next, any(inner.always_releases for inner in aggregators.values()))
+    releases = any(inner.always_releases for inner in aggregators.values())
+    return Aggregator(init, next, releases, _joint_noise(aggregators.values()))
+
+
+def _joint_noise(aggregators: Iterable[Aggregator]) -> float:
+    """The noise multiplier of one release of several noised sums: they hide a client as little as this one alone.
+
+    Each sum, divided by its noise, moves by 1 / z with a client, so all together by the norm of these. A field without
+    noise hides nobody.
+    """
+    multipliers = [aggregator.noise_multiplier for aggregator in aggregators]
+    return 1 / math.hypot(*(1 / multiplier for multiplier in multipliers)) if all(multipliers) else 0.0
 
 
 def _weights(aggregators: dict[str, Aggregator], weight: Placed) -> dict[str, Placed]:

@@ -136,7 +136,7 @@ def private_mean(
         new |= {"estimate": estimate.next(state["estimate"], norms)} if estimate else {}
         return MeasuredProcessOutput(federated_zip(new), result, measurements)
 
-    return Aggregator(init, next, always_releases=True)
+    return Aggregator(init, next, always_releases=True, noise_multiplier=noise_multiplier)
 
 
 def _dtypes(value):

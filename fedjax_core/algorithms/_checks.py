@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
+from fedjax_core._own_errors import raise_if_own
 from fedjax_core.algorithms._guard import check_left_out
 from fedjax_core.contracts import Aggregator, ClientResult, ClientWork, Distributor, Finalizer, Model, Running
 from fedjax_core.language import Placed, federated_value, federated_zip
@@ -178,7 +179,9 @@ def _called(slot: str, fn: Callable, args: tuple, **named: Any):
     try:
         return fn(*args, **named)
     except TypeError as error:
-        raise ProcessCompositionError(f"the {slot} does not fit its arguments: {error}") from error
+        message = f"the {slot} does not fit its arguments: {error}"
+        raise_if_own(error, message)
+        raise ProcessCompositionError(message) from error
 
 
 def _one_value(slot: str, what: str, value: Any, placement: Placement, member: types.Type | None) -> Placed:

@@ -153,7 +153,7 @@ def compose(
         new = federated_map(accepted, state, _proposed(slots, state, result.running, outputs), totals, aggregate)
         return LearningProcessOutput(new, _metrics(outputs, totals["num_non_finite"], reason))
 
-    return learning_process(initialize, next, weights_type(model), client_results)
+    return learning_process(initialize, next, weights_type(model), client_results, aggregator.noise_multiplier)
 
 
 def _by_rows(model: Model, slots: SlotComputations) -> bool:

@@ -7,7 +7,11 @@ from fedjax_core.templates import LearningProcess
 
 
 def learning_process(
-    initialize: Computation, next: Computation, weights_type: types.Type, client_results: Computation | None = None
+    initialize: Computation,
+    next: Computation,
+    weights_type: types.Type,
+    client_results: Computation | None = None,
+    noise_multiplier: float = 0.0,
 ) -> LearningProcess:
     """Makes a learning process from computations on a state with the fields `weights` and `round_num`.
 
@@ -16,6 +20,7 @@ def learning_process(
       next: the round.
       weights_type: the type of the state's weights.
       client_results: returns the result of each client.
+      noise_multiplier: that of the process's aggregator.
 
     Returns:
       A `LearningProcess` that reports `round_num` and `weights_norm`, the L2 norm of the trainable weights.
@@ -28,6 +33,7 @@ def learning_process(
         computation(lambda state: state.weights, state_type),
         computation(lambda state, weights: state._replace(weights=weights), state_type, weights_type),
         client_results=client_results,
+        noise_multiplier=noise_multiplier,
     )
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
+from fedjax_core._own_errors import raise_if_own
 from fedjax_core.contracts import Metric, Model, ModelWeights, Running
 from fedjax_core.model_calls import model_metrics, predicted
 
@@ -145,7 +146,9 @@ def _shapes(described: str, fn, *args):
     try:
         return jax.eval_shape(fn, jax.eval_shape(lambda: jax.random.key(0)), *args)
     except Exception as error:
-        raise TypeError(f"{described} cannot be traced: {type(error).__name__}: {error}") from error
+        message = f"{described} cannot be traced: {type(error).__name__}: {error}"
+        raise_if_own(error, message)
+        raise TypeError(message) from error
 
 
 def weights_type(model: Model) -> types.Type:

@@ -48,6 +48,10 @@ class Body(Protocol):
         """The bytes, waves and programs that a run on a cohort would take."""
         ...
 
+    def fingerprints(self) -> dict[str, str]:
+        """Digests of what it computes, by the names of its functions."""
+        ...
+
     def describe(self, names: Mapping[types.Type, str]) -> str:
         """A text that describes how it runs, with `names` in place of some types."""
         ...

@@ -199,6 +199,23 @@ class Computation:
             )
         return Computation(self.name, self.parameters, self.type_signature.result, self._body.with_config(config))
 
+    def fingerprints(self) -> dict[str, str]:
+        """Digests of what it computes, by the names of its functions; that of "operators" is of their connections.
+
+        Two processes with the same version of JAX get the same digests if they compute the same with the same
+        constants, such as learning rates. A run compares them with those of its checkpoint.
+
+        Example:
+
+        >>> import fedjax_core as fc
+        >>> def scaled(factor):
+        ...     return fc.computation(lambda x: factor * x, "float32")
+        >>> one, same, other = (scaled(factor).fingerprints() for factor in (2.0, 2.0, 3.0))
+        >>> one == same, one == other
+        (True, False)
+        """
+        return self._body.fingerprints()
+
     def describe(self) -> str:
         """A text that describes how the computation runs.
 

@@ -14,6 +14,7 @@ from fedjax_core.language.graph import (
     Placed,
     ancestors,
     derive,
+    fingerprints,
     is_placed,
     node_of,
     placed_argument,
@@ -132,6 +133,9 @@ class FederatedBody:
 
     def estimate(self, cohort) -> engine.CallEstimate:
         return self._executable.estimate(cohort, self._graph.name)
+
+    def fingerprints(self) -> dict[str, str]:
+        return fingerprints(self._graph.outputs())
 
     def describe(self, names: Mapping[types.Type, str]) -> str:
         return self._executable.describe(names)

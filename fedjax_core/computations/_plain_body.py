@@ -6,7 +6,16 @@ import jax
 
 from fedjax_core import types
 from fedjax_core.engine import EngineConfig, concrete_member, traced_member
-from fedjax_core.language.graph import Placed, is_placed, map_nodes, node_of, user_location
+from fedjax_core.language.graph import (
+    Placed,
+    abstract_of,
+    fingerprint,
+    is_placed,
+    map_nodes,
+    node_of,
+    traced,
+    user_location,
+)
 
 
 class PlainBody:
@@ -63,6 +72,10 @@ class PlainBody:
 
     def estimate(self, cohort):
         raise TypeError(f"{self._name} has no placements, so there is no cohort to estimate; leave estimate out")
+
+    def fingerprints(self) -> dict[str, str]:
+        abstracts = tuple(abstract_of(type_, f"{name}_") for name, type_ in self._parameters)
+        return {self._name: fingerprint(traced(self._fn, abstracts, self._name))}
 
     def describe(self, names: Mapping[types.Type, str]) -> str:
         return "one function, without placements"

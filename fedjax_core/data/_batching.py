@@ -126,6 +126,10 @@ class BatchedClients:
         return batch_type(self.source.element)
 
     @property
+    def is_thread_safe(self) -> bool:
+        return _sources.is_thread_safe(self.source)
+
+    @property
     def batch_size(self) -> int:
         return self.batching.batch_size
 

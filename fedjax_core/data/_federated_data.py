@@ -20,7 +20,7 @@ class FederatedData(Mapping):
     In memory, the examples of all clients are rows of the same arrays. `subset` and the splits are views: they copy no
     examples, and each client keeps its row in the population (`client_ids.rows`), which is the number that
     `federated_client_index` gives to a computation. `map` is applied when a client is read. Nothing is changed in
-    place, so several threads may share the data.
+    place, so several threads may share data in memory.
 
     Arrays have the dtypes that JAX would give them: `float64` becomes `float32` and `int64` becomes `int32` unless
     `jax_enable_x64` is on.
@@ -179,7 +179,7 @@ class FederatedData(Mapping):
         Args:
           fn: the examples of one client (a dict of arrays) -> a dict of arrays with as many rows. Fields, dtypes
             and the shape of an example may change. The result must depend on the argument alone. `fn` may be
-            called from several threads.
+            called from several threads if the examples are in memory.
 
         Raises:
           ValueError: this data has no clients, or `fn` changed the number of rows, now or when a client is read.

@@ -5,8 +5,8 @@ function from an integer to a list of ids is a sampler. Those of this file retur
 such as `data.client_ids`, and a list otherwise.
 
 A sampler's attribute `sampling` holds what privacy accounting needs: the name and the arguments of a function in
-`fc.privacy`. A `Run` compares it with its accounting and raises if the two disagree; a sampler without the attribute
-is not checked.
+`fc.privacy`. A `Run` compares it with its accounting and raises if the two disagree. For a sampler without the
+attribute it takes an accounting for `fc.privacy.everyone()` only.
 """
 
 import functools

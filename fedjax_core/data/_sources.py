@@ -7,12 +7,17 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from fedjax_core._own_errors import noted
 from fedjax_core.data import _examples
 from fedjax_core.engine import ranges
 
 
 class ExampleSource(Protocol):
     """The examples of `N` numbered clients: all that `FederatedData` needs from a store.
+
+    A source is read by the thread that calls the computation (or `prefetch`, or that looks at the data), one read after
+    another, so it may hold a connection of SQLite or an open file. If it may be read by several threads at once, let it
+    say so with an attribute `is_thread_safe = True`: the clients of several devices are then read side by side.
 
     Example: clients whose examples are computed when they are read.
 
@@ -63,6 +68,10 @@ class Flat:
     sizes: np.ndarray
 
     @property
+    def is_thread_safe(self) -> bool:
+        return True
+
+    @property
     def element(self) -> Any:
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.arrays)
 
@@ -87,6 +96,11 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def is_thread_safe(source: ExampleSource) -> bool:
+    """Whether several threads may read a source at once; one that does not say so is read by one thread."""
+    return bool(getattr(source, "is_thread_safe", False))
 
 
 def sizes_of(source: ExampleSource, clients: np.ndarray) -> np.ndarray:
@@ -132,6 +146,10 @@ class Mapped:
     owner: Callable[[int], str]
 
     @property
+    def is_thread_safe(self) -> bool:
+        return is_thread_safe(self.source)
+
+    @property
     def sizes(self) -> np.ndarray:
         return self.source.sizes
 
@@ -163,7 +181,9 @@ def mapped_examples(fn: Callable, examples: Any, num_rows: int, owner: str) -> A
     Raises:
       ValueError: the result has another number of rows than `num_rows`, or no fields.
     """
-    leaves, treedef = _examples.flatten(result := fn(examples))
+    with noted(f"in the function given to {owner}"):
+        result = fn(examples)
+    leaves, treedef = _examples.flatten(result)
     if not leaves:
         raise ValueError(
             f"{owner}: fn must return a dict of arrays, got {result!r}; write return {{'x': examples['x'] / 255}}"

@@ -34,6 +34,10 @@ class Split:
     second: bool
 
     @property
+    def is_thread_safe(self) -> bool:
+        return _sources.is_thread_safe(self.source)
+
+    @property
     def element(self) -> Any:
         return self.source.element
 

@@ -58,6 +58,9 @@ class ClientSequences(Protocol):
     def read(self, clients: np.ndarray, out: Any) -> None:
         """Copies the examples of `clients` (positions in the cohort) into `out`.
 
+        It is called by the thread that calls the computation, once after another; if the object has an attribute
+        `is_thread_safe` that is true, by several threads at once.
+
         Args:
           clients: int32 positions in the cohort.
           out: a pytree of arrays like the element's, with `sum(num_examples[clients])` rows,

@@ -18,6 +18,8 @@ from fedjax_core.language.graph import batch_dimension
 class ListSequences:
     """The batches of a list of clients, as flat examples; implements `ClientSequences`."""
 
+    is_thread_safe = True
+
     def __init__(self, element: types.Type, clients: list[list[Any]]):
         """
         Args:

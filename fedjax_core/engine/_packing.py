@@ -276,12 +276,14 @@ def _pack_sequences(sequences: ClientSequences, blocks: list[np.ndarray], capaci
 
 
 def _read_devices(sequences: ClientSequences, blocks: list[np.ndarray], num_rows: int) -> list:
-    """The examples of each device's clients as `[1, R, ...]` arrays, read side by side."""
+    """The examples of each device's clients as `[1, R, ...]` arrays; side by side, if the sequences allow it."""
 
     def read(clients: np.ndarray):
         examples = read_examples(sequences, clients[clients >= 0], num_rows, _buffers.empty)
         return jax.tree.map(lambda x: x[None], examples)
 
+    if not getattr(sequences, "is_thread_safe", False):  # a connection of SQLite belongs to the thread that made it
+        return list(map(read, blocks))
     with concurrent.futures.ThreadPoolExecutor(max(1, len(blocks))) as threads:  # NumPy copies without Python's lock
         return list(threads.map(read, blocks))
 

@@ -138,6 +138,7 @@ class _Some:
     def __init__(self, sequences: ClientSequences, chosen: np.ndarray):
         self._sequences = sequences
         self._chosen = chosen
+        self.is_thread_safe = getattr(sequences, "is_thread_safe", False)
         self.element_type = sequences.element_type
         self.batch_size = sequences.batch_size
         self.width = sequences.width

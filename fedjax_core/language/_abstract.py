@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fedjax_core import types
+from fedjax_core._own_errors import raise_if_own
 from fedjax_core.language._client_batches import ClientBatches, batch_dimension
 from fedjax_core.language._graph import user_location
 
@@ -111,7 +112,19 @@ def _sequence(element: types.Type, fresh) -> ClientBatches:
 
 
 def infer(fn, inputs: tuple, described: str) -> Any:
-    """The abstract result of `fn` applied to abstract `inputs`.
+    """The abstract result of `fn` applied to abstract `inputs`, as `traced` has it.
+
+    Example:
+
+    >>> rows = abstract_of(types.parse_type("float32[?,4]"), "x")
+    >>> infer(lambda rows: rows.sum(axis=1), (rows,), "the sum")
+    ShapeDtypeStruct(shape=(x0,), dtype=float32)
+    """
+    return traced(fn, inputs, described).out_info
+
+
+def traced(fn, inputs: tuple, described: str) -> jax.stages.Traced:
+    """`fn` traced with abstract `inputs`.
 
     Args:
       fn: a pure JAX function.
@@ -120,21 +133,16 @@ def infer(fn, inputs: tuple, described: str) -> Any:
 
     Raises:
       TypeError: `fn` cannot be applied. The message has the user's line, the types and the reason;
-        if the reason is a dimension `?`, it says to fix the dimension in the type.
-
-    Example:
-
-    >>> rows = abstract_of(types.parse_type("float32[?,4]"), "x")
-    >>> infer(lambda rows: rows.sum(axis=1), (rows,), "the sum")
-    ShapeDtypeStruct(shape=(x0,), dtype=float32)
+        if the reason is a dimension `?`, it says to fix the dimension in the type. What the user's own code raises
+        keeps its class, with the message as a note.
     """
     try:
-        return jax.eval_shape(lambda *values: strong(fn(*values)), *inputs)
+        return jax.jit(lambda *values: strong(fn(*values))).trace(*inputs)
     except Exception as error:
         given = ", ".join(str(types.type_of(i)) for i in inputs)
-        raise TypeError(
-            f"{described} at {user_location()} cannot be applied to ({given}): {_reason(error, fn, inputs)}"
-        ) from error
+        message = f"{described} at {user_location()} cannot be applied to ({given}): {_reason(error, fn, inputs)}"
+        raise_if_own(error, message)
+        raise TypeError(message) from error
 
 
 def strong(tree: Any) -> Any:

@@ -32,7 +32,7 @@ class Map:
     Attributes:
       fn: the function, with one argument per input.
       structural: whether it only takes pytrees apart or puts them together (there is nothing to compile).
-      inferred: abstract results by abstract inputs, so that inlining a computation does not
+      inferred: the function as it was traced, by abstract inputs, so that inlining a computation does not
         trace its functions again.
     """
 

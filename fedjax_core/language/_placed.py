@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 
 from fedjax_core import types
-from fedjax_core.language._abstract import infer, is_trimmed
+from fedjax_core.language._abstract import is_trimmed, traced
 from fedjax_core.language._graph import Map, Node, raised_at, user_location
 from fedjax_core.types import Placement
 
@@ -230,14 +230,19 @@ def map_nodes(fn, inputs: tuple[Node, ...], described: str, **changes) -> Node:
 
 def infer_map(operation: Map, inputs: tuple[Node, ...], described: str):
     """The abstract result of a `Map`, which is traced only once for the same abstract inputs."""
-    abstracts = tuple(node.abstract for node in inputs)
     if operation.structural:
-        return operation.fn(*abstracts)
+        return operation.fn(*(node.abstract for node in inputs))
     refuse_trimmed(described, inputs)
+    return traced_map(operation, inputs, described).out_info
+
+
+def traced_map(operation: Map, inputs: tuple[Node, ...], described: str) -> jax.stages.Traced:
+    """The function of a `Map`, traced only once for the same abstract inputs."""
+    abstracts = tuple(node.abstract for node in inputs)
     leaves, structure = jax.tree.flatten(abstracts)
     key = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
     if key not in operation.inferred:
-        operation.inferred[key] = infer(operation.fn, abstracts, described)
+        operation.inferred[key] = traced(operation.fn, abstracts, described)
     return operation.inferred[key]
 
 

@@ -4,13 +4,14 @@
   `ClientIdentity`, `ClientIndex`, `ClientValue`, `Check`; `is_made_by`, `ancestors`; `user_location`.
 * Placed values and the nodes behind them: `Placed`, `is_placed`, `node_of`, `derive`, `map_nodes`, `placed_argument`,
   `explained`; `replaced`, for nodes applied to other inputs.
-* Abstract values: `abstract_of`, `infer`. Concrete values and types: `strong`, `first_rows`, `leading_rows`,
-  `batch_dimension`, `is_batched`.
+* Abstract values: `abstract_of`, `infer`, `traced`; `fingerprint` and `fingerprints` of what is traced.
+* Concrete values and types: `strong`, `first_rows`, `leading_rows`, `batch_dimension`, `is_batched`.
 """
 
 from fedjax_core._signposts import signpost
-from fedjax_core.language._abstract import abstract_of, infer, strong
+from fedjax_core.language._abstract import abstract_of, infer, strong, traced
 from fedjax_core.language._client_batches import batch_dimension, is_batched
+from fedjax_core.language._fingerprints import fingerprint, fingerprints
 from fedjax_core.language._graph import (
     Aggregate,
     Broadcast,
@@ -58,6 +59,8 @@ __all__ = [
     "batch_dimension",
     "derive",
     "explained",
+    "fingerprint",
+    "fingerprints",
     "first_rows",
     "infer",
     "is_batched",
@@ -70,6 +73,7 @@ __all__ = [
     "placed_argument",
     "replaced",
     "strong",
+    "traced",
     "user_location",
 ]
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import _checks, trees
+from fedjax_core._own_errors import raise_if_own
 from fedjax_core.contracts import Metric
 
 
@@ -118,7 +119,9 @@ def _merged(a, b, rule: str):
     try:
         return a.merge(b)
     except Exception as error:
-        raise TypeError(f"{rule}, but merging {a!r} and {b!r} fails: {type(error).__name__}: {error}") from error
+        message = f"{rule}, but merging {a!r} and {b!r} fails: {type(error).__name__}: {error}"
+        raise_if_own(error, message)
+        raise TypeError(message) from error
 
 
 def _holds_numbers(state) -> bool:

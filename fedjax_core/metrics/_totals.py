@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees, types
+from fedjax_core._own_errors import raise_if_own
 from fedjax_core.language import sums
 from fedjax_core.language.sums import Words
 
@@ -94,11 +95,13 @@ def _of_floats(finalize: Callable, statistics: Any) -> Any:
     try:
         return finalize(statistics)
     except Exception as error:
-        raise TypeError(
+        message = (
             "a metric's `finalize` must take floats in place of integers, since a total that does not fit its integers "
             f"is rounded to one, but it fails: {type(error).__name__}: {error}; convert where integers are needed, for "
             'example with count.astype("int32")'
-        ) from error
+        )
+        raise_if_own(error, message)
+        raise TypeError(message) from error
 
 
 def _in_dtype(total: Any, dtype) -> jax.Array:

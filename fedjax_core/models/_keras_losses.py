@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import types
+from fedjax_core._own_errors import raise_if_own
 from fedjax_core.models._keras_calls import keras_promotion
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "none", None)
@@ -130,11 +131,13 @@ def _check_for_each_example(per_example: Callable, name: str, outputs: Any, fiel
         try:
             found = jax.eval_shape(per_example, predictions, batch)
         except Exception as error:
-            raise ValueError(
+            message = (
                 f"the Keras loss {name!r} does not fit predictions {_described(predictions)} and a batch "
                 f"{_described(batch)}: {type(error).__name__}: {error}; write a loss of predictions and batch that "
                 "gives the shape [B]"
-            ) from error
+            )
+            raise_if_own(error, message)
+            raise ValueError(message) from error
         if found.shape != (size,):
             raise ValueError(
                 f"a model's loss must give one value per example, got the shape {found.shape} of {name!r} for "

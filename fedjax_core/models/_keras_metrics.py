@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import trees, types
+from fedjax_core._own_errors import raise_if_own
 from fedjax_core.contracts import Metric
 from fedjax_core.models._keras_calls import keras_promotion
 from fedjax_core.models._keras_losses import check_label
@@ -189,9 +190,9 @@ def _check_adds(metric: Any, zeros: list, sample: tuple) -> None:
     try:
         whole, *others = jax.jit(in_four_ways)(sample)  # one program, as Keras's operations one by one take seconds
     except Exception as error:
-        raise TypeError(
-            f"the Keras metric {metric.name!r} cannot be measured: {type(error).__name__}: {error}; {repaired}"
-        ) from error
+        message = f"the Keras metric {metric.name!r} cannot be measured: {type(error).__name__}: {error}; {repaired}"
+        raise_if_own(error, message)
+        raise TypeError(message) from error
     for other in others:
         if not all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(whole, other, strict=True)):
             raise TypeError(f"{rule}, but it does not; {repaired}")

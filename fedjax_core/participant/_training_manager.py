@@ -134,6 +134,7 @@ class TrainingManager:
         if on_step is not None:
             repair = "write on_step=lambda weights, batch, mask: None"
             _checks.check_function("TrainingManager(on_step=...)", on_step, "of weights, batch and mask", repair)
+            _checks.check_not_async("TrainingManager(on_step=...)", on_step)
         weights_type(model)  # raises for a model whose weights cannot be trained
         self._weights_type = jax.eval_shape(model.init, jax.random.key(0))
         self._optimizer_of = round_optimizer(optimizer)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fedjax_core import _checks
-from fedjax_core.privacy._one_round import check_match, cost, load
+from fedjax_core.privacy._one_round import check_match, cost, load, true_sensitivity
 from fedjax_core.privacy._sampling import Sampling
 
 _MOST_NOISE, _MOST_ROUNDS = 2**20, 2**30
@@ -17,11 +17,14 @@ class Accounting(NamedTuple):
       sampling: how the clients of a round are drawn.
       delta: the delta of the guarantee.
       epsilon_so_far: `(round_num) -> epsilon` after that many rounds, a pure function.
+      noise_multiplier: the one of the `private_mean` that it is right for, which a run compares with that of its
+        process; None in an accounting of your own for another mechanism, which is not compared.
     """
 
     sampling: Sampling
     delta: float
     epsilon_so_far: Callable[[int], float]
+    noise_multiplier: float | None = None
 
 
 def epsilon(
@@ -191,7 +194,7 @@ def accounting(
       sensitivity: see `epsilon`.
 
     Returns:
-      An `Accounting(sampling, delta, epsilon_so_far)`.
+      An `Accounting(sampling, delta, epsilon_so_far, noise_multiplier)`.
 
     Raises:
       ImportError: dp-accounting is not installed.
@@ -212,7 +215,8 @@ def accounting(
         _checks.check_integer("epsilon_so_far(round_num=...)", round_num, 0, "write round_num=100")
         return spent(round_num, delta)
 
-    return Accounting(sampling, delta, epsilon_so_far)
+    true = true_sensitivity(sampling, relation)
+    return Accounting(sampling, delta, epsilon_so_far, noise_multiplier * true / (sensitivity or true))
 
 
 def _root(fn: Callable[[float], float], high: float) -> float:

@@ -22,9 +22,14 @@ def cost(
     if noise_multiplier == 0:
         return lambda rounds, delta: math.inf if rounds else 0.0
     if sensitivity is None:
-        sensitivity = 2.0 if _relation(sampling, relation) == "replace_one" else 1.0
+        sensitivity = true_sensitivity(sampling, relation)
     curve = {"rdp": _rdp_curve, "pld": _pld_curve}[accountant](noise_multiplier / sensitivity, sampling)
     return lambda rounds, delta: curve(rounds, delta) if rounds else 0.0
+
+
+def true_sensitivity(sampling: Sampling, relation: str | None) -> float:
+    """How far one client moves the sum of `private_mean`, as a multiple of the clipping norm."""
+    return 2.0 if _relation(sampling, relation) == "replace_one" else 1.0
 
 
 def _relation(sampling: Sampling, relation: str | None) -> str:

@@ -27,9 +27,9 @@ from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, EvaluationResult
 from fedjax_core.program._experiment import Experiment
 from fedjax_core.program._exports import Export, export_predict, export_weights
-from fedjax_core.program._files import sole_writer
 from fedjax_core.program._history import History, Record, find_metric, flatten_metrics
 from fedjax_core.program._job import Job
+from fedjax_core.program._locks import sole_writer
 from fedjax_core.program._outlets import Round
 from fedjax_core.program._releases import (
     ReleaseManager,

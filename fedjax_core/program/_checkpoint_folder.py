@@ -1,10 +1,16 @@
 """One checkpoint as a folder: arrays in orbax's format, and a manifest that verifies them."""
 
+import contextlib
+import errno
 import functools
 import hashlib
 import json
+import logging
+import os
 import pathlib
-from collections.abc import Iterable
+import re
+import shutil
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +21,10 @@ from fedjax_core import types
 from fedjax_core.program._files import write_folder_atomically
 
 _FORMAT = 2
+_BLOCK = 4096  # bytes on the disk at least, for a file and what orbax notes about an array
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # in the messages of tensorstore, which orbax uses
 _ARRAYS, _HISTORY, _MANIFEST = "arrays", "history.jsonl", "manifest.json"
+_KINDS = {"format": int, "type": str, "arrays": dict, "tables": dict, "files": dict, "about": dict}
 
 
 class DamagedCheckpointError(ValueError):
@@ -129,27 +138,31 @@ def read_checkpoint(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any],
       CheckpointTypeError: the state is of a different type than `like`.
     """
     manifest = _manifest(path)
-    _check_type(path, manifest["type"], str(types.type_of(like)))
-    _check_files(path, manifest["files"])
-    arrays = _arrays(path / _ARRAYS, manifest["arrays"])
+    try:
+        _check_type(path, manifest["type"], str(types.type_of(like)))
+        _check_files(path, manifest["files"])
+        arrays = _arrays(path / _ARRAYS, manifest["arrays"])
+        _check_arrays(path, arrays, like)
+        history = (path / _HISTORY).read_bytes().splitlines(keepends=True)
+    except (DamagedCheckpointError, CheckpointTypeError):
+        raise
+    except Exception as error:  # a forged manifest may hold anything
+        raise DamagedCheckpointError(f"{path} is not what was written: {error!r:.200}") from error
     leaves = [_placed(array, leaf) for array, leaf in zip(arrays, jax.tree.leaves(like), strict=True)]
-    return (
-        jax.tree.unflatten(jax.tree.structure(like), leaves),
-        manifest["about"],
-        (path / _HISTORY).read_bytes().splitlines(keepends=True),
-    )
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), manifest["about"], history
 
 
 def _manifest(path: pathlib.Path) -> dict[str, Any]:
     try:
         signed = json.loads((path / _MANIFEST).read_bytes())
         manifest = signed["manifest"]
-        whole = _digest(_canonical(manifest)) == signed["digest"]
+        whole = _digest(_canonical(manifest)) == signed["digest"] and isinstance(manifest["format"], int)
+        complete = has_kinds(manifest, _KINDS)
     except OSError as error:
         raise _unreadable(path / _MANIFEST, error) from None
-    except (KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
+    except (KeyError, TypeError, ValueError, RecursionError):
+        whole = complete = False
+    if not whole or (manifest["format"] == _FORMAT and not complete):
         raise DamagedCheckpointError(f"{path / _MANIFEST} is not what was written")
     if manifest["format"] != _FORMAT:
         raise ValueError(
@@ -162,6 +175,11 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
             "the version of fedjax-core that wrote it"
         )
     return manifest
+
+
+def has_kinds(value: Any, kinds: dict[str, type]) -> bool:
+    """Whether a value is a dict with these keys, and the values of these types."""
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
 
 
 def _unreadable(path: pathlib.Path, error: OSError) -> DamagedCheckpointError:
@@ -203,8 +221,15 @@ def _arrays(folder: pathlib.Path, entries: dict[str, dict]) -> list[np.ndarray]:
     try:
         found = _orbax().restore(folder.absolute()) if stored else {}  # pyright: ignore[reportArgumentType]
     except Exception as error:  # orbax and its libraries raise all kinds of exceptions for damaged files
-        raise DamagedCheckpointError(f"{folder} cannot be read: {str(error)[:200] or error!r}") from error
+        raise DamagedCheckpointError(f"{folder} cannot be read: {str(error)[:200] or repr(error)}") from error
     return [_verified(folder, name, entry, found) for name, entry in entries.items()]
+
+
+def _check_arrays(path: pathlib.Path, arrays: list[np.ndarray], like: Any) -> None:
+    """Checks the arrays themselves, since a manifest may say another type than theirs."""
+    expected = [(data.shape, data.dtype) for data in map(_data, jax.tree.leaves(like))]
+    if [(array.shape, array.dtype) for array in arrays] != expected:
+        raise DamagedCheckpointError(f"{path} holds other arrays than its type says")
 
 
 def _stored(array: np.ndarray) -> np.ndarray:
@@ -256,9 +281,38 @@ def _write_arrays(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 
     folder.mkdir()
+    _check_room(folder, arrays)
     handler = _orbax()
-    handler.save(folder, args=ocp.args.PyTreeSave(arrays))  # pyright: ignore[reportArgumentType]
-    handler.finalize(folder)  # pyright: ignore[reportArgumentType]
+    try:
+        with _without_tracebacks(logging.getLogger("absl")):
+            handler.save(folder, args=ocp.args.PyTreeSave(arrays))  # pyright: ignore[reportArgumentType]
+            handler.finalize(folder)  # pyright: ignore[reportArgumentType]
+    except Exception as error:  # orbax and its libraries raise all kinds of exceptions, also for a full disk
+        number = int(found[1]) if (found := _SYSTEM_ERROR.search(str(error))) else getattr(error, "errno", None)
+        reason = str(error)[:200] or repr(error)
+        raise OSError(number or errno.EIO, os.strerror(number) if number else reason, str(folder)) from error
+
+
+def _check_room(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raises OSError if the disk is full before orbax does, whose threads print what else they cannot write."""
+    disk = shutil.disk_usage(folder)
+    needed = sum(array.nbytes for array in arrays.values()) + _BLOCK * (len(arrays) + 8)
+    if disk.total and disk.free < needed:  # some network disks do not know their size
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+@contextlib.contextmanager
+def _without_tracebacks(logger: logging.Logger) -> Iterator[None]:
+    """Drops the tracebacks that orbax's threads log of an error that it raises as well."""
+
+    def has_none(record: logging.LogRecord) -> bool:
+        return record.exc_info is None
+
+    logger.addFilter(has_none)
+    try:
+        yield
+    finally:
+        logger.removeFilter(has_none)
 
 
 @functools.cache

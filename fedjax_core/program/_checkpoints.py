@@ -4,7 +4,7 @@ import concurrent.futures
 import json
 import math
 import os
-import pathlib
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import jax
 from fedjax_core import _checks, types
 from fedjax_core.program._checkpoint_folder import (
     DamagedCheckpointError,
+    has_kinds,
     host_arrays,
     read_about,
     read_checkpoint,
@@ -19,7 +20,12 @@ from fedjax_core.program._checkpoint_folder import (
 )
 from fedjax_core.program._files import remove_folder, remove_leftovers
 from fedjax_core.program._history import History, Record
+from fedjax_core.program._locks import check_lock
+from fedjax_core.program._paths import checked_path
 from fedjax_core.program._warn import warn
+
+_ABOUT = {"round": int, "metrics": dict, "run_identity": dict, "environment": dict}
+_ROUND = re.compile("0|[1-9][0-9]*")  # as `str` writes it: `int` reads 007 and Arabic digits, too
 
 
 class Checkpoint(NamedTuple):
@@ -30,7 +36,7 @@ class Checkpoint(NamedTuple):
       state: the process's state after the round, a pytree of arrays and keys.
       history: what the rounds measured so far.
       run_identity: what decides who takes part in a round and in which batches, such as the key, the cohort size and
-        the batching; a JSON value.
+        the batching, and fingerprints of what a round computes and of the data; a JSON value.
       environment: what else decides the bits of later rounds: versions, devices, lanes, virtual shards; a JSON value.
     """
 
@@ -89,10 +95,10 @@ class Checkpoints:
           best_mode: "min" or "max": which value of the metric is best. Of equal values the earliest is kept.
 
         Raises:
-          TypeError: a number is not an integer, or `best_metric` or `best_mode` is not a string.
-          ValueError: a number is not positive, or `best_mode` is unknown.
+          TypeError: `folder` is not a path, a number not an integer, or `best_metric` or `best_mode` not a string.
+          ValueError: no folder can have that path, a number is not positive, or `best_mode` is unknown.
         """
-        self.folder = pathlib.Path(folder)
+        self.folder = checked_path("Checkpoints(folder=...)", folder, "write Checkpoints('runs/first/checkpoints')")
         self.every = _checks.checked_integer("Checkpoints(every=...)", every, 1, "write every=10")
         self._keep_last = _checked_kept("keep_last", keep_last)
         self._keep_every = _checked_kept("keep_every", keep_every)
@@ -114,7 +120,7 @@ class Checkpoints:
         """The rounds that have a checkpoint, in ascending order."""
         if not self.folder.is_dir():
             return ()
-        return tuple(sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()))
+        return tuple(sorted(int(path.name) for path in self.folder.iterdir() if _ROUND.fullmatch(path.name)))
 
     @property
     def best_round(self) -> int | None:
@@ -220,10 +226,15 @@ class Checkpoints:
           DamagedCheckpointError: the round has no checkpoint, or it has changed since it was written.
           CheckpointTypeError: the checkpoint is of another model or algorithm.
         """
-        state, about, history = read_checkpoint(self.folder / str(_round(round_num)), like)
-        return Checkpoint(
-            about["round"], state, History.from_lines(history), about["run_identity"], about["environment"]
-        )
+        path = self.folder / str(_round(round_num))
+        state, about, lines = read_checkpoint(path, like)
+        if not has_kinds(about, _ABOUT) or about["round"] != round_num:
+            raise DamagedCheckpointError(f"{path} is not the checkpoint of round {round_num}")
+        try:
+            history = History.from_lines(lines)
+        except ValueError as error:
+            raise DamagedCheckpointError(f"{path}: {error}") from None
+        return Checkpoint(round_num, state, history, about["run_identity"], about["environment"])
 
     def _check_best_metric(self, records: list[Record]) -> None:
         """Warns once if an evaluation did not measure `best_metric`."""
@@ -236,6 +247,7 @@ class Checkpoints:
 
     def _write(self, type_: str, arrays: dict, about: dict, history: list[bytes]) -> None:
         if self._is_new:
+            check_lock(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder)
             self._is_new = False
@@ -260,10 +272,11 @@ class Checkpoints:
     def _score(self, number: int) -> float:
         if number not in self._scores:
             try:
-                metrics = read_about(self.folder / str(number))["metrics"]
+                about = read_about(self.folder / str(number))
             except DamagedCheckpointError:
-                metrics = {}
-            self._scores[number] = metrics.get(self._best_metric, math.nan)
+                about = {}
+            score = about["metrics"].get(self._best_metric) if has_kinds(about, _ABOUT) else None
+            self._scores[number] = score if isinstance(score, int | float) else math.nan
         return self._scores[number]
 
 

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedjax_core._own_errors import noted
 from fedjax_core.computations import Computation
 from fedjax_core.contracts import Metric, Model
 from fedjax_core.data import Batching, FederatedData
+from fedjax_core.program._awaiting import awaited
 from fedjax_core.program._checkpoint_folder import DamagedCheckpointError
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._files import remove_folder, remove_leftovers
@@ -109,7 +111,8 @@ class Evaluator:
         if self._outlet is not None:
             self._outlet.release(metrics, number)
         for hook in self._evaluation.hooks:
-            hook(EvaluationResult(number, metrics))
+            with noted(f"in a hook of the evaluation, after round {number}"):
+                awaited(hook(EvaluationResult(number, metrics)))
         return metrics
 
     def _next(self, process: LearningProcess, number: int, weights: Any) -> Any:

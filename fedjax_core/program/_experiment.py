@@ -118,9 +118,9 @@ class Experiment:
           throttle_secs: seconds from the start of one continuous evaluation to the start of the next.
           min_eval_frequency: the smallest number of rounds between two evaluations of `train_and_evaluate`, which
             evaluates only rounds that have a checkpoint; None or 0 for a single evaluation at the end.
-          delay_by_round: whether worker k waits with its training until the job has reached round
-            `int(8000 * log(k + 1) * job.delay_scale)`, or the last round. Not allowed within one `jax.distributed`
-            job, whose processes compute each round together.
+          delay_by_round: whether worker k waits in `train()`, called without `delay_secs`, until the job has reached
+            round `int(8000 * log(k + 1) * job.delay_scale)`, or the last round. Not allowed within one
+            `jax.distributed` job, whose processes compute each round together.
           exports: what `train_and_evaluate` writes at its end: one `Export` or several.
           predicate: a function of the last result, which is None at first; continuous evaluation ends when it returns
             a false value. None for one that never does.
@@ -185,7 +185,7 @@ class Experiment:
         The bits are those of a run that was never interrupted. No round runs if all of them are done.
 
         Args:
-          delay_secs: seconds to wait first; None for no wait. The wait for `delay_by_round` comes after it.
+          delay_secs: seconds to wait first; None for no wait, or for that of `delay_by_round`.
 
         Returns:
           The state after the last round.
@@ -194,7 +194,10 @@ class Experiment:
           CheckpointTypeError: the latest checkpoint is of another model or algorithm.
           BlockingIOError: another process is training in this folder.
         """
-        self._wait_to_train(delay_secs)
+        if delay_secs is not None:
+            self._wait("train", delay_secs)
+        elif self._delay_by_round:
+            self._wait_for_round()
         return self._run(evaluation=None, exports=()).train().state
 
     def evaluate(self, delay_secs: float | None = None) -> Any:
@@ -213,7 +216,7 @@ class Experiment:
         return self._run().evaluate()
 
     def train_and_evaluate(self) -> tuple[Any, list[pathlib.Path]]:
-        """Trains, evaluates as it trains, and exports at the end.
+        """Trains, evaluates as it trains, and exports at the end. It begins at once, whatever `delay_by_round` is.
 
         The weights after the last round are always evaluated, exactly once. The history of the run holds the metrics of
         each evaluation, under `held_out/`.
@@ -221,7 +224,6 @@ class Experiment:
         Returns:
           The metrics of the last evaluation, and the folders that the exports wrote, in order.
         """
-        self._wait_to_train(None)
         result = self._run().train()
         return result.held_out, list(result.exports)
 
@@ -302,10 +304,8 @@ class Experiment:
         if _checked_seconds(method, "delay_secs", seconds) > 0:
             self._time.sleep(seconds)
 
-    def _wait_to_train(self, delay_secs: float | None) -> None:
-        self._wait("train", 0 if delay_secs is None else delay_secs)
-        if not self._delay_by_round:
-            return
+    def _wait_for_round(self) -> None:
+        """Waits until the job has reached the round with which this worker begins."""
         if jax.process_count() > 1:
             raise ValueError(
                 "Experiment(delay_by_round=True) makes a worker wait for the rounds of others, but the "
@@ -328,6 +328,7 @@ def _until(predicate: Any) -> Callable[[Any], bool] | None:
         return None
     repair = "for example lambda result: result is None or time.monotonic() < end"
     _checks.check_function("Experiment(predicate=...)", predicate, "of the last result", repair)
+    _checks.check_not_async("Experiment(predicate=...)", predicate)
     return lambda result: not predicate(result)
 
 

@@ -14,6 +14,7 @@ from fedjax_core import types
 from fedjax_core.contracts import Model
 from fedjax_core.model_calls import predicted
 from fedjax_core.program._files import write_atomically
+from fedjax_core.program._paths import checked_name
 from fedjax_core.program._weights import named_arrays
 
 _MISSING = "to export needs {}, which is not installed; run: pip install 'fedjax-core[export]'"
@@ -23,7 +24,7 @@ class Export(NamedTuple):
     """Writes what others need of a trained model into its own folder.
 
     Attributes:
-      name: the name of the folder.
+      name: the name of the folder, within that of the run's exports.
       write: `(folder, weights, metrics)`: an empty folder, as a `pathlib.Path`; the model's weights; what the last
         evaluation measured.
 
@@ -46,7 +47,11 @@ def export_weights(name: str = "weights") -> Export:
     `safetensors.flax.load_file`.
 
     Args:
-      name: the name of the folder.
+      name: the name of the folder, within that of the run's exports.
+
+    Raises:
+      TypeError: `name` is not a string.
+      ValueError: it is not the name of a folder, but a path.
 
     Example:
       >>> import pathlib, tempfile
@@ -56,6 +61,7 @@ def export_weights(name: str = "weights") -> Export:
       >>> load_file(folder / "weights.safetensors")
       {'dense.bias': array([1., 1.], dtype=float32)}
     """
+    checked_name("export_weights(name=...)", name, "write name='weights'")
     return Export(name, lambda folder, weights, metrics: _save(folder / "weights.safetensors", weights))
 
 
@@ -68,11 +74,12 @@ def export_predict(model: Model, name: str = "predict", platforms: Sequence[str]
 
     Args:
       model: the model.
-      name: the name of the folder.
+      name: as in `export_weights`.
       platforms: the platforms to run on, for example `["cpu", "cuda", "tpu"]`; None for the one that writes it.
 
     Raises:
-      TypeError: `model` is not a `Model`.
+      TypeError: `model` is not a `Model`, or `name` is not a string.
+      ValueError: `name` is not the name of a folder, but a path.
 
     Example:
       >>> import pathlib, tempfile, fedjax_core as fc
@@ -90,6 +97,8 @@ def export_predict(model: Model, name: str = "predict", platforms: Sequence[str]
     """
     if not isinstance(model, Model):
         raise TypeError(f"export_predict(model=...) must be a fc.Model, got {model!r}; see fc.models")
+
+    checked_name("export_predict(name=...)", name, "write name='predict'")
 
     def write(folder: pathlib.Path, weights: Any, metrics: Any) -> None:
         _save(folder / "weights.safetensors", weights)

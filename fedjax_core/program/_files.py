@@ -1,6 +1,7 @@
-"""Atomic writes of files and folders, and folders to which only one run at a time may write."""
+"""Atomic writes of files and folders, and what a killed process leaves of them."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -9,138 +10,185 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from fedjax_core.program._locks import check_lock
+from fedjax_core.program._paths import checked_path
+
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Writes a file that replaces an earlier one only when it is complete.
 
-    A crash, a full disk or Ctrl-C leaves the earlier file unchanged, or no file if there was none.
+    A crash, a power cut, a full disk or Ctrl-C leaves the earlier file unchanged, or no file if there was none.
 
     Args:
       path: the file; its folder must exist.
       write: a function that writes the content to an open binary file.
 
     Raises:
-      OSError: the folder does not exist or cannot be written to.
+      OSError: the folder does not exist or cannot be written to; the error names the file.
     """
-    path = pathlib.Path(path)
+    path = checked_path("the file to write", path, "write a path such as 'runs/first/weights.npz'")
+    check_lock(path)
     temporary = _temporary(path)
-    try:
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _naming(temporary, path, whatever_follows=True):
+        try:
+            with open(temporary, "xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync(path.parent)
+        except BaseException:
+            _remove(temporary)
+            raise
+
+
+def append(path: pathlib.Path, content: bytes) -> None:
+    """Appends to a file; if that fails, the file keeps its content.
+
+    Raises:
+      OSError: it cannot be written to; the error names the file.
+    """
+    check_lock(path)
+    size = path.stat().st_size
+    with _naming(path, path):
+        try:
+            with open(path, "ab") as file:
+                file.write(content)
+        except BaseException:
+            os.truncate(path, size)
+            raise
 
 
 def write_folder_atomically(path: str | os.PathLike, write: Callable[[pathlib.Path], None]) -> None:
-    """Writes a folder that gets its name only when it is complete.
+    """Writes a folder that gets its name only when it is complete, and is on the disk when this returns.
 
-    An earlier folder of that name is removed just before; a crash between the two steps leaves neither folder.
+    An earlier folder of that name gives it up just before; a crash between the two steps leaves neither folder.
 
     Args:
       path: the folder; its parent must exist.
       write: a function that writes the content into an empty folder.
 
     Raises:
-      OSError: the parent does not exist or cannot be written to.
+      OSError: the parent does not exist or cannot be written to; the error names the folder.
     """
     path = pathlib.Path(path)
+    check_lock(path)
     temporary = _temporary(path)
-    try:
-        temporary.mkdir()
-        write(temporary)
-        remove_folder(path)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with _naming(temporary, path):
+        try:
+            temporary.mkdir()
+            write(temporary)
+            _sync_all(temporary)
+            check_lock(path)  # again, since writing takes time
+            doomed = _replace_folder(temporary, path)
+            _sync(path.parent)
+        except BaseException:
+            _remove(temporary)
+            raise
+    _remove(doomed)
 
 
 def remove_folder(path: pathlib.Path) -> None:
     """Removes a folder, if it exists, so that nobody ever finds a part of it under its name."""
-    doomed = _temporary(path)
-    try:
-        path.rename(doomed)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(doomed)
+    check_lock(path)
+    _remove(_moved_away(path))
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what a killed process has left half written or half removed in a folder.
+    """Removes what a killed process has left half written or half removed in a folder, if the folder exists.
 
     Nobody else may be writing to the folder.
     """
+    if not folder.is_dir():
+        return
     for path in folder.iterdir():
-        if not _TEMPORARY.fullmatch(path.name):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if _TEMPORARY.fullmatch(path.name):
+            _remove(path)
 
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
+def _replace_folder(new: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """Gives a folder its name, and returns the new name of what was there before, if there was anything."""
+    doomed = _moved_away(path)
+    try:
+        new.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            doomed.rename(path)
+        raise
+    return doomed
+
+
+def _moved_away(path: pathlib.Path) -> pathlib.Path:
+    """The new name of what was at a path, if there was anything."""
+    doomed = _temporary(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(doomed)
+    return doomed
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Removes what is at a path, as far as possible: under its hidden name the rest disturbs nobody."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _sync_all(folder: pathlib.Path) -> None:
+    """Waits until a folder and all that it holds are on the disk, so that a power cut leaves no empty files."""
+    for path in folder.rglob("*"):
+        if path.is_file() or path.is_dir():
+            _sync(path)
+    _sync(folder)
+
+
+def _sync(path: pathlib.Path) -> None:
+    if os.name == "nt":
+        return  # Windows does not open folders, nor sync what is open for reading
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync folders
+            raise
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
-def sole_writer(*folders: pathlib.Path) -> Iterator[None]:
-    """Locks folders while the context is open, so that no other run, of this process or another, writes to them.
+def _naming(temporary: pathlib.Path, path: pathlib.Path, whatever_follows: bool = False) -> Iterator[None]:
+    """Names the file or folder in errors of the system that name none, or a temporary one.
 
-    The folders are created if they do not exist. The lock is on the folder itself: it leaves no file, and ends with the
-    process that holds it. On a system that cannot lock folders, nobody is refused.
+    An error of another class or at another path comes from the user's own function and stays as it is.
 
     Args:
-      *folders: the folders to lock.
-
-    Raises:
-      FileExistsError: one of them is a file.
-      BlockingIOError: another run is writing to one of them.
-
-    Example:
-      >>> import tempfile
-      >>> folder = pathlib.Path(tempfile.mkdtemp())
-      >>> with sole_writer(folder), sole_writer(folder):
-      ...     pass
-      Traceback (most recent call last):
-      BlockingIOError: another run is writing to ...; wait for its end, or give this run a folder of its own...
+      temporary: the name while it is being written.
+      path: its name.
+      whatever_follows: whether other errors that follow from one of the system are replaced by it, too: after a write
+        has failed, `zipfile` raises a ValueError.
     """
-    with contextlib.ExitStack() as locks:
-        for folder in folders if fcntl else ():
-            _make(folder)
-            handle = os.open(folder, os.O_RDONLY)
-            locks.callback(os.close, handle)
-            _lock(handle, folder)
+    try:
         yield
+    except Exception as error:
+        cause = _of_system(error) if whatever_follows else error
+        if not isinstance(cause, OSError) or type(cause).__module__ != "builtins":
+            raise
+        at = pathlib.Path(os.fsdecode(cause.filename)) if isinstance(cause.filename, str | bytes) else temporary
+        if cause.errno is None or not at.is_relative_to(temporary):
+            raise
+        # This is of the subclass that belongs to the number.
+        raise OSError(cause.errno, cause.strerror, str(path / at.relative_to(temporary))) from None
 
 
-def _make(folder: pathlib.Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise FileExistsError(f"a run needs a folder, got {folder}, which is a file; choose another name") from None
-
-
-def _lock(handle: int, folder: pathlib.Path) -> None:
-    assert fcntl is not None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BlockingIOError(
-            f"another run is writing to {folder}; wait for its end, or give this run a folder of its own. "
-            "Run.watch() and Run.evaluate() may run at the same time"
-        ) from None
-    except OSError:
-        pass  # a file system without such locks
+def _of_system(error: BaseException | None) -> BaseException | None:
+    """The first error of the system in the chain of errors that led to this one."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -197,6 +197,9 @@ class Record(NamedTuple):
         return f"left out {who} clients ({self.reasons_left_out})"
 
 
+_KINDS = (int, int | float, int | float, int, dict, dict)  # of the fields of a `Record`
+
+
 class History:
     """The records of a run, in the order of the rounds.
 
@@ -254,8 +257,11 @@ class History:
             for line in lines:
                 *fields, left_out = json.loads(line)
                 history.append(Record(*fields, left_out=tuple((client, reason) for client, reason in left_out)))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"these are not the lines of a history: {error}") from None
+        for record in history.records:
+            if not all(isinstance(value, kind) for value, kind in zip(record, _KINDS)):
+                raise ValueError(f"these are not the lines of a history: {record!r:.100}")
         return history
 
     @property

@@ -1,6 +1,7 @@
 """The loop of rounds that `Run` runs."""
 
 import contextlib
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedjax_core._own_errors import noted
 from fedjax_core.algorithms import left_out_clients
 from fedjax_core.computations import Computation
 from fedjax_core.data import Batching, FederatedData, Participation
@@ -50,7 +52,9 @@ def cohort_drawer(
     """
 
     def draw(number: int) -> RoundCohort:
-        drawn, round_key = sampler(number), jax.random.fold_in(key, number)
+        with noted(f"in the sampler, for round {number}"):
+            drawn = sampler(number)
+        round_key = jax.random.fold_in(key, number)
         if not isinstance(drawn, Participation):
             return round_cohort(data.cohort(drawn, batching, key=round_key), {})
         metrics = {f"participation/{name}": value for name, value in drawn.metrics().items()}
@@ -65,6 +69,23 @@ def cohort_drawer(
 def round_cohort(cohort: Cohort, metrics: dict[str, int]) -> RoundCohort:
     """The `RoundCohort` of a round that is not skipped."""
     return RoundCohort(cohort, len(cohort), metrics, cohort.ids, cohort.client_index)
+
+
+def drawn_once(drawn: RoundCohort, number: int) -> RoundCohort:
+    """The clients of a round, each of which may be drawn only once, as an accounting assumes.
+
+    Raises:
+      ValueError: a client is drawn twice.
+    """
+    clients, counts = np.unique(np.asarray(drawn.client_index), return_counts=True)
+    if (counts > 1).any():
+        twice = clients[np.argmax(counts > 1)]
+        which = drawn.ids[int(np.flatnonzero(np.asarray(drawn.client_index) == twice)[0])]
+        raise ValueError(
+            f"Run(accounting=...) accounts for rounds that draw each client at most once, got the client {which!r} "
+            f"twice in round {number}; draw without replacement: fc.data.uniform_sampler(ids, cohort_size, key=key)"
+        )
+    return drawn
 
 
 def run_rounds(
@@ -123,16 +144,29 @@ def run_rounds(
 
 @contextlib.contextmanager
 def _closing(outlets: Sequence[Outlet]):
-    """Closes all outlets, in order, even if one fails; after Ctrl-C, first calls `interrupt` on each."""
+    """Closes all outlets, in order, even if one fails; after Ctrl-C, first calls `interrupt` on each.
+
+    What fails at the end of a run that has already failed is a note of its error.
+    """
     with contextlib.ExitStack() as stack:
         for outlet in reversed(outlets):
-            stack.callback(outlet.close)
+            stack.push(functools.partial(_close, outlet))
         try:
             yield
         except KeyboardInterrupt:
             for outlet in outlets:
                 outlet.interrupt()
             raise
+
+
+def _close(outlet: Outlet, kind: Any, failed: BaseException | None, *where: Any) -> None:
+    """Closes an outlet at the end of a run, which may have failed."""
+    try:
+        outlet.close()
+    except Exception as error:
+        if not isinstance(failed, Exception):
+            raise
+        failed.add_note(f"and at the end of the run: {type(error).__name__}: {error}")
 
 
 def _drawn_ahead(draw: Callable[[int], RoundCohort], next_round: Computation, number: int) -> RoundCohort | None:

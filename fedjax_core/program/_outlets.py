@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedjax_core._own_errors import noted
+from fedjax_core.program._awaiting import awaited
 from fedjax_core.program._checkpoints import Checkpoint, Checkpoints
 from fedjax_core.program._history import History, Record, named_values
 from fedjax_core.program._progress import ProgressBar
@@ -146,7 +148,8 @@ def to_releases(releases: Sequence[ReleaseManager]) -> Outlet:
     def take(round_: Round) -> None:
         values = _released_values(round_)
         for manager in releases:
-            manager.release(values, round_.number)
+            with noted(f"in a release manager, at round {round_.number}"):
+                awaited(manager.release(values, round_.number))
 
     return Outlet(take)
 
@@ -192,7 +195,8 @@ def to_hooks(hooks: Sequence[Callable[[Round], Any]]) -> Outlet:
 
     def take(round_: Round) -> None:
         for hook in hooks:
-            hook(round_)
+            with noted(f"in a hook, after round {round_.number}"):
+                awaited(hook(round_))
 
     return Outlet(take)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_core import _checks
+from fedjax_core.program._awaiting import awaited
 from fedjax_core.program._history import named_values, on_host
 
 
@@ -21,7 +22,8 @@ class ReleaseManager(NamedTuple):
 
     Attributes:
       release: `(value, round_num)`. `value` is a pytree of numbers and arrays, for example the metrics
-        of a process. Nested names are joined by `/`, as in `"train/loss"`.
+        of a process. Nested names are joined by `/`, as in `"train/loss"`. If it is declared with `async def`, a run
+        awaits it before the next round.
       close: `()`; closes what `release` has opened. `contextlib.closing(manager)` calls it.
 
     Example: a custom manager.
@@ -48,10 +50,10 @@ def release_to_memory(values: dict[int, Any]) -> ReleaseManager:
     """
 
     def release(value: Any, round_num: int) -> None:
-        round_num = checked_round(round_num)
+        round_num, value = checked_round(round_num), on_host(value)  # may fail, so nothing is deleted before
         for later in [number for number in values if number >= round_num]:
             del values[later]
-        values[round_num] = on_host(value)
+        values[round_num] = value
 
     return ReleaseManager(release)
 
@@ -101,12 +103,12 @@ def group_releases(*managers: ReleaseManager) -> ReleaseManager:
     def release(value: Any, round_num: int) -> None:
         value = on_host(value)
         for manager in managers:
-            manager.release(value, round_num)
+            awaited(manager.release(value, round_num))
 
     def close() -> None:
         with contextlib.ExitStack() as stack:  # closes the others even if one fails
             for manager in reversed(managers):
-                stack.callback(manager.close)
+                stack.callback(lambda manager=manager: awaited(manager.close()))
 
     return ReleaseManager(release, close)
 
@@ -130,11 +132,12 @@ def filter_releases(manager: ReleaseManager, keep: Callable[[str], bool]) -> Rel
     """
     _check_manager("filter_releases", manager)
     _checks.check_function("filter_releases(keep=...)", keep, "of a name", f"write lambda name: name == {keep!r}")
+    _checks.check_not_async("filter_releases(keep=...)", keep)
 
     def release(value: Any, round_num: int) -> None:
         kept = {name: leaf for name, leaf in named_values(value).items() if keep(name)}
         if kept:
-            manager.release(kept, round_num)
+            awaited(manager.release(kept, round_num))
 
     return manager._replace(release=release)
 
@@ -167,7 +170,7 @@ def periodic_releases(
 
     def release(value: Any, round_num: int) -> None:
         if due(round_num):
-            manager.release(value, round_num)
+            awaited(manager.release(value, round_num))
 
     return manager._replace(release=release)
 

@@ -5,14 +5,14 @@ import io
 import json
 import math
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fedjax_core.program._files import write_atomically
+from fedjax_core.program._files import append, write_atomically
 from fedjax_core.program._history import History, flatten_metrics, named_values
+from fedjax_core.program._paths import checked_path
 from fedjax_core.program._releases import ReleaseManager, checked_round
 
 
@@ -173,7 +173,7 @@ class RoundLines:
           FileNotFoundError: the folder does not exist.
           ValueError: the file holds something else.
         """
-        self.path = pathlib.Path(path)
+        self.path = checked_path("the file of a release (path=...)", path, "write 'metrics.csv'")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"{self.path}: there is no folder {self.path.parent}; create it first")
         self._round_of = round_of
@@ -210,8 +210,7 @@ class RoundLines:
         round_num = checked_round(round_num)
         self.refresh()
         if header is None and round_num > self.last and self._size:
-            with open(self.path, "ab") as file:
-                file.write(f"{line}\n".encode())
+            append(self.path, f"{line}\n".encode())
         else:
             header = header or self.header
             earlier = [before + padding for before in self._lines() if self._round_of(before) < round_num]

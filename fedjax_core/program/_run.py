@@ -20,14 +20,15 @@ from fedjax_core.program._early_stopping import EarlyStopping, Ending
 from fedjax_core.program._estimate import Estimate
 from fedjax_core.program._evaluating import Evaluation, Evaluator, measuring
 from fedjax_core.program._exports import Export
-from fedjax_core.program._files import sole_writer
-from fedjax_core.program._loop import RoundCohort, cohort_drawer, run_rounds
+from fedjax_core.program._files import remove_leftovers
+from fedjax_core.program._locks import sole_writer
+from fedjax_core.program._loop import RoundCohort, cohort_drawer, drawn_once, run_rounds
 from fedjax_core.program._outlets import Outlet, Round
 from fedjax_core.program._releases import ReleaseManager
 from fedjax_core.program._run_end import TrainResult, finish_if_unfinished, write_export
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._run_settings import RunSettings, save_settings
-from fedjax_core.program._run_start import RunStart, environment_of, first_state, run_start
+from fedjax_core.program._run_start import RunStart, environment_of, first_state, run_start, what_runs
 from fedjax_core.program._trial import next_cohort, one_batch, try_rounds, typical_seconds
 from fedjax_core.program._watching import Time, watch
 from fedjax_core.templates import LearningProcess
@@ -130,8 +131,9 @@ class Run:
             that may fail.
           exports: what to write into the folder at the end of the run.
           accounting: the privacy cost of the rounds, as `fc.privacy.accounting(...)` computes it for the process's
-            `private_mean`; each record then has the metric `privacy/epsilon`. Its sampling must match `sampler`. That
-            is checked if `sampler` is a number or declares how it samples; otherwise it is up to you.
+            `private_mean`; each record then has the metric `privacy/epsilon`. Its noise must be that of the process,
+            and its sampling that of `sampler`. For a function without the attribute `sampling`, which declares it, the
+            sampling must be `everyone()`: no other one that draws a client at most once a round costs more.
           initial_state: the state with which the first round begins; None for `process.initialize()`. To fine-tune the
             weights of another run, give `process.set_model_weights(process.initialize(), weights)`, with
             `load_weights(path, like=...)`. A run that has a checkpoint resumes from it, and warns if the run began with
@@ -144,8 +146,8 @@ class Run:
           TypeError: an argument is of the wrong type, or the data is not of the type that the process or the evaluation
             takes.
           ValueError: a number is out of its range; `process` has no `next` or no `get_model_weights`; an export is
-            not an `Export`, or there are exports but no folder; `accounting` is for another sampling; nothing measures
-            the metric of an early stopping.
+            not an `Export`, or there are exports but no folder; `accounting` is for another noise or sampling; nothing
+            measures the metric of an early stopping.
         """
         _arguments.check_process(process)
         check_data("Run", "train_data", train_data, "the process", process.next)
@@ -154,7 +156,7 @@ class Run:
         _checks.check_key("Run(key=...)", key)
         rounds = _arguments.checked_rounds(rounds)
         evaluation = _arguments.checked_evaluation(evaluation, process, batching)
-        _arguments.check_accounting(accounting, sampler, len(train_data))
+        _arguments.check_accounting(accounting, process, sampler, len(train_data))
         _arguments.check_early_stopping(rounds, sampler, process, evaluation, accounting)
         initial_state = _arguments.checked_initial_state(initial_state, process)
         self._folder = _arguments.checked_folder(folder)
@@ -180,16 +182,21 @@ class Run:
 
         Warns:
           UserWarning: the next rounds are not those of an uninterrupted run, because settings, versions or devices have
-            changed since the checkpoint, or because the run began with another state; a round left out all of its
+            changed since the checkpoint, the process or the data are told apart from those of the checkpoint (another
+            learning rate, optimizer or aggregator), or the run began with another state; a round left out all of its
             clients that have examples; or the first round did not measure the metric of an early stopping.
 
         Raises:
           CheckpointTypeError: the latest checkpoint is of another model or algorithm.
           BlockingIOError: another run is writing to the folder or to that of the checkpoints.
           OSError: a file cannot be written.
+          ValueError: there is an accounting, and a round draws a client twice, or the rounds of the checkpoint had
+            another noise or sampling.
         """
         with self._writing():
-            start = run_start(self.process, self.initial_state, self.checkpoints, self.settings.identity())
+            start = run_start(
+                self.process, self.initial_state, self.checkpoints, self._identity(), self.accounting is not None
+            )
             ending = self._ending()
             folder = self._open_folder()
             if ending.replay(start.history, start.completed):
@@ -244,6 +251,7 @@ class Run:
           ValueError: the run has no evaluation or no checkpoints, or `every_secs` is negative.
         """
         _checks.checked_number("watch(every_secs=...)", every_secs, _checks.NOT_NEGATIVE, "write every_secs=60")
+        _checks.check_not_async("watch(until=...)", until)
         if self.checkpoints is None:
             raise ValueError("watch() waits for checkpoints, got a run without them; give it a folder=...")
         evaluator = self._evaluator
@@ -327,7 +335,8 @@ class Run:
     def _draw(self) -> Callable:
         ids, size = self.train_data.client_ids, self.sampler
         sampler = (lambda number: sample_clients(number, ids, size, key=self._key)) if isinstance(size, int) else size
-        return cohort_drawer(sampler, self.train_data, self.settings.batching, key=self._key)
+        draw = cohort_drawer(sampler, self.train_data, self.settings.batching, key=self._key)
+        return draw if self.accounting is None else lambda number: drawn_once(draw(number), number)
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
@@ -361,6 +370,14 @@ class Run:
             checkpoint_every=None if checkpoints is None else checkpoints.every,
         )
 
+    def _identity(self) -> dict[str, Any]:
+        if self.checkpoints is None:
+            return {}
+        sampling = None
+        with contextlib.suppress(TypeError, ValueError):  # only an accounting needs what the attribute says
+            sampling = _arguments.sampling_of(self.sampler, len(self.train_data))
+        return {**self.settings.identity(), **what_runs(self.process, self.train_data, sampling)}
+
     def _ending(self) -> Ending:
         return Ending(self.settings.rounds, self.settings.eval_every)
 
@@ -371,7 +388,10 @@ class Run:
     def _writing(self):
         """A context in which this run writes, and any other run that would write to the same folders is refused."""
         folders = [self.folder, None if self.checkpoints is None else self.checkpoints.folder]
-        with sole_writer(*(folder for folder in folders if folder is not None and self._is_writer)):
+        folders = [folder for folder in folders if folder is not None and self._is_writer]
+        with sole_writer(*folders):
+            for folder in folders:  # also by a run that is over, which writes no further checkpoint
+                remove_leftovers(folder)
             yield
 
     def _open_folder(self) -> RunFolder | None:

@@ -1,8 +1,8 @@
 """The checks that `Run` makes of its arguments before anything runs."""
 
 import contextlib
+import math
 import numbers
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +23,9 @@ from fedjax_core.program._early_stopping import EarlyStopping
 from fedjax_core.program._evaluating import Evaluation, measuring
 from fedjax_core.program._exports import Export
 from fedjax_core.program._history import flatten_metrics
+from fedjax_core.program._paths import checked_name, checked_path
 from fedjax_core.program._releases import ReleaseManager
-from fedjax_core.program._run_folder import RunFolder
+from fedjax_core.program._run_folder import NAMES_IN_FOLDER, RunFolder
 from fedjax_core.templates import LearningProcess
 
 _PROCESS = "fc.algorithms.fed_avg(model, optax.sgd(0.1), key=key)"
@@ -71,6 +72,7 @@ def checked_sampler(sampler: Any, train_data: FederatedData) -> int | Callable[[
       ValueError: a cohort of that size cannot be drawn.
     """
     if callable(sampler):
+        _checks.check_not_async("Run(sampler=...)", sampler)
         return sampler
     if isinstance(sampler, bool) or not isinstance(sampler, numbers.Integral):
         rule = "the number of clients a round or a function of the round number"
@@ -125,9 +127,16 @@ def checked_evaluation(evaluation: Any, process: LearningProcess, batching: Batc
     check_data("Evaluation", "data", evaluation.data, "the evaluation", computation)
     selection(process, by)
     hooks = checked_functions("Evaluation", "hooks", evaluation.hooks)
-    if evaluation.name is not None and not isinstance(evaluation.name, str):
-        raise TypeError(f"Evaluation(name=...) must be a text, got {evaluation.name!r}; use name='evaluation'")
+    if evaluation.name is not None:
+        _check_evaluation_name(evaluation.name)
     return evaluation._replace(by=by, metrics=None, batching=own, hooks=hooks, **counts)
+
+
+def _check_evaluation_name(name: Any) -> None:
+    checked_name("Evaluation(name=...)", name, "write name='evaluation'")
+    if name.casefold() in NAMES_IN_FOLDER:
+        rule = "another name than those of the run's own files"
+        raise ValueError(_checks.message("Evaluation(name=...)", rule, name, "write name='evaluation'"))
 
 
 def _check_eval_batching(batching: Any) -> None:
@@ -179,15 +188,17 @@ def checked_exports(exports: Any, folder: pathlib.Path | None) -> tuple[Export, 
     """The exports as a tuple.
 
     Raises:
-      ValueError: one of them is not an `Export`, two share a name, or there is no folder for them.
+      ValueError: one of them is not an `Export`, a name is not that of a folder or is that of two exports, or there is
+        no folder for them.
+      TypeError: a name is not a string.
     """
     exports = () if exports is None else (exports,) if isinstance(exports, Export) else exports
     if not isinstance(exports, Sequence) or not all(isinstance(export, Export) for export in exports):
         raise ValueError(
             f"Run(exports=...) must be an Export or several, got {exports!r}; for example fc.program.export_weights()"
         )
-    names = [export.name for export in exports]
-    if len(set(names)) < len(names):
+    names = [checked_name("Export(name=...)", export.name, "write name='weights'") for export in exports]
+    if len({name.casefold() for name in names}) < len(names):  # some file systems do not know case
         raise ValueError(f"Run(exports=...): each Export needs a name of its own, got {', '.join(names)}")
     if exports and folder is None:
         raise ValueError("Run(exports=...) needs a folder to write to, got none; add folder='runs/first'")
@@ -222,30 +233,60 @@ def checked_functions(caller: str, name: str, hooks: Any) -> tuple[Callable, ...
     return tuple(hooks)
 
 
-def check_accounting(accounting: Any, sampler: Any, population: int) -> None:
-    """Checks that the accounting describes how the sampler draws.
+def check_accounting(accounting: Any, process: LearningProcess, sampler: Any, population: int) -> None:
+    """Checks that the accounting describes the noise of the process and how the sampler draws.
 
     Raises:
       TypeError: it is not an `Accounting`.
-      ValueError: it is for another sampling than the sampler's.
+      ValueError: it is for another noise than the process's, or for another sampling than the sampler's.
     """
     if accounting is None:
         return
-    drawn = _sampling_of(sampler, population)
+    drawn = sampling_of(sampler, population)
     if not isinstance(accounting, Accounting):
         raise TypeError(
             f"Run(accounting=...) must be an Accounting, got {accounting!r}; use fc.privacy.accounting("
             f"noise_multiplier=1.0, delta=1e-6, sampling=fc.privacy.{drawn or 'poisson(0.01)'})"
         )
-    fitting = (drawn, everyone()) if drawn is not None and drawn.probability == 1 else (drawn,)
-    if drawn is not None and accounting.sampling not in fitting:
-        raise ValueError(
-            f"Run(accounting=...) must be for the cohorts that the run draws, got sampling={accounting.sampling}; use "
-            f"sampling=fc.privacy.{drawn}"
+    _check_sampling(accounting.sampling, drawn)
+    if accounting.noise_multiplier is not None:
+        _check_noise(accounting.noise_multiplier, process.noise_multiplier)
+
+
+def _check_sampling(sampling: Sampling, drawn: Sampling | None) -> None:
+    fitting = (drawn, everyone()) if drawn is None or drawn.probability == 1 else (drawn,)
+    if sampling in fitting:
+        return
+    repair = f"use sampling=fc.privacy.{drawn}"
+    if drawn is None:  # nothing is known about the cohorts, so only the largest cost is right
+        repair = "use sampling=fc.privacy.everyone(), or declare how your sampler draws: sampler.sampling = "
+        repair += (
+            f"('fixed_size', {sampling.cohort_size}, {sampling.population})"
+            if sampling.cohort_size
+            else (f"('poisson', {sampling.probability})")
         )
+    raise ValueError(
+        f"Run(accounting=...) must be for the cohorts that the run draws, got sampling={sampling}; {repair}"
+    )
 
 
-def _sampling_of(sampler: Any, population: int) -> Sampling | None:
+def _check_noise(accounted: float, added: float) -> None:
+    if math.isclose(accounted, added, rel_tol=1e-6):
+        return
+    if added:
+        raise ValueError(
+            f"Run(accounting=...) must be for the noise that the process adds, noise_multiplier={added}, got one for "
+            f"noise_multiplier={accounted}; use fc.privacy.accounting(noise_multiplier={added}, ...)"
+        )
+    raise ValueError(
+        f"Run(accounting=...) must be for the noise that the process adds, which is none, got noise_multiplier="
+        f"{accounted}; build the process with aggregator=fc.aggregators.private_mean(max_norm, {accounted}, "
+        "cohort_size, key=key), or leave out the accounting. An aggregator of your own that adds noise says so: "
+        f"aggregator._replace(noise_multiplier={accounted})"
+    )
+
+
+def sampling_of(sampler: Any, population: int) -> Sampling | None:
     """The sampling of a sampler, as an accounting describes it; None if the sampler does not declare it."""
     if isinstance(sampler, int):
         return fixed_size(sampler, population)
@@ -330,14 +371,11 @@ def checked_folder(folder: Any) -> RunFolder | pathlib.Path | None:
 
     Raises:
       TypeError: it is neither a path nor a `RunFolder`.
+      ValueError: no folder can have that path.
     """
     if folder is None or isinstance(folder, RunFolder):
         return folder
-    if not isinstance(folder, str | os.PathLike):
-        raise TypeError(
-            f"Run(folder=...) must be a path or a RunFolder, got {folder!r}; for example folder='runs/first'"
-        )
-    return pathlib.Path(folder)
+    return checked_path("Run(folder=...)", folder, "for example folder='runs/first'", "a path or a RunFolder")
 
 
 def checked_checkpoints(checkpoints: Any, folder: pathlib.Path | None) -> Checkpoints | None:

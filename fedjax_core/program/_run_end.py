@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedjax_core._own_errors import noted
+from fedjax_core.program._awaiting import awaited
 from fedjax_core.program._exports import Export
 from fedjax_core.program._files import remove_leftovers, write_folder_atomically
 from fedjax_core.program._history import History
@@ -40,7 +42,8 @@ def write_export(folder: pathlib.Path, export: Export, weights: Any, metrics: An
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent)
-    write_folder_atomically(folder, lambda new: export.write(new, weights, metrics))
+    with noted(f"in the export {export.name!r}"):
+        write_folder_atomically(folder, lambda new: awaited(export.write(new, weights, metrics)))
 
 
 def finish_if_unfinished(folder: RunFolder, weights: Any, history: History) -> None:

@@ -1,16 +1,21 @@
 """The folder of a run."""
 
 import os
-import pathlib
 import time
 from typing import Any
 
 from fedjax_core.program._curves import save_curves
 from fedjax_core.program._files import remove_leftovers, write_atomically
 from fedjax_core.program._history import History
+from fedjax_core.program._paths import checked_name, checked_path
 from fedjax_core.program._round_lines import release_to_csv, save_csv
 from fedjax_core.program._warn import warn
 from fedjax_core.program._weights import save_weights
+
+NAMES_IN_FOLDER = frozenset(
+    ["run.json", "config.toml", "metrics.csv", "weights.npz", "curves.png", "checkpoints", "exports"]
+)
+"""The names of what a run and the command line write into the folder, besides the folders of evaluations."""
 
 
 class RunFolder:
@@ -42,10 +47,12 @@ class RunFolder:
             removed.
 
         Raises:
+          TypeError: `folder` is not a path.
+          ValueError: no folder can have that path.
           FileExistsError: the folder is not empty and `resume` is not set, or it is a file.
           OSError: it cannot be created.
         """
-        self.path = pathlib.Path(folder)
+        self.path = checked_path("RunFolder(folder=...)", folder, "write RunFolder('runs/first')")
         if not resume and self.path.is_dir() and any(self.path.iterdir()):
             raise FileExistsError(
                 f"a run needs a folder of its own, got {self.path}, which is not empty; choose another name, "
@@ -64,6 +71,11 @@ class RunFolder:
           parent: the folder of all runs; created if it does not exist.
           name: a name for the run, for example `"digits"`.
 
+        Raises:
+          TypeError: `parent` is not a path, or `name` is not a string.
+          ValueError: `name` is not the name of a folder, but a path.
+          OSError: the folder cannot be created.
+
         Example:
           >>> import tempfile
           >>> runs = tempfile.mkdtemp()
@@ -71,7 +83,8 @@ class RunFolder:
           >>> first.path != second.path
           True
         """
-        parent = pathlib.Path(parent)
+        parent = checked_path("RunFolder.dated(parent=...)", parent, "write RunFolder.dated('runs', 'digits')")
+        checked_name("RunFolder.dated(name=...)", name, "write RunFolder.dated('runs', 'digits')")
         parent.mkdir(parents=True, exist_ok=True)
         label = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}"
         number = 1
@@ -84,7 +97,8 @@ class RunFolder:
                 number += 1
 
     def write_text(self, name: str, text: str) -> None:
-        """Writes a text file in UTF-8."""
+        """Writes a text file in UTF-8; `name` is its name within the folder."""
+        checked_name("RunFolder.write_text(name=...)", name, "write folder.write_text('notes.txt', text)")
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
     def write_metrics(self, history: History) -> None:

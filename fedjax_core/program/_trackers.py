@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_core.program._history import flatten_metrics, named_values
+from fedjax_core.program._paths import checked_path
 from fedjax_core.program._releases import ReleaseManager
 
 _BINS = 30  # the bins of a histogram, as many as TensorBoard's own have
@@ -44,6 +45,7 @@ def release_to_tensorboard(folder: str | os.PathLike) -> ReleaseManager:
             "release_to_tensorboard needs tensorboardX, which is not installed; run: "
             "pip install 'fedjax-core[tensorboard]'"
         ) from error
+    folder = checked_path("release_to_tensorboard(folder=...)", folder, "write 'runs/first/tensorboard'")
     events: Any = event_pb2  # protobuf creates the names in these modules at run time
     summaries: Any = summary_pb2
     writer: event_file_writer.EventsWriter | None = None

@@ -1,7 +1,8 @@
 """Saves and loads weights as a file of plain arrays."""
 
 import os
-from typing import Any
+import zipfile
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,9 @@ from fedjax_core.program._files import write_atomically
 def save_weights(weights: Any, path: str | os.PathLike) -> None:
     """Writes a pytree of arrays to an `.npz` file atomically: a crash leaves no partial file.
 
-    Each array is named by its path, such as `dense.kernel`, so that NumPy alone can read the file. Nothing is pickled.
+    Each array is named by its path, such as `dense.kernel`, and NumPy alone can read the file. Numbers that NumPy lacks
+    are stored as wider ones with the same values, bfloat16 and float8 as float32, int4 as int8; `load_weights` makes
+    them narrow again. Nothing is pickled.
 
     Args:
       weights: a pytree of arrays.
@@ -30,8 +33,28 @@ def save_weights(weights: Any, path: str | os.PathLike) -> None:
       >>> sorted(np.load(path).items())[0]
       ('dense.bias', array([0., 0., 0.], dtype=float32))
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(weights).items()}
-    write_atomically(path, lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]  # an array may have any name
+    arrays = {name: _widened(np.asarray(leaf)) for name, leaf in named_arrays(weights).items()}
+    write_atomically(path, lambda file: _write(file, arrays))
+
+
+def _write(file: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
+    """Does what `np.savez` does, which takes no array named `file`."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(_wider(array.dtype))
+
+
+def _wider(dtype: np.dtype) -> np.dtype:
+    """The dtype of NumPy for numbers of a dtype, the same one if it is NumPy's."""
+    if dtype.isbuiltin != 2:  # 2 is of dtypes that another package has added to NumPy's
+        return dtype
+    kinds = ((jnp.floating, np.float32), (jnp.signedinteger, np.int8), (jnp.unsignedinteger, np.uint8))
+    return next((np.dtype(wider) for kind, wider in kinds if jnp.issubdtype(dtype, kind)), dtype)
 
 
 def load_weights(path: str | os.PathLike, like: Any) -> Any:
@@ -84,8 +107,10 @@ def named_arrays(weights: Any) -> dict[str, Any]:
 
 
 def _checked(path: str, name: str, array: np.ndarray, like: Any) -> jax.Array:
-    if array.dtype.kind == "V" and array.dtype.itemsize == like.dtype.itemsize:
-        array = array.view(like.dtype)  # NumPy's format lacks bfloat16 and holds its bytes
+    if array.dtype != like.dtype and array.dtype == _wider(np.dtype(like.dtype)):
+        narrow = array.astype(like.dtype)
+        if np.array_equal(narrow.astype(array.dtype), array, equal_nan=array.dtype.kind == "f"):  # nothing is rounded
+            array = narrow
     if array.shape != like.shape or array.dtype != like.dtype:
         raise ValueError(
             f"{path}: the array {name!r} is {array.dtype}{list(array.shape)}, but `like` has "

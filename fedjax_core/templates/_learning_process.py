@@ -3,6 +3,7 @@
 import functools
 from typing import Any, NamedTuple
 
+from fedjax_core._checks import NOT_NEGATIVE, checked_number
 from fedjax_core.computations import Computation, computation
 from fedjax_core.engine import EngineConfig
 from fedjax_core.templates import _checks, errors
@@ -39,7 +40,7 @@ class LearningProcess(IterativeProcess):
 
     A process can be rebuilt from its attributes, for example with another report:
     `LearningProcess(old.initialize, old.next, report, old.get_model_weights, old.set_model_weights,
-    client_results=old.client_results)`.
+    client_results=old.client_results, noise_multiplier=old.noise_multiplier)`.
 
     Hyperparameters in the state, such as learning rates, can change between rounds without another compilation:
     `get_hparams` reads and `set_hparams` sets them. They are those of `hyperparams(state)`, where
@@ -54,6 +55,7 @@ class LearningProcess(IterativeProcess):
       get_hparams: a Computation `(S -> H)` of the hyperparameters in an unplaced state; `{}` if it has none.
       set_hparams: a Computation `(<S,H> -> S)` of the unplaced state with other hyperparameters.
       client_results: the Computation that was passed, or else None.
+      noise_multiplier: the number that was passed, see `Aggregator`; 0.0 if no noise hides the clients.
       state_type: the type of the state as `next` takes it, placed at SERVER.
 
     Example: a process that counts the examples it has seen.
@@ -100,6 +102,7 @@ class LearningProcess(IterativeProcess):
         set_model_weights: Computation | None = None,
         *,
         client_results: Computation | None = None,
+        noise_multiplier: float = 0.0,
     ):
         """Checks that the computations fit together.
 
@@ -114,6 +117,7 @@ class LearningProcess(IterativeProcess):
             the state with these weights; None if the weights are the whole new state.
           client_results: a Computation of the arguments of `next_fn` that returns the result of each client of
             the round, at CLIENTS, for debugging; None if the process does not provide it.
+          noise_multiplier: the noise that a round adds, see `Aggregator`; a run checks its accounting against it.
 
         Raises:
           TypeError: if `initialize_fn` is not a Computation.
@@ -138,7 +142,8 @@ class LearningProcess(IterativeProcess):
           TypeError: if `set_model_weights` is not a Computation.
           SetModelWeightsTypeSignatureError: if it does not take exactly the unplaced state and
             what `get_model_weights` returns, or does not return a state.
-          TypeError: if `client_results` is not None and not a Computation.
+          TypeError: if `client_results` is not None and not a Computation, or `noise_multiplier` is not a number.
+          ValueError: if `noise_multiplier` is negative or not finite.
         """
         super().__init__(initialize_fn, next_fn)
         _check_state_and_output(initialize_fn, next_fn)
@@ -155,6 +160,8 @@ class LearningProcess(IterativeProcess):
         _check_set_model_weights(set_model_weights, state_type, weights_type)
         if client_results is not None:
             _checks.check_is_computation("client_results", client_results)
+        argument, repair = "LearningProcess(noise_multiplier=...)", "write noise_multiplier=aggregator.noise_multiplier"
+        self._noise_multiplier = checked_number(argument, noise_multiplier, NOT_NEGATIVE, repair)
         self._report = report_fn
         self._client_results = client_results
         self._get_model_weights = get_model_weights
@@ -218,6 +225,11 @@ class LearningProcess(IterativeProcess):
         """Returns the result of each client of a round, `(<S@SERVER,{D*}@CLIENTS> -> {A}@CLIENTS)`; may be None."""
         return self._client_results
 
+    @property
+    def noise_multiplier(self) -> float:
+        """The noise that a round adds, as a multiple of what one client can add to the sum; 0.0 for none."""
+        return self._noise_multiplier
+
     def with_config(self, config: EngineConfig) -> "LearningProcess":
         """The same process with rounds on other lanes, devices or memory, like `Computation.with_config`.
 
@@ -239,6 +251,7 @@ class LearningProcess(IterativeProcess):
             self.get_model_weights,
             self.set_model_weights,
             client_results=None if self.client_results is None else self.client_results.with_config(config),
+            noise_multiplier=self.noise_multiplier,
         )
 
     def _computations(self) -> dict[str, Computation]:

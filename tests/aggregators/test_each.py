@@ -119,3 +119,11 @@ def test_mean_by_fields():
 def test_aggregators_that_take_one_weight_refuse_several(aggregator):
     with pytest.raises(TypeError, match=r"takes one weight for each client, got \{float32\[2\]\}@CLIENTS"):
         aggregators.as_process(aggregator, "float32[2]", "float32[2]")
+
+
+def test_its_noise_is_that_of_all_fields_together():
+    """Two sums with noise 3 and 4 move by 1/3 and 1/4 of their noise, together by 5/12 of it."""
+    three, four = (aggregators.private_mean(1.0, z, cohort_size=4, key=jax.random.key(0)) for z in (3.0, 4.0))
+    assert aggregators.each(a=three, b=four).noise_multiplier == pytest.approx(12 / 5)
+    assert aggregators.each(a=three, b=aggregators.sum()).noise_multiplier == 0.0
+    assert aggregators.each(a=aggregators.mean()).noise_multiplier == 0.0

@@ -502,6 +502,10 @@ def test_another_kind_of_message_is_answered_by_an_error(shared):
     assert "evaluation_round takes a EvaluationRequest" in shared.evaluation_round(None).message
 
 
+async def _later(weights, batch, mask):
+    pass
+
+
 @pytest.mark.parametrize(
     "change, error, message",
     [
@@ -520,6 +524,7 @@ def test_another_kind_of_message_is_answered_by_an_error(shared):
         ({"valid_data": {"x": DATA["x"]}}, TypeError, r"valid_data=...\) holds"),
         ({"metrics": "accuracy"}, TypeError, r"write metrics=\[\"accuracy\"\]"),
         ({"logger": 3}, TypeError, "must be a logger or the name of one, got 3"),
+        ({"on_step": _later}, TypeError, r"on_step=...\) must be an ordinary function, got a coroutine function"),
         ({"on_step": 3}, TypeError, r"on_step=...\) must be a function of weights, batch and mask, got 3; write"),
         ({"clock": 3.0}, TypeError, r"TrainingManager\(clock=...\) must be a function that gives seconds, got 3.0"),
         ({"key": 0}, TypeError, r"TrainingManager\(key=...\) must be one JAX key, got 0"),

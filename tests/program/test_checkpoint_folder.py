@@ -225,3 +225,77 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         _write(tmp_path / "3", jnp.ones(1))
     assert not any(tmp_path.iterdir())
+
+
+def _forge(path, change):
+    """Changes a manifest and signs it anew; the digest is no secret."""
+    signed = json.loads((path / "manifest.json").read_text())
+    changed = change(signed["manifest"])
+    manifest = signed["manifest"] if changed is None else changed
+    digest = module._digest(module._canonical(manifest))
+    (path / "manifest.json").write_text(json.dumps({"digest": digest, "manifest": manifest}))
+
+
+FORGERIES = {
+    **{f"no {name}": lambda m, name=name: m.pop(name) and None for name in ("format", "type", "arrays", "about")},
+    **{f"{name} is no dict": lambda m, name=name: m.update({name: 3}) for name in ("arrays", "tables", "files")},
+    "no tables": lambda m: (m.pop("tables") and None) or m,
+    "a list": lambda m: [m],
+    "a text": lambda m: "manifest",
+    "nothing": lambda m: {},
+    "an array that is no dict": lambda m: m["arrays"].update(w=3),
+    "an array without a dtype": lambda m: m["arrays"]["w"].pop("dtype") and None,
+    "an unknown dtype": lambda m: m["arrays"]["w"].update(dtype="float7"),
+    "a negative shape": lambda m: m["arrays"]["w"].update(shape=[-1, 0]),
+    "another array": lambda m: m["arrays"].update(v=m["arrays"].pop("w")),
+    "no array": lambda m: m["arrays"].clear(),
+    "a type that is none": lambda m: m.update(type="<w=float32["),
+    "a nested type": lambda m: m.update(type="<" * 5000),
+    "a digest that is none": lambda m: m["files"].update({"history.jsonl": 3}),
+    "an empty array": lambda m: m["arrays"]["w"].update(shape=[0], digest=module._digest(b"")),
+    "another type": lambda m: m.update(type="<w=float32[4]>"),
+}
+
+
+@pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_manifest_is_damaged(change, tmp_path):
+    like = {"w": jnp.zeros(4 if change is FORGERIES["another type"] else 3)}
+    _write(tmp_path / "3", {"w": jnp.ones(3)})
+    _forge(tmp_path / "3", change)
+    with pytest.raises(DamagedCheckpointError):
+        read_checkpoint(tmp_path / "3", like)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"{}", b'{"digest": 3}', b"\xff", b"[" * 10**5])
+def test_a_half_written_manifest_is_damaged(content, tmp_path):
+    _write(tmp_path / "3", {"w": jnp.ones(3)})
+    (tmp_path / "3" / "manifest.json").write_bytes(content)
+    for read in (lambda: read_about(tmp_path / "3"), lambda: read_checkpoint(tmp_path / "3", {"w": jnp.ones(3)})):
+        with pytest.raises(DamagedCheckpointError, match="is not what was written"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (ValueError("RESOURCE_EXHAUSTED: [os_error_code='28'] [...]"), r"No space left on device: '.*/3/arrays'"),
+        (ValueError("UNAVAILABLE: the reason"), r"UNAVAILABLE: the reason: '.*/3/arrays'"),
+        (PermissionError(13, "Permission denied", "x"), r"Permission denied: '.*/3/arrays'"),
+    ],
+)
+def test_what_orbax_cannot_write_is_an_error_of_the_system(error, message, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(module._orbax(), "save", fail)
+    with pytest.raises(OSError, match=message):
+        _write(tmp_path / "3", {"w": jnp.ones(3)})
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_noticed_before_orbax_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 4096, 4096))
+    monkeypatch.setattr(module._orbax(), "save", lambda *args, **kwargs: pytest.fail("not to be reached"))
+    with pytest.raises(OSError, match=r"No space left on device: '.*/3/arrays'"):
+        _write(tmp_path / "3", {"w": jnp.ones(3)})
+    assert not any(tmp_path.iterdir())

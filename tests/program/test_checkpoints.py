@@ -1,5 +1,6 @@
 """The checkpoints of a run: which are kept, which is restored, and that they are written in the background."""
 
+import shutil
 import threading
 import time
 
@@ -252,3 +253,57 @@ def test_what_cannot_be_saved_is_told_at_once(change, error, message, tmp_path):
 def test_refuses_at_once(options, error, message, tmp_path):
     with pytest.raises(error, match=message):
         Checkpoints(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    "about", [{}, {"round": 2}, {"round": 1, "metrics": 3}, {"round": 1, "metrics": {}, "run_identity": [1]}]
+)
+def test_a_forged_one_is_skipped(about, tmp_path):
+    checkpoints = _saved(tmp_path, [1])
+    module.write_checkpoint(tmp_path / "2", "<w=float32[3]>", {"w": np.ones(3, np.float32)}, about, [])
+    with pytest.warns(UserWarning, match="the checkpoint of round 2 is damaged and skipped"):
+        assert checkpoints.restore(LIKE).round == 1
+    assert Checkpoints(tmp_path, best_metric="train/loss").best_round is None
+
+
+@pytest.mark.parametrize("line", [b"[]\n", b"3\n", b"[1]\n", b'["1", 0, 0, 1, {}, {}, []]\n', b"[" * 10**5])
+def test_a_forged_history_is_damage(line, tmp_path):
+    about = {"round": 1, "metrics": {}, "run_identity": {}, "environment": {}}
+    module.write_checkpoint(tmp_path / "1", "<w=float32[3]>", {"w": np.ones(3, np.float32)}, about, [line])
+    with pytest.raises(DamagedCheckpointError, match="these are not the lines of a history"):
+        Checkpoints(tmp_path).load(1, LIKE)
+
+
+def test_one_that_is_renamed_is_damaged(tmp_path):
+    checkpoints = _saved(tmp_path, [1])
+    (tmp_path / "1").rename(tmp_path / "7")
+    with pytest.raises(DamagedCheckpointError, match="7 is not the checkpoint of round 7"):
+        checkpoints.load(7, LIKE)
+
+
+def test_only_what_save_calls_so_is_a_round(tmp_path):
+    for name in ("007", "\u0663", "4 ", "-1", "1_0"):
+        (tmp_path / name).mkdir()
+    assert _saved(tmp_path, [3]).rounds == (3,)
+
+
+def test_one_that_is_a_link_is_read_and_gives_way(tmp_path):
+    """A user keeps checkpoints on another disk."""
+    checkpoints = _saved(tmp_path / "checkpoints", [1], keep_last=1)
+    (tmp_path / "checkpoints" / "1").rename(tmp_path / "elsewhere")
+    (tmp_path / "checkpoints" / "1").symlink_to(tmp_path / "elsewhere")
+    assert checkpoints.restore(LIKE).round == 1
+    for number in (2, 3):
+        checkpoints.save(_checkpoint(number))
+    checkpoints.wait()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert (tmp_path / "elsewhere" / "manifest.json").exists()
+
+
+def test_a_folder_that_is_removed_between_two_rounds(tmp_path):
+    checkpoints = _saved(tmp_path / "checkpoints", [1])
+    shutil.rmtree(tmp_path / "checkpoints")
+    checkpoints.save(_checkpoint(2))
+    with pytest.raises(FileNotFoundError, match="checkpoints/2'"):
+        checkpoints.wait()
+    assert not any(tmp_path.iterdir())

@@ -537,6 +537,21 @@ def test_a_worker_waits_for_a_round_of_the_job(make, clock, tmp_path):
     assert make().evaluate() and Checkpoints(tmp_path / "run" / "checkpoints").rounds == (1, 2)
 
 
+@pytest.mark.parametrize(
+    "begin, slept",
+    [
+        (lambda experiment: experiment.train(delay_secs=0), []),
+        (lambda experiment: experiment.train(7), [7]),
+        (lambda experiment: experiment.train_and_evaluate(), []),
+    ],
+)
+def test_a_delay_in_seconds_and_an_evaluation_wait_for_no_round(begin, slept, make, clock):
+    """As in the original, only `train()` waits for the rounds of others."""
+    clock.on_sleep = lambda: None if clock.slept == slept else pytest.fail("it waits for a round")
+    begin(make(delay_by_round=True, job=Job(delay_scale=1 / 2000, worker=1), train_rounds=1))
+    assert clock.slept == slept
+
+
 def test_processes_that_compute_a_round_together_do_not_wait_for_one_another(make, monkeypatch):
     experiment = make(delay_by_round=True)
     monkeypatch.setattr(jax, "process_count", lambda: 2)

@@ -1,14 +1,14 @@
-import contextlib
-import errno
+import os
+import resource
 import stat
 
+import numpy as np
 import pytest
 
-from fedjax_core.program import _files as module
 from fedjax_core.program._files import (
+    append,
     remove_folder,
     remove_leftovers,
-    sole_writer,
     write_atomically,
     write_folder_atomically,
 )
@@ -107,51 +107,145 @@ def test_leftovers_are_those_of_this_module(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == others
 
 
-def test_folders_are_made_and_hold_nothing(tmp_path):
-    with sole_writer(tmp_path / "runs" / "first", tmp_path / "second"):
-        pass
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["first", "runs", "second"]
+def test_leftovers_of_a_folder_that_does_not_exist(tmp_path):
+    remove_leftovers(tmp_path / "none")
 
 
-@pytest.mark.parametrize("failure", [None, KeyboardInterrupt])
-def test_a_folder_is_free_again_afterwards(failure, tmp_path):
-    entered = 0
-    for _ in range(2):
-        with contextlib.suppress(KeyboardInterrupt), sole_writer(tmp_path):
-            entered += 1
-            if failure:
-                raise failure
-    assert entered == 2
+def _linked(tmp_path):
+    """A symbolic link to a folder that somebody keeps elsewhere."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_bytes(b"kept")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    return tmp_path / "link"
 
 
-def test_what_is_refused_holds_nothing(tmp_path):
-    with sole_writer(tmp_path / "b"):
-        refused = pytest.raises(BlockingIOError, match=r"another run is writing to .*b; wait for its end")
-        with refused, sole_writer(tmp_path / "a", tmp_path / "b"):
-            pytest.fail("not to be reached")
-        with sole_writer(tmp_path / "a"):
-            pass
+@pytest.mark.parametrize("act", ["remove", "replace", "leftover"])
+def test_a_link_gives_way_and_its_folder_stays(act, tmp_path):
+    link = _linked(tmp_path)
+    if act == "remove":
+        remove_folder(link)
+    elif act == "replace":
+        write_folder_atomically(link, lambda folder: (folder / "new").write_bytes(b""))
+    else:
+        link.rename(tmp_path / f".link.{'0' * 32}")
+        remove_leftovers(tmp_path)
+    names = {"elsewhere", "elsewhere/kept"} | ({"link", "link/new"} if act == "replace" else set())
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == names
+    assert not link.is_symlink()
 
 
-def test_of_no_folder():
-    with sole_writer() as first, sole_writer() as second:
-        assert first is None and second is None
+@pytest.mark.parametrize("act", [remove_folder, lambda path: write_folder_atomically(path, lambda folder: None)])
+def test_a_file_in_the_place_of_a_folder(act, tmp_path):
+    (tmp_path / "3").write_bytes(b"")
+    act(tmp_path / "3")
+    assert not (tmp_path / "3").is_file() and len(list(tmp_path.iterdir())) <= 1
 
 
-def _without_fcntl(patch):
-    patch.setattr(module, "fcntl", None)
+def test_a_leftover_that_cannot_be_removed_stops_nobody(tmp_path, monkeypatch):
+    (tmp_path / f".3.{'0' * 32}").mkdir()
+    monkeypatch.setattr("os.rmdir", lambda *args, **kwargs: (_ for _ in ()).throw(PermissionError))
+    remove_leftovers(tmp_path)
 
 
-def _without_locks(patch):
-    def refuse(*arguments):
-        raise OSError(errno.ENOLCK, "no locks available")
+def test_an_earlier_folder_stays_if_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    write_folder_atomically(path, lambda folder: (folder / "whole").write_bytes(b""))
+    rename, asked = type(path).rename, []
 
-    patch.setattr(module.fcntl, "flock", refuse)
+    def fail_second(self, target):
+        asked.append(target)
+        if len(asked) == 2:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr("pathlib.Path.rename", fail_second)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/folder'"):
+        write_folder_atomically(path, lambda folder: None)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/whole"]
 
 
-@pytest.mark.parametrize("lack", [_without_fcntl, _without_locks])
-def test_a_system_without_locks_refuses_nobody(lack, tmp_path, monkeypatch):
-    lack(monkeypatch)
-    with sole_writer(tmp_path), sole_writer(tmp_path):
-        (tmp_path / "written").write_text("")
-    assert (tmp_path / "written").exists()
+def test_all_is_on_the_disk_before_and_after_it_gets_its_name(tmp_path, monkeypatch):
+    """A power cut keeps what has been synced: the content before the name, and then the name itself."""
+    synced, fsync, named = [], os.fsync, []
+
+    def sync(handle):
+        synced.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def write(folder):
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_bytes(b"content")
+
+    rename = type(tmp_path).rename
+
+    def renamed(self, target):
+        if target == tmp_path / "folder":
+            named.extend(synced)
+        return rename(self, target)
+
+    monkeypatch.setattr("os.fsync", sync)
+    monkeypatch.setattr("pathlib.Path.rename", renamed)
+    write_folder_atomically(tmp_path / "folder", write)
+    folder = tmp_path / "folder"
+    assert set(named) == {path.stat().st_ino for path in (folder, folder / "inner", folder / "inner" / "file")}
+    assert synced[-1] == tmp_path.stat().st_ino
+    write_atomically(tmp_path / "file", lambda file: None)
+    assert synced[-2:] == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+
+
+# What the system refuses.
+
+
+@pytest.fixture
+def full():
+    """No file may become larger than a number of bytes, like on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 1, 10, 100, 200, 250, 500, 800, 900])
+def test_on_a_full_disk_the_file_is_named_and_the_earlier_one_stays(size, tmp_path, full):
+    """After a write has failed, NumPy ends in a ValueError of `zipfile`."""
+    path = tmp_path / "weights.npz"
+    path.write_bytes(b"whole")
+    full(size)
+    with pytest.raises(OSError, match=r"File too large: '.*/weights.npz'"):
+        write_atomically(path, lambda file: np.savez(file, a=np.ones(100), b=np.ones(100)))
+    assert path.read_bytes() == b"whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.npz"]
+
+
+def test_a_line_that_cannot_be_appended_leaves_the_file(tmp_path, full):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"round\n")
+    full(10)
+    with pytest.raises(OSError, match=r"File too large: '.*/metrics.csv'"):
+        append(path, b"1234567890\n")
+    assert path.read_bytes() == b"round\n"
+
+
+def test_a_file_in_a_folder_that_cannot_be_written_is_named(tmp_path, full):
+    full(3)
+    with pytest.raises(OSError, match=r"File too large: '.*/folder/inner'"):
+        write_folder_atomically(
+            tmp_path / "folder",
+            lambda folder: write_atomically(folder / "inner", lambda file: file.write(b"too long")),
+        )
+    assert not any(tmp_path.iterdir())
+
+
+class OwnError(OSError):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error", [OwnError(5, "mine"), OSError("mine"), FileNotFoundError(2, "mine", "/elsewhere/template"), ValueError()]
+)
+def test_errors_of_the_one_who_writes_stay_as_they_are(error, tmp_path):
+    def write(folder):
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        write_folder_atomically(tmp_path / "folder", write)
+    assert raised.value is error

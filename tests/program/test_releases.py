@@ -173,3 +173,24 @@ _MANAGER = release_to_memory({})
 def test_errors(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", ["memory", "csv", "json lines"])
+def test_a_release_that_fails_leaves_the_earlier_ones(kind, tmp_path):
+    """What is released is an array that was given away, as by donation."""
+    gone = jnp.ones(3)
+    values, path = {}, tmp_path / "file"
+    manager = {
+        "memory": lambda: release_to_memory(values),
+        "csv": lambda: release_to_csv(path),
+        "json lines": lambda: release_to_json_lines(path),
+    }[kind]()
+    for number in (1, 2, 3):
+        manager.release({"loss": 0.5 * number}, number)
+    before = dict(values), path.read_bytes() if path.exists() else None
+    gone.delete()
+    with pytest.raises(RuntimeError, match="deleted"):
+        manager.release({"loss": 9.0, "gone": gone}, 2)
+    assert (values, path.read_bytes() if path.exists() else None) == before
+    manager.release({"loss": 9.0}, 2)
+    assert set(values) in (set(), {1, 2})

@@ -12,9 +12,11 @@ import pytest
 import fedjax_core as fc
 from fedjax_core.data import Batching, synthetic_iid
 from fedjax_core.program import (
+    Checkpoint,
     Checkpoints,
     CheckpointTypeError,
     Evaluation,
+    History,
     ReleaseManager,
     RunFolder,
     group_releases,
@@ -24,6 +26,7 @@ from fedjax_core.program import (
     release_to_wandb,
     train,
 )
+from fedjax_core.program._run_start import environment_of, run_start, what_runs
 
 ROUNDS = 5
 
@@ -230,6 +233,105 @@ def test_other_settings_are_told(change, message, arguments, tmp_path):
     _stopped(arguments, 2, checkpoints=Checkpoints(tmp_path, every=1))
     with pytest.warns(UserWarning, match=message):
         train(**{**arguments, **change, "rounds": 2}, checkpoints=Checkpoints(tmp_path))
+
+
+def _built(rate=0.05, server_rate=1.0, max_norm=1.0, aggregator=None, model=None, **changes):
+    if aggregator is None:
+        aggregator = fc.aggregators.clip_by_norm(max_norm)
+    arguments = {"server_optimizer": optax.sgd(server_rate), "aggregator": aggregator, "key": jax.random.key(1)}
+    model = fc.models.logistic_regression(60, 10) if model is None else model
+    return fc.algorithms.fed_avg(model, optax.sgd(rate), **arguments | changes)
+
+
+def _injected(rate):
+    return _built(server_optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=rate))
+
+
+def _noised(multiplier):
+    return _built(aggregator=fc.aggregators.private_mean(1.0, multiplier, cohort_size=4, key=jax.random.key(3)))
+
+
+def _with_twice_the_loss():
+    model = fc.models.logistic_regression(60, 10)
+    return _built(model=model._replace(loss=lambda predictions, batch: 2 * model.loss(predictions, batch)))
+
+
+DATA = synthetic_iid(num_clients=12, key=jax.random.key(0))
+SAMPLING = fc.privacy.fixed_size(4, 12)
+
+
+def _resumed(folder, before, now, data=(DATA, DATA), sampling=(SAMPLING, SAMPLING), **options):
+    """The start of a run after a round of another; no round runs, which would have to be compiled."""
+    saved, given = (what_runs(*parts) for parts in zip((before, now), data, sampling))
+    checkpoints = Checkpoints(folder)
+    environment = environment_of(before.next)
+    checkpoints.save(Checkpoint(1, before.initialize(), History(), saved, environment))
+    checkpoints.wait()
+    return run_start(now, None, checkpoints, given, **options)
+
+
+@pytest.mark.parametrize(
+    "before, now, functions",
+    [
+        (_built, lambda: _built(rate=0.1), r"train \(clients\)"),
+        (_built, lambda: _built(server_rate=0.5), r"step \(algorithms\)"),
+        (_built, lambda: _built(max_norm=2.0), r"check \(aggregators\)"),
+        (_built, lambda: _built(weighting="uniform"), r"train \(clients\)"),
+        (_built, _with_twice_the_loss, r"train \(clients\)"),
+        (
+            lambda: _built(aggregator=fc.aggregators.mean()),
+            lambda: _built(aggregator=fc.aggregators.trimmed_mean(0.1)),
+            r"operators, .*_middle \(aggregators\)",
+        ),
+    ],
+    ids=["client rate", "server rate", "bound", "weighting", "loss", "aggregator"],
+)
+def test_another_process_is_told(before, now, functions, tmp_path):
+    """A run resumed with another learning rate continued without a word."""
+    message = (
+        f"the rounds after 1 are not those of an uninterrupted run: a round computed something else in {functions} "
+    )
+    with pytest.warns(UserWarning, match=message):
+        _resumed(tmp_path, before(), now())
+
+
+def test_another_rate_in_the_state_is_told(tmp_path):
+    with pytest.warns(UserWarning, match=r"hparams was \{.*0.5\} and is \{.*0.25\}$"):
+        start = _resumed(tmp_path, _injected(0.5), _injected(0.25))
+    assert start.state.finalizer.hyperparams["learning_rate"] == 0.5
+
+
+def test_the_same_process_and_the_same_data_are_not_told(tmp_path):
+    """Built anew and on other devices; warnings are errors."""
+    again = synthetic_iid(num_clients=12, key=jax.random.key(0))
+    start = _resumed(tmp_path, _built(), _built().with_config(fc.EngineConfig(devices=2)), (DATA, again))
+    assert start.completed == 1
+
+
+def test_other_data_are_told(tmp_path):
+    other = synthetic_iid(num_clients=12, key=jax.random.key(9))
+    with pytest.warns(UserWarning, match="run: the training data had other clients or other numbers of examples$"):
+        _resumed(tmp_path, _built(), _built(), (DATA, other))
+
+
+def test_a_process_of_another_version_of_jax_is_told_by_the_version_alone(tmp_path):
+    process, checkpoints = _built(), Checkpoints(tmp_path)
+    environment = environment_of(process.next) | {"jax": "99.0"}
+    checkpoints.save(Checkpoint(1, process.initialize(), History(), {"programs": {}}, environment))
+    with pytest.warns(UserWarning, match=r"uninterrupted run: jax was 99.0 and is [\d.]+$"):
+        run_start(process, None, checkpoints, what_runs(process, DATA, SAMPLING))
+
+
+@pytest.mark.parametrize("what", ["noise_multiplier", "sampling"])
+def test_an_accounting_is_of_all_rounds(what, tmp_path):
+    """The epsilon after two rounds would not be that of the first one."""
+    process = _noised(1.0)
+    before = _noised(2.0) if what == "noise_multiplier" else process
+    sampling = (fc.privacy.poisson(0.5), SAMPLING) if what == "sampling" else (SAMPLING, SAMPLING)
+    message = f"accounts for all rounds alike, but the {what} was .* up to round 1 and is"
+    with pytest.raises(ValueError, match=message):
+        _resumed(tmp_path, before, process, sampling=sampling, is_accounted=True)
+    assert _resumed(tmp_path, process, process, is_accounted=True).completed == 1
 
 
 def _with_lanes(process, lanes):

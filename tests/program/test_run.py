@@ -45,7 +45,7 @@ def make(process, evaluation, data):
 
 
 @pytest.mark.slow
-def test_any_sampler_is_accounted_for_evaluated_and_exported(make, data, evaluation, tmp_path):
+def test_any_sampler_is_accounted_for_evaluated_and_exported(make, model, data, evaluation, tmp_path):
     """Poisson sampling, failures, privacy, evaluation, releases and exports are all features of one run."""
     drawn = fd.poisson_sampler(data[0].client_ids, 0.5, key=KEY)
 
@@ -53,8 +53,10 @@ def test_any_sampler_is_accounted_for_evaluated_and_exported(make, data, evaluat
         return participation.keep(np.full(len(participation.ids), round_num != 2), "late")
 
     spent = fc.privacy.accounting(noise_multiplier=1.0, delta=1e-3, sampling=fc.privacy.poisson(0.5))
+    private = fc.aggregators.private_mean(1.0, 1.0, cohort_size=4, key=KEY)
     released = {}
     result = make(
+        process=fc.algorithms.fed_avg(model, optax.sgd(0.1), aggregator=private, key=KEY),
         sampler=fd.participation(drawn, late_in_round_2, fd.minimum_reports(1)),
         folder=tmp_path / "run",
         accounting=spent,
@@ -524,7 +526,7 @@ def test_refuses_before_anything_runs(change, error, message, make, tmp_path):
         ({"every": 0}, ValueError, r"Evaluation\(every=...\) must be an integer of at least 1, got 0"),
         ({"steps": 1.5}, TypeError, r"Evaluation\(steps=...\) must be an integer of at least 1, got 1.5"),
         ({"hooks": [3]}, TypeError, r"Evaluation\(hooks=...\) must be functions, got \[3\]"),
-        ({"name": 3}, TypeError, r"Evaluation\(name=...\) must be a text, got 3"),
+        ({"name": 3}, TypeError, r"Evaluation\(name=...\) must be a name without a folder, .*got 3"),
     ],
 )
 def test_refuses_an_evaluation(change, error, message, make, data, evaluation):

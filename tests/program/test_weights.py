@@ -1,3 +1,8 @@
+import ast
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,3 +74,34 @@ def test_refuses_pickles(tmp_path):
     np.savez(tmp_path / "weights.npz", a=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle"):
         load_weights(tmp_path / "weights.npz", like={"a": jnp.ones(1)})
+
+
+NARROW = ["bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4"]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_numpy_alone_reads_narrow_numbers(dtype, tmp_path):
+    """bfloat16 read as the bytes `V2`."""
+    numbers = [0, 1, 5, 7] if "int" in dtype else [0.0, 1.5, -3.0, 0.0625]
+    weights = {"w": jnp.array(numbers, dtype)}
+    save_weights(weights, tmp_path / "weights.npz")
+    code = f"import numpy; print(numpy.load({str(tmp_path / 'weights.npz')!r})['w'].tolist())"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    read = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert ast.literal_eval(read.stdout) == numbers
+    again = load_weights(tmp_path / "weights.npz", weights)["w"]
+    assert again.dtype == dtype and again.tolist() == numbers
+
+
+def test_wide_numbers_are_not_rounded_to_narrow_ones(tmp_path):
+    save_weights({"w": jnp.array([0.1], jnp.float32)}, tmp_path / "weights.npz")
+    with pytest.raises(ValueError, match=r"'w' is float32\[1\], but `like` has bfloat16\[1\]"):
+        load_weights(tmp_path / "weights.npz", {"w": jnp.zeros(1, jnp.bfloat16)})
+
+
+def test_arrays_that_are_called_like_arguments(tmp_path):
+    """`np.savez` takes no array named `file`."""
+    weights = {name: jnp.full(2, float(i)) for i, name in enumerate(["file", "allow_pickle", "a/b", "..", "ü"])}
+    save_weights(weights, tmp_path / "weights.npz")
+    assert sorted(np.load(tmp_path / "weights.npz").files) == sorted(weights)
+    jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "weights.npz", weights), weights)
