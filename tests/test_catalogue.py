@@ -34,6 +34,10 @@ AGGREGATOR_CASES = {
         aggregators.clip_by_norm(1.0),
         {"neutral": aggregators.clip_by_norm(math.inf), "finite": True},
     ),
+    "clip_by_norm largest": lambda: (
+        aggregators.clip_by_norm(1.0, order=math.inf),
+        {"neutral": aggregators.clip_by_norm(math.inf, order=1), "finite": True},
+    ),
     "clip_by_norm adaptive": lambda: (aggregators.clip_by_norm(estimate()), {"finite": True}),
     "zero_large": lambda: (aggregators.zero_large(4.0), {"neutral": aggregators.zero_large(math.inf), "finite": True}),
     "robust": lambda: (
@@ -86,7 +90,7 @@ def send_half(value, key):
 
 
 # What another case runs the greater part of.
-SLOW_AGGREGATORS = {"clip_by_norm adaptive", "compress", "reservoir_sample", "quantize"}
+SLOW_AGGREGATORS = {"clip_by_norm largest", "clip_by_norm adaptive", "compress", "reservoir_sample", "quantize"}
 SLOW_ALGORITHMS = {"fed_avg private", "fed_avg rates", "fed_prox", "fed_sgd", "compose scaffold", "compose clustered"}
 
 
