@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_core import _checks, types
 from fedjax_core.computations import federated_computation
-from fedjax_core.language import federated_broadcast, federated_map, federated_value
+from fedjax_core.language import federated_broadcast, federated_map, federated_secure_sum, federated_value
 from fedjax_core.language.sums import count_sum
 from fedjax_core.templates import EstimationProcess
 from fedjax_core.types import SERVER
@@ -22,6 +22,7 @@ def quantile_estimate(
     geometric_update: bool = True,
     noise_stddev: float = 0.0,
     cohort_size: float | None = None,
+    secure_estimation: bool = False,
     key: jax.Array | None = None,
 ) -> EstimationProcess:
     r"""Follows a quantile of a number that each client has, from one bit per client.
@@ -59,6 +60,7 @@ def quantile_estimate(
       noise_stddev: the standard deviation of the noise on the sum of the bits, in clients; zero for none. A
         positive one needs `cohort_size` and `key`.
       cohort_size: the expected number of clients in a round; None divides by the actual number.
+      secure_estimation: whether the clients' bits are added by `federated_secure_sum`, with the same result.
       key: a JAX key, consumed: the noise of all rounds is drawn from it.
 
     Returns:
@@ -95,6 +97,9 @@ def quantile_estimate(
     geometric_update = _checks.checked_switch(
         "quantile_estimate(geometric_update=...)", geometric_update, "write geometric_update=False for arithmetic steps"
     )
+    secure_estimation = _checks.checked_switch(
+        "quantile_estimate(secure_estimation=...)", secure_estimation, "write secure_estimation=True"
+    )
     _check_arguments(initial, target_quantile, learning_rate, geometric_update, noise_stddev, cohort_size, key)
     first = {"estimate": np.float32(initial)}
     if noise_stddev:
@@ -126,7 +131,8 @@ def quantile_estimate(
     @federated_computation(state_type, types.at_clients("float32"))
     def next(state, value):
         bits = federated_map(_compare, federated_broadcast(state["estimate"]), value)
-        return federated_map(move, state, count_sum(bits))
+        counts = federated_secure_sum(bits, 1) if secure_estimation else count_sum(bits)
+        return federated_map(move, state, counts)
 
     return EstimationProcess(initialize, next, federated_computation(lambda state: state["estimate"], state_type))
 

@@ -181,6 +181,16 @@ def test_an_arithmetic_estimate_stays_finite():
     assert -INF < process.report(low) < -3e38 and 3e38 < process.report(high) < INF
 
 
+def test_a_secure_estimation_has_the_same_result():
+    """The numbers of TFF's test: two clients above the estimate, one below."""
+    secure, plain = (quantile_estimate(1.0, 0.5, 1.0, secure_estimation=secure) for secure in (True, False))
+    states = [secure.initialize(), plain.initialize()]
+    for _ in range(3):
+        states = [p.next(state, [0.5, NAN, 1.5, 2.5]) for p, state in zip((secure, plain), states)]
+        np.testing.assert_array_equal(states[0]["estimate"], states[1]["estimate"])
+    assert "federated_secure_sum" in secure.next.describe()
+
+
 def test_map_makes_a_bound(process):
     @fc.federated_computation(fc.at_server("float32"))
     def doubled(estimate):
