@@ -116,6 +116,7 @@ NUMBERS = RANDOM.normal(size=(SIZE, 3)).astype(np.float32)
 PROBABILITIES = RANDOM.random(SIZE).astype(np.float32)
 CLASS_LABELS = {"y": RANDOM.integers(0, CLASSES, SIZE), "domain": RANDOM.integers(0, 3, SIZE)}
 BINARY_LABELS = {"y": RANDOM.integers(0, 2, SIZE), "domain": CLASS_LABELS["domain"]}
+MULTILABELS = {"y": RANDOM.integers(0, 2, (SIZE, CLASSES))}
 TOKENS = {"y": RANDOM.integers(0, CLASSES, (SIZE, LENGTH))}
 TARGETS = {"y": RANDOM.normal(size=(SIZE, 3)).astype(np.float32)}
 
@@ -149,6 +150,7 @@ METRIC_CASES = {
     "precision binary": (metrics.precision(), PROBABILITIES, BINARY_LABELS),
     "precision micro": (metrics.precision("micro"), SCORES, CLASS_LABELS),
     "precision macro": (metrics.precision("macro"), SCORES, CLASS_LABELS),
+    "precision multilabel": (metrics.precision("macro", multilabel=True), SCORES, MULTILABELS),
     "recall binary": (metrics.recall(), PROBABILITIES, BINARY_LABELS),
     "recall": (metrics.recall("weighted"), SCORES, CLASS_LABELS),
     "f1 binary": (metrics.f1(), PROBABILITIES, BINARY_LABELS),
@@ -158,8 +160,13 @@ METRIC_CASES = {
     "mean_squared_error": (metrics.mean_squared_error(), NUMBERS, TARGETS),
     "r_squared": (metrics.r_squared(), NUMBERS, TARGETS),
     "token_accuracy": (metrics.token_accuracy((0, 1)), TOKEN_SCORES, TOKENS),
+    "token_accuracy per_position": (metrics.token_accuracy((0,), k=2, per_position=True), TOKEN_SCORES, TOKENS),
     "perplexity": (metrics.perplexity((0,)), TOKEN_SCORES, TOKENS),
     "out_of_vocabulary_rate": (metrics.out_of_vocabulary_rate((2, 3)), None, TOKENS),
+    "truncation_rate": (metrics.truncation_rate(4), None, TOKENS),
+    "sequence_length": (metrics.sequence_length(), None, TOKENS),
+    "num_tokens": (metrics.num_tokens(), None, TOKENS),
+    "num_sequences": (metrics.num_sequences(), None, TOKENS),
     "num_examples": (metrics.num_examples(), None, BINARY_LABELS),
     "num_batches": (metrics.num_batches(), None, BINARY_LABELS),
     "per_domain": (metrics.per_domain(metrics.accuracy(), 3), SCORES, CLASS_LABELS),
