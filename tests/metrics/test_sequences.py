@@ -51,9 +51,7 @@ def test_rates_of_nothing_are_nan_and_counts_are_integers():
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(
-        TypeError, match=r"truncation_rate\(end=\.\.\.\) must be an integer.* give the number of the token"
-    ):
+    with pytest.raises(TypeError, match=r"truncation_rate\(end=\.\.\.\) must be an integer.* give the number"):
         metrics.truncation_rate("</s>")
     with pytest.raises(ValueError, match=r"must be a token that is not ignored, got 0; leave 0 out of ignored=\(0,\)"):
         metrics.truncation_rate(0)
