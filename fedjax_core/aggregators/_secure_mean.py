@@ -35,7 +35,8 @@ def secure_mean(bound: float | EstimationProcess | None = None, *, max_weight: f
     crosses is thus what a protocol of secure aggregation would add up; the simulation itself encrypts nothing.
 
     A client with a NaN or infinity in its value or its weight contributes zero with weight zero and is counted. A total
-    weight of zero gives a zero result, as in `mean()`. Rounding has no gradient.
+    weight of zero gives a zero result, as in `mean()`. Rounding has no gradient. `robust(secure_mean())` is the stack
+    that TFF recommends.
 
     Args:
       bound: the bound :math:`b` on the absolute entries of a value times its weight. Or an `EstimationProcess` that
@@ -149,7 +150,7 @@ def _decode(dtypes, max_weight, totals: dict, counts: dict, bound) -> tuple:
         return (_sum_of(digits, counts["num_clients"]) / divisor * _step(bound) / _step(max_weight)).astype(dtype)
 
     result = jax.tree.map(mean_of, totals["value"], dtypes)
-    half_steps = jnp.where(weight == 0, 0, counts["num_clients"]) / 2
+    half_steps = jnp.where(weight == 0, 0.0, counts["num_clients"].astype(jnp.float32) / 2)
     measured_value = {"norm": trees.norm(result), "rounding": half_steps / divisor * _step(bound) / _step(max_weight)}
     measured_weight = {"total": weight * _step(max_weight), "num_zero": (weight == 0).astype(jnp.int32)}
     counted = {name: counts[name] for name in ("num_clipped", "num_non_finite")}

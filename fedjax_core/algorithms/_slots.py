@@ -105,10 +105,8 @@ def apply_optimizer(
 
     def step(state, weights, update, **extra):
         updates, moved = extended.update(update, state, weights, **extra)
-        stepped, measured = (
-            optax.apply_updates(weights, updates),
-            {"update_non_finite": _flag(~trees.is_finite(update))},
-        )
+        stepped = optax.apply_updates(weights, updates)
+        measured = {"update_non_finite": _flag(~trees.is_finite(update))}
         if should_reject_update is None:
             return moved, stepped, measured
         rejected, measurements = _decision(should_reject_update(moved, update))

@@ -21,7 +21,8 @@ def token_accuracy(
     """The fraction of tokens whose label has the highest score, or is among the `k` highest.
 
     Among equal scores the lowest token comes first. A position with a NaN among its scores, or with a
-    label outside `0..V-1` that is not ignored, counts as wrong.
+    label outside `0..V-1` that is not ignored, counts as wrong. To leave tokens out of the predictions, measure scores
+    that are `-inf` for them: `metric._replace(measure=lambda p, b, m: metric.measure(p + logits_mask, b, m))`.
 
     Args:
       ignored: labels that are not counted, such as padding.

@@ -178,7 +178,7 @@ def norm(tree: Tree, order: float = 2) -> jax.Array:
     return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, total)))
 
 
-def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree) -> Tree:
+def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree, order: float = 2) -> Tree:
     r"""`tree` scaled down to a norm of at most `max_norm`: :math:`x \min(1, c / \|x\|)`.
 
     The tree is the second argument, so that `functools.partial(clip_by_norm, max_norm)` is a function of the tree.
@@ -186,9 +186,10 @@ def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree) -> Tree:
     Args:
       max_norm: a positive scalar.
       tree: a pytree of arrays; each leaf keeps its dtype. A single NaN makes every entry NaN.
+      order: which norm, see `norm`.
 
     Raises:
-      ValueError: `max_norm` is not a scalar, or it is a Python number that is not positive.
+      ValueError: `max_norm` is not a scalar, or it is a Python number that is not positive; or there is no such norm.
 
     Example:
       >>> print(clip_by_norm(1.0, {"w": jnp.array([3.0, 4.0])})["w"])
@@ -197,7 +198,7 @@ def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree) -> Tree:
     _check_scalar("clip_by_norm(max_norm, tree)", max_norm)
     if isinstance(max_norm, int | float) and not max_norm > 0:
         raise ValueError(f"`clip_by_norm(max_norm, tree)` needs a positive norm, got {max_norm}")
-    return scale(tree, max_norm / jnp.maximum(norm(tree), max_norm))
+    return scale(tree, max_norm / jnp.maximum(norm(tree, order), max_norm))
 
 
 def is_finite(tree: Tree) -> jax.Array:
