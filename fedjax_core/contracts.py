@@ -363,7 +363,8 @@ class Finalizer(NamedTuple):
     Attributes:
       init: `(trainable weights at SERVER) -> state at SERVER`.
       next: `(state, trainable weights, update) -> MeasuredProcessOutput(state, new weights,
-        measurements)`, all at SERVER. If `next` has a further parameter named `value`, it gets a function
+        measurements)`, all at SERVER. A measurement named `update_rejected` that is not zero also keeps the
+        running state of the model as it was. If `next` has a further parameter named `value`, it gets a function
         without arguments that returns the training loss of the round, float32 at SERVER, or raises
         TypeError with the reason why there is none.
 

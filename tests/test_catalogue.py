@@ -34,6 +34,10 @@ AGGREGATOR_CASES = {
         aggregators.clip_by_norm(1.0),
         {"neutral": aggregators.clip_by_norm(math.inf), "finite": True},
     ),
+    "clip_by_norm largest": lambda: (
+        aggregators.clip_by_norm(1.0, order=math.inf),
+        {"neutral": aggregators.clip_by_norm(math.inf, order=1), "finite": True},
+    ),
     "clip_by_norm adaptive": lambda: (aggregators.clip_by_norm(estimate()), {"finite": True}),
     "zero_large": lambda: (aggregators.zero_large(4.0), {"neutral": aggregators.zero_large(math.inf), "finite": True}),
     "robust": lambda: (
@@ -41,6 +45,7 @@ AGGREGATOR_CASES = {
         {"neutral": aggregators.robust(zeroing=False, clipping=False), "finite": True},
     ),
     "measure": lambda: (aggregators.measure(), {"neutral": aggregators.measure()}),
+    "secure_mean": lambda: (aggregators.secure_mean(), {"neutral": aggregators.secure_mean(50.0), "finite": True}),
     "private_mean": lambda: (
         aggregators.private_mean(1.0, 0.5, 18, key=KEY),
         {"neutral": aggregators.private_mean(math.inf, 0.0, 18, key=KEY), "weighted": False, "finite": True},
@@ -71,7 +76,8 @@ AGGREGATOR_CASES = {
         without(testing.AGGREGATOR_LAWS, "result_type", "padding", "non_finite"),
     ),
 }
-NOT_AGGREGATORS = {"AdaptiveNorm", "as_process", "quantile_estimate"}
+# Of integers.
+NOT_AGGREGATORS = {"AdaptiveNorm", "as_process", "quantile_estimate", "secure_modular_sum"}
 
 
 def estimate():
@@ -86,7 +92,13 @@ def send_half(value, key):
 
 
 # What another case runs the greater part of.
-SLOW_AGGREGATORS = {"clip_by_norm adaptive", "compress", "reservoir_sample", "quantize"}
+SLOW_AGGREGATORS = {
+    "clip_by_norm adaptive",
+    "clip_by_norm largest",
+    "compress",
+    "quantize",
+    "reservoir_sample",
+}
 SLOW_ALGORITHMS = {"fed_avg private", "fed_avg rates", "fed_prox", "fed_sgd", "compose scaffold", "compose clustered"}
 
 
@@ -104,6 +116,7 @@ NUMBERS = RANDOM.normal(size=(SIZE, 3)).astype(np.float32)
 PROBABILITIES = RANDOM.random(SIZE).astype(np.float32)
 CLASS_LABELS = {"y": RANDOM.integers(0, CLASSES, SIZE), "domain": RANDOM.integers(0, 3, SIZE)}
 BINARY_LABELS = {"y": RANDOM.integers(0, 2, SIZE), "domain": CLASS_LABELS["domain"]}
+MULTILABELS = {"y": RANDOM.integers(0, 2, (SIZE, CLASSES))}
 TOKENS = {"y": RANDOM.integers(0, CLASSES, (SIZE, LENGTH))}
 TARGETS = {"y": RANDOM.normal(size=(SIZE, 3)).astype(np.float32)}
 
@@ -137,6 +150,7 @@ METRIC_CASES = {
     "precision binary": (metrics.precision(), PROBABILITIES, BINARY_LABELS),
     "precision micro": (metrics.precision("micro"), SCORES, CLASS_LABELS),
     "precision macro": (metrics.precision("macro"), SCORES, CLASS_LABELS),
+    "precision multilabel": (metrics.precision("macro", multilabel=True), SCORES, MULTILABELS),
     "recall binary": (metrics.recall(), PROBABILITIES, BINARY_LABELS),
     "recall": (metrics.recall("weighted"), SCORES, CLASS_LABELS),
     "f1 binary": (metrics.f1(), PROBABILITIES, BINARY_LABELS),
@@ -146,8 +160,13 @@ METRIC_CASES = {
     "mean_squared_error": (metrics.mean_squared_error(), NUMBERS, TARGETS),
     "r_squared": (metrics.r_squared(), NUMBERS, TARGETS),
     "token_accuracy": (metrics.token_accuracy((0, 1)), TOKEN_SCORES, TOKENS),
+    "token_accuracy per_position": (metrics.token_accuracy((0,), k=2, per_position=True), TOKEN_SCORES, TOKENS),
     "perplexity": (metrics.perplexity((0,)), TOKEN_SCORES, TOKENS),
     "out_of_vocabulary_rate": (metrics.out_of_vocabulary_rate((2, 3)), None, TOKENS),
+    "truncation_rate": (metrics.truncation_rate(4), None, TOKENS),
+    "sequence_length": (metrics.sequence_length(), None, TOKENS),
+    "num_tokens": (metrics.num_tokens(), None, TOKENS),
+    "num_sequences": (metrics.num_sequences(), None, TOKENS),
     "num_examples": (metrics.num_examples(), None, BINARY_LABELS),
     "num_batches": (metrics.num_batches(), None, BINARY_LABELS),
     "per_domain": (metrics.per_domain(metrics.accuracy(), 3), SCORES, CLASS_LABELS),
@@ -260,7 +279,8 @@ ROUNDS = {
     **{
         case: lambda make=make: aggregators.as_process(make()[0], "float32[2]").next
         for case, make in AGGREGATOR_CASES.items()
-        if case != "each"  # of other aggregators, for a struct of two
+        # One is of other aggregators, for a struct of two; secure sums check their ranges.
+        if case != "each" and not case.startswith("secure")
     },
     **{case: lambda case=case: aggregation(case).next for case in AGGREGATION_CASES if not case.startswith("secure")},
 }

@@ -9,6 +9,8 @@
   measure                     measurements for debugging
   median, trimmed_mean        the middle of each coordinate, without the extremes
   private_mean, AdaptiveNorm  the mean with differential privacy for every client; see the room `privacy`
+  secure_mean, secure_modular_sum
+                              the mean and the sum as secure aggregation computes them, from bounded integers
   quantize                    rounds what the clients send to a few levels, without bias
   compress                    sends the updates through any compressor
   reservoir_sample            a uniform sample of the clients' values, from this round and from all rounds
@@ -36,12 +38,14 @@ from fedjax_core.aggregators._each import each
 from fedjax_core.aggregators._mean import mean
 from fedjax_core.aggregators._measure import measure
 from fedjax_core.aggregators._median import median, trimmed_mean
+from fedjax_core.aggregators._modular_sum import secure_modular_sum
 from fedjax_core.aggregators._private_mean import AdaptiveNorm, private_mean
 from fedjax_core.aggregators._process import as_process
 from fedjax_core.aggregators._quantile import quantile_estimate
 from fedjax_core.aggregators._quantize import compress, quantize
 from fedjax_core.aggregators._reservoir import reservoir_sample
 from fedjax_core.aggregators._robust import robust
+from fedjax_core.aggregators._secure_mean import secure_mean
 from fedjax_core.aggregators._sum import sum
 from fedjax_core.aggregators._zeroing import zero_large
 
@@ -59,6 +63,8 @@ __all__ = [
     "quantize",
     "reservoir_sample",
     "robust",
+    "secure_mean",
+    "secure_modular_sum",
     "sum",
     "trimmed_mean",
     "zero_large",

@@ -19,7 +19,7 @@ _NORM = types.to_type("float32")
 
 
 def as_bound(argument: str, bound, repair: str) -> EstimationProcess:
-    """The process that reports a bound in every round.
+    """The process that reports a bound in every round, zero if `bound` reports less.
 
     Args:
       argument: the argument as the message shows it, for example `clip_by_norm(max_norm=...)`.
@@ -50,7 +50,24 @@ def as_bound(argument: str, bound, repair: str) -> EstimationProcess:
             f"state and reports float32@SERVER, got next {bound.next.type_signature} and report "
             f"{bound.report.type_signature}; write fc.aggregators.quantile_estimate(1.0, 0.8, 0.2)"
         )
-    return bound
+    return at_least_zero(bound)
+
+
+def at_least_zero(bound: EstimationProcess) -> EstimationProcess:
+    """The process with a report of zero where it reports less: a negative bound would turn clipped updates around.
+
+    Example:
+      >>> from fedjax_core.aggregators import quantile_estimate
+      >>> process = at_least_zero(quantile_estimate(-1.0, 0.5, 0.2, geometric_update=False))
+      >>> process.report(process.initialize())
+      Array(0., dtype=float32)
+    """
+
+    @federated_computation(types.at_server(_NORM))
+    def not_below_zero(bound):
+        return federated_map(lambda bound: jnp.maximum(bound, 0), bound)
+
+    return bound.map(not_below_zero)
 
 
 def _constant(value: np.float32) -> EstimationProcess:

@@ -1,19 +1,24 @@
 """Clipping: limits the norm of each client's update to a bound."""
 
+import functools
+import math
+
 import jax.numpy as jnp
 
-from fedjax_core import trees
+from fedjax_core import _checks, trees
 from fedjax_core.aggregators._arguments import check_entries, inner_or_mean
 from fedjax_core.aggregators._bounds import as_bound, bounded
 from fedjax_core.contracts import Aggregator
 from fedjax_core.templates import EstimationProcess
 
 
-def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None = None) -> Aggregator:
+def clip_by_norm(
+    max_norm: float | EstimationProcess, inner: Aggregator | None = None, *, order: float = 2
+) -> Aggregator:
     r"""Scales a client's value :math:`v` down to :math:`v \min(1, c / \|v\|)` before `inner` sees it.
 
-    The norm is the L2 norm of all entries of all leaves together, in float32. A client whose norm or
-    weight is not finite contributes zero with weight zero, as in a round, and is counted: its value has
+    The norm is the L2 norm of all entries of all leaves together, in float32, unless `order` says otherwise. A client
+    whose norm or weight is not finite contributes zero with weight zero, as in a round, and is counted: its value has
     a NaN, an infinity, or a norm beyond 1.8e19, which float32 cannot compute. A value within the bound
     passes bit for bit.
 
@@ -22,6 +27,8 @@ def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None =
         reports the bound, for example `quantile_estimate`: adaptive clipping. It receives the clients'
         norms before clipping, and NaN for clients whose weight is zero.
       inner: the aggregator of the clipped values; None is `mean()`.
+      order: the norm: 2; 1 for the sum of the absolute entries; or `math.inf` for the largest absolute entry. With
+        each of them the whole value is scaled, so that its direction stays.
 
     Returns:
       An `Aggregator` of floating point values. State: `max_norm`, the state of the bound's process, and
@@ -30,7 +37,7 @@ def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None =
 
     Raises:
       TypeError: an argument is of the wrong kind; when built for a value, if it is not floating point.
-      ValueError: `max_norm` is not positive.
+      ValueError: `max_norm` is not positive, or `order` is another number.
 
     Example:
 
@@ -39,6 +46,12 @@ def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None =
     >>> output = process.next(process.initialize(), [[3.0, 4.0], [0.0, 0.5]], [1.0, 1.0])
     >>> print(output.result, output.measurements["num_clipped"])
     [0.3  0.65] 1
+
+    The same clients, clipped by their largest entries:
+
+    >>> process = fc.aggregators.as_process(clip_by_norm(1.0, order=math.inf), "float32[2]")
+    >>> print(process.next(process.initialize(), [[3.0, 4.0], [0.0, 0.5]], [1.0, 1.0]).result)
+    [0.375 0.75 ]
 
     Clipping to the 80th percentile of the norms, estimated from round to round:
 
@@ -50,13 +63,18 @@ def clip_by_norm(max_norm: float | EstimationProcess, inner: Aggregator | None =
     inner = inner_or_mean("clip_by_norm", inner)
     repair = "to disable clipping leave it out: fed_avg(..., aggregator=fc.aggregators.mean())"
     bound = as_bound("clip_by_norm(max_norm=...)", max_norm, repair)
-    clipped = bounded(inner, bound, ("max_norm", "num_clipped"), trees.norm, scale_to)
+    order = _checks.checked_number("clip_by_norm(order=...)", order, _ORDER, "write order=2")
+    norm = functools.partial(trees.norm, order=order)
+    clipped = bounded(inner, bound, ("max_norm", "num_clipped"), norm, scale_to)
 
     def init(value_type):
         check_entries("clip_by_norm", value_type, "floating point values", (jnp.inexact,))
         return clipped.init(value_type)
 
     return clipped._replace(init=init)
+
+
+_ORDER = _checks.Rule("1, 2 or math.inf", lambda order: order in (1, 2, math.inf))
 
 
 def scale_to(tree, norm, max_norm):

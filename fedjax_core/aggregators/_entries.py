@@ -1,9 +1,11 @@
 """The extreme entries of a pytree."""
 
-from collections.abc import Callable
+import math
 
 import jax
 import jax.numpy as jnp
+
+from fedjax_core import trees
 
 
 def largest_entry(tree) -> jax.Array:
@@ -13,7 +15,7 @@ def largest_entry(tree) -> jax.Array:
       >>> print(largest_entry({"w": jnp.array([3.0, -4.0]), "n": 2}))
       4.0
     """
-    return _extreme(jnp.max, tree, 0.0)
+    return trees.norm(tree, math.inf)
 
 
 def smallest_entry(tree) -> jax.Array:
@@ -23,12 +25,8 @@ def smallest_entry(tree) -> jax.Array:
       >>> print(smallest_entry({"w": jnp.array([3.0, -4.0]), "n": 2}))
       2.0
     """
-    return _extreme(jnp.min, tree, jnp.inf)
-
-
-def _extreme(reduce: Callable, tree, initial: float) -> jax.Array:
-    sizes = [reduce(_magnitudes(jnp.asarray(leaf)), initial=initial) for leaf in jax.tree.leaves(tree)]
-    return reduce(jnp.array([initial, *sizes], jnp.float32))
+    sizes = [jnp.min(_magnitudes(jnp.asarray(leaf)), initial=jnp.inf) for leaf in jax.tree.leaves(tree)]
+    return jnp.min(jnp.array([jnp.inf, *sizes], jnp.float32))
 
 
 def _magnitudes(leaf: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedjax_core import _checks, trees, types
 from fedjax_core.aggregators._arguments import check_entries, check_one_weight
-from fedjax_core.aggregators._bounds import finite_slope
+from fedjax_core.aggregators._bounds import at_least_zero, finite_slope
 from fedjax_core.aggregators._clipping import scale_to
 from fedjax_core.aggregators._quantile import quantile_estimate
 from fedjax_core.contracts import Aggregator
@@ -30,6 +30,7 @@ class AdaptiveNorm(NamedTuple):
       learning_rate: the learning rate of the estimate, see `quantile_estimate`.
       noise_stddev: the standard deviation of the noise on the number of clients below the norm, in
         clients; None for a twentieth of the cohort. It must exceed half of the noise multiplier.
+      geometric_update: whether the norm moves by factors; False for steps in the unit of the norms.
 
     Example: clipping at the median of the norms, starting from 0.1.
 
@@ -43,6 +44,7 @@ class AdaptiveNorm(NamedTuple):
     target_quantile: float = 0.5
     learning_rate: float = 0.2
     noise_stddev: float | None = None
+    geometric_update: bool = True
 
 
 def private_mean(
@@ -172,14 +174,16 @@ def _release(dtypes, noise_multiplier, cohort_size, total, max_norm, key):
 
 
 def _norm_estimate(norm: AdaptiveNorm, count_stddev: float, cohort_size: float, key) -> EstimationProcess:
-    return quantile_estimate(
+    estimate = quantile_estimate(
         norm.initial,
         norm.target_quantile,
         norm.learning_rate,
+        geometric_update=norm.geometric_update,
         noise_stddev=count_stddev,
         cohort_size=cohort_size,
         key=key,
     )
+    return at_least_zero(estimate)
 
 
 def _split_noise(count_stddev, noise_multiplier: float, cohort_size: float) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_core import _checks, types
 from fedjax_core.computations import federated_computation
-from fedjax_core.language import federated_broadcast, federated_map, federated_value
+from fedjax_core.language import federated_broadcast, federated_map, federated_secure_sum, federated_value
 from fedjax_core.language.sums import count_sum
 from fedjax_core.templates import EstimationProcess
 from fedjax_core.types import SERVER
@@ -19,18 +19,25 @@ def quantile_estimate(
     target_quantile: float,
     learning_rate: float,
     *,
+    geometric_update: bool = True,
     noise_stddev: float = 0.0,
     cohort_size: float | None = None,
+    secure_estimation: bool = False,
     key: jax.Array | None = None,
 ) -> EstimationProcess:
-    r"""Follows a quantile of a positive number that each client has, from one bit per client.
+    r"""Follows a quantile of a number that each client has, from one bit per client.
 
     In a round with the numbers :math:`x_k` of `n` clients the estimate :math:`C` moves to
 
     .. math:: C \exp(-\eta (\bar b - \gamma)), \qquad \bar b = \frac 1 n \sum_k [x_k \le C]
 
     for the learning rate :math:`\eta` and the target quantile :math:`\gamma`; a step is thus the same ratio
-    at any scale. With a `cohort_size` :math:`m` and noise with the standard deviation :math:`\sigma`,
+    at any scale. This geometric update is for positive numbers, such as norms. The arithmetic update moves to
+
+    .. math:: C - \eta (\bar b - \gamma)
+
+    which also suits numbers that may be negative. With a `cohort_size` :math:`m` and noise with the standard deviation
+    :math:`\sigma`, both use
 
     .. math::
         \bar b = \frac 1 2 + \frac 1 m \Big(\sum_k \big([x_k \le C] - \tfrac 1 2\big) + \mathcal N(0, \sigma^2)\Big)
@@ -39,17 +46,21 @@ def quantile_estimate(
     missing must not change the denominator.
 
     A NaN marks a missing number: its client is left out. If no client gives a number, the estimate
-    does not change, except by the noise. It is kept within the positive normal float32 numbers, since no
-    factor leads back from zero or infinity.
+    does not change, except by the noise. A geometric estimate is kept within the positive normal float32 numbers,
+    since no factor leads back from zero or infinity; an arithmetic one, within the finite numbers.
 
     Args:
-      initial: the first estimate, positive, in the unit of the numbers.
+      initial: the first estimate, in the unit of the numbers; positive for the geometric update.
       target_quantile: the quantile to follow, from 0 to 1; 0.5 is the median.
-      learning_rate: positive. With `ln(10)` the estimate moves by a factor of at most 10 per round, with 0.2 by
-        about one fifth.
+      learning_rate: positive. Without noise, the geometric update moves the estimate by a factor of at most 10 per
+        round with `ln(10)`, and by about one fifth with 0.2. The arithmetic update moves it by at most the learning
+        rate, which is in the unit of the numbers.
+      geometric_update: False for the arithmetic update. An estimate that it has moved below zero clips, or zeroes, like
+        a bound of zero.
       noise_stddev: the standard deviation of the noise on the sum of the bits, in clients; zero for none. A
         positive one needs `cohort_size` and `key`.
       cohort_size: the expected number of clients in a round; None divides by the actual number.
+      secure_estimation: whether the clients' bits are added by `federated_secure_sum`, with the same result.
       key: a JAX key, consumed: the noise of all rounds is drawn from it.
 
     Returns:
@@ -72,11 +83,24 @@ def quantile_estimate(
     >>> bool(3.6 < process.report(state) < 4.4)
     True
 
+    The arithmetic update moves the same estimate by .2 * .5:
+
+    >>> process = quantile_estimate(initial=1.0, target_quantile=0.5, learning_rate=0.2, geometric_update=False)
+    >>> print(process.report(process.next(process.initialize(), [3.0, 4.0, 9.0])))
+    1.1
+
     References:
       Andrew et al. 2021, Differentially Private Learning with Adaptive Clipping, algorithm 1,
-      arXiv:1905.03871.
+      arXiv:1905.03871. The arithmetic update is that of TensorFlow Federated's `QuantileEstimatorQuery` with
+      `geometric_update=False`; unlike there, noise may carry :math:`\bar b` beyond 0 and 1, so that it has no bias.
     """
-    _check_arguments(initial, target_quantile, learning_rate, noise_stddev, cohort_size, key)
+    geometric_update = _checks.checked_switch(
+        "quantile_estimate(geometric_update=...)", geometric_update, "write geometric_update=False for arithmetic steps"
+    )
+    secure_estimation = _checks.checked_switch(
+        "quantile_estimate(secure_estimation=...)", secure_estimation, "write secure_estimation=True"
+    )
+    _check_arguments(initial, target_quantile, learning_rate, geometric_update, noise_stddev, cohort_size, key)
     first = {"estimate": np.float32(initial)}
     if noise_stddev:
         first |= {"key": key, "round_num": np.int32(0)}
@@ -92,8 +116,9 @@ def quantile_estimate(
         return centered / cohort_size + (0.5 - target_quantile)
 
     def move(state, counts):
-        factor = jnp.exp(-learning_rate * excess(state, *counts))
-        estimate = jnp.clip(state["estimate"] * factor, _SMALLEST, _LARGEST).astype(jnp.float32)
+        step = -learning_rate * excess(state, *counts)
+        moved = state["estimate"] * jnp.exp(step) if geometric_update else state["estimate"] + step
+        estimate = jnp.clip(moved, _SMALLEST if geometric_update else -_LARGEST, _LARGEST).astype(jnp.float32)
         rounds = {"round_num": state["round_num"] + 1} if noise_stddev else {}
         return {**state, "estimate": estimate, **rounds}
 
@@ -106,7 +131,8 @@ def quantile_estimate(
     @federated_computation(state_type, types.at_clients("float32"))
     def next(state, value):
         bits = federated_map(_compare, federated_broadcast(state["estimate"]), value)
-        return federated_map(move, state, count_sum(bits))
+        counts = federated_secure_sum(bits, 1) if secure_estimation else count_sum(bits)
+        return federated_map(move, state, counts)
 
     return EstimationProcess(initialize, next, federated_computation(lambda state: state["estimate"], state_type))
 
@@ -118,11 +144,13 @@ def _compare(estimate, value) -> tuple[jax.Array, jax.Array]:
 
 _POSITIVE = _checks.Rule("positive and finite in float32", lambda x: _SMALLEST <= x <= _LARGEST)
 _NOT_NEGATIVE = _checks.Rule("at least 0 and finite in float32", lambda x: 0 <= x <= _LARGEST)
+_FINITE = _checks.Rule("finite in float32", lambda x: -_LARGEST <= x <= _LARGEST)
 
 
-def _check_arguments(initial, target_quantile, learning_rate, noise_stddev, cohort_size, key) -> None:
+def _check_arguments(initial, target_quantile, learning_rate, geometric_update, noise_stddev, cohort_size, key) -> None:
+    near = "start near the numbers: initial=1.0"
     rules = {
-        "initial": (initial, _POSITIVE, "start near the numbers: initial=1.0"),
+        "initial": (initial, _POSITIVE if geometric_update else _FINITE, near),
         "target_quantile": (target_quantile, _checks.FROM_0_TO_1, "write 0.5 for the median"),
         "learning_rate": (learning_rate, _POSITIVE, "write learning_rate=0.2"),
         "noise_stddev": (noise_stddev, _NOT_NEGATIVE, "write 0.0 for none"),

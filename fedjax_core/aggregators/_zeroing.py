@@ -29,7 +29,8 @@ def zero_large(
         example one made from `quantile_estimate`. It receives the clients' norms before zeroing, and NaN for
         clients whose weight is zero.
       inner: the aggregator of the values; None is `mean()`.
-      norm: `(value) -> float32 []`, in place of the largest absolute entry; `fc.trees.norm` is L2.
+      norm: `(value) -> float32 []`, in place of the largest absolute entry; `fc.trees.norm` is L2, and
+        `functools.partial(fc.trees.norm, order=1)` is L1.
 
     Returns:
       An `Aggregator`. State: `threshold`, the state of the threshold's process, and `inner`. Measurements:

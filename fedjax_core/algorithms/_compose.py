@@ -195,8 +195,15 @@ def _proposed(
     """The weights and the states of the slots after a round that counts."""
     has_running = types.type_leaves(slots.result_type["running"])
     weights = averaged_running(state.weights, running) if has_running else state.weights
+    measured = outputs["finalizer"].measurements
+    if has_running and "update_rejected" in getattr(types.member_of(measured.fedjax_type), "names", ()):
+        weights = federated_map(_unless_rejected, measured["update_rejected"], state.weights, weights)
     moved = federated_map(with_trainable, weights, outputs["finalizer"].result)
     return federated_zip({"weights": moved, **{slot: output.state for slot, output in outputs.items()}})
+
+
+def _unless_rejected(rejected, old, new):
+    return trees.where(rejected != 0, old, new)
 
 
 def _metrics(outputs: dict[str, MeasuredProcessOutput], num_non_finite: Placed, reason: Placed) -> Placed:

@@ -9,9 +9,9 @@ from fedjax_core import _checks
 from fedjax_core.aggregators import mean
 from fedjax_core.algorithms._compose import compose
 from fedjax_core.algorithms._metrics import metrics_process
-from fedjax_core.algorithms._slots import apply_optimizer, broadcast
+from fedjax_core.algorithms._slots import as_finalizer, broadcast
 from fedjax_core.clients import ClientOptimizer, Weighting, local_gradient, local_training
-from fedjax_core.contracts import Aggregator, Model
+from fedjax_core.contracts import Aggregator, Finalizer, Model
 from fedjax_core.templates import LearningProcess
 
 
@@ -19,7 +19,7 @@ def fed_avg(
     model: Model,
     client_optimizer: ClientOptimizer,
     *,
-    server_optimizer: optax.GradientTransformation | None = None,
+    server_optimizer: optax.GradientTransformation | Finalizer | None = None,
     aggregator: Aggregator | None = None,
     weighting: Weighting = "examples",
     metrics_aggregation: Any = None,
@@ -42,7 +42,8 @@ def fed_avg(
       client_optimizer: any optax transformation, fresh for every client and round, a `clients.LocalOptimizer`
         without auxiliary variables, or a function of `round_num` that returns one. See `clients.local_training` for
         rates that change from round to round.
-      server_optimizer: an optax transformation, see `apply_optimizer`; None is `optax.sgd(1.0)`.
+      server_optimizer: an optax transformation, see `apply_optimizer`, or a `Finalizer`, such as
+        `apply_optimizer(optax.sgd(1.0), should_reject_update=...)`; None is `optax.sgd(1.0)`.
       aggregator: combines the updates; None is `aggregators.mean()`.
       weighting: "examples" (the number of examples processed), "uniform", or a function of the client's finalized
         metrics that returns a scalar. A client without examples has weight zero.
@@ -78,14 +79,14 @@ def fed_avg(
     _checks.check_key("fed_avg(key=...)", key)
     metrics = metrics_process(model, metrics_aggregation)
     work = local_training(model, client_optimizer, metrics, weighting=weighting)
-    finalizer = apply_optimizer(optax.sgd(1.0) if server_optimizer is None else server_optimizer)
+    finalizer = as_finalizer(optax.sgd(1.0) if server_optimizer is None else server_optimizer)
     return compose(model, broadcast(), work, mean() if aggregator is None else aggregator, finalizer, key=key)
 
 
 def fed_sgd(
     model: Model,
     *,
-    server_optimizer: optax.GradientTransformation,
+    server_optimizer: optax.GradientTransformation | Finalizer,
     aggregator: Aggregator | None = None,
     weighting: Weighting = "examples",
     metrics_aggregation: Any = None,
@@ -95,8 +96,7 @@ def fed_sgd(
 
     Args:
       model: the model.
-      server_optimizer: an optax transformation, see `apply_optimizer`. There is no client optimizer, since clients
-        take no steps.
+      server_optimizer: as in `fed_avg`. There is no client optimizer, since clients take no steps.
       aggregator: as in `fed_avg`.
       weighting: as in `fed_avg`.
       metrics_aggregation: as in `fed_avg`.
@@ -128,4 +128,4 @@ def fed_sgd(
     _checks.check_key("fed_sgd(key=...)", key)
     work = local_gradient(model, metrics_process(model, metrics_aggregation), weighting=weighting)
     aggregator = mean() if aggregator is None else aggregator
-    return compose(model, broadcast(), work, aggregator, apply_optimizer(server_optimizer), key=key)
+    return compose(model, broadcast(), work, aggregator, as_finalizer(server_optimizer), key=key)

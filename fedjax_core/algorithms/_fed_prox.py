@@ -17,7 +17,7 @@ from fedjax_core.clients import (
     trainable_of,
     weights_type,
 )
-from fedjax_core.contracts import Aggregator, Model
+from fedjax_core.contracts import Aggregator, Finalizer, Model
 from fedjax_core.templates import LearningProcess
 from fedjax_core.types import tree_of_types, type_of
 
@@ -27,7 +27,7 @@ def fed_prox(
     client_optimizer: ClientOptimizer,
     *,
     strength: float,
-    server_optimizer: optax.GradientTransformation | None = None,
+    server_optimizer: optax.GradientTransformation | Finalizer | None = None,
     aggregator: Aggregator | None = None,
     weighting: Weighting = "examples",
     metrics_aggregation: Any = None,

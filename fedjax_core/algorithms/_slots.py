@@ -2,9 +2,11 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fedjax_core import _checks, trees, types
@@ -15,6 +17,11 @@ from fedjax_core.contracts import Distributor, Finalizer
 from fedjax_core.language import Placed, federated_broadcast, federated_map, federated_value
 from fedjax_core.templates import MeasuredProcessOutput
 from fedjax_core.types import SERVER
+
+
+def as_finalizer(server_optimizer: optax.GradientTransformation | Finalizer) -> Finalizer:
+    """The finalizer that applies a server optimizer; a finalizer as it is."""
+    return server_optimizer if isinstance(server_optimizer, Finalizer) else apply_optimizer(server_optimizer)
 
 
 def broadcast() -> Distributor:
@@ -35,7 +42,9 @@ def broadcast() -> Distributor:
     return Distributor(lambda weights: federated_value((), SERVER), next)
 
 
-def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
+def apply_optimizer(
+    optimizer: optax.GradientTransformation, *, should_reject_update: Callable[[Any, Any], Any] | None = None
+) -> Finalizer:
     """Takes one optimizer step on the server, with the aggregated update as the gradient.
 
     An extended transformation that needs `value`, such as `optax.contrib.reduce_on_plateau`, gets the mean training
@@ -44,19 +53,38 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
 
     Args:
       optimizer: any optax transformation that does not need `value_fn`.
+      should_reject_update: `(state, update) -> bool`, or `-> (bool, measurements)` with a dict, traced by JAX. It gets
+        the optimizer's state after the step. If it returns True, the weights of the model and the optimizer's state
+        stay as they were, bit for bit, while the other slots keep the states of the round. None rejects nothing; a
+        round whose update is not finite does not count in any case, see `compose`.
 
     Returns:
       A `Finalizer` whose state is that of the optimizer. It measures `update_non_finite`, int32, one if the update
-      holds a NaN or infinity, otherwise zero.
+      holds a NaN or infinity, otherwise zero; and with `should_reject_update`, its measurements and `update_rejected`,
+      int32.
 
     Raises:
-      TypeError: `optimizer` is not an optax transformation; when the process is built: the update has another type
-        than the weights, the optimizer needs `value_fn`, or it needs `value` and the round has none.
+      TypeError: `optimizer` is not an optax transformation, or `should_reject_update` is not a function; when the
+        process is built: the update has another type than the weights, the optimizer needs `value_fn`, it needs `value`
+        and the round has none, or `should_reject_update` returns something else.
 
     Example: FedAvgM.
 
     >>> type(apply_optimizer(optax.sgd(1.0, momentum=0.9))).__name__
     'Finalizer'
+
+    Rejecting updates that are too long:
+
+    >>> import jax, numpy as np, fedjax_core as fc
+    >>> def is_long(state, update):
+    ...     return fc.trees.norm(update) > 0.01
+    >>> server = apply_optimizer(optax.sgd(1.0), should_reject_update=is_long)
+    >>> model = fc.models.logistic_regression(2, 2)
+    >>> process = fc.algorithms.fed_avg(model, optax.sgd(0.1), server_optimizer=server, key=jax.random.key(0))
+    >>> clients = [{"x": np.eye(2, dtype=np.float32), "y": np.array([0, 1], np.int32)}]
+    >>> state, metrics = process.next(process.initialize(), clients)
+    >>> print(process.report(state)["weights_norm"], metrics["finalizer"]["update_rejected"])
+    0.0 1
 
     References:
       Reddi et al. 2021, Adaptive Federated Optimization, algorithm 1 (ServerOpt).
@@ -67,15 +95,23 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
             "write optax.sgd(1.0), or pass it as client_optimizer"
         )
     check_optimizer(optimizer, "server_optimizer", "optax.sgd(1.0)")
+    if should_reject_update is not None:
+        called = "apply_optimizer(should_reject_update=...)"
+        _checks.check_function(called, should_reject_update, "of the optimizer's state and the update", _REJECT)
     extended = optax.with_extra_args_support(optimizer)
 
     def init(weights):
         return federated_map(optimizer.init, weights)
 
     def step(state, weights, update, **extra):
-        updates, state = extended.update(update, state, weights, **extra)
-        non_finite = (~trees.is_finite(update)).astype(jnp.int32)
-        return state, optax.apply_updates(weights, updates), {"update_non_finite": non_finite}
+        updates, moved = extended.update(update, state, weights, **extra)
+        stepped = optax.apply_updates(weights, updates)
+        measured = {"update_non_finite": _flag(~trees.is_finite(update))}
+        if should_reject_update is None:
+            return moved, stepped, measured
+        rejected, measurements = _decision(should_reject_update(moved, update))
+        moved, stepped = trees.where(rejected, (state, weights), (moved, stepped))
+        return moved, stepped, {**measurements, **measured, "update_rejected": _flag(rejected)}
 
     def step_by_loss(state, weights, update, value):
         return step(state, weights, update, value=value, grad=update, value_fn=_no_value_fn)
@@ -92,6 +128,26 @@ def apply_optimizer(optimizer: optax.GradientTransformation) -> Finalizer:
         return MeasuredProcessOutput(*federated_map(step_by_loss, state, weights, update, value()))
 
     return Finalizer(init, next)
+
+
+_REJECT = "write lambda state, update: fc.trees.norm(update) > 10.0"
+
+
+def _flag(condition) -> jax.Array:
+    return jnp.asarray(condition, jnp.int32)
+
+
+def _decision(answer) -> tuple:
+    """The answer of `should_reject_update`, a bool, and its measurements."""
+    rejected, measurements = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+    measurements = {} if measurements is None else measurements
+    is_bool = isinstance(rejected, bool | np.bool_ | jax.Array) and types.type_of(rejected) == types.to_type("bool")
+    if not (is_bool and isinstance(measurements, dict)):
+        raise TypeError(
+            "apply_optimizer(should_reject_update=...) must return a bool, or a bool and a dict of measurements, got "
+            f"{answer!r}; {_REJECT}"
+        )
+    return jnp.asarray(rejected), measurements
 
 
 def _no_value_fn(weights):

@@ -8,6 +8,7 @@
   sample_clients            selects the clients of a round: a pure function of the key and the round number
   uniform_sampler, weighted_sampler, poisson_sampler, cyclic_sampler, fixed_cohorts
                             samplers: functions from the round number to client ids
+  silo_sampler              a sampler of which every silo selects clients of its own
   Effort                    limits on local training, as a number of steps for each client
   participation             selects the clients of a round and passes them through stages: a `Participation`
   available, dropout        stages: clients that are unavailable or fail; diurnal: availability over the day
@@ -40,6 +41,7 @@ from fedjax_core.data._samplers import (
 )
 from fedjax_core.data._sampling import sample_clients
 from fedjax_core.data._shakespeare import CharacterVocabulary, shakespeare, shakespeare_speeches, shakespeare_vocabulary
+from fedjax_core.data._silos import silo_sampler
 from fedjax_core.data._sources import ExampleSource
 from fedjax_core.data._stragglers import deadline, first_to_report, local_effort, lognormal_speeds, minimum_reports
 from fedjax_core.data._synthetic import synthetic, synthetic_iid
@@ -83,6 +85,7 @@ __all__ = [
     "shakespeare_speeches",
     "shakespeare_vocabulary",
     "shards",
+    "silo_sampler",
     "synthetic",
     "synthetic_iid",
     "uniform_sampler",

@@ -4,9 +4,11 @@
 * `word_sum`: the exact sum of integers of any size, as `Words`.
 * `Words`, an integer in two words: `widened`, `zero_words`, `added`, `summed`, `shifted`; `fits`, `saturated`,
   `wrapped`, `as_float`; `sum_dtype`.
+* `digits` and `from_digits`: integers of 32 bits in four parts, whose sums over the clients do not overflow.
 """
 
 from fedjax_core._signposts import signpost
+from fedjax_core.language._digits import digits, from_digits
 from fedjax_core.language._sums import count_sum, word_sum
 from fedjax_core.language._words import (
     Words,
@@ -27,7 +29,9 @@ __all__ = [
     "added",
     "as_float",
     "count_sum",
+    "digits",
     "fits",
+    "from_digits",
     "saturated",
     "shifted",
     "sum_dtype",

@@ -2,13 +2,15 @@
 
   loss                                  the mean of a per-example loss
   accuracy, top_k_accuracy              for class scores `[B, C]`
-  precision, recall, f1                 for class scores `[B, C]`, or for scores `[B]` and a threshold
+  precision, recall, f1                 for class scores `[B, C]`, or for scores `[B]` and a threshold; also for
+                                        examples of several classes (`multilabel`)
   confusion_matrix                      for class scores `[B, C]`
   roc_auc                               for scores `[B]`
   mean_absolute_error, mean_squared_error, r_squared
                                         for numbers `[B, ...]`
   token_accuracy, perplexity            for token scores `[B, T, V]`
-  out_of_vocabulary_rate                for tokens `[B, T]`
+  out_of_vocabulary_rate, truncation_rate, sequence_length, num_tokens, num_sequences
+                                        for tokens `[B, T]`
   num_examples, num_batches             counts
   per_domain                            any of them, separately for each value of a field of the batch
   from_mergeable                        a metric of another library, with `empty`, `merge` and `compute`
@@ -56,6 +58,7 @@ from fedjax_core.metrics._language import out_of_vocabulary_rate, perplexity, to
 from fedjax_core.metrics._precision_recall import f1, precision, recall
 from fedjax_core.metrics._regression import mean_absolute_error, mean_squared_error, r_squared
 from fedjax_core.metrics._roc_auc import roc_auc
+from fedjax_core.metrics._sequences import num_sequences, num_tokens, sequence_length, truncation_rate
 from fedjax_core.metrics._sum_then_finalize import finalize_sum, secure_sum_then_finalize, sum_then_finalize
 from fedjax_core.model_calls import mean_loss as loss
 from fedjax_core.model_calls import num_examples
@@ -74,6 +77,8 @@ __all__ = [
     "mean_squared_error",
     "num_batches",
     "num_examples",
+    "num_sequences",
+    "num_tokens",
     "out_of_vocabulary_rate",
     "per_domain",
     "perplexity",
@@ -82,9 +87,11 @@ __all__ = [
     "recall",
     "roc_auc",
     "secure_sum_then_finalize",
+    "sequence_length",
     "sum_then_finalize",
     "token_accuracy",
     "top_k_accuracy",
+    "truncation_rate",
 ]
 
 signpost(__name__)

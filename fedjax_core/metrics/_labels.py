@@ -135,7 +135,7 @@ def one_hot_predictions(scores: jax.Array, mask: jax.Array) -> jax.Array:
     return one_hot(first, mask, num_classes)
 
 
-def check_binary(metric: str, predictions, labels, label: str) -> None:
+def check_binary(metric: str, predictions, labels, label: str, multilabel: bool = False) -> None:
     """Checks that `predictions` holds one score for every label.
 
     Args:
@@ -143,6 +143,7 @@ def check_binary(metric: str, predictions, labels, label: str) -> None:
       predictions: should be real `[B]`.
       labels: should be integers or booleans `[B]`.
       label: the name of the batch field that holds the labels.
+      multilabel: whether both should be `[B, C]` instead.
 
     Raises:
       TypeError: the labels are neither integers nor booleans.
@@ -161,11 +162,17 @@ def check_binary(metric: str, predictions, labels, label: str) -> None:
             f"{metric} compares with labels 0 and 1, integers or booleans, got {dtype} in batch[{label!r}]; "
             f"name the field of labels: `{metric}(label=...)`"
         )
-    if jnp.ndim(labels) != 1 or jnp.shape(predictions) != jnp.shape(labels):
+    found = f"got predictions of shape {jnp.shape(predictions)} and batch[{label!r}] of shape {jnp.shape(labels)}"
+    same = jnp.shape(predictions) == jnp.shape(labels)
+    if multilabel and not (same and jnp.ndim(labels) == 2):
         raise ValueError(
-            f"{metric} takes one score per example, [B], and labels of the same shape; got predictions of shape "
-            f"{jnp.shape(predictions)} and batch[{label!r}] of shape {jnp.shape(labels)}. With two classes measure "
-            "the second's probability: "
+            f"{metric}(multilabel=True) takes one score for each class, [B, C], and labels 0 and 1 of the same shape; "
+            f"{found}; for one class per example leave out `multilabel`"
+        )
+    if not multilabel and not (same and jnp.ndim(labels) == 1):
+        raise ValueError(
+            f"{metric} takes one score per example, [B], and labels of the same shape; {found}. "
+            "With two classes measure the second's probability: "
             "`metric._replace(measure=lambda p, b, m: metric.measure(jax.nn.softmax(p)[:, 1], b, m))`"
         )
 

@@ -22,8 +22,6 @@ from fedjax_core.language import (
 from fedjax_core.metrics._arguments import check_names, is_pair
 
 _LARGEST = 2**20 - 1
-_SHIFTS = (0, 8, 16, 24)
-"""The positions of an offset's digits in its 32 bits."""
 
 
 def secure_sum(ranges: Mapping[str, Any], statistics: Placed, num_non_finite: Placed) -> tuple[Placed, Placed]:
@@ -61,7 +59,7 @@ def secure_sum(ranges: Mapping[str, Any], statistics: Placed, num_non_finite: Pl
     grids = {name: _grids(name, ranges.get(name), tensors[name]) for name in tensors}
 
     def encode(statistics, num_non_finite):
-        digits = jax.tree.map(lambda grid, x: _digits(_offset(grid, x)), grids, statistics)
+        digits = jax.tree.map(lambda grid, x: sums.digits(_offset(grid, x)), grids, statistics)
         clipped = {name: _is_clipped(grids[name], statistics[name]) for name in grids}
         return digits, {"num_clients": 1, "num_clipped": clipped, "num_non_finite": num_non_finite}
 
@@ -157,18 +155,11 @@ def _offset(grid: _Grid, x):
     return steps.astype(jnp.uint32) + jnp.uint32(grid.origin)
 
 
-def _digits(offset):
-    """Four digits of eight bits, the lowest first, uint32 `[..., 4]`."""
-    return jnp.stack([(offset >> shift) & 255 for shift in _SHIFTS], axis=-1)
-
-
 def _decode(grid: _Grid, digits, num_clients):
     """The sum of the clients' numbers from the sums of their digits; `Words` for integers."""
-    origin = _digits(jnp.full(digits.shape[:-1], grid.origin, jnp.uint32))
+    origin = sums.digits(jnp.full(digits.shape[:-1], grid.origin, jnp.uint32))
     places = lax.bitcast_convert_type(digits - num_clients.astype(jnp.uint32) * origin, jnp.int32)
     if grid.dtype.itemsize == 8 and grid.step is None:
         places = places.astype(jnp.int64)
-    total = sums.zero_words(places.shape[:-1], places.dtype)
-    for i, shift in enumerate(_SHIFTS):
-        total = sums.added(total, sums.shifted(sums.widened(places[..., i]), shift))
+    total = sums.from_digits(places)
     return total if grid.step is None else (sums.as_float(total) * grid.step).astype(grid.dtype)

@@ -23,7 +23,15 @@ from fedjax_core.templates import LearningProcess
 
 _POLL_SECONDS = 1.0
 _ROUNDS_OF_DELAY = 8000.0
-_RUN_OPTIONS = ("checkpoints", "releases", "accounting", "initial_state", "progress")
+_RUN_OPTIONS = (
+    "checkpoints",
+    "releases",
+    "accounting",
+    "initial_state",
+    "should_retry_round",
+    "max_retries",
+    "progress",
+)
 _NAMES = {
     "sampler": "cohort_size",
     "rounds": "train_rounds",
@@ -127,7 +135,8 @@ class Experiment:
           run_dir: the folder of the run.
           job: the processes that share the experiment; None if this process is the only one.
           key: draws cohorts and shuffling. The process has its own key.
-          **run_options: `checkpoints`, `releases`, `accounting`, `initial_state` and `progress`; see `Run`.
+          **run_options: `checkpoints`, `releases`, `accounting`, `initial_state`, `should_retry_round`, `max_retries`
+            and `progress`; see `Run`.
 
         Raises:
           ValueError: `process` has no `next` or no `get_model_weights`; an export is not an `Export`, or two exports

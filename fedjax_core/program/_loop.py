@@ -18,7 +18,9 @@ from fedjax_core.engine import Cohort
 from fedjax_core.program._early_stopping import Ending
 from fedjax_core.program._history import Record, flatten_metrics, on_host
 from fedjax_core.program._outlets import Outlet, Round
+from fedjax_core.program._retrying import NEVER, Retrying, retries_so_far
 from fedjax_core.program._run_start import RunStart
+from fedjax_core.templates import LearningProcessOutput
 
 
 class RoundCohort(NamedTuple):
@@ -44,11 +46,14 @@ def cohort_drawer(
 ) -> Callable[[int], RoundCohort]:
     """Returns a function that draws the clients of a round and their batches.
 
+    It takes the number of the draw: that of the round, plus the number of retries so far. A round that is tried again
+    thus gets the clients that the next round would have had.
+
     Args:
-      sampler: a function from the round number to the ids of the clients, or to a `Participation`.
+      sampler: a function from the number of the draw to the ids of the clients, or to a `Participation`.
       data: the population.
       batching: how the examples of a client become batches.
-      key: draws the shuffling; the round number is folded in.
+      key: draws the shuffling; the number of the draw is folded in.
     """
 
     def draw(number: int) -> RoundCohort:
@@ -95,6 +100,7 @@ def run_rounds(
     *,
     evaluate: Callable[[int, Any, bool], Any] = lambda number, state, is_last: None,
     added: Callable[[int], dict[str, Any]] = lambda number: {},
+    retrying: Retrying = NEVER,
     outlets: Sequence[Outlet] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Round:
@@ -106,6 +112,7 @@ def run_rounds(
       draw: the function that `cohort_drawer` returns; called for a round while the devices compute the previous one.
       evaluate: `(number, state, is_last)` -> the metrics on held-out data after a round, or None.
       added: a function from the round number to the metrics that the round's record has besides the process's.
+      retrying: which rounds are tried again, from the state before them; skipped ones are not.
       outlets: receive each round, in order.
       clock: returns the time in seconds.
 
@@ -114,16 +121,23 @@ def run_rounds(
     """
     state, history = start.state, start.history
     epoch = clock() - (history.records[-1].seconds if len(history) else 0)
-    ahead = None
+    ahead, retries = None, retries_so_far(history)
     with _closing(outlets):
         for number in itertools.count(start.completed + 1):
             begin = clock()
-            drawn = draw(number) if ahead is None else ahead
-            after, metrics = (state, None) if drawn.cohort is None else start.next(state, drawn.cohort)
-            drawn = drawn._replace(cohort=None)  # frees its examples while the next ones are read
-            ahead = None if number == ending.last_round else _drawn_ahead(draw, start.next, number + 1)
-            metrics = on_host(metrics)  # waits for the devices
-            flat = {**drawn.metrics, **flatten_metrics(metrics), **added(number)}
+            for num_retries in itertools.count():
+                drawn = draw(number + retries + num_retries) if ahead is None else ahead
+                after, metrics = (state, None) if drawn.cohort is None else start.next(state, drawn.cohort)
+                drawn = drawn._replace(cohort=None)  # frees its examples while the next ones are read
+                later = number + retries + num_retries + 1  # for the next round, or for this one again
+                ahead = None if number == ending.last_round else _drawn_ahead(draw, start.next, later)
+                metrics = on_host(metrics)  # waits for the devices
+                output = LearningProcessOutput(after, metrics)
+                if metrics is None or not retrying.asks(output, round_num=number, num_retries=num_retries):
+                    break
+            retries += num_retries
+            measured = {**added(number), **retrying.measured(num_retries)}
+            flat = {**drawn.metrics, **flatten_metrics(metrics), **measured}
             round_seconds = clock() - begin
             is_last = ending.measured(number, flat)
             held_out = evaluate(number, after, is_last)

@@ -25,13 +25,14 @@ from fedjax_core.program._locks import sole_writer
 from fedjax_core.program._loop import RoundCohort, cohort_drawer, drawn_once, run_rounds
 from fedjax_core.program._outlets import Outlet, Round
 from fedjax_core.program._releases import ReleaseManager
+from fedjax_core.program._retrying import checked_retrying
 from fedjax_core.program._run_end import TrainResult, finish_if_unfinished, write_export
 from fedjax_core.program._run_folder import RunFolder
 from fedjax_core.program._run_settings import RunSettings, save_settings
 from fedjax_core.program._run_start import RunStart, environment_of, first_state, run_start, what_runs
 from fedjax_core.program._trial import next_cohort, one_batch, try_rounds, typical_seconds
 from fedjax_core.program._watching import Time, watch
-from fedjax_core.templates import LearningProcess
+from fedjax_core.templates import LearningProcess, LearningProcessOutput
 from fedjax_core.types import member_of
 
 
@@ -103,6 +104,8 @@ class Run:
         exports: Export | Sequence[Export] = (),
         accounting: Accounting | None = None,
         initial_state: Any = None,
+        should_retry_round: Callable[[LearningProcessOutput], bool] | None = None,
+        max_retries: int = 1,
         on_round: Callable[[Round], Any] | Sequence[Callable[[Round], Any]] = (),
         progress: bool = True,
         key: jax.Array,
@@ -138,6 +141,13 @@ class Run:
             weights of another run, give `process.set_model_weights(process.initialize(), weights)`, with
             `load_weights(path, like=...)`. A run that has a checkpoint resumes from it, and warns if the run began with
             another state.
+          should_retry_round: a function of the `LearningProcessOutput(state, metrics)` of a round that returns whether
+            to try it again. The round then begins anew from the state before it, with the clients and the shuffling of
+            the next number: with one retry in round 3, round 4 gets those of number 5. Records have the metric
+            `program_metrics/num_retries`. It is called once after each try, also by a run that resumes, and must not
+            come with an accounting; with `private_mean`, a try that is given up has a privacy cost and its noise is
+            drawn again.
+          max_retries: how often a round is tried again at most; it then counts, with a warning.
           on_round: a function, or several, called with a `Round` after each round.
           progress: whether to show a progress bar on standard error if that is a terminal.
           key: draws cohorts and shuffling. The process has its own key.
@@ -159,6 +169,8 @@ class Run:
         _arguments.check_accounting(accounting, process, sampler, len(train_data))
         _arguments.check_early_stopping(rounds, sampler, process, evaluation, accounting)
         initial_state = _arguments.checked_initial_state(initial_state, process)
+        self._retrying = checked_retrying(should_retry_round, max_retries, accounting)
+        self.should_retry_round, self.max_retries = self._retrying
         self._folder = _arguments.checked_folder(folder)
         self.folder = self._folder.path if isinstance(self._folder, RunFolder) else self._folder
         self.checkpoints = _arguments.checked_checkpoints(checkpoints, self.folder)
@@ -184,7 +196,8 @@ class Run:
           UserWarning: the next rounds are not those of an uninterrupted run, because settings, versions or devices have
             changed since the checkpoint, the process or the data are told apart from those of the checkpoint (another
             learning rate, optimizer or aggregator), or the run began with another state; a round left out all of its
-            clients that have examples; or the first round did not measure the metric of an early stopping.
+            clients that have examples; a round counts although `should_retry_round` asks for another try; or the first
+            round did not measure the metric of an early stopping.
 
         Raises:
           CheckpointTypeError: the latest checkpoint is of another model or algorithm.
@@ -209,6 +222,7 @@ class Run:
                 self._draw,
                 evaluate=self._evaluate_if_due,
                 added=self._spent,
+                retrying=self._retrying,
                 outlets=self._outlets(start, ending, folder),
                 clock=self._time.clock,
             )

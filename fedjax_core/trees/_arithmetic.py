@@ -1,5 +1,6 @@
 """Arithmetic, norms and casts on pytrees of arrays."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -146,24 +147,38 @@ def squared_norm(tree: Tree) -> jax.Array:
     return sum((_sum_of_squares(leaf) for leaf in jax.tree.leaves(tree)), jnp.zeros((), jnp.float32))
 
 
-def norm(tree: Tree) -> jax.Array:
-    r"""The L2 norm :math:`\sqrt{\sum_i |x_i|^2}` of all entries of all leaves together.
+def norm(tree: Tree, order: float = 2) -> jax.Array:
+    r"""The L2 norm :math:`\sqrt{\sum_i |x_i|^2}` of all entries of all leaves together, or another one.
 
     Unlike that of `optax.tree.norm`, its gradient at zero is zero, not NaN, and it sums bfloat16 in float32.
+
+    Args:
+      tree: a pytree of arrays.
+      order: 2; 1 for the L1 norm :math:`\sum_i |x_i|`; `math.inf` for the largest entry :math:`\max_i |x_i|`.
 
     Returns:
       float32 `[]`; 0 for an empty tree. Its gradient at zero is zero, not NaN.
 
+    Raises:
+      ValueError: `order` is none of these.
+
     Example:
-      >>> print(norm({"w": jnp.array([3.0]), "b": jnp.array(4.0)}))
-      5.0
+      >>> tree = {"w": jnp.array([3.0]), "b": jnp.array(-4.0)}
+      >>> print(norm(tree), norm(tree, order=1), norm(tree, order=math.inf))
+      5.0 7.0 4.0
     """
+    if order == 1:
+        return sum(map(jnp.sum, _magnitudes(tree)), jnp.zeros((), jnp.float32))
+    if order == math.inf:
+        return jnp.max(jnp.array([0.0, *(jnp.max(each, initial=0.0) for each in _magnitudes(tree))], jnp.float32))
+    if order != 2:
+        raise ValueError(f"`norm(tree, order)` needs an order of 1, 2 or math.inf, got {order!r}")
     total = squared_norm(tree)
     is_zero = total == 0
     return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, total)))
 
 
-def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree) -> Tree:
+def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree, order: float = 2) -> Tree:
     r"""`tree` scaled down to a norm of at most `max_norm`: :math:`x \min(1, c / \|x\|)`.
 
     The tree is the second argument, so that `functools.partial(clip_by_norm, max_norm)` is a function of the tree.
@@ -171,9 +186,10 @@ def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree) -> Tree:
     Args:
       max_norm: a positive scalar.
       tree: a pytree of arrays; each leaf keeps its dtype. A single NaN makes every entry NaN.
+      order: which norm, see `norm`.
 
     Raises:
-      ValueError: `max_norm` is not a scalar, or it is a Python number that is not positive.
+      ValueError: `max_norm` is not a scalar, or it is a Python number that is not positive; or there is no such norm.
 
     Example:
       >>> print(clip_by_norm(1.0, {"w": jnp.array([3.0, 4.0])})["w"])
@@ -182,7 +198,7 @@ def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree) -> Tree:
     _check_scalar("clip_by_norm(max_norm, tree)", max_norm)
     if isinstance(max_norm, int | float) and not max_norm > 0:
         raise ValueError(f"`clip_by_norm(max_norm, tree)` needs a positive norm, got {max_norm}")
-    return scale(tree, max_norm / jnp.maximum(norm(tree), max_norm))
+    return scale(tree, max_norm / jnp.maximum(norm(tree, order), max_norm))
 
 
 def is_finite(tree: Tree) -> jax.Array:
@@ -282,6 +298,18 @@ def _check_scalar(call: str, value: Any) -> None:
             f"`{call}` takes one scalar for all leaves, got the shape {jnp.shape(value)}; "
             f"for a factor per leaf write jax.tree.map(jnp.multiply, tree, factors)"
         )
+
+
+def _magnitudes(tree: Tree) -> list[jax.Array]:
+    """The absolute values of each leaf in float32, where the lowest integer has one too."""
+    return [_magnitude(jnp.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
+
+
+def _magnitude(leaf: jax.Array) -> jax.Array:
+    if jnp.iscomplexobj(leaf):
+        return jnp.abs(leaf)
+    wide = leaf.astype(jnp.float32)
+    return wide * jax.lax.stop_gradient(jnp.sign(wide))  # the gradient of `jnp.abs` is 1 at zero
 
 
 def _sum_of_squares(leaf: Any) -> jax.Array:

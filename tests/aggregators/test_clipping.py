@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fedjax_core as fc
-from fedjax_core.aggregators import as_process, clip_by_norm, mean, quantile_estimate, sum
+from fedjax_core.aggregators import as_process, clip_by_norm, mean, quantile_estimate, sum, zero_large
 from fedjax_core.templates import EstimationProcess
 from tests import robust_references as reference
 
@@ -168,6 +168,46 @@ def test_type_signature(adaptive):
 def test_wrong_norms_are_refused(wrong, error):
     with pytest.raises(error, match=r"clip_by_norm\(max_norm=\.\.\.\) must be positive.* to disable clipping leave"):
         clip_by_norm(wrong)
+
+
+def test_the_norm_moves_by_steps_of_tff_and_back():
+    """From 1 by 2/3 to 5/3, as in TFF's test: two of three clients are above 1, and all should be below."""
+    estimate = quantile_estimate(1.0, 1.0, 1.0, geometric_update=False)
+    process = as_process(clip_by_norm(estimate, sum()), "float32")
+    state = process.initialize()
+    for expected, bound in [(0.5 + 1 + 1, 1.0), (0.5 + 1.5 + 5 / 3, 5 / 3), (4.0, 2.0)]:
+        output = process.next(state, [0.5, 1.5, 2.0], np.ones(3, np.float32))
+        np.testing.assert_allclose(output.result, expected, rtol=1e-6)
+        np.testing.assert_allclose(output.measurements["max_norm"], bound, rtol=1e-6)
+        state = output.state
+
+
+def test_an_estimate_below_zero_is_a_bound_of_zero():
+    """With a bound of -1 the update 3 would become -1."""
+    estimate = quantile_estimate(-1.0, 0.5, 1.0, geometric_update=False)
+    for aggregator, name in [(clip_by_norm(estimate, sum()), "max_norm"), (zero_large(estimate, sum()), "threshold")]:
+        process = as_process(aggregator, "float32[2]")
+        output = process.next(process.initialize(), np.float32([[3.0, 4.0], [0.0, 0.0]]), np.ones(2, np.float32))
+        assert output.result.tolist() == [0.0, 0.0] and output.measurements[name] == 0.0
+
+
+@pytest.mark.parametrize("order", [1, 2.0, np.float32(INF)])
+def test_orders_agree_with_numpy(order):
+    process = as_process(clip_by_norm(1.5, sum(), order=order), VALUE)
+    values, _ = _draw(0)
+    flat = np.array([[*value["w"], value["b"]] for value in values], np.float64)
+    factors = np.minimum(1, 1.5 / np.linalg.norm(flat, order, axis=1))
+    assert 0 < np.sum(factors < 1) < len(values)
+    output = process.next(process.initialize(), values, np.ones(len(values), np.float32))
+    found = [*output.result["w"], output.result["b"]]
+    np.testing.assert_allclose(found, (flat * factors[:, None]).sum(0), rtol=2e-5, atol=1e-6)
+    assert output.measurements["num_clipped"] == np.sum(factors < 1)
+
+
+@pytest.mark.parametrize("order, error", [(3, ValueError), (0, ValueError), (NAN, ValueError), ("inf", TypeError)])
+def test_other_orders_are_refused(order, error):
+    with pytest.raises(error, match=r"clip_by_norm\(order=\.\.\.\) must be 1, 2 or math\.inf, got .* write order=2"):
+        clip_by_norm(1.0, order=order)
 
 
 @pytest.mark.parametrize("wrong", [mean, 1.0, "mean"])

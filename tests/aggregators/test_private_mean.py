@@ -155,6 +155,23 @@ def test_adaptive_norm_follows_the_quantile_without_noise():
     assert 2.9 < expected < 3.6
 
 
+def test_arithmetic_steps_are_those_of_tff():
+    """TFF's test of its adaptive query: the norm goes from 1 by 2/3 to 5/3; the mean divides the sums by 3."""
+    process = _process("float32", max_norm=AdaptiveNorm(1.0, 1.0, 1.0, geometric_update=False), cohort_size=3)
+    state = process.initialize()
+    for total, norm in [(0.5 + 1 + 1, 1.0), (0.5 + 1.5 + 5 / 3, 5 / 3)]:
+        output = process.next(state, [0.5, 1.5, 2.0], np.ones(3, np.float32))
+        np.testing.assert_allclose([output.result, output.measurements["max_norm"]], [total / 3, norm], rtol=1e-6)
+        state = output.state
+
+
+def test_an_arithmetic_norm_below_zero_sends_nothing():
+    norm = AdaptiveNorm(-1.0, 0.5, 1.0, geometric_update=False)
+    process = _process("float32", max_norm=norm, noise_multiplier=1.0, cohort_size=100)
+    output = process.next(process.initialize(), [3.0], [1.0])
+    assert output.result == 0.0 == output.measurements["max_norm"] == output.measurements["noise_stddev"]
+
+
 def test_count_and_sum_share_the_noise():
     """A client moves the sum by C and the centred count by 1/2; together that is a Gaussian with the multiplier z."""
     z, m, stddev = 0.8, 50, 1.25

@@ -138,6 +138,59 @@ def test_never_leaves_the_positive_numbers():
     assert process.report(low) > 1e-10 and process.report(high) < 1e10
 
 
+@pytest.mark.parametrize(
+    "geometric, expected", [(False, 3.14159 + 2.71828 * 0.61803), (True, 3.14159 * math.exp(2.71828 * 0.61803))]
+)
+def test_one_step_is_that_of_tff(geometric, expected):
+    """Two clients above the estimate; the numbers are those of TFF's test of its quantile estimation."""
+    process = quantile_estimate(3.14159, 0.61803, 2.71828, geometric_update=geometric)
+    state = process.next(process.initialize(), [4.14159, 5.14159])
+    np.testing.assert_allclose(process.report(state), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cohort_size", [None, 2])
+@pytest.mark.parametrize(
+    "initial, target, values, expected",
+    [
+        (10.0, 0.0, (8.5, 7.25), [9.0, 8.0, 7.5, 7.0, 7.0]),
+        (0.0, 1.0, (1.5, 2.75), [1.0, 2.0, 2.5, 3.0, 3.0]),
+        (1.0, 0.0, (-0.5, -1.5), [0.0, -1.0, -1.5, -2.0, -2.0]),
+    ],
+)
+def test_arithmetic_steps_follow_the_extremes(initial, target, values, expected, cohort_size):
+    """The first two rows are those of TFF's tests; by hand, a step is the fraction of the clients that are beyond."""
+    process = quantile_estimate(initial, target, 1.0, geometric_update=False, cohort_size=cohort_size)
+    state = process.initialize()
+    for estimate in expected:
+        state = process.next(state, np.float32(values))
+        np.testing.assert_allclose(process.report(state), estimate, rtol=1e-6)
+
+
+def test_an_arithmetic_estimate_has_the_noise_of_the_count():
+    process = quantile_estimate(2.0, 0.75, 0.5, geometric_update=False, noise_stddev=3.0, cohort_size=10, key=KEY)
+    geometric = quantile_estimate(2.0, 0.75, 0.5, noise_stddev=3.0, cohort_size=10, key=KEY)
+    moved, factor = (p.next(p.initialize(), [1.0])["estimate"] for p in (process, geometric))
+    np.testing.assert_allclose(moved - 2.0, np.log(factor / 2.0), rtol=1e-5)
+
+
+def test_an_arithmetic_estimate_stays_finite():
+    process = quantile_estimate(-1.0, 0.5, 3e38, geometric_update=False)
+    low = high = process.initialize()
+    for _ in range(4):
+        low, high = process.next(low, [-INF]), process.next(high, [INF])
+    assert -INF < process.report(low) < -3e38 and 3e38 < process.report(high) < INF
+
+
+def test_a_secure_estimation_has_the_same_result():
+    """The numbers of TFF's test: two clients above the estimate, one below."""
+    secure, plain = (quantile_estimate(1.0, 0.5, 1.0, secure_estimation=secure) for secure in (True, False))
+    states = [secure.initialize(), plain.initialize()]
+    for _ in range(3):
+        states = [p.next(state, [0.5, NAN, 1.5, 2.5]) for p, state in zip((secure, plain), states)]
+        np.testing.assert_array_equal(states[0]["estimate"], states[1]["estimate"])
+    assert "federated_secure_sum" in secure.next.describe()
+
+
 def test_map_makes_a_bound(process):
     @fc.federated_computation(fc.at_server("float32"))
     def doubled(estimate):
@@ -160,6 +213,8 @@ GOOD = {"initial": 1.0, "target_quantile": 0.5, "learning_rate": 0.2}
         ({"target_quantile": 1.5}, ValueError, "from 0 to 1"),
         ({"learning_rate": -0.2}, ValueError, "learning_rate"),
         ({"learning_rate": INF}, ValueError, "learning_rate"),
+        ({"initial": -INF, "geometric_update": False}, ValueError, r"initial=\.\.\.\) must be finite"),
+        ({"geometric_update": "arithmetic"}, TypeError, "write geometric_update=False for arithmetic"),
         ({"noise_stddev": -1.0}, ValueError, "noise_stddev"),
         ({"cohort_size": 0}, ValueError, "cohort_size"),
         ({"noise_stddev": 1.0}, TypeError, "needs a cohort_size"),

@@ -37,13 +37,13 @@ def work(weights, data, key):
     return ClientResult(update, number, statistics, running=Running(state, number))
 
 
-def process(work=work, model=MODEL, aggregator=None):
+def process(work=work, model=MODEL, aggregator=None, **rules):
     return fc.algorithms.compose(
         model,
         fc.algorithms.broadcast(),
         fc.clients.client_work(work, fc.algorithms.metrics_process(model)),
         aggregator or fc.aggregators.mean(),
-        fc.algorithms.apply_optimizer(optax.sgd(1.0)),
+        fc.algorithms.apply_optimizer(optax.sgd(1.0), **rules),
         key=KEY,
     )
 
@@ -69,6 +69,14 @@ def test_running_state_is_averaged_by_examples(started):
     same = ("untouched", "steps", "key")
     reference.assert_same_bits({name: found[name] for name in same}, {name: old[name] for name in same})
     reference.assert_close(new.weights.trainable, jax.tree.map(lambda w: w - 0.1, state.weights.trainable))
+
+
+def test_the_running_state_stays_with_the_weights_when_the_update_is_rejected():
+    built = process(should_reject_update=lambda state, update: fc.trees.norm(update) > 0.01)
+    first = built.initialize()
+    new, metrics = built.next(first, reference.cohort(CLIENTS))
+    assert metrics["finalizer"]["update_rejected"] == 1
+    reference.assert_same_bits(new.weights, first.weights)
 
 
 @pytest.mark.slow

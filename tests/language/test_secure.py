@@ -68,6 +68,56 @@ def test_a_modular_sum_up_to_the_largest_modulus(dtype, modulus):
     assert int(result) == (modulus - 1) * 9 % modulus and result.dtype == dtype
 
 
+# The table of TensorFlow Federated's test of a symmetric modular sum, where no entry is beyond the range.
+SYMMETRIC = [
+    (2, [0, 1], 1),
+    (2, [0, 1, 1], -1),
+    (2, [0, 1, 1, 1], 0),
+    (2, [0, -1], -1),
+    (2, [0, -1, -1], 1),
+    (2, [0, -1, -1, -1], 0),
+    (8, [1, 2, 3], 6),
+    (8, [1, 2, 3, 4], -5),
+    (8, [-1, -2, -3, -4], 5),
+    (1, [0, 0], 0),
+    (5, [], 0),
+]
+
+
+@pytest.mark.parametrize(("modulus", "values", "expected"), SYMMETRIC)
+def test_a_symmetric_modular_sum(modulus, values, expected):
+    run = computation(lambda v: fc.federated_secure_modular_sum(v, modulus, symmetric_range=True))
+    assert int(run(as_int32(values))) == expected
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32"])
+def test_a_symmetric_modular_sum_up_to_the_largest_modulus(dtype):
+    modulus = (int(np.iinfo(dtype).max) + 1) // 2
+    run = computation(
+        lambda v: fc.federated_secure_modular_sum(v, {"a": modulus, "b": 3}, symmetric_range=True),
+        {"a": dtype, "b": dtype},
+    )
+    for sign in (1, -1):
+        result = run({"a": np.full(9, sign * (modulus - 1), dtype), "b": np.full(9, sign, dtype)})
+        exact = sign * 9 * (modulus - 1)
+        assert int(result["a"]) == (exact + modulus - 1) % (2 * modulus - 1) - (modulus - 1)
+        assert int(result["b"]) == sign * -1 and result["a"].dtype == dtype
+    with pytest.raises(
+        ValueError, match=rf"1 clients hold an entry outside -{modulus - 1}\.\.{modulus - 1}, -2\.\.2; .*-limit"
+    ):
+        run([{"a": -modulus, "b": 0}])
+    rule = rf"must be positive, and 2 \* modulus - 1 must fit {dtype}, got {modulus + 1}"
+    with pytest.raises(ValueError, match=rule):
+        computation(lambda v: fc.federated_secure_modular_sum(v, modulus + 1, symmetric_range=True), dtype)
+
+
+def test_a_symmetric_range_needs_signed_integers():
+    with pytest.raises(TypeError, match=r"takes signed integers, got \{uint8\}@CLIENTS"):
+        computation(lambda v: fc.federated_secure_modular_sum(v, 3, symmetric_range=True), "uint8")
+    with pytest.raises(TypeError, match=r"symmetric_range=\.\.\.\) must be .* write federated_secure_modular_sum"):
+        computation(lambda v: fc.federated_secure_modular_sum(v, 3, symmetric_range="yes"))
+
+
 @settings(max_examples=25)
 @given(st.lists(st.integers(-(2**31), LARGEST) | st.integers(-1, 10), min_size=7, max_size=7))
 @example([9] * 7)
@@ -104,7 +154,7 @@ def test_one_bound_for_each_field():
     result = run([{"a": [1, 3], "b": 200}, {"a": [0, 1], "b": 1}])
     np.testing.assert_array_equal(result["a"], [1, 4])
     assert int(result["b"]) == 201 and result["b"].dtype == jnp.uint8
-    with pytest.raises(ValueError, match=r"1 clients hold an entry outside 0..3, 200"):
+    with pytest.raises(ValueError, match=r"1 clients hold an entry outside 0..3, 0..200"):
         run([{"a": [4, 0], "b": 0}, {"a": [0, 0], "b": 0}])
     with pytest.raises(ValueError, match=r"the sum of 1 fields does not fit"):
         run([{"a": [0, 0], "b": 200}, {"a": [0, 0], "b": 56}])

@@ -135,3 +135,49 @@ def test_out_of_vocabulary_rate_is_of_sequences_of_integers():
         metric.measure(None, {"y": np.zeros(5, int)}, np.ones(5, bool))
     with pytest.raises(TypeError, match="out_of_vocabulary_rate compares with integer labels, got float"):
         metric.measure(None, {"y": np.zeros((5, 2))}, np.ones(5, bool))
+
+
+FEDJAX_TOKENS = np.array([[1, 2, 2, 1, 3, 0]])
+FEDJAX_SCORES = np.eye(4, dtype=np.float32)[[[1, 0, 2, 1, 3, 0]]] + np.float32([0, 0, 0, -np.inf])
+"""The tokens and scores of FedJAX's documentation, where the logits of token 3 are masked."""
+
+
+def test_accuracy_at_each_position():
+    whole, each = metrics.token_accuracy(), metrics.token_accuracy(per_position=True)
+    value = [m.finalize(m.measure(FEDJAX_SCORES, {"y": FEDJAX_TOKENS}, np.ones(1, bool))) for m in (whole, each)]
+    np.testing.assert_allclose(value[0], 3 / 5, rtol=1e-6)
+    np.testing.assert_array_equal(value[1], [1, 0, 1, 1, 0, np.nan])
+
+
+def test_tokens_among_the_highest_scores():
+    scores = np.float32(
+        [[0, 1, 0.5, 0], [1, 0.5, 0, 0], [0.8, 0, 0.7, 0], [0.5, 1, 0, 0], [0, 0.5, 0, 1], [0.5, 0, 0.9, 0]]
+    )
+    masked = (scores + np.float32([0, 0, 0, -np.inf]))[None]
+    for k, expected in [(1, 2 / 5), (2, 3 / 5), (3, 4 / 5)]:
+        metric = metrics.token_accuracy(k=k)
+        value = metric.finalize(metric.measure(masked, {"y": FEDJAX_TOKENS}, np.ones(1, bool)))
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [metrics.token_accuracy, metrics.perplexity, lambda **options: metrics.out_of_vocabulary_rate((2, 3), **options)],
+    ids=["token_accuracy", "perplexity", "out_of_vocabulary_rate"],
+)
+def test_each_position_is_the_metric_of_this_position(make):
+    logits, batch, mask = _batch(6)
+    each, one = make(per_position=True), make()
+    statistic = each.measure(logits, batch, mask)
+    assert [part.shape for part in statistic] == [(7,), (7,)]
+    expected = [
+        one.finalize(one.measure(logits[:, t : t + 1], {"y": batch["y"][:, t : t + 1]}, mask)) for t in range(7)
+    ]
+    np.testing.assert_allclose(each.finalize(statistic), expected, rtol=1e-6)
+    with pytest.raises(TypeError, match=r"\(per_position=\.\.\.\) must be .* write per_position=True"):
+        make(per_position="T")
+
+
+def test_number_of_highest_scores_must_be_positive():
+    with pytest.raises(ValueError, match=r"token_accuracy\(k=\.\.\.\)"):
+        metrics.token_accuracy(k=0)

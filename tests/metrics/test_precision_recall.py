@@ -64,6 +64,52 @@ def test_of_two_classes(kind, threshold, dtype):
     np.testing.assert_allclose(metric.finalize(statistic), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_twelve_labels_of_three_samples_equal_the_flattened_ones(kind):
+    random = np.random.default_rng(3)
+    scores, labels = random.random((3, 4), np.float32), random.integers(0, 2, (3, 4))
+    flat = KINDS[kind]()
+    expected = flat.finalize(flat.measure(scores.ravel(), {"y": labels.ravel()}, np.ones(12, bool)))
+    np.testing.assert_allclose(expected, _quotient(kind, scores.ravel() >= 0.5, labels.ravel() == 1), rtol=1e-6)
+    for average in ("binary", "micro"):
+        metric = KINDS[kind](average, multilabel=True)
+        np.testing.assert_array_equal(
+            metric.finalize(metric.measure(scores, {"y": labels}, np.ones(3, bool))), expected
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("average", ["micro", "macro", "weighted", "per_class"])
+def test_of_several_labels(kind, average):
+    """A class that is never predicted, one without labels, and padding."""
+    random = np.random.default_rng(5)
+    scores, labels, mask = random.normal(size=(30, 5)), random.integers(0, 2, (30, 5)), random.random(30) < 0.7
+    scores[:, 4], labels[:, 3] = -1, 0
+    metric = KINDS[kind](average, threshold=0.25, multilabel=True)
+    statistic = metric.measure(np.float32(scores), {"y": labels.astype(bool)}, mask)
+    expected = _reference(kind, average, scores[mask] >= 0.25, labels[mask] == 1)
+    np.testing.assert_allclose(metric.finalize(statistic), expected, rtol=1e-6)
+    dirty = np.where(mask[:, None], np.float32(scores), np.nan)
+    for clean, found in zip(statistic, metric.measure(dirty, {"y": np.where(mask[:, None], labels, 1)}, mask)):
+        np.testing.assert_array_equal(clean, found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_labels_are_told_from_one(kind):
+    scores, everyone = np.zeros((5, 3), np.float32), np.ones(5, bool)
+    for average in ("binary", "macro"):
+        one = rf"takes one label for each example.*write {kind}\(\.\.\., multilabel=True\)"
+        with pytest.raises(ValueError, match=one):
+            KINDS[kind](average).measure(scores, {"y": np.zeros((5, 3), int)}, everyone)
+        for labels in (np.zeros(5, int), np.zeros((5, 2), int)):
+            with pytest.raises(ValueError, match=r"multilabel=True\) takes one score for each class, \[B, C\]"):
+                KINDS[kind](average, multilabel=True).measure(scores, {"y": labels}, everyone)
+    with pytest.raises(TypeError, match="integers or booleans, got float32"):
+        KINDS[kind](multilabel=True).measure(scores, {"y": scores}, everyone)
+    with pytest.raises(TypeError, match=rf"{kind}\(multilabel=\.\.\.\) must be"):
+        KINDS[kind](multilabel="yes")
+
+
 def test_micro_average_of_classes_is_the_accuracy():
     scores, batch, mask = _batch(11)
     accuracy = metrics.accuracy()

@@ -110,6 +110,20 @@ def test_gradient_of_norm_is_the_direction():
     np.testing.assert_allclose(jax.grad(trees.norm)(jnp.array([3.0, -4.0])), [0.6, -0.8], rtol=1e-6)
 
 
+@pytest.mark.parametrize("order", [1, 2, np.inf])
+def test_orders_of_the_norm(order):
+    tree = {"w": jnp.array([[3, -4], [0, 1]]), "h": jnp.array([1.5, -0.5], "bfloat16"), "z": jnp.array(3 - 4j)}
+    flat = np.array([3, -4, 0, 1, 1.5, -0.5, 3 - 4j])
+    found = trees.norm(tree, order)
+    np.testing.assert_allclose(found, np.linalg.norm(flat, order), rtol=1e-6)
+    assert found.dtype == jnp.float32 and trees.norm({}, order) == 0.0
+    np.testing.assert_array_equal(jax.grad(trees.norm)(jnp.zeros(3), order), np.zeros(3))
+    clipped = trees.clip_by_norm(0.5, {**tree, "w": tree["w"].astype("float32")}, order)
+    np.testing.assert_allclose(trees.norm(clipped, order), 0.5, rtol=1e-2)  # bfloat16 has three digits
+    with pytest.raises(ValueError, match=r"an order of 1, 2 or math\.inf, got 3"):
+        trees.norm(tree, 3)
+
+
 def test_norms_are_summed_in_float32():
     half = jnp.full(1000, 10.0, "float16")
     assert trees.squared_norm(half) == 100_000 and trees.squared_norm(half).dtype == jnp.float32
