@@ -166,11 +166,11 @@ class Run:
         _checks.check_key("Run(key=...)", key)
         rounds = _arguments.checked_rounds(rounds)
         evaluation = _arguments.checked_evaluation(evaluation, process, batching)
+        self._retrying = checked_retrying(should_retry_round, max_retries, accounting)
+        self.should_retry_round, self.max_retries = self._retrying
         _arguments.check_accounting(accounting, process, sampler, len(train_data))
         _arguments.check_early_stopping(rounds, sampler, process, evaluation, accounting)
         initial_state = _arguments.checked_initial_state(initial_state, process)
-        self._retrying = checked_retrying(should_retry_round, max_retries, accounting)
-        self.should_retry_round, self.max_retries = self._retrying
         self._folder = _arguments.checked_folder(folder)
         self.folder = self._folder.path if isinstance(self._folder, RunFolder) else self._folder
         self.checkpoints = _arguments.checked_checkpoints(checkpoints, self.folder)
