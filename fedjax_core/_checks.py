@@ -164,6 +164,18 @@ def checked_switch(call: str, value: Any, repair: str) -> bool:
     return bool(value)
 
 
+def check_returned(function: str, result: Any) -> None:
+    """Raises a TypeError if a user's function returned None, as one does whose author forgot `return`.
+
+    Example:
+      >>> check_returned("computation(half)", None)
+      Traceback (most recent call last):
+      TypeError: computation(half) must return a value, got None; add `return`, or write `return ()` for no value
+    """
+    if result is None:
+        raise TypeError(f"{function} must return a value, got None; add `return`, or write `return ()` for no value")
+
+
 def check_function(call: str, value: Any, what: str, repair: str) -> None:
     """Raises a TypeError unless `value` can be called.
 

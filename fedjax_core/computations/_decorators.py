@@ -7,7 +7,7 @@ from typing import Any, overload
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.computations._computation import Computation, tracing
 from fedjax_core.computations._federated_body import FederatedBody, Graph
 from fedjax_core.computations._plain_body import PlainBody
@@ -40,8 +40,8 @@ def federated_computation(*args):
       A `Computation`; a `PolymorphicComputation` if the function has arguments and no types are given.
 
     Raises:
-      TypeError: the number of types is not the number of the function's arguments, or an operation on the
-        placed values does not type-check; the message has the line.
+      TypeError: the number of types is not the number of the function's arguments, the function returns None, or an
+        operation on the placed values does not type-check; the message has the line.
 
     Example:
 
@@ -79,7 +79,7 @@ def computation(*args):
 
     Raises:
       TypeError: a type is federated, the number of types is not the number of the function's arguments, or the
-        function fails when it is traced.
+        function fails when it is traced or returns None.
 
     Example:
 
@@ -125,6 +125,7 @@ def _federated(fn: Callable, parameters) -> Computation:
     placed = tuple(_place(type_, name, name) for name, type_ in parameters)
     with tracing(), explained():
         result = fn(*placed)
+    _checks.check_returned(f"federated_computation({_name(fn)})", result)
     result = jax.tree.map(_result_leaf, result)
     graph = Graph(_name(fn), tuple(parameters), placed, result)
     return Computation(graph.name, graph.parameters, types.type_of(result), FederatedBody(graph, EngineConfig()))

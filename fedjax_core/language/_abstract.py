@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.language._client_batches import ClientBatches, batch_dimension
 from fedjax_core.language._graph import user_location
 
@@ -119,7 +119,7 @@ def infer(fn, inputs: tuple, described: str) -> Any:
       described: the operator and the function, for the error message.
 
     Raises:
-      TypeError: `fn` cannot be applied. The message has the user's line, the types and the reason;
+      TypeError: `fn` cannot be applied, or returns None. The message has the user's line, the types and the reason;
         if the reason is a dimension `?`, it says to fix the dimension in the type.
 
     Example:
@@ -129,12 +129,14 @@ def infer(fn, inputs: tuple, described: str) -> Any:
     ShapeDtypeStruct(shape=(x0,), dtype=float32)
     """
     try:
-        return jax.eval_shape(lambda *values: strong(fn(*values)), *inputs)
+        result = jax.eval_shape(lambda *values: strong(fn(*values)), *inputs)
     except Exception as error:
         given = ", ".join(str(types.type_of(i)) for i in inputs)
         raise TypeError(
             f"{described} at {user_location()} cannot be applied to ({given}): {_reason(error, fn, inputs)}"
         ) from error
+    _checks.check_returned(f"{described} at {user_location()}", result)
+    return result
 
 
 def strong(tree: Any) -> Any:

@@ -383,3 +383,39 @@ def test_arguments_survive_a_call():
     )
     first, second = run(state), run(state)
     assert state["w"].tolist() == [1, 1, 1] and first["w"].tolist() == second["w"].tolist() == [2, 2, 2]
+
+
+def _forgets(*values):
+    """A function whose author forgot `return`."""
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: fc.computation(_forgets, "float32"), r"computation\(_forgets\)"),
+        (lambda: fc.computation(_forgets)(1.0), r"computation\(_forgets\)"),
+        (lambda: fc.federated_computation(_forgets, fc.at_clients("int32")), r"federated_computation\(_forgets\)"),
+        (lambda: fc.federated_computation(_forgets)([1]), r"federated_computation\(_forgets\)"),
+        (
+            lambda: fc.federated_computation(lambda: fc.federated_eval(_forgets, fc.SERVER)),
+            r"federated_eval\(_forgets\)",
+        ),
+        (
+            lambda: fc.federated_computation(lambda x: fc.federated_map(_forgets, x), fc.at_clients("int32")),
+            r"federated_map\(_forgets\)",
+        ),
+        (
+            lambda: fc.federated_computation(
+                lambda data: fc.federated_map(lambda d: d.map(_forgets).sum(), data), fc.at_clients("int32[?]*")
+            ),
+            "the function of ClientBatches.map",
+        ),
+    ],
+)
+def test_a_function_without_return_is_refused(build, named):
+    with pytest.raises(TypeError, match=f"{named}.* must return a value, got None; add `return`"):
+        build()
+
+
+def test_an_empty_struct_may_be_returned():
+    assert fc.computation(lambda: ())() == ()
