@@ -126,19 +126,13 @@ def _federated(fn: Callable, parameters) -> Computation:
     with tracing(), explained():
         result = fn(*placed)
     _checks.check_returned(f"federated_computation({_name(fn)})", result)
-    result = jax.tree.map(_result_leaf, result)
-    graph = Graph(_name(fn), tuple(parameters), placed, result)
-    return Computation(graph.name, graph.parameters, types.type_of(result), FederatedBody(graph, EngineConfig()))
-
-
-def _result_leaf(leaf):
-    if is_placed(leaf):
-        return leaf
     try:
-        types.type_of(leaf)
+        types.type_of(result)
     except TypeError as error:
         raise TypeError(f"a federated computation returns placed values or constants: {error}") from None
-    return jnp.asarray(leaf)
+    result = jax.tree.map(lambda leaf: leaf if is_placed(leaf) else jnp.asarray(leaf), result)
+    graph = Graph(_name(fn), tuple(parameters), placed, result)
+    return Computation(graph.name, graph.parameters, types.type_of(result), FederatedBody(graph, EngineConfig()))
 
 
 def _place(type_: types.Type, name: str, path: str):
@@ -199,7 +193,10 @@ class PolymorphicComputation:
             bound = inspect.signature(self._fn).bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.__name__}{inspect.signature(self._fn)}: {error}") from None
-        args = [read_streams(value, f"argument {i}") for i, value in enumerate(bound.args)]
+        try:
+            args = [read_streams(value, f"argument {i}") for i, value in enumerate(bound.args)]
+        except _checks.TOO_DEEP:
+            raise _checks.too_deep(f"an argument of {self.__name__}") from None
         return self.typed(*map(self._argument_type, args))(*args)
 
     def typed(self, *specs) -> Computation:

@@ -79,7 +79,7 @@ def _numeric(value, where) -> np.ndarray:
             f"{where} must hold numbers or booleans of a dtype that JAX has, got {array.dtype}; encode the values "
             "first, for example with np.unique(values, return_inverse=True)[1]"
         )
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _first_unfit(array: np.ndarray, limits: np.iinfo) -> int | None:
@@ -133,6 +133,11 @@ def check_fields(examples: Any, expected: Any, owner: str, reference: str) -> li
     return [by_name[name] for name in wanted]
 
 
+def is_bare(value: Any) -> bool:
+    """Whether a field is `[]`, as in files of LEAF: it has no rows, and does not show the dtype and shape of a row."""
+    return (isinstance(value, list) and not value) or getattr(value, "shape", None) == (0,)
+
+
 def check_like(leaf: np.ndarray, expected: Any, where: str, reference: str) -> None:
     """Raises unless a field's rows have the expected dtype and shape.
 
@@ -147,9 +152,11 @@ def check_like(leaf: np.ndarray, expected: Any, where: str, reference: str) -> N
       ValueError: the shapes of a row differ.
     """
     if leaf.dtype != expected.dtype:
+        # Never integers for floats: 1.5 would become 1.
+        common = max(leaf.dtype, expected.dtype, key=lambda d: (jnp.issubdtype(d, jnp.inexact), d.itemsize))
         raise TypeError(
             f"{where} is {leaf.dtype}, but {expected.dtype} in {reference}; "
-            f'convert it: np.asarray(values, "{expected.dtype}")'
+            f'give all clients one dtype: np.asarray(values, "{common}")'
         )
     if leaf.shape[1:] != tuple(expected.shape):
         raise ValueError(

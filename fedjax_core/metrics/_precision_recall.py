@@ -79,7 +79,7 @@ def f1(average: str = "binary", *, threshold: float = 0.5, label: str = "y") -> 
 
 def _metric(name: str, quotient: Callable, average: str, threshold: float, label: str) -> Metric:
     _checks.check_choice(f"{name}(average=...)", average, _AVERAGES, "write average='macro'")
-    _checks.checked_number(f"{name}(threshold=...)", threshold, _checks.NUMBER, "write threshold=0.5")
+    _checks.checked_number(f"{name}(threshold=...)", threshold, _checks.FINITE, "write threshold=0.5")
     count = _count_binary(name, threshold, label) if average == "binary" else _count_classes(name, label)
 
     def finalize(statistic):

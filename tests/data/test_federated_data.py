@@ -404,3 +404,26 @@ def test_threads_may_share_the_data():
         results = list(threads.map(rows, range(16)))
     for result in results:
         np.testing.assert_array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("empty", [[], np.array([]), jax.numpy.zeros(0)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_client_without_examples_takes_the_types_of_the_others(empty, first):
+    """In files of LEAF a user without samples has empty lists."""
+    full, none = {"x": np.ones((3, 784), np.float32), "y": [1, 2, 3]}, {"x": empty, "y": empty}
+    clients = {"none": none, "full": full} if first else {"full": full, "none": none}
+    data = FederatedData.from_clients(clients)
+    assert str(data.element_type) == "<x=float32[?,784],y=int32[?]>" and data.sizes.sum() == 3
+    assert data["none"]["x"].shape == (0, 784) and data["none"]["y"].dtype == np.int32
+
+
+@pytest.mark.parametrize("clients", [[[1.5, 2.5], [1, 2]], [[1, 2], [1.5, 2.5]]])
+def test_integers_among_floats_are_to_become_floats(clients):
+    with pytest.raises(TypeError, match=r'give all clients one dtype: np.asarray\(values, "float32"\)'):
+        FederatedData.from_clients([{"x": values} for values in clients])
+
+
+@pytest.mark.parametrize(("dtype", "found"), [(">f4", "float32"), (">f8", "float32"), (">i8", "int32")])
+def test_the_byte_order_of_a_file_does_not_matter(dtype, found):
+    data = FederatedData.from_clients([{"x": np.array([1, 2], dtype)}])
+    assert str(data.element_type) == f"<x={found}[?]>" and data[0]["x"].tolist() == [1, 2]
