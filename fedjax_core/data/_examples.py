@@ -11,10 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_core import _checks
+
 
 def flatten(examples: Any) -> tuple[list, Any]:
-    """The fields of `examples` and their structure."""
-    return jax.tree.flatten(examples, is_leaf=_is_list)
+    """The fields of `examples` and their structure.
+
+    Raises:
+      TypeError: a dict has both strings and other names, which JAX cannot sort.
+      ValueError: there are thousands of levels.
+    """
+    try:
+        return jax.tree.flatten(examples, is_leaf=_is_list)
+    except ValueError:
+        raise TypeError(
+            f"the names of fields must be either all strings or all integers, got {examples!r:.200}"
+        ) from None
+    except _checks.TOO_DEEP:
+        raise _checks.too_deep("a client's examples") from None
 
 
 def field_names(examples: Any) -> list[str]:
@@ -73,6 +87,11 @@ def _numeric(value, where) -> np.ndarray:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{where} must be an array, got rows of different shapes; pad them first") from error
+    except Exception as error:  # a tensor of another library may refuse, for example one of torch that has gradients
+        raise TypeError(
+            f"{where} must be an array, got a {type(value).__name__} that NumPy cannot convert ({error}); for a tensor "
+            "of torch write tensor.detach().cpu().numpy()"
+        ) from None
     is_number = jnp.issubdtype(array.dtype, np.number) and array.dtype.char not in "gG"
     if not is_number and array.dtype != np.bool_:
         raise TypeError(

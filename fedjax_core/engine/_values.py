@@ -91,7 +91,8 @@ def _as_array(value, type_: types.TensorType, what: str):
         return strong(value)
     if isinstance(value, bool | int | float | complex):
         return _number(value, type_, what)
-    raise TypeError(f"{what}: expected {type_}, got {_found(value)}")
+    repair = "; convert it with np.asarray(value)" if hasattr(value, "__array__") else ""
+    raise TypeError(f"{what}: expected {type_}, got {_found(value)}{repair}")
 
 
 def _array_of_list(value, type_: types.TensorType, what: str) -> np.ndarray:

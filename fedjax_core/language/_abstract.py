@@ -175,6 +175,8 @@ def _reason(error: Exception, fn, inputs: tuple) -> str:
     text = f"{type(error).__name__}: {error}".strip()
     if any(mark in text for mark in ("a placed value", "__jax_array__", "_placed.Placed")):
         return "it uses a placed value that is not among its arguments; pass that one too"
+    if "sorting pytree dictionary keys" in text:
+        return "the keys of a dict that it returns must be either all strings or all integers"
     if any(mark in text or mark in repr(error.__cause__) for mark in _SYMBOLIC) or _works_when_fixed(fn, inputs):
         return (
             "it needs to know a dimension that the type leaves open (`?`). Fix the dimension in the type, "

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fedjax_core as fc
 from fedjax_core.data import Batching, FederatedData, UnknownClientError
 
 ids = st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=4), min_size=1, max_size=6, unique=True)
@@ -427,3 +428,34 @@ def test_integers_among_floats_are_to_become_floats(clients):
 def test_the_byte_order_of_a_file_does_not_matter(dtype, found):
     data = FederatedData.from_clients([{"x": np.array([1, 2], dtype)}])
     assert str(data.element_type) == f"<x={found}[?]>" and data[0]["x"].tolist() == [1, 2]
+
+
+class _Tensor:
+    """Like a tensor of torch, which NumPy can read unless it has gradients."""
+
+    dtype, shape = "torch.float32", (3,)
+
+    def __init__(self, has_gradients=False):
+        self._has_gradients = has_gradients
+
+    def __array__(self, *args, **kwargs):
+        if self._has_gradients:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        return np.arange(3, dtype=np.float32)
+
+
+def test_tensors_of_another_library():
+    assert FederatedData.from_clients([{"x": _Tensor()}])[0]["x"].tolist() == [0.0, 1.0, 2.0]
+    with pytest.raises(TypeError, match=r"field 'x' must be an array, .*_Tensor.*requires grad.*write tensor.detach"):
+        FederatedData.from_clients([{"x": _Tensor(has_gradients=True)}])
+    with pytest.raises(TypeError, match=r"must be a pytree of arrays, .* convert it with np.asarray"):
+        fc.types.type_of({"x": _Tensor()})
+    with pytest.raises(TypeError, match=r"expected float32\[3\], got .*; convert it with np.asarray"):
+        fc.computation(lambda x: x, "float32[3]")(_Tensor())
+
+
+def test_names_that_cannot_be_sorted_are_refused():
+    with pytest.raises(TypeError, match="the names of fields must be either all strings or all integers"):
+        FederatedData.from_clients([{"x": [1.0], 1: [2.0]}])
+    with pytest.raises(TypeError, match="the names of fields must be either all strings or all integers"):
+        FederatedData.from_clients([{"x": [1.0]}]).map(lambda examples: {"x": examples["x"], 1: examples["x"]})
