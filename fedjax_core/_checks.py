@@ -165,11 +165,13 @@ def checked_number(call: str, value: Any, rule: Rule, repair: str) -> float:
     wrong = message(call, rule.words, value, repair)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(wrong)
+    # NumPy's numbers are compared in their own precision, in which the limits of a rule may overflow.
+    value = value.item() if isinstance(value, np.generic) else value
     try:
         number = float(value)
     except OverflowError:
         raise ValueError(wrong) from None
-    if number != number or not rule.holds(number):
+    if number != number or not rule.holds(value):
         raise ValueError(wrong)
     return value if isinstance(value, int | float) else number
 

@@ -11,6 +11,8 @@ from fedjax_core.trees._structure import dtype_of, is_of_kind
 
 Tree = Any
 
+_SCALE = 2.0**-80  # exact, and small enough for the squares of 2**32 entries of the largest float32
+
 
 def add(a: Tree, b: Tree) -> Tree:
     """The sum `a + b`, leaf by leaf, in the dtypes that JAX's promotion gives.
@@ -152,15 +154,20 @@ def norm(tree: Tree) -> jax.Array:
     Unlike that of `optax.tree.norm`, its gradient at zero is zero, not NaN, and it sums bfloat16 in float32.
 
     Returns:
-      float32 `[]`; 0 for an empty tree. Its gradient at zero is zero, not NaN.
+      float32 `[]`; 0 for an empty tree. Its gradient at zero is zero, not NaN. It is finite wherever the norm itself
+      fits float32, although the squares of its entries may not.
 
     Example:
       >>> print(norm({"w": jnp.array([3.0]), "b": jnp.array(4.0)}))
       5.0
+      >>> print(norm(jnp.array([3e38, 1e38])))
+      3.1622777e+38
     """
-    total = squared_norm(tree)
+    # A scale that is known only at run time: XLA takes a constant out of the squares, which then overflow after all.
+    small = jnp.where(jnp.isinf(squared_norm(tree)), jnp.float32(_SCALE), jnp.float32(1.0))
+    total = squared_norm([jnp.multiply(leaf, small) for leaf in jax.tree.leaves(tree)])
     is_zero = total == 0
-    return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, total)))
+    return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, total))) / small
 
 
 def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree) -> Tree:

@@ -145,7 +145,7 @@ TYPE = {"x": "float32[?,2]", "y": "int32[?]"}
     [
         lambda loss: fc.models.from_nnx(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), loss, TYPE),
         lambda loss: fc.models.from_nnx(nnx.Linear, loss, TYPE),
-        lambda loss: fc.models.from_nnx(lambda rngs: "no module", loss, TYPE),
+        lambda loss: fc.models.from_nnx(lambda rngs: jnp.zeros(2), loss, TYPE),
         lambda loss: fc.models.from_nnx(nn.Dense(3), loss, TYPE),
         lambda loss: fc.models.from_linen(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), loss, TYPE),
         lambda loss: fc.models.from_linen(nn.Dense, loss, TYPE),
