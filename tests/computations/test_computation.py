@@ -484,3 +484,13 @@ def test_ids_of_another_kind_are_refused_with_the_string_to_write(client_id):
     written = {b"ada": "use 'ada'", 1.5: r"use str\(1.5\)"}[client_id]
     with pytest.raises(TypeError, match=written):
         mean({client_id: 1.0})
+
+
+def test_a_cohort_of_labels_of_another_dtype_says_how_to_convert_the_data():
+    program = fc.federated_computation(
+        lambda data: fc.federated_sum(fc.federated_map(lambda d: d.num_examples, data)),
+        fc.at_clients("<x=float32[?],y=int32[?]>*"),
+    )
+    clients = FederatedData.from_clients([{"x": [1.0], "y": [1.0]}])
+    with pytest.raises(TypeError, match=r"convert the examples: data.map\(lambda e: .*astype\('int32'\)"):
+        program(clients.cohort([0], Batching(2)))

@@ -459,3 +459,9 @@ def test_names_that_cannot_be_sorted_are_refused():
         FederatedData.from_clients([{"x": [1.0], 1: [2.0]}])
     with pytest.raises(TypeError, match="the names of fields must be either all strings or all integers"):
         FederatedData.from_clients([{"x": [1.0]}]).map(lambda examples: {"x": examples["x"], 1: examples["x"]})
+
+
+@pytest.mark.parametrize("fn", [5, None, {"x": 1}])
+def test_map_takes_a_function(fn):
+    with pytest.raises(TypeError, match=r"data.map\(fn\) must be a function of a client's examples, got .*"):
+        FederatedData.from_clients([{"x": [1.0]}]).map(fn)
