@@ -4,6 +4,7 @@ import inspect
 import math
 import numbers
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,7 +26,45 @@ def message(call: str, rule: str, value: Any, repair: str) -> str:
       >>> message("quantize(num_bits=...)", "an integer", 1.5, "write num_bits=8")
       'quantize(num_bits=...) must be an integer, got 1.5; write num_bits=8'
     """
-    return f"{call} must be {rule}, got {value!r}; {repair}"
+    return f"{call} must be {rule}, got {shown(value)}; {repair}"
+
+
+# What Python raises for a pytree with too many levels, and what JAX's C++ code makes of that.
+TOO_DEEP = (RecursionError, SystemError)
+
+
+def too_deep(what: str) -> ValueError:
+    """The error about a pytree with too many levels for Python's recursion.
+
+    Example:
+      >>> too_deep("an argument")
+      ValueError('an argument must have at most some hundred levels, got more; stack its levels in arrays')
+    """
+    return ValueError(f"{what} must have at most some hundred levels, got more; stack its levels in arrays")
+
+
+def shown(value: Any) -> str:
+    """The `repr` of a value, at most 200 characters of it.
+
+    Example:
+      >>> shown(10**400)[-6:], shown(10**5000)
+      ('000...', 'an int of more than 4300 digits')
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python converts no longer integers
+        return f"an int of more than {sys.get_int_max_str_digits()} digits"
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def as_text(client_id: Any) -> str:
+    """How to write the string for a client id that is neither a string nor an integer.
+
+    Example:
+      >>> as_text(b"ada"), as_text(1.5)
+      ("'ada'", 'str(1.5)')
+    """
+    return repr(client_id.decode(errors="replace")) if isinstance(client_id, bytes) else f"str({client_id!r})"
 
 
 def check_key(call: str, key: Any) -> None:
@@ -55,7 +94,7 @@ def check_integer(call: str, value: Any, least: int, repair: str) -> None:
     checked_integer(call, value, least, repair)
 
 
-def checked_integer(call: str, value: Any, least: int, repair: str) -> int:
+def checked_integer(call: str, value: Any, least: int, repair: str, most: float = 2**63 - 1) -> int:
     """A count as a Python integer; it may also be an array without dimensions.
 
     Args:
@@ -63,10 +102,11 @@ def checked_integer(call: str, value: Any, least: int, repair: str) -> int:
       value: the argument.
       least: the smallest that is allowed.
       repair: what to write instead.
+      most: the largest that is allowed.
 
     Raises:
       TypeError: `value` is not an integer; a bool does not count as one.
-      ValueError: `value` is less than `least`.
+      ValueError: `value` is less than `least` or greater than `most`.
 
     Example:
       >>> checked_integer("Run(rounds=...)", 0, 1, "write rounds=10")
@@ -82,6 +122,8 @@ def checked_integer(call: str, value: Any, least: int, repair: str) -> int:
         raise TypeError(wrong) from None
     if value < least:
         raise ValueError(wrong)
+    if value > most:
+        raise ValueError(message(call, f"an integer from {least} to {most}", value, repair))
     return value
 
 
@@ -97,7 +139,7 @@ class Rule(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-NUMBER = Rule("a number", lambda x: True)
+FINITE = Rule("a finite number", lambda x: abs(x) <= float(np.finfo(np.float32).max))
 POSITIVE = Rule("positive and finite", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Rule("at least 0 and finite", lambda x: 0 <= x < math.inf)
 FROM_0_TO_1 = Rule("from 0 to 1", lambda x: 0 <= x <= 1)
@@ -114,7 +156,7 @@ def checked_number(call: str, value: Any, rule: Rule, repair: str) -> float:
 
     Raises:
       TypeError: `value` is not a number; a bool and an array do not count as one.
-      ValueError: `value` does not meet the rule, or is NaN.
+      ValueError: `value` does not meet the rule, is NaN, or is an integer beyond all floats.
 
     Example:
       >>> checked_number("deadline(seconds=...)", -1, POSITIVE, "write seconds=60.0")
@@ -124,9 +166,15 @@ def checked_number(call: str, value: Any, rule: Rule, repair: str) -> float:
     wrong = message(call, rule.words, value, repair)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(wrong)
-    if value != value or not rule.holds(value):
+    # NumPy's numbers are compared in their own precision, in which the limits of a rule may overflow.
+    value = value.item() if isinstance(value, np.generic) else value
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(wrong) from None
+    if number != number or not rule.holds(value):
         raise ValueError(wrong)
-    return value if isinstance(value, int | float) else float(value)
+    return value if isinstance(value, int | float) else number
 
 
 def check_choice(call: str, value: Any, words: tuple[str, ...], repair: str) -> None:
@@ -163,6 +211,18 @@ def checked_switch(call: str, value: Any, repair: str) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(message(call, "True or False", value, repair))
     return bool(value)
+
+
+def check_returned(function: str, result: Any) -> None:
+    """Raises a TypeError if a user's function returned None, as one does whose author forgot `return`.
+
+    Example:
+      >>> check_returned("computation(half)", None)
+      Traceback (most recent call last):
+      TypeError: computation(half) must return a value, got None; add `return`, or write `return ()` for no value
+    """
+    if result is None:
+        raise TypeError(f"{function} must return a value, got None; add `return`, or write `return ()` for no value")
 
 
 def check_function(call: str, value: Any, what: str, repair: str) -> None:

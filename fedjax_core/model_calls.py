@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core._signposts import signpost
 from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
 
@@ -187,6 +187,42 @@ def mean_loss(loss: Callable[..., jax.Array]) -> Metric:
     return Metric(measure, finalize)
 
 
+def check_loss(loss: Any) -> None:
+    """Raises TypeError unless `loss` may be called with the predictions and the batch.
+
+    A loss of optax takes the labels themselves, and fails on a batch with an error that does not say so.
+
+    Example:
+      >>> import optax
+      >>> check_loss(optax.squared_error)  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      TypeError: a model's loss must be a function of the predictions and the batch, got squared_error(predictions, ...
+    """
+    found = _checks.shown(loss)
+    if callable(loss):
+        try:
+            signature = inspect.signature(loss)
+        except ValueError:  # some callables written in C have no signature
+            return
+        if _takes_batch(signature):
+            return
+        found = f"{getattr(loss, '__name__', type(loss).__name__)}({', '.join(signature.parameters)})"
+    raise TypeError(
+        f"a model's loss must be a function of the predictions and the batch, got {found}; write "
+        "fc.models.cross_entropy(), or with a loss of optax lambda predictions, batch: "
+        "optax.softmax_cross_entropy_with_integer_labels(predictions, batch['y'])"
+    )
+
+
+def _takes_batch(signature: inspect.Signature) -> bool:
+    mask = {"mask": None} if "mask" in signature.parameters else {}
+    try:
+        signature.bind(None, None, **mask)
+    except TypeError:
+        return False
+    return [*signature.parameters, "", ""][1] not in ("labels", "targets", "target", "y_pred", "y_true")
+
+
 def _check_per_example(losses, shape) -> None:
     if jnp.shape(losses) != shape:
         raise ValueError(
@@ -219,16 +255,16 @@ def model_metrics(model: Model) -> dict[str, Metric]:
     """All metrics of a model: its loss, its own, and the number of examples.
 
     Args:
-      model: the model. If one of its own metrics is named "loss", the loss replaces it.
+      model: the model.
 
     Returns:
       A new dict from name to `Metric`. The first is always "loss", and the last is "num_examples" unless the
       model has a metric of that name.
 
     Raises:
-      TypeError: `model` is not a `Model`, its `batch_type` is not the `Type` of a batch, or its `metrics` are not a
-        dict from string to `Metric`.
-      ValueError: `model.running` is neither "average" nor "keep".
+      TypeError: `model` is not a `Model`, its loss is not a function of predictions and batch, its `batch_type` is not
+        the `Type` of a batch, or its `metrics` are not a dict from string to `Metric`.
+      ValueError: `model.running` is neither "average" nor "keep", or a metric of the model's own is named "loss".
 
     Example:
       >>> count = Metric(lambda predictions, batch, mask: mask.sum(), lambda total: total)
@@ -256,17 +292,23 @@ def model_metrics(model: Model) -> dict[str, Metric]:
                 "the metrics of a model must be a dict from name to Metric, got "
                 f"{name!r}: {metric!r}; write `{{{str(name)!r}: {called}}}`"
             )
-    others = {name: metric for name, metric in model.metrics.items() if name != "loss"}
-    counts = {} if "num_examples" in others else {"num_examples": num_examples()}
-    return {"loss": mean_loss(model.loss), **others, **counts}
+        if name == "loss":
+            raise ValueError(
+                'a metric of a model may not be named "loss", which is the mean of `Model.loss`; leave it out, or give '
+                "it another name: {'own_loss': fc.metrics.loss(...)}"
+            )
+    counts = {} if "num_examples" in model.metrics else {"num_examples": num_examples()}
+    return {"loss": mean_loss(model.loss), **model.metrics, **counts}
 
 
 def _check_model(model) -> None:
     if not isinstance(model, Model):
+        found = _checks.shown(model)
         raise TypeError(
-            f"a model must be a fc.Model(init, predict, loss, metrics, batch_type), got {model!r}; make one of a flax "
+            f"a model must be a fc.Model(init, predict, loss, metrics, batch_type), got {found}; make one of a flax "
             "module with fc.models.from_linen or fc.models.from_nnx"
         )
+    check_loss(model.loss)
     if model.running not in ("average", "keep"):
         raise ValueError(
             f'Model(running=...) must be "average" or "keep", got {model.running!r}; to freeze the running state let '

@@ -132,3 +132,19 @@ def test_what_is_no_function_is_refused(wrong):
     sentence = f"f(fn=...) must be a function of a list, got {wrong!r}; write fn=sum"
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         _checks.check_function("f(fn=...)", wrong, "of a list", "write fn=sum")
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["large", "negative", "huge"])
+def test_integers_beyond_floats_are_out_of_range(value):
+    """They would be an OverflowError of Python, and from 4,300 digits on Python cannot even print them."""
+    for rule in (_checks.FINITE, _checks.POSITIVE, _checks.NOT_NEGATIVE, _checks.FROM_0_TO_1):
+        with pytest.raises(ValueError, match=r"f\(x=...\) must be .*, got (-?1000|an int of more).*; write x=1"):
+            _checks.checked_number("f(x=...)", value, rule, "write x=1")
+    with pytest.raises(ValueError, match=r"f\(n=...\) must be an integer .*; write n=1"):
+        _checks.checked_integer("f(n=...)", value, 0, "write n=1")
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e39])
+def test_finite_is_finite_in_float32(value):
+    with pytest.raises(ValueError, match="must be a finite number"):
+        _checks.checked_number("f(x=...)", value, _checks.FINITE, "write x=1")

@@ -1,6 +1,9 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fedjax_core import types
@@ -93,12 +96,11 @@ def test_mean_loss_traces_with_a_symbolic_batch():
 
 def test_model_metrics_puts_the_loss_first_and_once():
     own = Metric(lambda predictions, batch, mask: mask.sum(), lambda total: total)
-    model = _model(metrics={"accuracy": own, "loss": own})
+    model = _model(metrics={"accuracy": own})
     metrics = model_metrics(model)
     assert list(metrics) == ["loss", "accuracy", "num_examples"]
     assert metrics["accuracy"] is own
-    assert metrics["loss"] is not own
-    assert list(model.metrics) == ["accuracy", "loss"]
+    assert list(model.metrics) == ["accuracy"]
 
 
 def test_model_metrics_of_a_model_without_metrics():
@@ -114,3 +116,34 @@ def test_model_metrics_keeps_the_models_own_number_of_examples():
 def test_model_metrics_refuses_what_is_no_dict_of_metrics(metrics):
     with pytest.raises(TypeError, match="a dict from name to Metric, got"):
         model_metrics(_model(metrics=metrics))
+
+
+def _uncalled(label="y"):
+    return _difference
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        optax.softmax_cross_entropy_with_integer_labels,
+        optax.squared_error,
+        lambda y_true, y_pred: y_pred,
+        _uncalled,
+        "cross_entropy",
+        None,
+    ],
+)
+def test_a_loss_of_another_kind_is_refused(loss):
+    with pytest.raises(TypeError, match=r"loss must be a function of the predictions and the batch, got .*; write fc"):
+        model_metrics(_model(loss=loss))
+
+
+@pytest.mark.parametrize("loss", [lambda values, batch, mask: 0.0, lambda *values: 0.0, functools.partial(_difference)])
+def test_a_loss_may_take_the_mask_or_any_arguments(loss):
+    assert list(model_metrics(_model(loss=loss))) == ["loss", "num_examples"]
+
+
+def test_a_metric_named_loss_is_refused():
+    """It was dropped without a word."""
+    with pytest.raises(ValueError, match=r'may not be named "loss", .* give it another name'):
+        model_metrics(_model(metrics={"loss": mean_loss(_difference)}))

@@ -1,5 +1,6 @@
 """A bound on every client, fixed or estimated: the common part of clipping and zeroing."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -16,6 +17,7 @@ from fedjax_core.templates import EstimationProcess, MeasuredProcessOutput
 from fedjax_core.types import SERVER
 
 _NORM = types.to_type("float32")
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 def as_bound(argument: str, bound, repair: str) -> EstimationProcess:
@@ -37,7 +39,10 @@ def as_bound(argument: str, bound, repair: str) -> EstimationProcess:
       Array(2., dtype=float32)
     """
     if not isinstance(bound, EstimationProcess):
-        rule = _checks.Rule("positive, or an EstimationProcess", lambda x: x > 0)
+        # The smallest and the largest float32, since what is rounded to zero would zero every client.
+        rule = _checks.Rule(
+            "positive in float32, or an EstimationProcess", lambda x: _SMALLEST <= x <= _LARGEST or x == math.inf
+        )
         _checks.checked_number(argument, bound, rule, repair)
         return _constant(np.float32(bound))
     taken = [type_ for _, type_ in bound.next.parameters[1:]]

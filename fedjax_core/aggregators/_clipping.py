@@ -19,7 +19,7 @@ def clip_by_norm(
 
     The norm is the L2 norm of all entries of all leaves together, in float32, unless `order` says otherwise. A client
     whose norm or weight is not finite contributes zero with weight zero, as in a round, and is counted: its value has
-    a NaN, an infinity, or a norm beyond 1.8e19, which float32 cannot compute. A value within the bound
+    a NaN, an infinity, or a norm beyond 3.4e38, which float32 cannot hold. A value within the bound
     passes bit for bit.
 
     Args:
@@ -81,11 +81,13 @@ def scale_to(tree, norm, max_norm):
     """`tree`, whose norm is given, scaled down to `max_norm` if it is longer, and otherwise unchanged bit for bit.
 
     A norm that has overflowed float32 to infinity scales the tree to zero; a bound that is NaN makes it NaN.
+    The entries of a norm far beyond the bound are scaled in two steps, since one factor would be zero in float32.
 
     Example:
       >>> print(scale_to({"w": jnp.array([3.0, 4.0])}, 5.0, 1.0)["w"])
       [0.6 0.8]
     """
     over = jnp.logical_not(norm <= max_norm)
-    factor = jnp.where(over, max_norm / jnp.where(over, norm, 1.0), 1.0)  # with a gradient for a norm of zero
-    return trees.scale(tree, factor)
+    first = jnp.where(over & (norm > 2.0**64), 2.0**-64, 1.0)
+    factor = jnp.where(over, max_norm / jnp.where(over, norm * first, 1.0), 1.0)  # with a gradient for a norm of zero
+    return trees.scale(trees.scale(tree, first), factor)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_core import _checks, trees, types
 from fedjax_core.aggregators._arguments import check_entries, check_one_weight
@@ -13,6 +14,8 @@ from fedjax_core.contracts import Aggregator
 from fedjax_core.language import federated_collect, federated_map, federated_value, federated_zip
 from fedjax_core.templates import MeasuredProcessOutput
 from fedjax_core.types import SERVER
+
+_MOST = 2**16  # of a denominator: its product with a numerator of less than half of it fits int32
 
 
 def median() -> Aggregator:
@@ -59,8 +62,8 @@ def trimmed_mean(fraction: float) -> Aggregator:
 
     Args:
       fraction: the fraction to leave out at either end, from 0 (the uniform mean) to below 0.5 (the
-        median). It is taken as the nearest fraction with a denominator of at most 32,768, so that
-        0.1 of ten clients is one.
+        median). The number of clients left out is exact for up to 65,536 clients: 0.1 of ten is one, and
+        0.4999999 of four is one, too. Of more clients, up to one in 65,536 too few are left out.
 
     Returns:
       An `Aggregator` like `median`, with `trimmed_mean_value` in place of `median_value`.
@@ -83,14 +86,32 @@ def trimmed_mean(fraction: float) -> Aggregator:
     rule = _checks.Rule("at least 0 and less than 0.5", lambda x: 0 <= x < 0.5)
     repair = "write fraction=0.1, or use fc.aggregators.median()"
     _checks.checked_number("trimmed_mean(fraction=...)", fraction, rule, repair)
-    ratio = fractions.Fraction(float(fraction)).limit_denominator(2**15)
-    numerator, denominator = ratio.numerator, ratio.denominator
+    numerator, denominator = _ratio_below(fraction).as_integer_ratio()
 
     def num_left_out(number):
         # In integers: a float32 product of the fraction and the number could miss a whole number.
         return number // denominator * numerator + number % denominator * numerator // denominator
 
     return _middle_mean("trimmed_mean", num_left_out)
+
+
+def _ratio_below(fraction: float) -> fractions.Fraction:
+    """The largest ratio below 1/2 that is not above `fraction`, with a denominator that int32 arithmetic allows.
+
+    A ratio with a greater value but no greater denominator would exceed `fraction`, so both give the same whole part of
+    a multiple up to that denominator.
+    """
+    precision = np.finfo(type(fraction) if isinstance(fraction, np.floating) else float).eps
+    # A float may lie a few units in the last place below the number that is meant, such as 1/3 or 0.3.
+    meant = fractions.Fraction(float(fraction)) * (1 + 4 * fractions.Fraction(float(precision)))
+    nearest = meant.limit_denominator(_MOST)
+    if nearest <= meant and nearest < fractions.Fraction(1, 2):
+        return nearest
+    # The next smaller ratio a/b of a Farey sequence: p * b - a * q = 1, with the largest b.
+    p, q = nearest.as_integer_ratio()
+    b = pow(p, -1, q)
+    b += (_MOST - b) // q * q
+    return fractions.Fraction(p * b - 1, q * b)
 
 
 def _middle_mean(name: str, num_left_out: Callable) -> Aggregator:

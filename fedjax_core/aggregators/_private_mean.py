@@ -153,7 +153,16 @@ def _clip(value, weight, max_norm):
     finite = jax.lax.cond(jnp.isfinite(norm), lambda: jnp.array(True), lambda: trees.is_finite(value))
     counts = (weight > 0) & finite
     kept, norm = trees.where(counts, (wide, norm), trees.zeros_like((wide, norm)))
-    return scale_to(kept, norm, max_norm), jnp.where(counts, norm, jnp.nan)
+    beyond = jnp.isinf(norm) & jnp.isfinite(max_norm)
+    clipped = trees.where(beyond, _scaled_far(kept, max_norm), scale_to(kept, norm, max_norm))
+    return clipped, jnp.where(counts, norm, jnp.nan)
+
+
+def _scaled_far(value, max_norm):
+    """Finite entries whose norm does not fit float32, scaled to the norm `max_norm`."""
+    # XLA would join both factors into one, which is zero in float32.
+    small = jax.lax.optimization_barrier(trees.scale(value, 2.0**-80))
+    return trees.scale(small, max_norm / jnp.maximum(trees.norm(small), 1.0))
 
 
 def _release(dtypes, noise_multiplier, cohort_size, total, max_norm, key):

@@ -34,7 +34,9 @@ def fed_avg(
 
     * FedAvgM: `server_optimizer=optax.sgd(1.0, momentum=0.9)`
     * FedAdam: `server_optimizer=optax.adam(0.01, eps=1e-3)`
-    * FedYogi: `server_optimizer=optax.yogi(0.01, eps=1e-3)`
+    * FedYogi: `server_optimizer=optax.chain(optax.scale_by_yogi(eps=1e-3, initial_accumulator_value=0.0),
+      optax.scale_by_learning_rate(0.01))`; in `optax.yogi` the first moment begins at 1e-6, so that weights whose
+      gradient is zero move
     * FedAdagrad: `server_optimizer=optax.adagrad(0.1, eps=1e-3)`
 
     Args:

@@ -91,7 +91,13 @@ def report(by: Callable, result: Placed, measurements: Placed, **counts: Placed)
     metrics, measured = parts(result), parts(measurements)
     if _is_pair(metrics) and _same_structure(metrics[0], measurements):
         measured = {"num_non_finite": measurements}
-    return placed({**by(metrics), **(measured if isinstance(measured, dict) else {}), **counts})
+    named, added = by(metrics), (measured if isinstance(measured, dict) else {}) | counts
+    if repeated := sorted(named.keys() & added.keys()):
+        raise ValueError(
+            f"a metric may not be named {repeated[0]!r}, which counts the clients of the round; give it another name: "
+            f"metrics={{'own_{repeated[0]}': ...}}"
+        )
+    return placed({**named, **added})
 
 
 def parts(value: Placed) -> Any:

@@ -105,11 +105,21 @@ ALGORITHMS = {
     ),
     "fed-sgd": lambda model, config, **server: algorithms.fed_sgd(model, **server),
 }
+
+
+def _yogi(learning_rate: float) -> optax.GradientTransformation:
+    """FedYogi. `optax.yogi` begins the first moment at 1e-6, which moves weights whose gradient is zero."""
+    return optax.chain(
+        optax.scale_by_yogi(b2=0.99, eps=1e-3, initial_accumulator_value=0.0),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
 SERVER_OPTIMIZERS = {
     "sgd": ServerOptimizer(optax.sgd, 1.0),
     "momentum": ServerOptimizer(functools.partial(optax.sgd, momentum=0.9), 0.5),
     "adam": ServerOptimizer(functools.partial(optax.adam, b2=0.99, eps=1e-3), 0.02),
-    "yogi": ServerOptimizer(functools.partial(optax.yogi, b2=0.99, eps=1e-3), 0.02),
+    "yogi": ServerOptimizer(_yogi, 0.02),
     "adagrad": ServerOptimizer(functools.partial(optax.adagrad, eps=1e-3), 0.1),
 }
 RELEASES = {

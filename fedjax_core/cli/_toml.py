@@ -10,6 +10,7 @@ from fedjax_core.cli._config import SETTINGS, RunOptions
 from fedjax_core.cli._values import UsageError
 
 FILE = "config.toml"
+_MOST_BYTES = 2**20
 _HEADER = f"# The settings of this run. `fedjax-core train --config {FILE}` repeats it in a folder of its own.\n"
 
 
@@ -20,13 +21,18 @@ def read_config(path: pathlib.Path) -> RunOptions:
       UsageError: the file cannot be read, is not TOML, or has an unknown setting or a wrong value.
     """
     try:
-        values = tomllib.loads(path.read_bytes().decode())
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise UsageError(f"{path} is larger than {_MOST_BYTES:,} bytes; give a TOML file of settings")
+        values = tomllib.loads(text.decode())
     except IsADirectoryError:
         advice = f"use {path / FILE}" if (path / FILE).is_file() else "give a TOML file"
         raise UsageError(f"{path} is a folder; {advice}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; give a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Brackets within brackets end in a RecursionError, an integer of many digits in a plain ValueError.
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f'{path} is not a TOML file: {error}; write lines such as `rounds = 50`, `data = "digits"`'
         ) from None

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ def number(
             value = of(value)
         except OverflowError:  # an integer too large for a float
             value = math.inf
-        if not (math.isfinite(value) and fits(value)):
+        if not (abs(value) <= sys.float_info.max and fits(value)):
             raise ValueError(f"must be {rule}, got {value}")
         return value
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.core
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.computations._body import Body
 from fedjax_core.engine import CallEstimate, Cohort, EngineConfig, Layout, read_streams
 from fedjax_core.language.graph import is_placed
@@ -78,11 +78,14 @@ class Computation:
 
         Raises:
           TypeError: an argument is missing or has another type, or the computation has placements and gets tracers.
-          ValueError: the fields of the clients do not agree, a secure sum is out of range, or a sum of integers does
-            not fit its dtype.
+          ValueError: the fields of the clients do not agree, an argument has thousands of levels, a secure sum is out
+            of range, or a sum of integers does not fit its dtype.
         """
-        values = self._bind(args, kwargs)
-        leaves = _leaves(values, self.name)
+        try:
+            values = self._bind(args, kwargs)
+            leaves = _leaves(values, self.name)
+        except _checks.TOO_DEEP:
+            raise _checks.too_deep(f"an argument of {self.name}") from None
         if any(map(is_placed, leaves)) or (not values and _tracing.get()):
             return self._body.inline(values)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):

@@ -7,7 +7,7 @@ from typing import Any, overload
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.computations._computation import Computation, tracing
 from fedjax_core.computations._federated_body import FederatedBody, Graph
 from fedjax_core.computations._plain_body import PlainBody
@@ -40,8 +40,8 @@ def federated_computation(*args):
       A `Computation`; a `PolymorphicComputation` if the function has arguments and no types are given.
 
     Raises:
-      TypeError: the number of types is not the number of the function's arguments, or an operation on the
-        placed values does not type-check; the message has the line.
+      TypeError: the number of types is not the number of the function's arguments, the function returns None, or an
+        operation on the placed values does not type-check; the message has the line.
 
     Example:
 
@@ -79,7 +79,7 @@ def computation(*args):
 
     Raises:
       TypeError: a type is federated, the number of types is not the number of the function's arguments, or the
-        function fails when it is traced.
+        function fails when it is traced or returns None.
 
     Example:
 
@@ -125,19 +125,14 @@ def _federated(fn: Callable, parameters) -> Computation:
     placed = tuple(_place(type_, name, name) for name, type_ in parameters)
     with tracing(), explained():
         result = fn(*placed)
-    result = jax.tree.map(_result_leaf, result)
-    graph = Graph(_name(fn), tuple(parameters), placed, result)
-    return Computation(graph.name, graph.parameters, types.type_of(result), FederatedBody(graph, EngineConfig()))
-
-
-def _result_leaf(leaf):
-    if is_placed(leaf):
-        return leaf
+    _checks.check_returned(f"federated_computation({_name(fn)})", result)
     try:
-        types.type_of(leaf)
+        types.type_of(result)
     except TypeError as error:
         raise TypeError(f"a federated computation returns placed values or constants: {error}") from None
-    return jnp.asarray(leaf)
+    result = jax.tree.map(lambda leaf: leaf if is_placed(leaf) else jnp.asarray(leaf), result)
+    graph = Graph(_name(fn), tuple(parameters), placed, result)
+    return Computation(graph.name, graph.parameters, types.type_of(result), FederatedBody(graph, EngineConfig()))
 
 
 def _place(type_: types.Type, name: str, path: str):
@@ -198,7 +193,10 @@ class PolymorphicComputation:
             bound = inspect.signature(self._fn).bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.__name__}{inspect.signature(self._fn)}: {error}") from None
-        args = [read_streams(value, f"argument {i}") for i, value in enumerate(bound.args)]
+        try:
+            args = [read_streams(value, f"argument {i}") for i, value in enumerate(bound.args)]
+        except _checks.TOO_DEEP:
+            raise _checks.too_deep(f"an argument of {self.__name__}") from None
         return self.typed(*map(self._argument_type, args))(*args)
 
     def typed(self, *specs) -> Computation:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -34,7 +35,8 @@ class Batching:
 
     Raises:
       TypeError: a size is not an integer, or a switch is not a bool.
-      ValueError: a size is below 1, or there is a `buffer_size` without `shuffle`.
+      ValueError: a size is below 1, `num_epochs` or `buffer_size` is above 2**31 - 1, or there is a `buffer_size`
+        without `shuffle`.
 
     Example:
       >>> Batching(batch_size=20, num_epochs=10, shuffle=True)
@@ -51,7 +53,7 @@ class Batching:
     drop_remainder: bool = False
 
     def __post_init__(self):
-        self._check_size("batch_size", 20)
+        self._check_size("batch_size", 20, most=math.inf)
         if self.num_epochs is not None:
             self._check_size("num_epochs", 1)
         self._check_switch("shuffle")
@@ -64,8 +66,9 @@ class Batching:
                     f"Batching(batch_size={self.batch_size}, shuffle=True, buffer_size={self.buffer_size})"
                 )
 
-    def _check_size(self, name: str, example: int) -> None:
-        value = _checks.checked_integer(f"Batching({name}=...)", getattr(self, name), 1, _repaired(name, example))
+    def _check_size(self, name: str, example: int, most: float = _MOST_EXAMPLES) -> None:
+        call, repair = f"Batching({name}=...)", _repaired(name, example)
+        value = _checks.checked_integer(call, getattr(self, name), 1, repair, most)
         object.__setattr__(self, name, value)
 
     def _check_switch(self, name: str) -> None:
@@ -88,12 +91,13 @@ class Batching:
         """
         check_end(self, max_steps)
         sizes = np.asarray(num_examples, np.int64)
+        limits = None if max_steps is None else _limits("num_steps", max_steps)
         if self.num_epochs is None:
-            return np.where(sizes > 0, np.asarray(max_steps, np.int64), 0)
+            return np.where(sizes > 0, limits, 0)
         stream = sizes * self.num_epochs
         size = min(self.batch_size, np.iinfo(np.int64).max)  # NumPy raises OverflowError for a larger integer
         steps = stream // size if self.drop_remainder else -(-stream // size)
-        return steps if max_steps is None else np.minimum(steps, np.asarray(max_steps, np.int64))
+        return steps if limits is None else np.minimum(steps, limits)
 
 
 def _repaired(name: str, value) -> str:
@@ -214,20 +218,35 @@ def step_limits(batching: Batching, max_steps: int | np.ndarray | None, num_clie
     check_end(batching, max_steps)
     if max_steps is None:
         return None
-    limits = np.asarray(max_steps)
-    if limits.dtype.kind not in "iu" and limits.size:
-        raise TypeError(
-            f"cohort(max_steps=...) must be an integer or one integer per client, got {max_steps!r}; for example "
-            "max_steps=100"
-        )
+    limits = _limits("cohort", max_steps)
     if limits.shape not in ((), (num_clients,)):
         raise ValueError(
             f"cohort(max_steps=...) must be an integer or one integer per client, got the shape {limits.shape} for "
             f"{num_clients} clients; for example max_steps=100"
         )
+    return np.broadcast_to(limits, (num_clients,))
+
+
+def _limits(caller: str, max_steps: Any) -> np.ndarray:
+    """Step limits as int64, checked: in an array of uint64 they might turn negative."""
+    limits = np.asarray(max_steps)
+    if limits.dtype == object and all(isinstance(limit, int) for limit in limits.flat):
+        # Python integers beyond 64 bits, which are out of range in any case.
+        limits = np.asarray(np.clip(limits, -1, 2**63), np.float64)
+    elif limits.dtype.kind not in "iu" and limits.size:
+        raise TypeError(
+            f"{caller}(max_steps=...) must be an integer or one integer per client, got {_checks.shown(max_steps)}; "
+            "for example max_steps=100"
+        )
     if (limits < 0).any():
-        raise ValueError(f"cohort(max_steps=...) must be at least 0, got {limits.min()}; use 0 for no steps")
-    return np.broadcast_to(limits.astype(np.int64), (num_clients,))
+        raise ValueError(
+            f"{caller}(max_steps=...) must be at least 0, got {_checks.shown(max_steps)}; use 0 for no steps"
+        )
+    if (limits >= 2**63).any():
+        raise ValueError(
+            f"{caller}(max_steps=...) must be below 2**63, got {_checks.shown(max_steps)}; for no limit leave it out"
+        )
+    return limits.astype(np.int64)
 
 
 def batch_type(element: Any) -> types.Type:

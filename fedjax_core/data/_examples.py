@@ -11,10 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_core import _checks
+
 
 def flatten(examples: Any) -> tuple[list, Any]:
-    """The fields of `examples` and their structure."""
-    return jax.tree.flatten(examples, is_leaf=_is_list)
+    """The fields of `examples` and their structure.
+
+    Raises:
+      TypeError: a dict has both strings and other names, which JAX cannot sort.
+      ValueError: there are thousands of levels.
+    """
+    try:
+        return jax.tree.flatten(examples, is_leaf=_is_list)
+    except ValueError:
+        raise TypeError(
+            f"the names of fields must be either all strings or all integers, got {examples!r:.200}"
+        ) from None
+    except _checks.TOO_DEEP:
+        raise _checks.too_deep("a client's examples") from None
 
 
 def field_names(examples: Any) -> list[str]:
@@ -73,13 +87,18 @@ def _numeric(value, where) -> np.ndarray:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{where} must be an array, got rows of different shapes; pad them first") from error
+    except Exception as error:  # a tensor of another library may refuse, for example one of torch that has gradients
+        raise TypeError(
+            f"{where} must be an array, got a {type(value).__name__} that NumPy cannot convert ({error}); for a tensor "
+            "of torch write tensor.detach().cpu().numpy()"
+        ) from None
     is_number = jnp.issubdtype(array.dtype, np.number) and array.dtype.char not in "gG"
     if not is_number and array.dtype != np.bool_:
         raise TypeError(
             f"{where} must hold numbers or booleans of a dtype that JAX has, got {array.dtype}; encode the values "
             "first, for example with np.unique(values, return_inverse=True)[1]"
         )
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _first_unfit(array: np.ndarray, limits: np.iinfo) -> int | None:
@@ -133,6 +152,11 @@ def check_fields(examples: Any, expected: Any, owner: str, reference: str) -> li
     return [by_name[name] for name in wanted]
 
 
+def is_bare(value: Any) -> bool:
+    """Whether a field is `[]`, as in files of LEAF: it has no rows, and does not show the dtype and shape of a row."""
+    return (isinstance(value, list) and not value) or getattr(value, "shape", None) == (0,)
+
+
 def check_like(leaf: np.ndarray, expected: Any, where: str, reference: str) -> None:
     """Raises unless a field's rows have the expected dtype and shape.
 
@@ -147,9 +171,11 @@ def check_like(leaf: np.ndarray, expected: Any, where: str, reference: str) -> N
       ValueError: the shapes of a row differ.
     """
     if leaf.dtype != expected.dtype:
+        # Never integers for floats: 1.5 would become 1.
+        common = max(leaf.dtype, expected.dtype, key=lambda d: (jnp.issubdtype(d, jnp.inexact), d.itemsize))
         raise TypeError(
             f"{where} is {leaf.dtype}, but {expected.dtype} in {reference}; "
-            f'convert it: np.asarray(values, "{expected.dtype}")'
+            f'give all clients one dtype: np.asarray(values, "{common}")'
         )
     if leaf.shape[1:] != tuple(expected.shape):
         raise ValueError(

@@ -182,6 +182,7 @@ class FederatedData(Mapping):
             called from several threads if the examples are in memory.
 
         Raises:
+          TypeError: `fn` is not a function.
           ValueError: this data has no clients, or `fn` changed the number of rows, now or when a client is read.
 
         Example:
@@ -189,6 +190,7 @@ class FederatedData(Mapping):
           >>> data.map(lambda e: {"x": e["pixels"] / 255}).element_type
           parse_type('<x=float32[?,4]>')
         """
+        _checks.check_function("data.map(fn)", fn, "of a client's examples", "write lambda examples: {**examples}")
         if not len(self):
             raise ValueError(
                 "map needs at least one client to learn what fn returns, got none; map before taking the subset"

@@ -10,23 +10,24 @@ from fedjax_core.data import _examples, _id_stores, _sources
 
 
 def joined(ids: Sequence, clients: Sequence) -> _sources.Flat:
-    """Concatenates the examples of the clients `ids`, all of which must have the first client's fields and dtypes."""
+    """Concatenates the examples of the clients `ids`, all of which must have the fields and dtypes of one of them."""
     if not clients:
         raise ValueError(
             "from_clients needs at least one client, whose examples determine the type; for a client without "
             "examples use arrays of length 0: {'ada': {'x': np.zeros((0, 784), np.float32)}}"
         )
-    reference = _examples.owner_of(ids[0])
-    names, expected = _examples.field_names(clients[0]), None
+    first = next((i for i, examples in enumerate(clients) if not any(map(_examples.is_bare, _leaves(examples)))), 0)
+    reference = _examples.owner_of(ids[first])
+    names, expected = _examples.field_names(clients[first]), _rows_of(clients[first], reference)
+    rows = jax.tree.leaves(expected)
     columns = [[] for _ in names]
     for client_id, examples in zip(ids, clients):
         owner = _examples.owner_of(client_id)
-        leaves = _fields(examples, expected, owner, reference)
-        for number, (value, name) in enumerate(zip(leaves, names)):
+        leaves = _examples.check_fields(examples, expected, owner, reference)
+        for number, (value, row, name) in enumerate(zip(leaves, rows, names)):
+            if _examples.is_bare(value):
+                value = np.zeros((0, *row.shape), row.dtype)
             leaves[number] = _examples.canonical(value, f"{owner}: {_examples.field_of(name)}")
-        if expected is None:
-            expected = jax.tree.unflatten(_examples.flatten(examples)[1], [_row(leaf) for leaf in leaves])
-            rows = jax.tree.leaves(expected)
         _examples.check_same_rows(leaves, names, owner)
         for leaf, row, name, column in zip(leaves, rows, names, columns):
             _examples.check_like(leaf, row, f"{owner}: {_examples.field_of(name)}", reference)
@@ -36,17 +37,18 @@ def joined(ids: Sequence, clients: Sequence) -> _sources.Flat:
     return _sources.Flat(arrays, np.cumsum(sizes) - sizes, sizes)
 
 
-def _fields(examples: Any, expected: Any, owner: str, reference: str) -> list:
-    if expected is not None:
-        return _examples.check_fields(examples, expected, owner, reference)
-    leaves = _examples.flatten(examples)[0]
+def _leaves(examples: Any) -> list:
+    return _examples.flatten(examples)[0]
+
+
+def _rows_of(examples: Any, owner: str) -> Any:
+    """The dtype and the shape of a row of each field of a client."""
+    leaves, structure = _examples.flatten(examples)
     if not leaves:
         raise ValueError(f"{owner} has no fields, got {examples!r}; give a dict of arrays: {{'x': ..., 'y': ...}}")
-    return leaves
-
-
-def _row(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+    names = _examples.field_names(examples)
+    arrays = [_examples.canonical(leaf, f"{owner}: {_examples.field_of(name)}") for leaf, name in zip(leaves, names)]
+    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for array in arrays])
 
 
 def numbered(client_ids: Sequence | np.ndarray) -> tuple[Sequence | np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.engine import client_digests
 
 Compact = range | np.ndarray | tuple
@@ -249,7 +250,7 @@ def _plain(client_id) -> str | int:
         return str(client_id)
     if isinstance(client_id, int | np.integer) and not isinstance(client_id, bool):
         return int(client_id)
-    shown = f"use {client_id.decode(errors='replace')!r}" if isinstance(client_id, bytes) else f"use str({client_id!r})"
     raise TypeError(
-        f"a client id must be a string or an integer, got {client_id!r} of type {type(client_id).__name__}; {shown}"
+        f"a client id must be a string or an integer, got {client_id!r} of type {type(client_id).__name__}; "
+        f"use {_checks.as_text(client_id)}"
     )

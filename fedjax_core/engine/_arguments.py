@@ -1,6 +1,7 @@
 """The arguments of a call in the form that the engine runs on: values at the server, and one cohort."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from fedjax_core.engine._lists import cohort_of_list
 from fedjax_core.engine._plan import Plan
 from fedjax_core.engine._values import as_member
 from fedjax_core.language.graph import Node, batch_dimension
+
+_CONVERT = r"convert the examples: data.map(lambda e: {**e, 'FIELD': e['FIELD'].astype(\1)})"
 
 
 def bind_clients(plan: Plan, values: list) -> Cohort | None:
@@ -203,7 +206,9 @@ def _check_cohort(cohort: Cohort, member: types.Type, name: str):
         member.check_assignable_from(matched[0])
     except TypeError as error:
         first = f" (its first client: {cohort.ids[0]!r})" if cohort.ids else ""
-        raise TypeError(f"{name}: the cohort's clients{first} do not have the declared type. {error}") from None
+        # What is to be converted are the examples, of which the caller holds the data.
+        text = re.sub(r"convert the value with jnp.asarray\(value, ('\w+')\)", _CONVERT, str(error))
+        raise TypeError(f"{name}: the cohort's clients{first} do not have the declared type. {text}") from None
 
 
 def _with_batch_sizes(cohort: Cohort) -> types.Type:

@@ -122,6 +122,15 @@ class Cohort:
         """The type of the values that accompany one client's value, by name."""
         return types.type_of({name: types.TensorType(x.dtype, x.shape[1:]) for name, x in self.extra.items()})
 
+    @property
+    def __jax_array__(self):
+        # `jit` and its kin look for this attribute in an argument that JAX does not know. They let a ValueError pass.
+        raise ValueError(
+            "a cohort is packed by the call that takes it, so it cannot be an argument under jit, grad, vmap or scan; "
+            "leave jit out, since process.next(state, cohort) is compiled already, or write "
+            "jax.jit(process.next.as_function())(state, fc.pack_cohort(cohort))"
+        )
+
     def __repr__(self) -> str:
         return f"Cohort({len(self)} clients of {self.member_type})"
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.engine._cohort import Cohort
 from fedjax_core.language.graph import is_placed
 
@@ -70,7 +70,8 @@ def read_streams(value: Any, name: str) -> Any:
     if is_stream(value):
         # Read each item before the next is drawn, which may invalidate it (as in `itertools.groupby`).
         return [read_streams(item, f"{name}[{i}]") for i, item in enumerate(_drawn(value, name))]
-    if not isinstance(value, tuple | Mapping):
+    # JAX cannot flatten every mapping, for example not the data themselves, which would be read without end.
+    if not isinstance(value, tuple | Mapping) or jax.tree_util.all_leaves([value]):
         return value
     return jax.tree.map(lambda leaf: read_streams(leaf, name), value, is_leaf=lambda node: node is not value)
 
@@ -143,7 +144,7 @@ def _plain_id(client_id: Any, name: str) -> str | int:
         return int(client_id)
     raise TypeError(
         f"{name}: the keys of a dict of clients must be ids, strings or integers, got {client_id!r} of type "
-        f"{type(client_id).__name__}; use str({client_id!r})"
+        f"{type(client_id).__name__}; use {_checks.as_text(client_id)}"
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence as AbstractSequence
 
 import numpy as np
 
+from fedjax_core import _checks
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the increment of splitmix64
 
 _INTEGERS = np.uint64(0xD1B54A32D192ED03)  # the offsets of the digests of integers and strings: any two numbers
@@ -96,7 +98,7 @@ def _of_objects(ids) -> np.ndarray:
         else:
             raise TypeError(
                 f"a client id is a string or an integer, got {client_id!r} of type {type(client_id).__name__}; "
-                f"use str({client_id!r})"
+                f"use {_checks.as_text(client_id)}"
             )
     if strings:
         texts = [ids[place] for place in strings]

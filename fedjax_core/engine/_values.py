@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.language.graph import batch_dimension, strong
 
 
@@ -85,12 +85,14 @@ def _as_array(value, type_: types.TensorType, what: str):
     if isinstance(value, list | tuple) and type_.shape != ():
         return _array_of_list(value, type_, what)
     if isinstance(value, np.ndarray | np.generic):
+        value = value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
         return value if value.dtype == type_.dtype else _canonical(value, type_, what)
     if isinstance(value, jax.Array):
         return strong(value)
     if isinstance(value, bool | int | float | complex):
         return _number(value, type_, what)
-    raise TypeError(f"{what}: expected {type_}, got {_found(value)}")
+    repair = "; convert it with np.asarray(value)" if hasattr(value, "__array__") else ""
+    raise TypeError(f"{what}: expected {type_}, got {_found(value)}{repair}")
 
 
 def _array_of_list(value, type_: types.TensorType, what: str) -> np.ndarray:
@@ -99,6 +101,8 @@ def _array_of_list(value, type_: types.TensorType, what: str) -> np.ndarray:
     except ValueError:
         raise TypeError(f"{what}: expected {type_}, got a list of unequal lengths") from None
     numbers = array.dtype in (np.int64, np.float64)
+    if array.shape == (0,) and type_.shape and not type_.shape[0]:  # `[]` does not show the shape of a row
+        array = array.reshape(0, *(size or 0 for size in type_.shape[1:]))
     if array.size == 0 or (numbers and jnp.issubdtype(type_.dtype, np.floating)):
         return array.astype(type_.dtype)
     if array.dtype == np.int64 and jnp.issubdtype(type_.dtype, np.integer):
@@ -111,12 +115,15 @@ def _number(value: bool | int | float | complex, type_: types.TensorType, what: 
     kinds = ((bool, np.bool_), (int, np.number), (float, np.inexact), (complex, np.complexfloating))
     kind = next(dtype for python, dtype in kinds if isinstance(value, python))
     if type_.shape != () or not jnp.issubdtype(type_.dtype, kind):
-        raise TypeError(f"{what}: expected {type_}, got the {type(value).__name__} {value!r}")
+        raise TypeError(f"{what}: expected {type_}, got the {type(value).__name__} {_checks.shown(value)}")
     if isinstance(value, int) and jnp.issubdtype(type_.dtype, np.integer):
         limits = jax.numpy.iinfo(type_.dtype)
         if not limits.min <= value <= limits.max:
-            raise ValueError(f"{what}: {value} does not fit {type_}")
-    return np.asarray(value, type_.dtype)
+            raise ValueError(f"{what}: {_checks.shown(value)} does not fit {type_}")
+    try:
+        return np.asarray(value, type_.dtype)
+    except OverflowError:
+        raise ValueError(f"{what}: {_checks.shown(value)} does not fit {type_}") from None
 
 
 def _canonical(array, type_: types.TensorType, what: str) -> np.ndarray:
@@ -141,4 +148,4 @@ def _found(value) -> str:
     try:
         return str(types.type_of(value))
     except (TypeError, ValueError):
-        return repr(value)
+        return _checks.shown(value)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core._own_errors import raise_if_own
 from fedjax_core.language._client_batches import ClientBatches, batch_dimension
 from fedjax_core.language._graph import user_location
@@ -132,17 +132,19 @@ def traced(fn, inputs: tuple, described: str) -> jax.stages.Traced:
       described: the operator and the function, for the error message.
 
     Raises:
-      TypeError: `fn` cannot be applied. The message has the user's line, the types and the reason;
+      TypeError: `fn` cannot be applied, or returns None. The message has the user's line, the types and the reason;
         if the reason is a dimension `?`, it says to fix the dimension in the type. What the user's own code raises
         keeps its class, with the message as a note.
     """
     try:
-        return jax.jit(lambda *values: strong(fn(*values))).trace(*inputs)
+        result = jax.jit(lambda *values: strong(fn(*values))).trace(*inputs)
     except Exception as error:
         given = ", ".join(str(types.type_of(i)) for i in inputs)
         message = f"{described} at {user_location()} cannot be applied to ({given}): {_reason(error, fn, inputs)}"
         raise_if_own(error, message)
         raise TypeError(message) from error
+    _checks.check_returned(f"{described} at {user_location()}", result.out_info)
+    return result
 
 
 def strong(tree: Any) -> Any:
@@ -181,6 +183,8 @@ def _reason(error: Exception, fn, inputs: tuple) -> str:
     text = f"{type(error).__name__}: {error}".strip()
     if any(mark in text for mark in ("a placed value", "__jax_array__", "_placed.Placed")):
         return "it uses a placed value that is not among its arguments; pass that one too"
+    if "sorting pytree dictionary keys" in text:
+        return "the keys of a dict that it returns must be either all strings or all integers"
     if any(mark in text or mark in repr(error.__cause__) for mark in _SYMBOLIC) or _works_when_fixed(fn, inputs):
         return (
             "it needs to know a dimension that the type leaves open (`?`). Fix the dimension in the type, "

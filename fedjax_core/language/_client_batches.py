@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fedjax_core import trees, types
+from fedjax_core import _checks, trees, types
 
 
 @jax.tree_util.register_dataclass
@@ -210,6 +210,7 @@ class ClientBatches:
         batch = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), self.examples)
         for transform in self.transforms:
             batch = transform(batch)
+            _checks.check_returned("the function of ClientBatches.map", batch)
         return batch, mask
 
     @property

@@ -43,6 +43,7 @@ def federated_value(value: Any, placement: Placement) -> Placed:
     '( -> <round=int32>@SERVER)'
     """
     check_placement("federated_value", placement)
+    types.type_of(value)  # raises where JAX could not flatten it
     if is_placed(value) and node_of(value).placement is None:
         node = node_of(value)
         return Placed(derive(Map(lambda v: v, structural=True), (node,), node.abstract, placement=placement))
@@ -51,7 +52,6 @@ def federated_value(value: Any, placement: Placement) -> Placed:
             f"federated_value takes a constant, got {types.type_of(value)} at {user_location()}; to send a value "
             "to the clients write fc.federated_broadcast(value), to compute with it fc.federated_map(fn, value)"
         )
-    types.type_of(value)
     arrays = jax.tree.map(constant, value)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), arrays)
     operation = Map(lambda: arrays)

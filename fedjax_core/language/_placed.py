@@ -4,8 +4,9 @@ import contextlib
 from typing import ClassVar
 
 import jax
+import numpy as np
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.language._abstract import is_trimmed, traced
 from fedjax_core.language._graph import Map, Node, raised_at, user_location
 from fedjax_core.types import Placement
@@ -15,7 +16,7 @@ class Placed:
     """A value at a placement, inside a federated computation.
 
     It knows its type and gives access to its fields (`state.weights`, `pair["loss"]`, `pair[0]`,
-    unpacking); the `federated_*` operators do everything else.
+    slices, unpacking); the `federated_*` operators do everything else.
 
     Attributes:
       fedjax_type: the type, for example `float32[3]@SERVER`.
@@ -51,7 +52,10 @@ class Placed:
             raise AttributeError(name)
         return self._select(name)
 
-    def __getitem__(self, key) -> "Placed":
+    def __getitem__(self, key):
+        if isinstance(key, slice):
+            struct = self._struct(f"select {key!r}")
+            return tuple(self._select(i) for i in range(len(struct))[key])
         return self._select(key)
 
     def __iter__(self):
@@ -77,8 +81,8 @@ class Placed:
         names = struct.names
         if isinstance(key, str) and key in names:
             position = names.index(key)
-        elif isinstance(key, int) and -len(names) <= key < len(names):
-            position = key % len(names)
+        elif isinstance(key, int | np.integer) and -len(names) <= key < len(names):
+            position = int(key) % len(names)
         else:
             fields = ", ".join(repr(n) if n else str(i) for i, n in enumerate(names)) or "none"
             error = AttributeError if isinstance(key, str) else IndexError
@@ -181,7 +185,11 @@ def placed_argument(value, operator: str, *, at: Placement | None = None, repair
       TypeError: not every leaf of the argument is placed, its values are at different placements or have none,
         or they are not at the placement `at`.
     """
-    leaves, structure = jax.tree.flatten(value)
+    try:
+        leaves, structure = jax.tree.flatten(value)
+    except (ValueError, *_checks.TOO_DEEP):
+        types.type_of(value)  # raises an error of our own
+        raise
     if is_placed(value):
         node = node_of(value)
     elif leaves and all(is_placed(leaf) for leaf in leaves):

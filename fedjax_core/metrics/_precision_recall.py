@@ -99,7 +99,7 @@ def f1(average: str = "binary", *, threshold: float = 0.5, multilabel: bool = Fa
 
 def _metric(name: str, quotient: Callable, average: str, threshold: float, multilabel: bool, label: str) -> Metric:
     _checks.check_choice(f"{name}(average=...)", average, _AVERAGES, "write average='macro'")
-    _checks.checked_number(f"{name}(threshold=...)", threshold, _checks.NUMBER, "write threshold=0.5")
+    _checks.checked_number(f"{name}(threshold=...)", threshold, _checks.FINITE, "write threshold=0.5")
     multilabel = _checks.checked_switch(f"{name}(multilabel=...)", multilabel, "write multilabel=True")
     if average == "binary" or multilabel:
         count = _count_binary(name, threshold, label, multilabel)

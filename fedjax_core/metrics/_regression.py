@@ -91,7 +91,7 @@ def r_squared(center: float = 0.0, *, label: str = "y") -> Metric:
       Recommendations (the textbook algorithm with shifted data).
     """
     repair = "write a number near the mean of the labels"
-    _checks.checked_number("r_squared(center=...)", center, _checks.NUMBER, repair)
+    _checks.checked_number("r_squared(center=...)", center, _checks.FINITE, repair)
 
     def measure(predictions, batch, mask):
         errors, kept = _errors("r_squared", predictions, batch[label], label, mask)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 
 _TRAINING_NAMES = ("train", "training", "is_training")
 _EVALUATION_NAMES = ("deterministic", "use_running_average")
@@ -178,8 +178,16 @@ WITHOUT_AXIS = "leave `axis_name` out of its BatchNorm, whose statistics are the
 def metrics_dict(metrics: Mapping | None) -> dict:
     """A copy of `metrics` for a model; an empty dict for None.
 
+    Raises:
+      TypeError: they are not in a dict, which `dict` might take for one nevertheless: a `Metric` is a pair.
+
     Example:
       >>> metrics_dict(None)
       {}
     """
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(
+            f"the metrics of a model must be a dict from name to Metric, got {_checks.shown(metrics)}; write "
+            'metrics={"accuracy": fc.metrics.accuracy()}'
+        )
     return dict(metrics or {})

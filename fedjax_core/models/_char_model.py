@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fedjax_core import _checks, types
 from fedjax_core.contracts import Metric, Model
-from fedjax_core.models import _arguments, _layers, _losses, _recurrence
+from fedjax_core.models import _adapting, _arguments, _layers, _losses, _recurrence
 
 _CELLS = {"lstm": _recurrence.LSTM, "gru": _recurrence.GRU}
 
@@ -91,7 +91,7 @@ def character_model(
         return logits.swapaxes(0, 1)
 
     batch_type = types.parse_type(f"<x=int32[?,{sequence_length}],y=int32[?,{sequence_length}]>")
-    return Model(init, predict, _losses.sequence_cross_entropy(pad=pad), dict(metrics or {}), batch_type)
+    return Model(init, predict, _losses.sequence_cross_entropy(pad=pad), _adapting.metrics_dict(metrics), batch_type)
 
 
 def _init_layer(key, cell, num_inputs, hidden_size):

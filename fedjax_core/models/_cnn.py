@@ -6,7 +6,7 @@ import jax
 
 from fedjax_core import types
 from fedjax_core.contracts import Metric, Model
-from fedjax_core.models import _arguments, _layers, _losses, layers
+from fedjax_core.models import _adapting, _arguments, _layers, _losses, layers
 
 
 def emnist_cnn(
@@ -75,7 +75,7 @@ def emnist_cnn(
         return _layers.dense(weights["dense2"], x)
 
     batch_type = types.parse_type(f"<x=float32[?,{height},{width},{channels}],y=int32[?]>")
-    return Model(init, predict, _losses.cross_entropy(), dict(metrics or {}), batch_type)
+    return Model(init, predict, _losses.cross_entropy(), _adapting.metrics_dict(metrics), batch_type)
 
 
 def _conv(weights, x):

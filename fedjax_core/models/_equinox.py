@@ -135,6 +135,11 @@ class _Parts:
 
     def __init__(self, create: Callable, caller: str):
         equinox = _imported_equinox(caller)
+        if isinstance(create, equinox.Module) or not callable(create):
+            raise TypeError(
+                f"{caller}(create=...) must be a function that makes an equinox.Module with a key, got "
+                f"{type(create).__name__}(...); write `lambda key: equinox.nn.MLP(784, 10, 64, 1, key=key)`"
+            )
         made = equinox.filter_eval_shape(create, jax.random.key(0))
         self.abstract, self._state = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
         if not isinstance(self.abstract, equinox.Module):

@@ -8,6 +8,7 @@ import jax
 
 from fedjax_core import types
 from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
+from fedjax_core.model_calls import check_loss
 from fedjax_core.models import _adapting, _masking
 
 
@@ -50,6 +51,7 @@ def from_linen(
       The `Model`. Its weights are those that `module.init` gives for a batch of one example.
 
     Raises:
+      TypeError: `module` is not an instance of a module of linen, or `loss` is not a function of predictions and batch.
       ValueError: `batch_type` lacks one of the inputs, the module has no parameter named `mask`, or `running` is not
         one of the three; when predicting: the module needs a key and gets none, or a `BatchNorm` has an `axis_name`
         that does not exist.
@@ -67,6 +69,15 @@ def from_linen(
       >>> model.predict(weights, {"x": jnp.ones((2, 28, 28, 1))}).shape
       (2, 10)
     """
+    import flax.linen as nn
+
+    if not isinstance(module, nn.Module):
+        found = f"the class {module.__name__}" if isinstance(module, type) else f"{type(module).__name__}(...)"
+        raise TypeError(
+            f"from_linen(module=...) must be an instance of a flax.linen.Module, got {found}; write "
+            "from_linen(nn.Dense(10), ...), or from_nnx(...) for a module of flax.nnx"
+        )
+    check_loss(loss)
     batch_type = types.to_type(batch_type)
     names = _adapting.input_names("from_linen", inputs, batch_type)
     arguments = _adapting.call_arguments("from_linen", module.__call__, mask)

@@ -1,14 +1,16 @@
 """Models from flax nnx modules."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fedjax_core import types
+from fedjax_core import _checks, types
 from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
+from fedjax_core.model_calls import check_loss
 from fedjax_core.models import _adapting, _masking
 
 
@@ -53,6 +55,7 @@ def from_nnx(
       integer keys.
 
     Raises:
+      TypeError: `create` does not make a module with `nnx.Rngs`, or `loss` is not a function of predictions and batch.
       ValueError: `batch_type` lacks one of the inputs, the module has no parameter named `mask`, or `running` is not
         one of the three; when predicting: the module needs a key and gets none, or a `BatchNorm` has an `axis_name`
         that does not exist.
@@ -72,7 +75,8 @@ def from_nnx(
 
     batch_type = types.to_type(batch_type)
     names = _adapting.input_names("from_nnx", inputs, batch_type)
-    module = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
+    check_loss(loss)
+    module = _abstract_module(create)
     arguments = _adapting.call_arguments("from_nnx", module.__call__, mask)
     name = type(module).__name__
     _take_masks(module)
@@ -109,6 +113,24 @@ def from_nnx(
     predict.__qualname__ = f"from_nnx({name}).predict"
     metrics = _adapting.metrics_dict(metrics)
     return Model(init, predict, loss, metrics, batch_type, _adapting.running_of_model("from_nnx", running))
+
+
+def _abstract_module(create: Callable) -> Any:
+    """The module that `create` makes, with abstract arrays."""
+    from flax import linen, nnx
+
+    repair = "write from_nnx(lambda rngs: nnx.Linear(784, 10, rngs=rngs), ...)"
+    rule = "from_nnx(create=...) must be a function that makes a flax.nnx.Module with nnx.Rngs"
+    if isinstance(create, nnx.Module | linen.Module) or not callable(create):
+        raise TypeError(f"{rule}, got {type(create).__name__}(...); {repair}")
+    try:  # the signature of a class of nnx takes anything
+        inspect.signature(functools.partial(create.__init__, None) if isinstance(create, type) else create).bind(None)
+    except TypeError as error:
+        raise TypeError(f"{rule}, got {_checks.shown(create)}, which cannot be called so ({error}); {repair}") from None
+    module = nnx.eval_shape(lambda: create(nnx.Rngs(0)))
+    if not isinstance(module, nnx.Module):
+        raise TypeError(f"{rule}, got {_checks.shown(create)}, which returns a {type(module).__name__}; {repair}")
+    return module
 
 
 class _Parts(NamedTuple):

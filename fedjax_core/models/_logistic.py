@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from fedjax_core import types
 from fedjax_core.contracts import Metric, Model
-from fedjax_core.models import _arguments, _layers, _losses
+from fedjax_core.models import _adapting, _arguments, _layers, _losses
 
 
 def logistic_regression(num_features: int, num_classes: int, metrics: Mapping[str, Metric] | None = None) -> Model:
@@ -43,4 +43,4 @@ def logistic_regression(num_features: int, num_classes: int, metrics: Mapping[st
         return _layers.dense(weights, batch["x"])
 
     batch_type = types.parse_type(f"<x=float32[?,{num_features}],y=int32[?]>")
-    return Model(init, predict, _losses.cross_entropy(), dict(metrics or {}), batch_type)
+    return Model(init, predict, _losses.cross_entropy(), _adapting.metrics_dict(metrics), batch_type)

@@ -7,7 +7,7 @@ import jax
 
 from fedjax_core import types
 from fedjax_core.contracts import Metric, Model
-from fedjax_core.models import _arguments, _layers, _losses
+from fedjax_core.models import _adapting, _arguments, _layers, _losses
 
 
 def mlp(
@@ -66,4 +66,4 @@ def mlp(
         return _layers.dense(weights[f"dense_{num_layers - 1}"], x)
 
     batch_type = types.parse_type(f"<x=float32[?,{num_features}],y=int32[?]>")
-    return Model(init, predict, _losses.cross_entropy(), dict(metrics or {}), batch_type)
+    return Model(init, predict, _losses.cross_entropy(), _adapting.metrics_dict(metrics), batch_type)

@@ -10,6 +10,8 @@ import numpy as np
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.types import Type, matched, matched_type
 
+_MOST_REPEATED = 2**24  # examples of a pass that repeats them, of which the places are held in memory
+
 
 class LocalData:
     """The examples that one participant holds.
@@ -51,8 +53,14 @@ class LocalData:
         """The number of batches of one pass over the examples.
 
         Raises:
-          ValueError: the examples make no batch.
+          ValueError: the examples make no batch, or are repeated beyond what memory should hold.
         """
+        stream = int(self._data.sizes[0]) * (batching.num_epochs or 1)
+        if batching.num_epochs != 1 and stream > _MOST_REPEATED:  # whoever sent the request must not choose the memory
+            raise ValueError(
+                f"{batching} repeats the {self._data.sizes[0]} examples of TrainingManager({self._name}=...) beyond "
+                f"{_MOST_REPEATED}, which are held in memory; leave num_epochs out, and send n_epoch=... in the request"
+            )
         number = int(batching.num_steps(self._data.sizes)[0])
         if number == 0:
             raise ValueError(

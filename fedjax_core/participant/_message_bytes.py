@@ -18,7 +18,13 @@ import jax
 import msgpack
 import numpy as np
 
-from fedjax_core.participant._messages import MESSAGES, Message, MessageFormatError, check_message
+from fedjax_core.participant._messages import (
+    MESSAGES,
+    Message,
+    MessageFormatError,
+    check_message,
+    with_python_numbers,
+)
 from fedjax_core.trees import path_entry
 
 MAX_MESSAGE_BYTES = 2**30
@@ -59,6 +65,7 @@ def encode_message(message: Message, max_bytes: int = MAX_MESSAGE_BYTES) -> byte
     name = type(message).__name__
     if MESSAGES.get(name) is not type(message):
         check_message(message)
+    message = with_python_numbers(message)
     fields = {field: _plain(value, (name, field)) for field, value in message._asdict().items()}
     check_message(message)
     try:
@@ -94,7 +101,7 @@ def decode_message(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
     """
     _check_size(memoryview(data).nbytes, max_bytes)
     match _unpacked(data):
-        case [int(version), str(name), dict(fields)]:
+        case [int(version), str(name), dict(fields)] if type(version) is int:  # not True, which equals 1
             return _message(version, name, fields)
     raise MessageFormatError("not a message: a message is [version, name, fields]")
 

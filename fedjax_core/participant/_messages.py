@@ -22,7 +22,7 @@ class TrainRequest(NamedTuple):
     """The server asks a participant to train.
 
     Attributes:
-      round_i: the number of the round, an integer of at least 0.
+      round_i: the number of the round, an integer of at least 0 and below 2**31.
       weights: a pytree like the model's weights; None to continue from the participant's own.
       aux_var: the optimizer's auxiliary variables by name, a dict of pytrees; empty if there are none.
       batches: the arguments of `data.Batching`, a dict.
@@ -48,7 +48,7 @@ class EvaluationRequest(NamedTuple):
     """The server asks a participant to evaluate.
 
     Attributes:
-      round_i: the number of the round, an integer of at least 0.
+      round_i: the number of the round, an integer of at least 0 and below 2**31.
       weights: a pytree like the model's weights; None for the participant's own.
       batches: the arguments of `data.Batching`, a dict.
       n_steps: the largest number of batches; None for no limit.
@@ -158,6 +158,8 @@ def _is_dict_of(is_entry: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
+# The round's key folds the number in, and schedules of rates get it as int32, where 2**32 would be round 0 again.
+_ROUND = _Kind("an integer from 0 to 2**31 - 1", lambda value: _is_integer(value) and 0 <= value < 2**31)
 _COUNT = _Kind("an integer of at least 0", lambda value: _is_integer(value) and value >= 0)
 _INTEGER = _Kind("an integer", _is_integer)
 _NUMBER = _Kind("a number, not an array", _is_number)
@@ -170,7 +172,7 @@ _BATCHES = _Kind(
 _TEXT = _Kind("a string", lambda value: isinstance(value, str))
 
 _LIMITS = {"n_steps": _INTEGER.or_none(), "timeout": _NUMBER.or_none()}
-_REQUEST = {"round_i": _COUNT, "weights": _TREE.or_none(), "batches": _BATCHES, **_LIMITS}
+_REQUEST = {"round_i": _ROUND, "weights": _TREE.or_none(), "batches": _BATCHES, **_LIMITS}
 _EFFORT = {"n_steps": _COUNT, "t_spent": _NUMBER}
 
 _FIELDS = {
@@ -181,8 +183,28 @@ _FIELDS = {
     ErrorReply: {"message": _TEXT},
 }
 
+_NUMBERS = {"round_i", "n_epoch", "n_steps", "n_examples", "timeout", "t_spent", "loss"}
+
 MESSAGES = {message.__name__: message for message in _FIELDS}
 """The message types by name."""
+
+
+def with_python_numbers(message: Message) -> Message:
+    """The message with Python's numbers in place of NumPy's wherever a field holds one number.
+
+    Example:
+      >>> with_python_numbers(EvaluationRequest(np.int64(3), None, {"batch_size": np.int32(20)}))
+      EvaluationRequest(round_i=3, weights=None, batches={'batch_size': 20}, n_steps=None, timeout=None)
+    """
+    fields = {name: _python(getattr(message, name)) for name in _NUMBERS & set(message._fields)}
+    batches = getattr(message, "batches", None)
+    if isinstance(batches, dict):
+        fields["batches"] = {name: _python(value) for name, value in batches.items()}
+    return message._replace(**fields)
+
+
+def _python(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_message(message: Message) -> None:

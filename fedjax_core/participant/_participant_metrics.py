@@ -21,7 +21,7 @@ def with_metrics(model: Model, metrics: Mapping[str, Metric | str] | Iterable[st
 
     Raises:
       TypeError: `metrics` is neither of these, or `model` is not a `Model`.
-      ValueError: there is no metric of that name.
+      ValueError: there is no metric of that name, or another metric is named "loss".
 
     Example:
       >>> import fedjax_core as fc
@@ -37,7 +37,10 @@ def with_metrics(model: Model, metrics: Mapping[str, Metric | str] | Iterable[st
             'write metrics=["accuracy"]'
         )
     named = metrics if isinstance(metrics, Mapping) else {_name(name): name for name in metrics}
-    return model._replace(metrics={name: _metric(own, metric) for name, metric in named.items() if name != "loss"})
+    given = {name: metric for name, metric in named.items() if not name == metric == "loss"}
+    chosen = model._replace(metrics={name: _metric(own, metric) for name, metric in given.items()})
+    model_metrics(chosen)  # raises for a metric of another kind that is named "loss"
+    return chosen
 
 
 def _name(name: Any) -> str:

@@ -256,6 +256,8 @@ class TrainingManager:
         try:
             if not isinstance(message, kind):
                 raise TypeError(f"{what}_round takes a {kind.__name__}, got a {type(message).__name__}")
+            call, repair = f"{kind.__name__}(round_i=...)", "count the rounds from 0"
+            _checks.checked_integer(call, message.round_i, 0, repair, most=2**31 - 1)
             self.logger.info("%s round %s: starts", what, message.round_i)
             return work(message)
         except Exception as error:

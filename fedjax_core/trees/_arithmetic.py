@@ -12,6 +12,8 @@ from fedjax_core.trees._structure import dtype_of, is_of_kind
 
 Tree = Any
 
+_SCALE = 2.0**-80  # exact, and small enough for the squares of 2**32 entries of the largest float32
+
 
 def add(a: Tree, b: Tree) -> Tree:
     """The sum `a + b`, leaf by leaf, in the dtypes that JAX's promotion gives.
@@ -157,7 +159,8 @@ def norm(tree: Tree, order: float = 2) -> jax.Array:
       order: 2; 1 for the L1 norm :math:`\sum_i |x_i|`; `math.inf` for the largest entry :math:`\max_i |x_i|`.
 
     Returns:
-      float32 `[]`; 0 for an empty tree. Its gradient at zero is zero, not NaN.
+      float32 `[]`; 0 for an empty tree. Its gradient at zero is zero, not NaN. It is finite wherever the norm itself
+      fits float32, although the squares of its entries may not.
 
     Raises:
       ValueError: `order` is none of these.
@@ -166,6 +169,8 @@ def norm(tree: Tree, order: float = 2) -> jax.Array:
       >>> tree = {"w": jnp.array([3.0]), "b": jnp.array(-4.0)}
       >>> print(norm(tree), norm(tree, order=1), norm(tree, order=math.inf))
       5.0 7.0 4.0
+      >>> print(norm(jnp.array([3e38, 1e38])))
+      3.1622777e+38
     """
     if order == 1:
         return sum(map(jnp.sum, _magnitudes(tree)), jnp.zeros((), jnp.float32))
@@ -173,9 +178,11 @@ def norm(tree: Tree, order: float = 2) -> jax.Array:
         return jnp.max(jnp.array([0.0, *(jnp.max(each, initial=0.0) for each in _magnitudes(tree))], jnp.float32))
     if order != 2:
         raise ValueError(f"`norm(tree, order)` needs an order of 1, 2 or math.inf, got {order!r}")
-    total = squared_norm(tree)
+    # A scale that is known only at run time: XLA takes a constant out of the squares, which then overflow after all.
+    small = jnp.where(jnp.isinf(squared_norm(tree)), jnp.float32(_SCALE), jnp.float32(1.0))
+    total = squared_norm([jnp.multiply(leaf, small) for leaf in jax.tree.leaves(tree)])
     is_zero = total == 0
-    return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, total)))
+    return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, total))) / small
 
 
 def clip_by_norm(max_norm: jax.typing.ArrayLike, tree: Tree, order: float = 2) -> Tree:

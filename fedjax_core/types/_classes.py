@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from fedjax_core import _checks
 from fedjax_core.types import _containers, _dtypes, _notation
 from fedjax_core.types._base import SERVER, Placement, Type
 
@@ -334,8 +335,11 @@ class FederatedType(Type):
             )
         if self.all_equal is None:
             object.__setattr__(self, "all_equal", self.placement is SERVER)
-        elif not isinstance(self.all_equal, bool):
-            raise TypeError(f"`all_equal` must be True, False or None, got {self.all_equal!r}")
+        else:
+            equal = _checks.checked_switch(
+                "FederatedType(all_equal=...)", self.all_equal, "leave it out for the default"
+            )
+            object.__setattr__(self, "all_equal", equal)
         _refuse(self.member, ("federated", "function"), "a federated value")
 
     def _parts(self) -> tuple[Type, ...]:
@@ -379,7 +383,11 @@ def parse_type(text: str) -> Type:
     """
     if not isinstance(text, str):
         raise TypeError(f"a notation must be a string, got {text!r}; use to_type for other descriptions of a type")
-    return _build(_notation.read(text))
+    node = _notation.read(text)
+    try:
+        return _build(node)
+    except RecursionError:
+        raise ValueError(f"a type has at most some hundred levels, got {text[:60]!r}...; use fewer") from None
 
 
 def _build(node: tuple) -> Type:
@@ -412,7 +420,7 @@ def to_type(spec: Any) -> Type:
       >>> str(to_type({"x": "float32[?,784]", "y": int, "z": ("bool", "int8@SERVER")}))
       '<x=float32[?,784],y=int32,z=<bool,int8@SERVER>>'
     """
-    return of_tree(spec, _spec_leaf)
+    return whole_tree(spec, _spec_leaf)
 
 
 def _spec_leaf(spec: Any) -> Type:
@@ -433,6 +441,18 @@ def abstract_tensor(value: Any) -> TensorType:
     shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
     dtype = _dtypes.as_dtype(value.dtype)
     return TensorType(_dtypes.canonical(dtype), shape)
+
+
+def whole_tree(tree: Any, leaf_type: Callable[[Any], Type]) -> Type:
+    """The type of a pytree from its root, see `of_tree`.
+
+    Raises:
+      ValueError: it has too many levels for Python's recursion.
+    """
+    try:
+        return of_tree(tree, leaf_type)
+    except _checks.TOO_DEEP:
+        raise _checks.too_deep("a value or a type") from None
 
 
 def of_tree(tree: Any, leaf_type: Callable[[Any], Type], path: str = "") -> Type:

@@ -72,7 +72,7 @@ def _supported(spec: Any) -> Any | None:
     if is_key(spec):
         return spec
     try:
-        dtype = np.dtype(spec)
+        dtype = np.dtype(spec).newbyteorder("=")  # a file's byte order is no part of a type
     except TypeError:
         return None
     return dtype if dtype == _BY_NAME.get(dtype.name) else None

@@ -35,7 +35,13 @@ def read(text: str) -> tuple:
       ValueError: the text is not well formed; the message shows where.
     """
     reader = _Reader(text)
-    node = reader.type()
+    try:
+        node = reader.type()
+    except RecursionError:
+        raise ValueError(
+            f"this is not a type: expected at most some hundred levels of brackets, got {text[:60]!r}...; take the "
+            "type from a value with fc.types.type_of(value)"
+        ) from None
     reader.space()
     if reader.position < len(text):
         reader.fail("the end of the type")
@@ -188,4 +194,10 @@ class _Reader:
         if not (word.isascii() and word.isdecimal()):
             self.position = start
             self.fail("a dimension, an integer or '?'")
-        return int(word)
+        return self.size(word, start)
+
+    def size(self, digits: str, start: int) -> int:
+        if len(digits) > 18:  # beyond int64, in which arrays count
+            self.position = start
+            self.fail("a dimension below 10**18")
+        return int(digits)

@@ -7,6 +7,7 @@ import jax
 import jax.core
 import numpy as np
 
+from fedjax_core import _checks
 from fedjax_core.types import _classes, _containers, _dtypes
 from fedjax_core.types._base import Placement, Type, of_kind
 from fedjax_core.types._classes import FederatedType, SequenceType, StructType, TensorType
@@ -70,10 +71,10 @@ def type_of(value: Any) -> Type:
     """
     key = _cache_key(value)
     if key is None:
-        return _classes.of_tree(value, _value_leaf)
+        return _classes.whole_tree(value, _value_leaf)
     found = _cache.get(key)
     if found is None:
-        found = _classes.of_tree(value, _value_leaf)
+        found = _classes.whole_tree(value, _value_leaf)
         if not _any_declared(value):
             if len(_cache) >= _CACHE_SIZE:
                 _cache.clear()
@@ -93,7 +94,7 @@ def _cache_key(value: Any) -> Any | None:
         # JAX adds its flags to the class at run time, where no type checker sees them.
         key = (structure, jax.config.jax_enable_x64, signatures)  # pyright: ignore[reportAttributeAccessIssue]
         hash(key)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, *_checks.TOO_DEEP):
         return None
     return None if None in signatures else key
 
@@ -123,30 +124,30 @@ def _any_declared(value: Any) -> bool:
 
 
 def _value_leaf(value: Any) -> Type:
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if hasattr(value, "dtype") and hasattr(value, "shape") and not _is_foreign(value):
         return _classes.abstract_tensor(value)
     for scalar in (bool, int, float, complex):
         if isinstance(value, scalar):
             return _scalar(scalar, value)
     raise TypeError(
-        f"a value must be a pytree of arrays, numbers and keys, got {_shortened(value)} of type "
-        f"{type(value).__name__}; convert it with jnp.asarray, or encode it as numbers"
+        f"a value must be a pytree of arrays, numbers and keys, got {_checks.shown(value)} of type "
+        f"{type(value).__name__}; convert it with np.asarray, or encode it as numbers"
     )
+
+
+def _is_foreign(value: Any) -> bool:
+    """Whether an array is one of another library, such as a tensor of torch, which JAX does not take."""
+    return hasattr(value, "__array__") and not isinstance(value, np.ndarray | np.generic | jax.Array)
 
 
 def _scalar(scalar: type, value: Any) -> Type:
     type_ = TensorType(scalar)
     if scalar is int and not _dtypes.fits(value):
         raise ValueError(
-            f"the integer {value} does not fit {type_}; write it as a float, or enable 64-bit integers "
+            f"the integer {_checks.shown(value)} does not fit {type_}; write it as a float, or enable 64-bit integers "
             f"with jax.config.update('jax_enable_x64', True)"
         )
     return type_
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def tree_of_types(type_: Type) -> Any:

@@ -113,8 +113,17 @@ def test_nobody(adaptive):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(output.result))
 
 
-def test_a_client_whose_norm_overflows_is_left_out(fixed):
-    values = [{"w": np.float32(w), "b": np.float32(0)} for w in ([1e30, 0, 0], [0.5, 0.5, 0.5])]
+@pytest.mark.parametrize("large", [[1e30, 0, 0], [1e38, 1e38, 0]])
+def test_a_norm_whose_squares_overflow_is_clipped(fixed, large):
+    values = [{"w": np.float32(w), "b": np.float32(0)} for w in (large, [0.5, 0.5, 0.5])]
+    output = fixed.next(fixed.initialize(), values, np.ones(2, np.float32))
+    clipped = 1.5 * np.float64(large) / np.linalg.norm(np.float64(large))
+    np.testing.assert_allclose(output.result["w"], (clipped + 0.5) / 2, rtol=1e-6)
+    assert output.measurements["num_clipped"] == 1 and output.measurements["num_non_finite"] == 0
+
+
+def test_a_client_whose_norm_float32_cannot_hold_is_left_out(fixed):
+    values = [{"w": np.float32(w), "b": np.float32(0)} for w in ([3e38, 3e38, 3e38], [0.5, 0.5, 0.5])]
     output = fixed.next(fixed.initialize(), values, np.ones(2, np.float32))
     np.testing.assert_array_equal(output.result["w"], np.full(3, 0.5))
     assert output.measurements["num_clipped"] == 0 and output.measurements["num_non_finite"] == 1

@@ -1,15 +1,18 @@
 """Coordinate median and trimmed mean."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import fedjax_core as fc
+from fedjax_core.aggregators import _median
 from tests import learning_references as reference
 from tests.test_traces import compilations
 
@@ -87,6 +90,26 @@ def test_what_is_left_out_is_exact_for_any_number(fraction):
         expected = np.mean(np.float64(ranks[left_out : number - left_out]))
         result = process.next((), ranks, np.ones(number, np.float32)).result
         np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fraction", [0.4999999, np.nextafter(0.5, 0), np.float32(0.4999999)])
+def test_a_fraction_next_to_a_half_leaves_somebody(fraction):
+    """The floor of 1.9999996 is 1: of 1, 2, 3 and 4 the middle two remain."""
+    process = fc.aggregators.as_process(fc.aggregators.trimmed_mean(fraction), "float32")
+    assert process.next((), np.arange(1, 5, dtype=np.float32), np.ones(4, np.float32)).result == 2.5
+
+
+@given(st.fractions(0, Fraction(1, 2), max_denominator=10**9), st.integers(1, 2**16))
+@example(Fraction(4999999, 10**7), 2**16)
+@example(Fraction(2499999, 10**7), 4)
+@example(Fraction(1, 10**5), 2**16)
+@example(Fraction(1, 3), 3)
+def test_the_number_left_out_is_the_floor_of_the_product(fraction, number):
+    assume(float(fraction) < 0.5)
+    ratio = _median._ratio_below(float(fraction))
+    assert ratio * number // 1 == fraction * number // 1
+    # In int32, as the program computes it.
+    assert ratio.numerator * ratio.denominator < 2**31 and ratio.numerator * 2 < ratio.denominator
 
 
 def test_sums_of_large_entries_do_not_overflow():

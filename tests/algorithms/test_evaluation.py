@@ -295,3 +295,13 @@ def test_aggregation_that_stays_at_the_clients_is_refused():
     staying = fc.federated_computation(lambda metrics: metrics)
     with pytest.raises(TypeError, match="SERVER"):
         fc.algorithms.federated_evaluation(MODEL, staying)
+
+
+@pytest.mark.parametrize("name", ["num_non_finite", "num_non_finite_clients", "non_finite_clients"])
+def test_a_metric_named_like_a_count_of_clients_is_refused(name):
+    model = fc.models.logistic_regression(2, 3, metrics={name: fc.metrics.accuracy()})
+    build = {"num_non_finite": lambda: fc.algorithms.federated_evaluation(model)}.get(
+        name, lambda: fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(0))
+    )
+    with pytest.raises(ValueError, match=f"a metric may not be named '{name}'"):
+        build()

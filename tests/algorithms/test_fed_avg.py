@@ -68,7 +68,7 @@ def test_batches_cross_epochs():
     [
         optax.sgd(1.0, momentum=0.9),
         optax.adam(0.05, eps=1e-3),
-        optax.yogi(0.05, eps=1e-3),
+        optax.chain(optax.scale_by_yogi(eps=1e-3, initial_accumulator_value=0.0), optax.scale_by_learning_rate(0.05)),
         optax.adagrad(0.1, eps=1e-3),
         optax.adamw(optax.linear_schedule(0.1, 0.01, 5), weight_decay=0.01),
     ],
@@ -214,3 +214,19 @@ def test_wrong_cohorts_are_refused_by_field(trained):
 def trained():
     process = fc.algorithms.fed_avg(MODEL, optax.sgd(0.1), key=KEY)
     return process, fc.algorithms.federated_evaluation(MODEL)
+
+
+def test_fed_yogi_moves_no_weight_whose_gradient_is_zero():
+    """The recipe of the docstring against the paper's update (Reddi et al. 2021) with bias correction, in float64."""
+    optimizer = optax.chain(
+        optax.scale_by_yogi(eps=1e-3, initial_accumulator_value=0.0), optax.scale_by_learning_rate(0.01)
+    )
+    gradients = np.array([[0.0, 1.0], [0.0, -0.5], [0.0, 2.0]])
+    state, m, v = optimizer.init(jax.numpy.zeros(2)), np.zeros(2), np.zeros(2)
+    for step, gradient in enumerate(gradients, 1):
+        update, state = optimizer.update(jax.numpy.asarray(gradient, jax.numpy.float32), state)
+        m = 0.9 * m + 0.1 * gradient
+        v = v - 0.001 * np.sign(v - gradient**2) * gradient**2
+        expected = -0.01 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-3)
+        np.testing.assert_allclose(update, expected, rtol=1e-4)
+        assert update[0] == 0

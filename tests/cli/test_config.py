@@ -98,7 +98,17 @@ def test_wrong_values_name_the_file_and_the_option(text, message, tmp_path):
     assert str(error.value).startswith(f"{tmp_path / 'config.toml'}: {message}")
 
 
-@pytest.mark.parametrize("content", [b"rounds: 3", b"rounds = 3\nrounds = 4", b"\xff\xfe", b'data = "digits'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"rounds: 3",
+        b"rounds = 3\nrounds = 4",
+        b"\xff\xfe",
+        b'data = "digits',
+        b"a=" + 9999 * b"[",
+        b"a=" + 5000 * b"9",
+    ],
+)
 def test_what_is_not_toml(content, tmp_path):
     path = tmp_path / "config.toml"
     path.write_bytes(content)
@@ -127,3 +137,17 @@ def _read(folder: pathlib.Path, text: str) -> RunOptions:
     path = folder / "config.toml"
     path.write_text(text, encoding="utf-8")
     return read_config(path)
+
+
+def test_a_file_of_settings_is_small(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"#" * (2**20 + 1))
+    with pytest.raises(UsageError, match="is larger than 1,048,576 bytes"):
+        read_config(path)
+
+
+def test_an_integer_beyond_all_floats_is_no_setting(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"client_lr = 1" + b"0" * 400)
+    with pytest.raises(UsageError, match="client_lr must be positive and finite"):
+        read_config(path)

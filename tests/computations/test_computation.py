@@ -383,3 +383,114 @@ def test_arguments_survive_a_call():
     )
     first, second = run(state), run(state)
     assert state["w"].tolist() == [1, 1, 1] and first["w"].tolist() == second["w"].tolist() == [2, 2, 2]
+
+
+def _forgets(*values):
+    """A function whose author forgot `return`."""
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: fc.computation(_forgets, "float32"), r"computation\(_forgets\)"),
+        (lambda: fc.computation(_forgets)(1.0), r"computation\(_forgets\)"),
+        (lambda: fc.federated_computation(_forgets, fc.at_clients("int32")), r"federated_computation\(_forgets\)"),
+        (lambda: fc.federated_computation(_forgets)([1]), r"federated_computation\(_forgets\)"),
+        (
+            lambda: fc.federated_computation(lambda: fc.federated_eval(_forgets, fc.SERVER)),
+            r"federated_eval\(_forgets\)",
+        ),
+        (
+            lambda: fc.federated_computation(lambda x: fc.federated_map(_forgets, x), fc.at_clients("int32")),
+            r"federated_map\(_forgets\)",
+        ),
+        (
+            lambda: fc.federated_computation(
+                lambda data: fc.federated_map(lambda d: d.map(_forgets).sum(), data), fc.at_clients("int32[?]*")
+            ),
+            "the function of ClientBatches.map",
+        ),
+    ],
+)
+def test_a_function_without_return_is_refused(build, named):
+    with pytest.raises(TypeError, match=f"{named}.* must return a value, got None; add `return`"):
+        build()
+
+
+def test_an_empty_struct_may_be_returned():
+    assert fc.computation(lambda: ())() == ()
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8"])
+def test_values_of_any_byte_order(dtype):
+    rows = np.array([[1.0, 2.0], [3.0, 4.0]], dtype)
+    total = fc.federated_computation(lambda x: fc.federated_sum(x), fc.at_clients("float32[2]"))
+    for clients in (rows, list(rows), {"ada": rows[0], "bob": rows[1]}):
+        np.testing.assert_array_equal(total(clients), [4.0, 6.0])
+
+
+def test_a_batch_without_examples_may_be_an_empty_list():
+    sums = fc.federated_computation(
+        lambda x: fc.federated_sum(fc.federated_map(lambda data: data.sum(), x)), fc.at_clients("<x=float32[?,2]>*")
+    )
+    np.testing.assert_array_equal(sums([[{"x": [[1.0, 2.0]]}], [{"x": []}]])["x"], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    "build", [lambda deep: mean(deep), lambda deep: mean([deep]), lambda deep: fc.computation(lambda x: x)(deep)]
+)
+def test_an_argument_of_thousands_of_levels_is_refused(build):
+    deep = 1.0
+    for _ in range(5000):
+        deep = (deep,)
+    with pytest.raises(ValueError, match="must have at most some hundred levels"):
+        build(deep)
+    with pytest.raises(ValueError, match="must have at most some hundred levels"):
+        fc.federated_computation(lambda: fc.federated_value(deep, fc.SERVER))
+
+
+def test_an_integer_beyond_all_floats_is_refused():
+    with pytest.raises(ValueError, match=r"argument 'values', client 0: 1000.* does not fit float32"):
+        mean([10**400])
+
+
+@pytest.mark.parametrize("mixed", [{"a": 1.0, 1: 2.0}, {"a": {None: 1.0, "b": 2.0}}])
+def test_a_dict_of_keys_that_cannot_be_sorted_is_refused(mixed):
+    for build in (
+        lambda: fc.federated_computation(lambda: fc.federated_value(mixed, fc.SERVER)),
+        lambda: fc.federated_computation(lambda: mixed),
+        lambda: fc.computation(lambda x: x)(mixed),
+    ):
+        with pytest.raises(TypeError, match="keys of a dict must be either all strings or all integers"):
+            build()
+
+
+def test_a_cohort_is_no_argument_under_jit():
+    clients = FederatedData.from_clients([{"x": np.ones((3, 2), np.float32), "y": np.ones(3, np.float32)}])
+    cohort = clients.cohort([0], Batching(2))
+    for transform in (jax.jit, jax.vmap):
+        with pytest.raises(ValueError, match=r"leave jit out, .* or write .*as_function"):
+            transform(count)(1.0, cohort)
+
+
+def test_data_are_no_cohort():
+    clients = FederatedData.from_clients([{"x": np.ones((3, 2), np.float32), "y": np.ones(3, np.float32)}])
+    with pytest.raises(TypeError, match=r"give a cohort \(`data.cohort\(.*got FederatedData"):
+        count(1.0, clients)
+
+
+@pytest.mark.parametrize("client_id", [b"ada", 1.5])
+def test_ids_of_another_kind_are_refused_with_the_string_to_write(client_id):
+    written = {b"ada": "use 'ada'", 1.5: r"use str\(1.5\)"}[client_id]
+    with pytest.raises(TypeError, match=written):
+        mean({client_id: 1.0})
+
+
+def test_a_cohort_of_labels_of_another_dtype_says_how_to_convert_the_data():
+    program = fc.federated_computation(
+        lambda data: fc.federated_sum(fc.federated_map(lambda d: d.num_examples, data)),
+        fc.at_clients("<x=float32[?],y=int32[?]>*"),
+    )
+    clients = FederatedData.from_clients([{"x": [1.0], "y": [1.0]}])
+    with pytest.raises(TypeError, match=r"convert the examples: data.map\(lambda e: .*astype\('int32'\)"):
+        program(clients.cohort([0], Batching(2)))

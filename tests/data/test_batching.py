@@ -218,3 +218,19 @@ def test_shuffling_needs_a_key_and_cohorts_a_batching():
         population([3]).cohort([0], Batching(2, shuffle=True))
     with pytest.raises(TypeError, match="Batching"):
         population([3]).cohort([0], 20)
+
+
+@pytest.mark.parametrize("limit", [np.uint64(2**63), 2**63, 10**400, np.array([1, 2**63], np.uint64), [10**400, 1]])
+def test_a_step_limit_beyond_64_bits_is_refused(limit):
+    """In int64 it would turn negative."""
+    with pytest.raises(ValueError, match=r"max_steps=...\) must be below 2\*\*63, got .*; for no limit leave it out"):
+        Batching(2).num_steps([5, 9], limit)
+    data = FederatedData.from_clients([{"x": [1.0]}, {"x": [2.0]}])
+    with pytest.raises(ValueError, match=r"cohort\(max_steps=...\) must be below 2"):
+        data.cohort([0, 1], Batching(2), limit)
+
+
+@pytest.mark.parametrize("num_epochs", [2**31, 2**62, 10**400])
+def test_more_epochs_than_the_engine_counts_are_refused(num_epochs):
+    with pytest.raises(ValueError, match=r"num_epochs=...\) must be an integer from 1 to 2147483647"):
+        Batching(2, num_epochs)

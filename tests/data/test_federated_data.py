@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fedjax_core as fc
 from fedjax_core.data import Batching, FederatedData, UnknownClientError
 
 ids = st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=4), min_size=1, max_size=6, unique=True)
@@ -404,3 +405,63 @@ def test_threads_may_share_the_data():
         results = list(threads.map(rows, range(16)))
     for result in results:
         np.testing.assert_array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("empty", [[], np.array([]), jax.numpy.zeros(0)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_client_without_examples_takes_the_types_of_the_others(empty, first):
+    """In files of LEAF a user without samples has empty lists."""
+    full, none = {"x": np.ones((3, 784), np.float32), "y": [1, 2, 3]}, {"x": empty, "y": empty}
+    clients = {"none": none, "full": full} if first else {"full": full, "none": none}
+    data = FederatedData.from_clients(clients)
+    assert str(data.element_type) == "<x=float32[?,784],y=int32[?]>" and data.sizes.sum() == 3
+    assert data["none"]["x"].shape == (0, 784) and data["none"]["y"].dtype == np.int32
+
+
+@pytest.mark.parametrize("clients", [[[1.5, 2.5], [1, 2]], [[1, 2], [1.5, 2.5]]])
+def test_integers_among_floats_are_to_become_floats(clients):
+    with pytest.raises(TypeError, match=r'give all clients one dtype: np.asarray\(values, "float32"\)'):
+        FederatedData.from_clients([{"x": values} for values in clients])
+
+
+@pytest.mark.parametrize(("dtype", "found"), [(">f4", "float32"), (">f8", "float32"), (">i8", "int32")])
+def test_the_byte_order_of_a_file_does_not_matter(dtype, found):
+    data = FederatedData.from_clients([{"x": np.array([1, 2], dtype)}])
+    assert str(data.element_type) == f"<x={found}[?]>" and data[0]["x"].tolist() == [1, 2]
+
+
+class _Tensor:
+    """Like a tensor of torch, which NumPy can read unless it has gradients."""
+
+    dtype, shape = "torch.float32", (3,)
+
+    def __init__(self, has_gradients=False):
+        self._has_gradients = has_gradients
+
+    def __array__(self, *args, **kwargs):
+        if self._has_gradients:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        return np.arange(3, dtype=np.float32)
+
+
+def test_tensors_of_another_library():
+    assert FederatedData.from_clients([{"x": _Tensor()}])[0]["x"].tolist() == [0.0, 1.0, 2.0]
+    with pytest.raises(TypeError, match=r"field 'x' must be an array, .*_Tensor.*requires grad.*write tensor.detach"):
+        FederatedData.from_clients([{"x": _Tensor(has_gradients=True)}])
+    with pytest.raises(TypeError, match=r"must be a pytree of arrays, .* convert it with np.asarray"):
+        fc.types.type_of({"x": _Tensor()})
+    with pytest.raises(TypeError, match=r"expected float32\[3\], got .*; convert it with np.asarray"):
+        fc.computation(lambda x: x, "float32[3]")(_Tensor())
+
+
+def test_names_that_cannot_be_sorted_are_refused():
+    with pytest.raises(TypeError, match="the names of fields must be either all strings or all integers"):
+        FederatedData.from_clients([{"x": [1.0], 1: [2.0]}])
+    with pytest.raises(TypeError, match="the names of fields must be either all strings or all integers"):
+        FederatedData.from_clients([{"x": [1.0]}]).map(lambda examples: {"x": examples["x"], 1: examples["x"]})
+
+
+@pytest.mark.parametrize("fn", [5, None, {"x": 1}])
+def test_map_takes_a_function(fn):
+    with pytest.raises(TypeError, match=r"data.map\(fn\) must be a function of a client's examples, got .*"):
+        FederatedData.from_clients([{"x": [1.0]}]).map(fn)

@@ -145,7 +145,7 @@ def test_errors(kind):
     everyone, labels = np.ones(5, bool), {"y": np.zeros(5, int)}
     with pytest.raises(ValueError, match=rf"{kind}\(average=...\) must be 'binary', .*got 'samples'"):
         KINDS[kind]("samples")
-    with pytest.raises(TypeError, match=rf"{kind}\(threshold=...\) must be a number, got None; write threshold=0.5"):
+    with pytest.raises(TypeError, match=rf"{kind}\(threshold=...\) must be a finite number, got None; write threshold"):
         KINDS[kind](threshold=None)
     with pytest.raises(ValueError, match=rf"{kind} takes one score per example.*shape \(5, 2\).*softmax"):
         KINDS[kind]().measure(np.zeros((5, 2)), labels, everyone)

@@ -102,6 +102,6 @@ def test_errors(name):
 def test_center_is_a_number():
     with pytest.raises(
         TypeError,
-        match=r"r_squared\(center=...\) must be a number, got 'mean'; write a number near the mean of the labels",
+        match=r"r_squared\(center=...\) must be a finite number, got 'mean'; write a number near the mean",
     ):
         metrics.r_squared("mean")

@@ -6,9 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
+import fedjax_core as fc
 from fedjax_core import models, trees
 from fedjax_core.model_calls import predicted
 
@@ -133,3 +135,39 @@ def test_wrong_arguments_are_refused(adapted):
         adapted(inputs="image")
     with pytest.raises(ValueError, match=r'running=\.\.\.\) must be "average", "keep" or "freeze", got \'mean\''):
         adapted(running="mean")
+
+
+TYPE = {"x": "float32[?,2]", "y": "int32[?]"}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda loss: fc.models.from_nnx(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), loss, TYPE),
+        lambda loss: fc.models.from_nnx(nnx.Linear, loss, TYPE),
+        lambda loss: fc.models.from_nnx(lambda rngs: jnp.zeros(2), loss, TYPE),
+        lambda loss: fc.models.from_nnx(nn.Dense(3), loss, TYPE),
+        lambda loss: fc.models.from_linen(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), loss, TYPE),
+        lambda loss: fc.models.from_linen(nn.Dense, loss, TYPE),
+        lambda loss: fc.models.from_linen(lambda x: x, loss, TYPE),
+    ],
+)
+def test_what_makes_no_module_of_the_library_is_refused(build):
+    with pytest.raises(TypeError, match=r"must be (a function that makes|an instance of) a flax.*, got .*; write from"):
+        build(fc.models.cross_entropy())
+
+
+def test_a_loss_of_optax_is_refused_by_the_adapters():
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    for build in (
+        lambda: fc.models.from_linen(nn.Dense(3), loss, TYPE),
+        lambda: fc.models.from_nnx(lambda rngs: nnx.Linear(2, 3, rngs=rngs), loss, TYPE),
+    ):
+        with pytest.raises(TypeError, match="a model's loss must be a function of the predictions and the batch"):
+            build()
+
+
+@pytest.mark.parametrize("metrics", [fc.metrics.accuracy(), [fc.metrics.accuracy()]])
+def test_metrics_without_names_are_refused(metrics):
+    with pytest.raises(TypeError, match="the metrics of a model must be a dict"):
+        fc.models.mlp(2, 3, 3, metrics=metrics)

@@ -114,9 +114,11 @@ def nested(depth):
 @pytest.mark.parametrize(
     "message, text",
     [
-        (TrainRequest(-1, None, {}, {}), r"TrainRequest\(round_i=...\) must be an integer of at least 0, got -1"),
+        (TrainRequest(-1, None, {}, {}), r"TrainRequest\(round_i=...\) must be an integer from 0 to .*, got -1"),
+        (TrainRequest(2**31, None, {}, {}), r"round_i=...\) must be an integer from 0 to 2\*\*31 - 1, got 2147483648"),
+        (EvaluationRequest(2**32, None, {}), "round_i.*got 4294967296"),
         (TrainRequest(True, None, {}, {}), "round_i.*got True"),
-        (TrainRequest(np.int64(1), None, {}, {}), "round_i.*got a int64"),
+        (TrainRequest(np.bool_(True), None, {}, {}), "round_i.*got True"),
         (TrainRequest(2**63, None, {}, {}), "TrainRequest.round_i is an integer of more than 64 bits"),
         (TrainRequest(0, "weights", {}, {}), r"weights=...\) must be a pytree of arrays and numbers, or None, got 'w"),
         (TrainRequest(0, b"weights", {}, {}), "TrainRequest.weights is a bytes; a message may hold arrays, numbers"),
@@ -232,3 +234,13 @@ def test_takes_any_buffer():
     data = encode_message(MESSAGES[1])
     for buffer in (bytearray(data), memoryview(data)):
         assert encode_message(decode_message(buffer)) == data
+
+
+def test_numbers_of_numpy_are_sent_as_numbers():
+    request = TrainRequest(np.int64(3), None, {}, {"batch_size": np.int32(2)}, np.int16(1), None, np.float32(0.5))
+    assert decode_message(encode_message(request)) == TrainRequest(3, None, {}, {"batch_size": 2}, 1, None, 0.5)
+
+
+def test_a_version_that_is_true_is_refused():
+    with pytest.raises(MessageFormatError, match="not a message"):
+        decode_message(msgpack.packb([True, "ErrorReply", {"message": "a"}]))

@@ -27,7 +27,7 @@ def test_none_are_those_of_the_model_and_an_empty_list_is_none():
     assert with_metrics(MODEL, []).metrics == with_metrics(MODEL, {}).metrics == {}
 
 
-@pytest.mark.parametrize("metrics", [["loss"], {"loss": OWN}, {"loss": "accuracy"}])
+@pytest.mark.parametrize("metrics", [["loss"], {"loss": "loss"}])
 def test_the_loss_is_the_model_s(metrics):
     chosen = model_metrics(with_metrics(MODEL, metrics))
     assert list(chosen) == ["loss", "num_examples"] and chosen["loss"] is not OWN
@@ -42,6 +42,8 @@ def test_the_loss_is_the_model_s(metrics):
         (["nothing"], ValueError, r"there is no metric 'nothing' .* the model has loss, own, num_examples"),
         (["top_k_accuracy"], ValueError, r"no metric 'top_k_accuracy' that needs no argument.*top_k_accuracy\(3\)"),
         (["sum_then_finalize"], ValueError, "no metric 'sum_then_finalize'"),
+        ({"loss": OWN}, ValueError, 'may not be named "loss"'),
+        ({"loss": "accuracy"}, ValueError, 'may not be named "loss"'),
     ],
 )
 def test_what_is_no_metric_is_refused(metrics, error, message):

@@ -426,3 +426,19 @@ def test_a_part_of_another_class_is_refused(kind):
 def test_a_type_without_a_placement_has_no_member():
     with pytest.raises(TypeError, match=r"^expected a FederatedType, got int32; "):
         types.member_of(TensorType("int32"))
+
+
+@pytest.mark.parametrize("text", ["<" * 500 + "int32" + ">" * 500, "(" * 9000, "{" * 9000, "int32" + "*" * 9000])
+def test_a_notation_of_many_levels_is_refused(text):
+    with pytest.raises(ValueError, match="at most some hundred levels"):
+        parse_type(text)
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+def test_a_dimension_beyond_64_bits_is_refused(digits):
+    with pytest.raises(ValueError, match="expected a dimension below 10"):
+        parse_type(f"int32[{'9' * digits}]")
+
+
+def test_all_equal_may_be_a_bool_of_numpy():
+    assert at_clients("int32", np.bool_(True)) == at_clients("int32", True)

@@ -401,3 +401,24 @@ def test_types_are_leaves_of_a_pytree():
     tree = tree_of_types(type_of({"a": 1, "b": (0.5, None)}))
     assert all(isinstance(leaf, Type) for leaf in jax.tree.leaves(tree))
     assert tree == {"a": to_type("int32"), "b": (to_type("float32"), None)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "found"), [(">f4", "float32"), (">f8", "float32"), (">i8", "int32"), (">u2", "uint16")]
+)
+def test_the_byte_order_of_a_file_is_no_part_of_a_type(dtype, found):
+    assert str(type_of(np.ones(3, dtype))) == f"{found}[3]"
+
+
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: (x,), lambda x: {"a": x}])
+def test_a_pytree_of_thousands_of_levels_is_refused(wrap):
+    tree = 1.0
+    for _ in range(5000):
+        tree = wrap(tree)
+    with pytest.raises(ValueError, match="at most some hundred levels"):
+        type_of(tree)
+
+
+def test_an_integer_too_long_to_print_is_refused():
+    with pytest.raises(ValueError, match="the integer an int of more than 4300 digits does not fit int32"):
+        type_of(10**5000)
