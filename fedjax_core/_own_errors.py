@@ -40,6 +40,8 @@ def raise_if_own(error: Exception, note: str) -> None:
 
 def _is_own(error: Exception) -> bool:
     """Whether it was raised outside of this package, JAX, NumPy and whatever else is installed."""
+    if type(error).__module__.partition(".")[0] in ("jax", "jaxlib"):
+        return False  # JAX leaves its own frames out of the traceback
     *_, innermost = traceback.walk_tb(error.__traceback__)
     file = innermost[0].f_code.co_filename
     return not file.startswith(_LIBRARIES) and "site-packages" not in file

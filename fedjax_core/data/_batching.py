@@ -93,6 +93,7 @@ class Batching:
         sizes = np.asarray(num_examples, np.int64)
         limits = None if max_steps is None else _limits("num_steps", max_steps)
         if self.num_epochs is None:
+            assert limits is not None  # see `check_end`
             return np.where(sizes > 0, limits, 0)
         stream = sizes * self.num_epochs
         size = min(self.batch_size, np.iinfo(np.int64).max)  # NumPy raises OverflowError for a larger integer

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.core
 from jax.extend.core import get_opaque_trace_state
 
 # What the server computes has hundreds of small kernels, is bound by memory, and often runs once. XLA's older emitters

@@ -1,7 +1,7 @@
 """Placed values: the arguments of a federated computation, as its function sees them."""
 
 import contextlib
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import jax
 import numpy as np
@@ -52,6 +52,10 @@ class Placed:
             raise AttributeError(name)
         return self._select(name)
 
+    @overload
+    def __getitem__(self, key: int | str) -> "Placed": ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple["Placed", ...]: ...
     def __getitem__(self, key):
         if isinstance(key, slice):
             struct = self._struct(f"select {key!r}")
