@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fedjax_core import types
 from fedjax_core.contracts import Metric, Model, ModelWeights, Running
+from fedjax_core.language.graph import IntegerRange
 from fedjax_core.model_calls import model_metrics, predicted
 
 
@@ -55,10 +56,7 @@ def abstract_statistics(model: Model) -> dict:
     """
     run = _statistics(model)
 
-    def statistics(size):
-        return _shapes("the model and its metrics on its `batch_type`", run, *_abstract_batch(model, size))
-
-    one, two = statistics(1), statistics(2)
+    one, two = (_shapes(_MEASURED, run, *_abstract_batch(model, size))[0] for size in (1, 2))
     if types.type_of(one) != types.type_of(two):
         raise TypeError(
             "a metric's statistic must have one shape for batches of any size, but for one example the statistics are "
@@ -67,8 +65,37 @@ def abstract_statistics(model: Model) -> dict:
     return one
 
 
+_MEASURED = "the model and its metrics on its `batch_type`"
+
+
+def integer_ranges(model: Model) -> tuple[IntegerRange, ...]:
+    """The integers that a model expects in the fields of a batch, which the engine checks where it reads examples.
+
+    They are the ranges that two functions of the model declare as their attribute `integer_ranges`: `predict` a
+    sequence of them, for its inputs, and `loss` a function from the shapes of the predictions to a sequence, for its
+    labels. The models and losses of the room `models` have them.
+
+    Args:
+      model: the model.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> integer_ranges(fc.models.logistic_regression(4, 10))[0][:3]
+    ('y', 0, 9)
+    """
+    of_inputs, of_predictions = (getattr(fn, "integer_ranges", None) for fn in (model.predict, model.loss))
+    if of_predictions is None:
+        return tuple(of_inputs or ())
+    try:
+        _, predictions = _shapes(_MEASURED, _statistics(model), *_abstract_batch(model, 1))
+    except TypeError:  # client work of one's own may call the model with other weights than `init` gives
+        return tuple(of_inputs or ())
+    return (*(of_inputs or ()), *of_predictions(predictions))
+
+
 def _statistics(model: Model) -> Callable:
-    """The function from a key and a batch to the statistics of a model."""
+    """The function from a key and a batch to the statistics and the predictions of a model."""
     model_metrics(model)  # raises where a metric is wrong
     pairs = model._replace(metrics=tuple(model.metrics.items()))
     try:
@@ -83,7 +110,8 @@ def _new_statistics(pairs: Model) -> Callable:
     metrics = model_metrics(model)
 
     def run(key, batch, mask):
-        return measure(metrics, predicted(model, model.init(key), batch, mask).predictions, batch, mask)
+        predictions = predicted(model, model.init(key), batch, mask).predictions
+        return measure(metrics, predictions, batch, mask), predictions
 
     return run
 
