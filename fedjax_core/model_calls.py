@@ -9,7 +9,6 @@ model_metrics  all metrics of a model by name, including its loss
 mean_loss, num_examples    the two metrics that every model has
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 from fedjax_core import types
 from fedjax_core._signposts import signpost
 from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
+from fedjax_core.language.rows import MASKED, takes_mask
 
 __all__ = [
     "losses",
@@ -29,10 +29,6 @@ __all__ = [
 ]
 
 signpost(__name__)
-
-
-MASKED = "fedjax_core.masked"
-"""The `jax.named_scope` of operations that combine the rows of a batch and leave padding out."""
 
 
 def predicted(
@@ -129,16 +125,9 @@ def _losses(loss: Callable[..., jax.Array], predictions: Any, batch: Any, mask: 
 
 
 def _mask_argument(function: Callable, batch: Any, mask: jax.Array | None) -> dict[str, Any]:
-    if not _takes_mask(function):
+    if not takes_mask(function):
         return {}
     return {"mask": jnp.ones(jax.tree.leaves(batch)[0].shape[0], bool) if mask is None else mask}
-
-
-def _takes_mask(function: Callable) -> bool:
-    try:
-        return "mask" in inspect.signature(function).parameters
-    except ValueError:  # some callables written in C have no signature
-        return False
 
 
 def _check_running(weights: Any, non_trainable: Any) -> None:
