@@ -104,6 +104,7 @@ def local_evaluation(model: Model) -> Callable:
         def step(running, batch, mask):
             return metrics.add(running, predicted(model, weights, batch, mask).predictions, batch, mask)
 
-        return metrics.total(data.reduce(metrics.init(), step))
+        # Filled, so that a metric that multiplies by the mask does not meet the NaN that a model may predict for zeros.
+        return metrics.total(data.filled().reduce(metrics.init(), step))
 
     return evaluate

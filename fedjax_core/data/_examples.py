@@ -16,7 +16,7 @@ from fedjax_core import _checks
 
 def flatten(examples: Any) -> tuple[list, Any]:
     """The fields of `examples` and their structure."""
-    return jax.tree.flatten(examples, is_leaf=_is_field)
+    return jax.tree.flatten(examples, is_leaf=None if examples is None else _is_field)
 
 
 def field_names(examples: Any) -> list[str]:
