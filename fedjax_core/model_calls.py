@@ -9,6 +9,7 @@ model_metrics  all metrics of a model by name, including its loss
 mean_loss, num_examples    the two metrics that every model has
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -164,6 +165,7 @@ def mean_loss(loss: Callable[..., jax.Array]) -> Metric:
       ([4.0, 2.0], 2.0)
     """
 
+    @functools.wraps(loss, updated=())  # whose module tells whether padding has to be tried on it
     def measure(predictions, batch, mask):
         values = _losses(loss, predictions, batch, mask)
         total = jnp.sum(jnp.where(mask, values, 0).astype(jnp.float32))

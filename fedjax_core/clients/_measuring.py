@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,25 @@ def integer_ranges(model: Model) -> tuple[IntegerRange, ...]:
     except TypeError:  # client work of one's own may call the model with other weights than `init` gives
         return tuple(of_inputs or ())
     return (*(of_inputs or ()), *of_predictions(predictions))
+
+
+def abstract_example(model: Model) -> tuple[Any, Any]:
+    """The abstract prediction for one example and the example itself, without the dimension of a batch's rows.
+
+    Raises:
+      TypeError: the model does not take batches of its `batch_type`, or a prediction has no dimension for the rows.
+    """
+    batch, _ = _abstract_batch(model, 1)
+    predictions = [_shapes(_MEASURED, _statistics(model), *_abstract_batch(model, size))[1] for size in (1, 2)]
+
+    def without_rows(one, two):
+        if two.shape[:1] != (2 * one.shape[0] if one.shape else 0,) or one.shape[1:] != two.shape[1:]:
+            raise TypeError(f"predictions must have one row for each example, got {one.shape} for one")
+        return jax.ShapeDtypeStruct(one.shape[1:], one.dtype)
+
+    return jax.tree.map(without_rows, *predictions), jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch
+    )
 
 
 def _statistics(model: Model) -> Callable:

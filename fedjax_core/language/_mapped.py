@@ -6,13 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from fedjax_core import trees, types
-from fedjax_core.language._rows import combines_rows, differ, takes_mask, trial_batches, trial_mask
-
-_NUM_EXAMPLES = 4
+from fedjax_core.language._rows import combines_rows, padding_changes, takes_mask
 
 
 def transformed(transforms: tuple[Callable, ...], batch: Any, mask: Any) -> Any:
@@ -41,7 +37,7 @@ def warn_of_padding(transforms: tuple[Callable, ...], element: types.Type, repea
     """
     run = functools.partial(transformed, transforms)
     try:
-        changed = _may_combine(run, element) and _changes(run, element, repeats)
+        changed = _may_combine(run, element) and padding_changes(run, functools.partial(_abstract, element), repeats)
     except Exception:  # it fails again, with a better message, where the functions are applied
         return
     if changed:
@@ -66,32 +62,3 @@ def _may_combine(run: Callable, element: types.Type) -> bool:
     size = trees.distinct_size(_abstract(element, 1))
     mask = jax.ShapeDtypeStruct((size,), bool)
     return combines_rows(jax.make_jaxpr(run)(_abstract(element, size), mask).jaxpr, size)
-
-
-def _changes(run: Callable, element: types.Type, repeats: bool) -> bool:
-    number = _NUM_EXAMPLES
-    mask = np.arange(2 * number) < number
-
-    def padded(x: np.ndarray) -> np.ndarray:
-        first = np.repeat(x[:1], number, axis=0)
-        return np.concatenate([x, first if repeats else np.zeros_like(first)])
-
-    for batch, _ in trial_batches(_abstract(element, number), trial_mask(number)):
-        with jax.ensure_compile_time_eval():  # a client's function is being traced
-            alone, among = (
-                jax.tree.map(np.asarray, run(jax.tree.map(jnp.asarray, b), jnp.asarray(m)))
-                for b, m in ((batch, mask[:number]), (jax.tree.map(padded, batch), mask))
-            )
-        pairs = [_of_examples(*leaves) for leaves in zip(jax.tree.leaves(alone), jax.tree.leaves(among), strict=True)]
-        some, others = map(list, zip(*pairs))
-        if differ(some, others):
-            return True
-        if not any(np.isnan(leaf).all() for leaf in some):
-            return False
-    return False
-
-
-def _of_examples(alone: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both results as float64, of the second only what belongs to the examples."""
-    among = among[: len(alone)] if alone.shape[:1] == (_NUM_EXAMPLES,) else among
-    return alone.astype(np.float64), among.astype(np.float64)

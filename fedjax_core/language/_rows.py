@@ -19,6 +19,7 @@ MASKED = "fedjax_core.masked"
 
 # Eight rows, since some models only take batches of an even number.
 _MASK = (True, False, True, True, False, True, True, False)
+_NUM_EXAMPLES = 4  # of a batch with and without padding
 _OPAQUE = ("pallas_call", "ffi_call", "pure_callback", "io_callback")
 
 
@@ -157,3 +158,54 @@ def differ(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
 def _leaves_differ(a: np.ndarray, b: np.ndarray) -> bool:
     scale = np.max(np.abs(a), initial=0, where=np.isfinite(a))
     return not np.allclose(a, b, rtol=0, atol=1e-3 * scale + 1e-9, equal_nan=True)
+
+
+def padding_changes(run: Callable, abstract: Callable, repeats: bool) -> bool:
+    """Whether a function of a batch gives something else for the examples once the batch has padding.
+
+    Args:
+      run: `(batch, mask) -> result`; the leaves of a batch's rows among the result have its size in front.
+      abstract: `size -> batch`, a pytree of `jax.ShapeDtypeStruct` `[size, ...]`.
+      repeats: whether padding repeats the first example, as in `ClientBatches.filled`; otherwise it is zeros.
+
+    Example:
+
+    >>> def rows(size):
+    ...     return jax.ShapeDtypeStruct((size,), np.float32)
+    >>> padding_changes(lambda batch, mask: batch.mean(), rows, False)
+    True
+    >>> padding_changes(lambda batch, mask: batch.mean(where=mask), rows, False)
+    False
+    """
+    number = _NUM_EXAMPLES
+    mask = np.arange(2 * number) < number
+
+    def result(batch, mask):
+        with jax.ensure_compile_time_eval():  # a client's function may be being traced
+            found = run(jax.tree.map(jnp.asarray, batch), jnp.asarray(mask))
+        return [np.asarray(leaf).astype(np.float64) for leaf in jax.tree.leaves(found)]
+
+    for batch, _ in trial_batches(abstract(number), mask[:number]):
+        alone = result(batch, mask[:number])
+        among = [result(other, mask) for other in _padded(batch, number, repeats)]
+        if any(differ(alone, [_of_examples(*pair) for pair in zip(alone, found, strict=True)]) for found in among):
+            return True
+        if not any(leaf.size and np.isnan(leaf).all() for leaf in alone):
+            return False
+    return False
+
+
+def _padded(batch: Any, number: int, repeats: bool) -> Iterator[Any]:
+    """The batch with as many rows of padding: zeros, or each of its examples in turn, as any could be the first."""
+    for i in range(number if repeats else 1):
+
+        def leaf(x, i=i):
+            row = x[i : i + 1] if repeats else np.zeros_like(x[:1])
+            return np.concatenate([x, np.repeat(row, number, axis=0)])
+
+        yield jax.tree.map(leaf, batch)
+
+
+def _of_examples(alone: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """The second result without the rows of padding."""
+    return among[: len(alone)] if alone.shape[:1] == (_NUM_EXAMPLES,) else among
