@@ -252,3 +252,33 @@ def check_not_async(call: str, fn: Any) -> None:
             f"{call} must be an ordinary function, got a coroutine function; write def for async def, or "
             "asyncio.run(...) in it"
         )
+
+
+def check_not_masked(what: str, value: Any) -> None:
+    """Raises a TypeError for a masked array, and for a list of such, since NumPy drops the mask without a word.
+
+    Example:
+      >>> check_not_masked("field 'x'", np.ma.masked_equal([1.0, 99.0, 2.0], 99.0))
+      Traceback (most recent call last):
+      TypeError: field 'x' is a masked array, whose mask would be lost; leave out what is masked, values.compressed(),
+        or fill it and keep the mask as another field, values.filled(0) and ~values.mask
+    """
+    values = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(v, np.ma.MaskedArray) for v in values):
+        raise TypeError(
+            f"{what} is a masked array, whose mask would be lost; leave out what is masked, values.compressed(), or "
+            "fill it and keep the mask as another field, values.filled(0) and ~values.mask"
+        )
+
+
+def first_overflow(wide: np.ndarray, narrow: np.ndarray) -> tuple[int, ...] | None:
+    """The place of the first finite number that became an infinity when an array was converted; None for none.
+
+    Example:
+      >>> first_overflow(np.array([1.0, 1e39, np.inf]), np.array([1.0, np.inf, np.inf], np.float32))
+      (1,)
+    """
+    if not jnp.issubdtype(narrow.dtype, jnp.inexact) or np.isfinite(narrow).all():
+        return None
+    lost = np.isfinite(wide) & ~np.isfinite(narrow)
+    return tuple(np.argwhere(lost)[0].tolist()) if lost.any() else None

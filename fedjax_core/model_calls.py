@@ -9,6 +9,7 @@ model_metrics  all metrics of a model by name, including its loss
 mean_loss, num_examples    the two metrics that every model has
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from fedjax_core import _checks, types
 from fedjax_core._signposts import signpost
 from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
+from fedjax_core.language.rows import MASKED, takes_mask
 
 __all__ = [
     "losses",
@@ -29,10 +31,6 @@ __all__ = [
 ]
 
 signpost(__name__)
-
-
-MASKED = "fedjax_core.masked"
-"""The `jax.named_scope` of operations that combine the rows of a batch and leave padding out."""
 
 
 def predicted(
@@ -129,16 +127,9 @@ def _losses(loss: Callable[..., jax.Array], predictions: Any, batch: Any, mask: 
 
 
 def _mask_argument(function: Callable, batch: Any, mask: jax.Array | None) -> dict[str, Any]:
-    if not _takes_mask(function):
+    if not takes_mask(function):
         return {}
     return {"mask": jnp.ones(jax.tree.leaves(batch)[0].shape[0], bool) if mask is None else mask}
-
-
-def _takes_mask(function: Callable) -> bool:
-    try:
-        return "mask" in inspect.signature(function).parameters
-    except ValueError:  # some callables written in C have no signature
-        return False
 
 
 def _check_running(weights: Any, non_trainable: Any) -> None:
@@ -175,6 +166,7 @@ def mean_loss(loss: Callable[..., jax.Array]) -> Metric:
       ([4.0, 2.0], 2.0)
     """
 
+    @functools.wraps(loss, updated=())  # whose module tells whether padding has to be tried on it
     def measure(predictions, batch, mask):
         values = _losses(loss, predictions, batch, mask)
         total = jnp.sum(jnp.where(mask, values, 0).astype(jnp.float32))

@@ -52,7 +52,7 @@ IMPORTS = {module: imported_modules(module) for module in MODULES}
 INSIDE = [module for module in MODULES if module not in ("", "__main__")]
 
 
-PUBLIC_SUBROOMS = {"models": ("layers",), "language": ("graph", "sums"), "aggregators": ("reservoir",)}
+PUBLIC_SUBROOMS = {"models": ("layers",), "language": ("graph", "rows", "sums"), "aggregators": ("reservoir",)}
 
 
 @pytest.mark.parametrize("module", INSIDE)

@@ -16,7 +16,7 @@ from fedjax_core.algorithms._metrics import by_name, report
 from fedjax_core.algorithms._process import learning_process
 from fedjax_core.algorithms._running import averaged_running
 from fedjax_core.algorithms._slot_computations import SlotComputations, slot_computations
-from fedjax_core.clients import trainable_of, weights_type, with_trainable
+from fedjax_core.clients import integer_ranges, trainable_of, weights_type, with_trainable
 from fedjax_core.computations import federated_computation
 from fedjax_core.contracts import Aggregator, ClientWork, Distributor, Finalizer, Model
 from fedjax_core.language import (
@@ -27,6 +27,7 @@ from fedjax_core.language import (
     federated_value,
     federated_zip,
 )
+from fedjax_core.language.graph import in_ranges
 from fedjax_core.language.sums import count_sum
 from fedjax_core.templates import LearningProcess, LearningProcessOutput, MeasuredProcessOutput
 from fedjax_core.types import SERVER
@@ -133,16 +134,17 @@ def compose(
     def initialize():
         return _first_state(model, slots, init_key, round_key)
 
+    ranges = integer_ranges(model)
     round_types = initialize.type_signature.result, types.at_clients(types.SequenceType(model.batch_type))
 
     @federated_computation(*round_types)
     def client_results(state, data):
-        _, answer, _ = _ask_clients(slots, state, data)
+        _, answer, _ = _ask_clients(slots, state, in_ranges(data, ranges))
         return answer
 
     @federated_computation(*round_types)
     def next(state, data):
-        sent, answer, shared = _ask_clients(slots, state, data)
+        sent, answer, shared = _ask_clients(slots, state, in_ranges(data, ranges))
         result, included, reason = federated_map(guard, answer)
         committed = slots.commit(state.client_work, result, included, shared)
         summed = slots.add(state.aggregator, result.update, result.weight)

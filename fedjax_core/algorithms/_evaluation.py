@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fedjax_core import _checks, trees, types
 from fedjax_core.algorithms._metrics import by_name, by_rounds, metrics_process, report
 from fedjax_core.algorithms._process import learning_process
-from fedjax_core.clients import local_evaluation, weights_type
+from fedjax_core.clients import integer_ranges, local_evaluation, weights_type
 from fedjax_core.computations import Computation, federated_computation
 from fedjax_core.contracts import Model
 from fedjax_core.language import (
@@ -18,6 +18,7 @@ from fedjax_core.language import (
     federated_value,
     federated_zip,
 )
+from fedjax_core.language.graph import in_ranges
 from fedjax_core.language.sums import count_sum
 from fedjax_core.metrics import sum_then_finalize
 from fedjax_core.templates import LearningProcess, LearningProcessOutput
@@ -66,11 +67,11 @@ def federated_evaluation(model: Model, metrics_aggregation: Any = None) -> Compu
     1.0
     """
     process = metrics_process(model, metrics_aggregation)
-    evaluate = local_evaluation(model)
+    evaluate, ranges = local_evaluation(model), integer_ranges(model)
 
     @federated_computation(types.at_server(weights_type(model)), _data_type(model))
     def evaluation(weights, data):
-        unfinalized = federated_map(evaluate, federated_broadcast(weights), data)
+        unfinalized = federated_map(evaluate, federated_broadcast(weights), in_ranges(data, ranges))
         _, result, measurements = process.next(process.initialize(), unfinalized)
         return federated_zip({"eval": report(by_name, result, measurements)})
 
@@ -109,7 +110,7 @@ def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | 
     if key is not None:
         _checks.check_key("fed_eval(key=...)", key)
     process = metrics_process(model, sum_then_finalize() if metrics_aggregation is None else metrics_aggregation)
-    evaluate, whole = local_evaluation(model), weights_type(model)
+    evaluate, whole, ranges = local_evaluation(model), weights_type(model), integer_ranges(model)
 
     def first_weights():
         weights = model.init(jax.random.key(0) if key is None else key)
@@ -122,7 +123,7 @@ def fed_eval(model: Model, metrics_aggregation: Any = None, *, key: jax.Array | 
 
     @federated_computation(initialize.type_signature.result, _data_type(model))
     def next(state, data):
-        unfinalized = federated_map(evaluate, federated_broadcast(state.weights), data)
+        unfinalized = federated_map(evaluate, federated_broadcast(state.weights), in_ranges(data, ranges))
         metrics_state, result, measurements = process.next(state.client_work, unfinalized)
         number = count_sum(federated_map(_has_examples, data))
         metrics_state = federated_map(_unless_nobody, number, metrics_state, state.client_work)

@@ -23,7 +23,7 @@ Parts for your own client work:
 
 Facts about a model that client work needs:
 
-  weights_type, abstract_statistics, has_running_state, trainable_of, with_trainable
+  weights_type, abstract_statistics, has_running_state, integer_ranges, trainable_of, with_trainable
 """
 
 from fedjax_core._signposts import signpost
@@ -33,6 +33,7 @@ from fedjax_core.clients._local_optimizer import LocalOptimizer, check_optimizer
 from fedjax_core.clients._measuring import (
     abstract_statistics,
     has_running_state,
+    integer_ranges,
     trainable_of,
     weights_type,
     with_trainable,
@@ -57,6 +58,7 @@ __all__ = [
     "check_optimizer",
     "client_work",
     "has_running_state",
+    "integer_ranges",
     "local_evaluation",
     "local_gradient",
     "local_optimizer",

@@ -1,23 +1,17 @@
 """A check of whether padding can change what a model computes for the other examples of a batch."""
 
 import functools
-import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from fedjax_core import trees, types
 from fedjax_core.contracts import Model
-from fedjax_core.model_calls import MASKED, losses, predicted
-
-# Eight rows, since some models only take batches of an even number.
-_MASK = (True, False, True, True, False, True, True, False)
-_OPAQUE = ("pallas_call", "ffi_call", "pure_callback", "io_callback")
+from fedjax_core.language.rows import combines_rows, differ, trial_batches, trial_mask
+from fedjax_core.model_calls import losses, predicted
 
 
 def warn_of_coupled_rows(model: Model, training: bool) -> None:
@@ -118,7 +112,7 @@ def _name(function: Any) -> str:
 def _may_couple(model: Model, training: bool) -> bool:
     """Whether an operation may combine rows, judged by what it does to the dimension that holds them."""
     try:
-        return _combines(*_traced(model, training))
+        return combines_rows(*_traced(model, training))
     except Exception:  # some models cannot be traced like this, and another JAX may describe them differently
         return True
 
@@ -155,93 +149,13 @@ def _run(model: Model, training: bool, weights, batch, mask, key) -> tuple[Any, 
     return output, losses(model, output.predictions, batch, mask)
 
 
-def _combines(jaxpr, num_rows: int) -> bool:
-    """Whether an operation removes the dimension of rows, duplicates it, or works along it."""
-    return any(_eqn_combines(eqn, num_rows) for eqn in jaxpr.eqns if MASKED not in str(eqn.source_info.name_stack))
-
-
-def _eqn_combines(eqn, num_rows: int) -> bool:
-    inputs = [_row_dims(variable, num_rows) for variable in eqn.invars]
-    most = max(map(len, inputs), default=0)
-    if eqn.primitive.name in _OPAQUE:  # checked before its inner jaxprs: a kernel's blocks have other dimensions
-        return most > 0
-    if eqn.primitive.name == "scan" and _carries_over_rows(eqn, inputs):
-        return True
-    inner = list(core.jaxprs_in_params(eqn.params))
-    if inner:
-        return any(_combines(jaxpr, num_rows) for jaxpr in inner)
-    if not most:
-        return False
-    if eqn.primitive.name == "reshape" and _mixes(eqn, num_rows):
-        return True
-    kept = [len(_row_dims(variable, num_rows)) for variable in eqn.outvars]
-    return any(not number or number > most for number in kept) or any(
-        dim in dims for dims, worked in zip(inputs, _along(eqn)) for dim in worked
-    )
-
-
-def _mixes(reshape, num_rows: int) -> bool:
-    """Whether a reshape spreads what was one row over several rows, as `[B, T]` to `[T, B]` does.
-
-    For a dimension that holds more than the rows, `[B * T]`, the sizes do not say which of the two comes first.
-    """
-    before, after = (
-        {math.prod(shape[:dim]) for dim, size in enumerate(shape) if size == num_rows}
-        for shape in (reshape.invars[0].aval.shape, reshape.outvars[0].aval.shape)
-    )
-    return bool(before and after) and before != after
-
-
-def _carries_over_rows(eqn, inputs: list[list[int]]) -> bool:
-    """Whether a scan over rows carries something from one row to the next."""
-    # Judged by ranks, since the parameters that count constants and carries have other names from JAX 0.12 on.
-    body = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
-    is_scanned = [outer.aval.ndim > inner.aval.ndim for outer, inner in zip(eqn.invars, body.invars)]
-    is_carried = [outer.aval.ndim == inner.aval.ndim for outer, inner in zip(eqn.outvars, body.outvars)]
-    return any(is_carried) and any(scanned and 0 in dims for scanned, dims in zip(is_scanned, inputs))
-
-
-def _row_dims(variable, num_rows: int) -> list[int]:
-    """The dimensions of a value that hold the batch's rows; a dimension that holds their square is in it twice."""
-    dims = []
-    for dim, size in enumerate(getattr(variable.aval, "shape", ())):
-        while size and size % num_rows == 0:
-            dims.append(dim)
-            size //= num_rows
-    return dims
-
-
-def _along(eqn) -> list[tuple[int, ...]]:
-    """The dimensions of each input along which an operation works, for operations that keep the shape."""
-    name, params = eqn.primitive.name, eqn.params
-    if name.startswith("cum") or name == "top_k":
-        return [(params["axis"],)]
-    if name in ("sort", "concatenate"):
-        return [(params["dimension"],)] * len(eqn.invars)
-    if name == "rev":
-        return [params["dimensions"]]
-    if name == "pad":
-        return [tuple(dim for dim, padded in enumerate(params["padding_config"]) if any(padded))]
-    if name == "fft":
-        return [tuple(range(eqn.invars[0].aval.ndim))[-len(params["fft_lengths"]) :]]
-    if name.startswith("reduce_window"):
-        return [tuple(dim for dim, size in enumerate(params["window_dimensions"]) if size > 1)] * len(eqn.invars)
-    if name == "conv_general_dilated":
-        return [params["dimension_numbers"].lhs_spec[1:], params["dimension_numbers"].rhs_spec]
-    if name == "gather":
-        return [params["dimension_numbers"].start_index_map]
-    if name.startswith("scatter"):
-        return [params["dimension_numbers"].scatter_dims_to_operand_dims]
-    return []
-
-
 def _coupled(model: Model, training: bool) -> str:
     """What changes with the padding: "predictions", "loss", or "" for nothing.
 
     Raises:
       ValueError: predictions or losses are NaN for every example, so they cannot be compared.
     """
-    mask = np.resize(_MASK, _fixed_size(model) or len(_MASK))
+    mask = trial_mask(_fixed_size(model))
     abstract = _abstract_batch(model, len(mask))
 
     def run(key, batch, mask):
@@ -249,15 +163,13 @@ def _coupled(model: Model, training: bool) -> str:
         return _run(model, training, _moved(model.init(init_key)), batch, mask, run_key)
 
     compiled = jax.jit(run).lower(_abstract_key(), abstract, mask).compile()
-    for draw in _DRAWS:
-        batch = jax.tree.map(functools.partial(_random, np.random.default_rng(0), draw), abstract)
-        other = jax.tree.map(lambda x: np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, _changed(x)), batch)
+    for batch, other in trial_batches(abstract, mask):
         with jax.ensure_compile_time_eval():  # this may be called while something else is traced
             results = [_of_examples(compiled(jax.random.key(0), b, mask), mask) for b in (batch, other)]
         (predictions, loss), (other_predictions, other_loss) = results
-        if _differ(predictions, other_predictions):
+        if differ(predictions, other_predictions):
             return "predictions"
-        if _differ(loss, other_loss):
+        if differ(loss, other_loss):
             return "loss"
         # If one example has numbers, these were compared; a NaN that spreads from other examples would be in all.
         if not any(leaf.size and np.isnan(leaf).all() for leaf in jax.tree.leaves(results)):
@@ -285,29 +197,3 @@ def _moved(weights):
         return leaf + 0.1 * jax.random.uniform(jax.random.key(len(jax.tree_util.keystr(path))), leaf.shape, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(move, weights)
-
-
-_DRAWS = (np.random.Generator.normal, np.random.Generator.random)
-"""How floats are drawn: any numbers, and numbers that a logarithm or a root takes."""
-
-
-def _random(random: np.random.Generator, draw: Callable, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Random values for a leaf: floats from `draw`, integers 0 or 1, which every set of classes or words contains."""
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
-        return np.asarray(draw(random, size=leaf.shape)).astype(leaf.dtype)
-    return random.integers(0, 2, leaf.shape).astype(leaf.dtype)
-
-
-def _changed(x: np.ndarray) -> np.ndarray:
-    """Other values, which are finite: padding is filled with an example, so a model may mask it by multiplication."""
-    return (3 * x + 2 if jnp.issubdtype(x.dtype, jnp.floating) else 1 - x).astype(x.dtype)
-
-
-def _differ(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
-    return any(map(_leaves_differ, some, others))
-
-
-def _leaves_differ(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether arrays differ by more than another order of the same sums would explain."""
-    scale = np.max(np.abs(a), initial=0, where=np.isfinite(a))
-    return not np.allclose(a, b, rtol=0, atol=1e-3 * scale + 1e-9, equal_nan=True)

@@ -8,6 +8,7 @@ import jax
 from fedjax_core import trees
 from fedjax_core.clients._coupling import warn_of_coupled_rows
 from fedjax_core.clients._measuring import abstract_statistics, measure
+from fedjax_core.clients._unmasked import warn_of_unmasked_metrics
 from fedjax_core.contracts import Model
 from fedjax_core.model_calls import model_metrics, predicted
 
@@ -53,6 +54,7 @@ def accumulator(model: Model) -> Accumulator:
     """
     metrics = model_metrics(model)
     abstract = abstract_statistics(model)
+    warn_of_unmasked_metrics(model)
 
     def init():
         return trees.compensated_zero(abstract)
@@ -104,6 +106,7 @@ def local_evaluation(model: Model) -> Callable:
         def step(running, batch, mask):
             return metrics.add(running, predicted(model, weights, batch, mask).predictions, batch, mask)
 
-        return metrics.total(data.reduce(metrics.init(), step))
+        # Filled, so that a metric that multiplies by the mask does not meet the NaN that a model may predict for zeros.
+        return metrics.total(data.filled().reduce(metrics.init(), step))
 
     return evaluate

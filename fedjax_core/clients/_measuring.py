@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from fedjax_core import types
 from fedjax_core._own_errors import raise_if_own
 from fedjax_core.contracts import Metric, Model, ModelWeights, Running
+from fedjax_core.language.graph import IntegerRange
 from fedjax_core.model_calls import model_metrics, predicted
 
 
@@ -56,10 +58,7 @@ def abstract_statistics(model: Model) -> dict:
     """
     run = _statistics(model)
 
-    def statistics(size):
-        return _shapes("the model and its metrics on its `batch_type`", run, *_abstract_batch(model, size))
-
-    one, two = statistics(1), statistics(2)
+    one, two = (_shapes(_MEASURED, run, *_abstract_batch(model, size))[0] for size in (1, 2))
     if types.type_of(one) != types.type_of(two):
         raise TypeError(
             "a metric's statistic must have one shape for batches of any size, but for one example the statistics are "
@@ -68,8 +67,56 @@ def abstract_statistics(model: Model) -> dict:
     return one
 
 
+_MEASURED = "the model and its metrics on its `batch_type`"
+
+
+def integer_ranges(model: Model) -> tuple[IntegerRange, ...]:
+    """The integers that a model expects in the fields of a batch, which the engine checks where it reads examples.
+
+    They are the ranges that two functions of the model declare as their attribute `integer_ranges`: `predict` a
+    sequence of them, for its inputs, and `loss` a function from the shapes of the predictions to a sequence, for its
+    labels. The models and losses of the room `models` have them.
+
+    Args:
+      model: the model.
+
+    Example:
+
+    >>> import fedjax_core as fc
+    >>> integer_ranges(fc.models.logistic_regression(4, 10))[0][:3]
+    ('y', 0, 9)
+    """
+    of_inputs, of_predictions = (getattr(fn, "integer_ranges", None) for fn in (model.predict, model.loss))
+    if of_predictions is None:
+        return tuple(of_inputs or ())
+    try:
+        _, predictions = _shapes(_MEASURED, _statistics(model), *_abstract_batch(model, 1))
+    except TypeError:  # client work of one's own may call the model with other weights than `init` gives
+        return tuple(of_inputs or ())
+    return (*(of_inputs or ()), *of_predictions(predictions))
+
+
+def abstract_example(model: Model) -> tuple[Any, Any]:
+    """The abstract prediction for one example and the example itself, without the dimension of a batch's rows.
+
+    Raises:
+      TypeError: the model does not take batches of its `batch_type`, or a prediction has no dimension for the rows.
+    """
+    batch, _ = _abstract_batch(model, 1)
+    predictions = [_shapes(_MEASURED, _statistics(model), *_abstract_batch(model, size))[1] for size in (1, 2)]
+
+    def without_rows(one, two):
+        if two.shape[:1] != (2 * one.shape[0] if one.shape else 0,) or one.shape[1:] != two.shape[1:]:
+            raise TypeError(f"predictions must have one row for each example, got {one.shape} for one")
+        return jax.ShapeDtypeStruct(one.shape[1:], one.dtype)
+
+    return jax.tree.map(without_rows, *predictions), jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch
+    )
+
+
 def _statistics(model: Model) -> Callable:
-    """The function from a key and a batch to the statistics of a model."""
+    """The function from a key and a batch to the statistics and the predictions of a model."""
     model_metrics(model)  # raises where a metric is wrong
     pairs = model._replace(metrics=tuple(model.metrics.items()))
     try:
@@ -84,7 +131,8 @@ def _new_statistics(pairs: Model) -> Callable:
     metrics = model_metrics(model)
 
     def run(key, batch, mask):
-        return measure(metrics, predicted(model, model.init(key), batch, mask).predictions, batch, mask)
+        predictions = predicted(model, model.init(key), batch, mask).predictions
+        return measure(metrics, predictions, batch, mask), predictions
 
     return run
 

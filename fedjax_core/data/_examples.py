@@ -22,7 +22,7 @@ def flatten(examples: Any) -> tuple[list, Any]:
       ValueError: there are thousands of levels.
     """
     try:
-        return jax.tree.flatten(examples, is_leaf=_is_list)
+        return jax.tree.flatten(examples, is_leaf=None if examples is None else _is_field)
     except ValueError:
         raise TypeError(
             f"the names of fields must be either all strings or all integers, got {examples!r:.200}"
@@ -33,12 +33,13 @@ def flatten(examples: Any) -> tuple[list, Any]:
 
 def field_names(examples: Any) -> list[str]:
     """The path of every field, such as `x` or `image.pixels`."""
-    paths = jax.tree_util.tree_flatten_with_path(examples, is_leaf=_is_list)[0]
+    paths = jax.tree_util.tree_flatten_with_path(examples, is_leaf=_is_field)[0]
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
 
 
-def _is_list(value) -> bool:
-    return isinstance(value, list)
+def _is_field(value) -> bool:
+    # None is a pytree without leaves, so a field of it would be there and hold nothing.
+    return isinstance(value, list) or value is None
 
 
 def field_of(name: str) -> str:
@@ -60,8 +61,8 @@ def canonical(value: Any, where: str, owner: Callable[[int], str] | None = None)
       owner: row -> how an error names the client that holds the row, if `where` does not say it.
 
     Raises:
-      TypeError: `value` does not hold numbers or booleans.
-      ValueError: `value` is a scalar, its rows differ in shape, or an integer does not fit the narrowed type.
+      TypeError: `value` does not hold numbers or booleans, or is a masked array, a table or None.
+      ValueError: `value` is a scalar, its rows differ in shape, or a number does not fit the narrowed type.
     """
     array = _numeric(value, where)
     if not array.ndim:
@@ -69,20 +70,34 @@ def canonical(value: Any, where: str, owner: Callable[[int], str] | None = None)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     if dtype == array.dtype:
         return array
+
+    def refuse(row: int, value: Any, repair: str) -> ValueError:
+        whose = f" of {owner(row)}" if owner else ""
+        return ValueError(
+            f"{where}{whose} holds {value} in row {row}, which does not fit {dtype} (JAX runs without 64-bit types); "
+            f'{repair}, or use jax.config.update("jax_enable_x64", True)'
+        )
+
     if array.dtype.kind in "iu" and array.size:
         row = _first_unfit(array, np.iinfo(dtype))
         if row is not None:
-            whose = f" of {owner(row)}" if owner else ""
-            raise ValueError(
-                f"{where}{whose} holds {_extreme(array[row])} in row {row}, which does not fit {dtype} (JAX runs "
-                "without 64-bit types); renumber the values, split them into two fields, or use "
-                'jax.config.update("jax_enable_x64", True)'
-            )
+            raise refuse(row, _extreme(array[row]), "renumber the values, split them into two fields")
     with np.errstate(over="ignore"):
-        return array.astype(dtype)
+        narrowed = array.astype(dtype)
+    if place := _checks.first_overflow(array, narrowed):
+        raise refuse(place[0], array[place], "divide the values by their scale")
+    return narrowed
 
 
 def _numeric(value, where) -> np.ndarray:
+    if value is None:
+        raise TypeError(f"{where} must hold numbers, got None; leave the field out of all clients")
+    if hasattr(value, "columns"):
+        raise TypeError(
+            f"{where} must hold numbers, got a {type(value).__name__} with the columns {list(value.columns)}; give a "
+            "dict of arrays: {'x': frame[['a', 'b']].to_numpy(), 'y': frame['label'].to_numpy()}"
+        )
+    _checks.check_not_masked(where, value)
     try:
         array = np.asarray(value)
     except ValueError as error:

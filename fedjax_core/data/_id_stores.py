@@ -212,6 +212,7 @@ def compact(ids: Iterable) -> Compact:
         raise TypeError(f"client ids must be a sequence of strings or integers, got {found}; use [{ids!r}]")
     if isinstance(ids, range) and (not ids or max(abs(ids[0]), abs(ids[-1])) < 2**62):
         return ids
+    _checks.check_not_masked("an array of client ids", ids)
     if isinstance(ids, np.ndarray):
         return _compact_array(ids)
     ids = ids if isinstance(ids, Sequence) else tuple(ids)

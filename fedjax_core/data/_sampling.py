@@ -100,6 +100,7 @@ def check_ids(function: str, ids: Sequence) -> None:
 
 def numbers(what: str, values, repaired: str) -> np.ndarray:
     """Returns `values` as float64; raises TypeError unless they are numbers."""
+    _checks.check_not_masked(what, values)
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):

@@ -35,6 +35,10 @@ class EngineConfig:
         None: a quarter of the device's memory (on CPU, of the device's share of the machine's memory). Whatever the
         budget, a wave has at least one block, and its examples and steps are padded to as much as 64 KiB each.
 
+      check_ranges: whether integers out of range, such as labels that are no class of the model, raise ValueError when
+        a cohort is read. The check takes the host two looks at the labels. Without it the loss of such an example is
+        NaN, and a round leaves out and counts its client.
+
     A cohort is divided into *virtual shards*, whose results are merged along a fixed binary tree. So all bits of a
     result are the same for any number of devices up to that of the virtual shards, for any memory budget, and for any
     order of clients that have ids. There are 16 virtual shards; 8 if a pass aggregates more than 4 MiB (with both words
@@ -59,6 +63,7 @@ class EngineConfig:
     lanes: int | Literal["auto"] | None = None
     devices: int | jax.sharding.Mesh | None = None
     memory_budget: int | None = None
+    check_ranges: bool = True
 
     def __post_init__(self):
         if isinstance(self.devices, jax.sharding.Mesh):
@@ -68,6 +73,8 @@ class EngineConfig:
         if not (isinstance(self.lanes, str) and self.lanes == "auto"):
             self._check_integer("lanes", 'leave it out for the default, or write lanes="auto"')
         self._check_integer("memory_budget", "leave it out for the default")
+        call, repair = "EngineConfig(check_ranges=...)", "write check_ranges=False"
+        object.__setattr__(self, "check_ranges", _checks.checked_switch(call, self.check_ranges, repair))
 
     def _check_integer(self, name: str, repair: str) -> None:
         value = getattr(self, name)
@@ -92,7 +99,7 @@ class EngineConfig:
         leaves = num_leaves(accumulator_bytes, len(devices))
         direct = accumulator_bytes > _LEAVES[-1][0] and leaves == len(devices)
         held = accumulator_bytes * (1 if direct else 1 + stack_size(leaves, len(devices)))
-        return Layout(lanes, leaves, direct, devices, budget, held)
+        return Layout(lanes, leaves, direct, devices, budget, held, self.check_ranges)
 
     def _chosen_devices(self) -> tuple:
         if isinstance(self.devices, jax.sharding.Mesh):
@@ -165,6 +172,7 @@ class Layout:
       devices: the `D` devices; each runs a consecutive range of the leaves.
       memory_budget: the bytes of one device that the clients' data and the accumulators may take.
       accumulator_bytes: how many of these the accumulators take.
+      check_ranges: whether integers out of range are refused when a cohort is read.
     """
 
     lanes: int
@@ -174,6 +182,7 @@ class Layout:
     memory_budget: int
     # Not compared: it changes where waves are cut, and thus no bit, and programs share what is packed for a cohort.
     accumulator_bytes: int = dataclasses.field(compare=False)
+    check_ranges: bool = dataclasses.field(default=True, compare=False)
 
     @property
     def data_budget(self) -> float:

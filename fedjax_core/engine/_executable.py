@@ -124,7 +124,7 @@ class Executable:
         """
         self._check_cohort(cohort, f"{name}.prefetch")
         if self.plan.passes and self._config.lanes != "auto":
-            pack(cohort, clamped(self.layout, len(cohort)))
+            pack(cohort, clamped(self.layout, len(cohort)), self.plan.ranges)
 
     def estimate(self, cohort: Cohort, name: str) -> CallEstimate:
         """What a run on a cohort costs; arguments and errors are those of `prefetch`."""

@@ -19,6 +19,7 @@ from fedjax_core import trees, types
 from fedjax_core.engine import _transfer
 from fedjax_core.engine._cohort import ClientSequences, Cohort
 from fedjax_core.engine._config import Layout, device_memory
+from fedjax_core.engine._ranges import Ranges, by_leaf, check_ranges, merged
 from fedjax_core.engine._schedule import (
     Schedule,
     example_bytes,
@@ -121,12 +122,14 @@ class Packing:
       layout: the layout.
       num_blocks: `K`, a size of the grid, the same for all waves.
       resident: the only wave, or None where there are several.
+      ranges: the integers that the clients may hold, checked when they are read.
     """
 
     schedule: Schedule
     layout: Layout
     num_blocks: int
     resident: PackedClients | None
+    ranges: Ranges = ()
 
     @functools.cached_property
     def merges(self) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
@@ -151,14 +154,21 @@ class Packing:
         return position
 
 
-def pack(cohort: Cohort, layout: Layout) -> Packing:
-    """How a cohort runs on a layout; kept with the cohort, the examples only if they are a single wave."""
-    packing = cohort.packed.get(layout)
-    if packing is not None and (packing.resident is not None or packing.layout.data_budget == layout.data_budget):
-        return packing
+def pack(cohort: Cohort, layout: Layout, ranges: Ranges = ()) -> Packing:
+    """How a cohort runs on a layout; kept with the cohort, the examples only if they are a single wave.
+
+    Raises:
+      ValueError: a client holds an integer outside the ranges of the arguments, or the memory is too small.
+    """
+    packing, ranges = cohort.packed.get(layout), ranges if layout.check_ranges else ()
+    if packing is not None:
+        ranges = merged(packing.ranges, ranges)
+        is_there = packing.resident is not None or packing.layout.data_budget == layout.data_budget
+        if is_there and ranges == packing.ranges:
+            return packing
     schedule = make_schedule(cohort, layout)
     _check_fits(cohort, schedule, layout)
-    packing = Packing(schedule, layout, size_class(schedule.max_blocks_per_device), None)
+    packing = Packing(schedule, layout, size_class(schedule.max_blocks_per_device), None, ranges)
     if schedule.num_waves == 1:
         packing = dataclasses.replace(packing, resident=pack_wave(cohort, packing, 0))
     cohort.packed[layout] = packing
@@ -232,12 +242,14 @@ def _pack_value(cohort: Cohort, packing: Packing, blocks: list[np.ndarray], tabl
     schedule, packed = packing.schedule, []
     sizes = iter(zip(schedule.max_steps_per_device, schedule.max_examples_per_device))
     leaves, structure = jax.tree.flatten(cohort.value)
-    for leaf in leaves:  # the schedule counts the sequences in this order
+    # The schedule counts the sequences in this order.
+    for leaf, ranges in zip(leaves, by_leaf(packing.ranges, cohort.value), strict=True):
         if isinstance(leaf, ClientSequences):
             steps, examples = next(sizes)
             num_steps = steps_class(steps, step_bytes(leaf, packing.layout.lanes))
             capacity = _Capacity(packing.num_blocks, num_steps, rows_class(1 + examples, example_bytes(leaf)))
-            packed.append(_pack_sequences(leaf, blocks, capacity, packing.layout))
+            check = functools.partial(check_ranges, ranges, leaf, ids=cohort.ids)
+            packed.append(_pack_sequences(leaf, blocks, capacity, packing.layout, check))
         else:
             packed.append(_rows(leaf, table))
     return jax.tree.unflatten(structure, packed)
@@ -255,8 +267,10 @@ def _rows(array, table: np.ndarray):
     return taken
 
 
-def _pack_sequences(sequences: ClientSequences, blocks: list[np.ndarray], capacity: _Capacity, layout: Layout):
-    """The sequences of the clients in `blocks`, per device `[blocks, L]`."""
+def _pack_sequences(
+    sequences: ClientSequences, blocks: list[np.ndarray], capacity: _Capacity, layout: Layout, check: Callable
+):
+    """The sequences of the clients in `blocks`, per device `[blocks, L]`, which `check(clients, examples=...)` sees."""
     devices, lanes = len(blocks), layout.lanes
     steps = np.zeros((devices, capacity.num_blocks, lanes), np.int32)
     common, bound = np.zeros((2, devices, capacity.num_blocks), np.int32)
@@ -271,15 +285,18 @@ def _pack_sequences(sequences: ClientSequences, blocks: list[np.ndarray], capaci
     for d, clients in enumerate(blocks):
         fill_index(index[d], sequences, clients, first[d])
     # A buffer for each device: parts of a common one that do not begin at a multiple of 64 bytes would be copied.
-    examples = _transfer.join(_read_devices(sequences, blocks, capacity.num_rows), layout)
+    examples = _transfer.join(_read_devices(sequences, blocks, capacity.num_rows, check), layout)
     return PackedSequences(examples, index, first, common, bound, steps, sequences.element_type)
 
 
-def _read_devices(sequences: ClientSequences, blocks: list[np.ndarray], num_rows: int) -> list:
+def _read_devices(sequences: ClientSequences, blocks: list[np.ndarray], num_rows: int, check: Callable) -> list:
     """The examples of each device's clients as `[1, R, ...]` arrays; side by side, if the sequences allow it."""
 
     def read(clients: np.ndarray):
-        examples = read_examples(sequences, clients[clients >= 0], num_rows, _buffers.empty)
+        clients = clients[clients >= 0]
+        examples = read_examples(sequences, clients, num_rows, _buffers.empty)
+        used = 1 + int(sequences.num_examples[clients].sum())
+        check(clients, examples=jax.tree.map(lambda x: x[1:used], examples))
         return jax.tree.map(lambda x: x[None], examples)
 
     if not getattr(sequences, "is_thread_safe", False):  # a connection of SQLite belongs to the thread that made it

@@ -11,6 +11,7 @@ import functools
 
 import jax
 
+from fedjax_core import types
 from fedjax_core.engine._evaluate import evaluate
 from fedjax_core.language.graph import (
     Aggregate,
@@ -18,6 +19,7 @@ from fedjax_core.language.graph import (
     ClientIndex,
     ClientValue,
     Collect,
+    IntegerRange,
     Map,
     Node,
     Parameter,
@@ -105,9 +107,29 @@ class Plan:
         return tuple(n for n in ancestors(self.outputs) if is_made_by(n, ClientIndex))
 
     @functools.cached_property
+    def ranges(self) -> tuple[tuple[IntegerRange, ...], ...]:
+        """For each of `client_parameters`, the integers that its fields may hold."""
+        checked = [n for n in ancestors(self.outputs) if is_made_by(n, Map) and n.operation.ranges]
+
+        def of(parameter: Node) -> tuple[IntegerRange, ...]:
+            ranges = [r for n in checked if _same_value(n.inputs[0]) is parameter for r in n.operation.ranges]
+            return tuple(dict.fromkeys(ranges))
+
+        return tuple(map(of, self.client_parameters))
+
+    @functools.cached_property
     def extra(self) -> tuple[str, ...]:
         """The names of `client_values`, each once."""
         return tuple(dict.fromkeys(n.operation.name for n in self.client_values))
+
+
+def _same_value(node: Node) -> Node:
+    """The node whose value this one has, perhaps in other containers."""
+    while is_made_by(node, Map) and node.operation.structural and len(node.inputs) == 1:
+        if not isinstance(node.inputs[0].member_type, types.SequenceType):
+            break  # a field of a struct is another value
+        (node,) = node.inputs
+    return node
 
 
 def _of_tuple(operation: Aggregate) -> Aggregate:

@@ -98,7 +98,7 @@ class Program:
         known = _put(server, self.layout.server)
         known |= self._run_phase(0, known, _NOTHING)
         inputs = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
-        clients = self._clients(pack_wave(cohort, pack(cohort, self.layout), 0))
+        clients = self._clients(pack_wave(cohort, pack(cohort, self.layout, self.plan.ranges), 0))
         return self._passes[0].lower(inputs, None, clients)
 
     def _run_phase(self, k: int, known: dict[Node, object], aggregated: Aggregated) -> dict[Node, object]:
@@ -112,7 +112,7 @@ class Program:
     def _run_pass(self, k: int, known: dict[Node, object], cohort: Cohort) -> tuple[Aggregated, dict[Node, object]]:
         """What a pass has aggregated, as the phase after it takes it, and the values with a row a client, by node."""
         pass_ = self.plan.passes[k]
-        packing = pack(cohort, self.layout)
+        packing = pack(cohort, self.layout, self.plan.ranges)
         with _other_processes(self.layout):
             server = _transfer.broadcast(tuple(evaluate(pass_.server_inputs, known)), self.layout)
             nodes, kept = self._waves(k, server, cohort, packing)

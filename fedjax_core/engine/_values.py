@@ -25,7 +25,7 @@ def as_member(value: Any, type_: types.Type, what: str) -> Any:
 
     Raises:
       TypeError: the value has another type; the message has both types and the field.
-      ValueError: an integer does not fit its dtype.
+      ValueError: a number does not fit its dtype.
 
     Example: a dict is matched by name, and its numbers take the declared dtypes.
 
@@ -82,6 +82,7 @@ def _repair(target: types.TensorType, found) -> str:
 
 
 def _as_array(value, type_: types.TensorType, what: str):
+    _checks.check_not_masked(what, value)
     if isinstance(value, list | tuple) and type_.shape != ():
         return _array_of_list(value, type_, what)
     if isinstance(value, np.ndarray | np.generic):
@@ -104,7 +105,7 @@ def _array_of_list(value, type_: types.TensorType, what: str) -> np.ndarray:
     if array.shape == (0,) and type_.shape and not type_.shape[0]:  # `[]` does not show the shape of a row
         array = array.reshape(0, *(size or 0 for size in type_.shape[1:]))
     if array.size == 0 or (numbers and jnp.issubdtype(type_.dtype, np.floating)):
-        return array.astype(type_.dtype)
+        return _narrowed(array, type_.dtype, what)
     if array.dtype == np.int64 and jnp.issubdtype(type_.dtype, np.integer):
         return _checked_integers(array, type_.dtype, what)
     return _canonical(array, type_, what)
@@ -120,10 +121,12 @@ def _number(value: bool | int | float | complex, type_: types.TensorType, what: 
         limits = jax.numpy.iinfo(type_.dtype)
         if not limits.min <= value <= limits.max:
             raise ValueError(f"{what}: {_checks.shown(value)} does not fit {type_}")
-    try:
-        return np.asarray(value, type_.dtype)
-    except OverflowError:
-        raise ValueError(f"{what}: {_checks.shown(value)} does not fit {type_}") from None
+    if isinstance(value, int) and jnp.issubdtype(type_.dtype, np.inexact):
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{what}: {_checks.shown(value)} does not fit {type_}") from None
+    return _narrowed(np.asarray(value), type_.dtype, what)
 
 
 def _canonical(array, type_: types.TensorType, what: str) -> np.ndarray:
@@ -134,7 +137,15 @@ def _canonical(array, type_: types.TensorType, what: str) -> np.ndarray:
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     if np.issubdtype(array.dtype, np.integer):
         return _checked_integers(array, dtype, what)
-    return np.asarray(array).astype(dtype)
+    return _narrowed(np.asarray(array), dtype, what)
+
+
+def _narrowed(array: np.ndarray, dtype, what: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype)
+    if (place := _checks.first_overflow(array, narrow)) is not None:
+        raise ValueError(f"{what}: {array[place]} does not fit {narrow.dtype}; divide the values by their scale")
+    return narrow
 
 
 def _checked_integers(array, dtype, what: str) -> np.ndarray:

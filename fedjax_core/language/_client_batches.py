@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fedjax_core import _checks, trees, types
+from fedjax_core import trees, types
+from fedjax_core.language._mapped import transformed, warn_of_padding
 
 
 @jax.tree_util.register_dataclass
@@ -128,7 +129,13 @@ class ClientBatches:
     def map(self, fn: Callable) -> "ClientBatches":
         """The same client with `fn` applied to every batch; the masks stay as they are.
 
-        Padding passes through `fn`, too; `reduce` still masks it, and `sum` leaves it out.
+        Padding passes through `fn`, too; `reduce` still masks it, and `sum` leaves it out. A function that combines the
+        rows of a batch gets the mask, bool `[B]`, if it has a parameter `mask`. If padding changes what it makes of the
+        examples, a UserWarning says so.
+
+        Args:
+          fn: `batch -> batch` or `(batch, mask) -> batch`; the result has one row for each row of the batch, or is one
+            number.
 
         Example:
 
@@ -140,7 +147,13 @@ class ClientBatches:
         >>> str(num_large.type_signature.result)
         '{int32}@CLIENTS'
         """
-        return dataclasses.replace(self, transforms=(*self.transforms, fn))
+        return dataclasses.replace(self, transforms=(*self.transforms, fn))._told()
+
+    def _told(self) -> "ClientBatches":
+        """These batches, after a warning if padding changes what `map` makes of the examples."""
+        if self.transforms and batch_dimension(self.element) == (None,):
+            warn_of_padding(self.transforms, self.element, self.repeats)
+        return self
 
     def filled(self) -> "ClientBatches":
         """The same batches, padded with their first example instead of zeros; the masks stay as they are.
@@ -160,12 +173,15 @@ class ClientBatches:
         >>> print(program([[{"x": [1.0, 2.0]}, {"x": [4.0]}]]))
         1.75
         """
-        return dataclasses.replace(self, repeats=True)
+        return dataclasses.replace(self, repeats=True)._told()
 
     def sum(self):
         """The sum of all examples, over all batches and without the padding.
 
         If `map` has turned every batch into one number, it is the sum of these numbers.
+
+        Raises:
+          TypeError: `map` has turned batches into something that has not one row for each example.
 
         Returns:
           A pytree like a batch without its leading dimension: floats in the leaves' dtypes, summed in two words as
@@ -208,10 +224,7 @@ class ClientBatches:
             rows = jnp.where(mask, rows, rows[0])
         # The host made the index, so the default check of the bounds would only cost time.
         batch = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), self.examples)
-        for transform in self.transforms:
-            batch = transform(batch)
-            _checks.check_returned("the function of ClientBatches.map", batch)
-        return batch, mask
+        return transformed(self.transforms, batch, mask), mask
 
     @property
     def fedjax_type(self) -> types.SequenceType:
@@ -272,6 +285,12 @@ def _wide(dtype):
 def _masked_sum(x, mask):
     if jnp.ndim(x) == 0:
         return jnp.asarray(x, _wide(jnp.result_type(x)))
+    if mask.ndim and x.shape[0] != mask.shape[0]:
+        raise TypeError(
+            "ClientBatches.sum takes batches with one row for each example, or numbers, got the shape "
+            f"{jnp.shape(x)} for {mask.shape[0]} examples; let the function of `map` return such rows, or add up the "
+            "batches with `reduce`"
+        )
     mask = jnp.expand_dims(mask, tuple(range(mask.ndim, x.ndim)))
     # A selection, not a product: padding passes through the functions of `map`, which may turn its zeros into NaN.
     return jnp.sum(jnp.where(mask, x, jnp.zeros((), x.dtype)), axis=tuple(range(mask.ndim > 0)), dtype=_wide(x.dtype))

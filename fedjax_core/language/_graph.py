@@ -32,12 +32,14 @@ class Map:
     Attributes:
       fn: the function, with one argument per input.
       structural: whether it only takes pytrees apart or puts them together (there is nothing to compile).
+      ranges: of the identity of `in_ranges`, the integers that the fields of its input may hold.
       inferred: the function as it was traced, by abstract inputs, so that inlining a computation does not
         trace its functions again.
     """
 
     fn: Callable
     structural: bool = False
+    ranges: tuple = ()
     inferred: dict = dataclasses.field(default_factory=dict)
 
 

@@ -4,6 +4,7 @@
   `ClientIdentity`, `ClientIndex`, `ClientValue`, `Check`; `is_made_by`, `ancestors`; `user_location`.
 * Placed values and the nodes behind them: `Placed`, `is_placed`, `node_of`, `derive`, `map_nodes`, `placed_argument`,
   `explained`; `replaced`, for nodes applied to other inputs.
+* `IntegerRange`, `in_ranges`: what the engine checks where it reads the clients' data.
 * Abstract values: `abstract_of`, `infer`, `traced`; `fingerprint` and `fingerprints` of what is traced.
 * Concrete values and types: `strong`, `first_rows`, `leading_rows`, `batch_dimension`, `is_batched`.
 """
@@ -38,6 +39,7 @@ from fedjax_core.language._placed import (
     node_of,
     placed_argument,
 )
+from fedjax_core.language._ranges import IntegerRange, in_ranges
 from fedjax_core.language._reductions import joint_sums
 from fedjax_core.language._trim import first_rows, leading_rows
 
@@ -49,6 +51,7 @@ __all__ = [
     "ClientIndex",
     "ClientValue",
     "Collect",
+    "IntegerRange",
     "Map",
     "Node",
     "Parameter",
@@ -62,6 +65,7 @@ __all__ = [
     "fingerprint",
     "fingerprints",
     "first_rows",
+    "in_ranges",
     "infer",
     "is_batched",
     "is_made_by",

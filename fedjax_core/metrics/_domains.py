@@ -1,5 +1,7 @@
 """A metric for each domain."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -37,6 +39,7 @@ def per_domain(metric: Metric, num_domains: int, domain: str = "domain") -> Metr
         raise TypeError(f"per_domain(metric, ...) takes a Metric, got {metric!r}; call it: fc.metrics.accuracy()")
     _checks.check_integer("per_domain(num_domains=...)", num_domains, 1, "write num_domains=2")
 
+    @functools.wraps(metric.measure, updated=())  # whose module tells whether padding has to be tried on it
     def measure(predictions, batch, mask):
         domains = batch[domain]
         _labels.check_integers("per_domain", domains, domain, "B")

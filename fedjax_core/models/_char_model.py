@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fedjax_core import _checks, types
 from fedjax_core.contracts import Metric, Model
+from fedjax_core.language.graph import IntegerRange
 from fedjax_core.models import _adapting, _arguments, _layers, _losses, _recurrence
 
 _CELLS = {"lstm": _recurrence.LSTM, "gru": _recurrence.GRU}
@@ -90,6 +91,8 @@ def character_model(
         logits = _project(x, weights["dense"]["kernel"]) + weights["dense"]["bias"][None, None, :]
         return logits.swapaxes(0, 1)
 
+    # JAX would take the last row of the embedding for a token beyond it.
+    predict.integer_ranges = (IntegerRange("x", 0, vocab_size - 1, what="the vocabulary of the model"),)
     batch_type = types.parse_type(f"<x=int32[?,{sequence_length}],y=int32[?,{sequence_length}]>")
     return Model(init, predict, _losses.sequence_cross_entropy(pad=pad), _adapting.metrics_dict(metrics), batch_type)
 

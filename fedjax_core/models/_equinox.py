@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fedjax_core import types
 from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
-from fedjax_core.model_calls import MASKED
+from fedjax_core.language.rows import MASKED
 from fedjax_core.models import _adapting
 
 

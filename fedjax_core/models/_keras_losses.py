@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fedjax_core import types
 from fedjax_core._own_errors import raise_if_own
+from fedjax_core.language.graph import IntegerRange
 from fedjax_core.models._keras_calls import keras_promotion
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "none", None)
@@ -56,6 +57,8 @@ def loss_of(
         return _nan_where_unknown(values, predictions, batch[label]) if is_sparse else values
 
     per_example.__qualname__ = name
+    if is_sparse:
+        per_example.integer_ranges = lambda predictions: (IntegerRange(label, 0, predictions.shape[-1] - 1),)
     _check_for_each_example(per_example, name, outputs, types.tree_of_types(batch_type))
     return per_example
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_core.language.graph import IntegerRange
 from fedjax_core.models import _arguments
 
 Loss = Callable[[jax.Array, dict], jax.Array]
@@ -16,8 +17,8 @@ def cross_entropy(label: str = "y") -> Loss:
 
     `loss = logsumexp(z) - z[label]` for the logits `z` of an example.
 
-    A label outside `0..C-1` makes the loss and its gradient NaN, so the round leaves the client out and counts it,
-    rather than training on a wrong class.
+    A label outside `0..C-1` is refused where a cohort is read (see `EngineConfig(check_ranges=...)`). Where that is
+    switched off, the loss and its gradient are NaN, so the round leaves the client out and counts it.
 
     Args:
       label: the batch field with the labels, integers `[B]`.
@@ -42,7 +43,7 @@ def cross_entropy(label: str = "y") -> Loss:
             )
         return _label_losses(predictions, labels)
 
-    return loss
+    return _with_range(loss, label)
 
 
 def sequence_cross_entropy(label: str = "y", pad: int | None = 0) -> Loss:
@@ -81,7 +82,7 @@ def sequence_cross_entropy(label: str = "y", pad: int | None = 0) -> Loss:
         losses = _label_losses(predictions, jnp.where(kept, tokens, 0))
         return jnp.mean(jnp.where(kept, losses, 0), axis=1)
 
-    return loss
+    return _with_range(loss, label, pad)
 
 
 def squared_error(label: str = "y") -> Loss:
@@ -110,6 +111,16 @@ def squared_error(label: str = "y") -> Loss:
         errors = jnp.square(predictions - values)
         return jnp.mean(errors, axis=tuple(range(1, errors.ndim)))
 
+    return loss
+
+
+def _with_range(loss: Loss, label: str, also: int | None = None) -> Loss:
+    """The loss, which declares its range of labels for `model_calls.integer_ranges`."""
+
+    def integer_ranges(predictions):
+        return (IntegerRange(label, 0, predictions.shape[-1] - 1, also),)
+
+    loss.integer_ranges = integer_ranges  # pyright: ignore[reportFunctionMemberAccess]
     return loss
 
 

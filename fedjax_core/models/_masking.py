@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_core import trees, types
-from fedjax_core.model_calls import MASKED
+from fedjax_core.language.rows import MASKED
 
 
 class _Call(NamedTuple):

@@ -11,6 +11,7 @@ from fedjax_core import types
 from fedjax_core.data import Batching, FederatedData
 from fedjax_core.templates import LearningProcess
 from fedjax_core.testing._laws import chosen, compare, hold, sentences
+from fedjax_core.testing._padding import extreme_rows, with_padding
 from fedjax_core.testing._rounds import SHARED, Cases, Rounds, check_finite
 
 _FEWEST = 11  # more than the engine has virtual shards, so that there are several waves
@@ -22,6 +23,15 @@ def _padding(rounds: Rounds):
     found = rounds.run(rounds.cases.padded)
     weights = rounds.process.get_model_weights
     compare(*([weights(o.state) for o in outputs] for outputs in (rounds.expected, found)), tolerance=rounds.tolerance)
+
+
+def _masks(rounds: Rounds):
+    """The mask leaves padding out: how many rows of it a batch has, and what they hold, changes only the rounding."""
+    data: FederatedData = rounds.given
+    padded = with_padding(rounds.process.next, data)
+    for row in extreme_rows(data):
+        found = rounds.run_another(padded, [(*arguments, row) for arguments in rounds.cases.usual])
+        compare(rounds.expected, found, rounds.tolerance)
 
 
 def _empty(rounds: Rounds):
@@ -58,7 +68,14 @@ def _non_finite(rounds: Rounds):
     check_finite([output.state for output in rounds.expected], [output.state for output in spoilt])
 
 
-_LAWS = {**SHARED, "non_finite": _non_finite, "padding": _padding, "empty": _empty, "weights": _weights}
+_LAWS = {
+    **SHARED,
+    "non_finite": _non_finite,
+    "masks": _masks,
+    "padding": _padding,
+    "empty": _empty,
+    "weights": _weights,
+}
 
 LEARNING_PROCESS_LAWS = sentences(_LAWS)
 """The laws of algorithms: the name and the sentence of each."""
@@ -115,7 +132,7 @@ def check_learning_process(
     if len(data) < _FEWEST:
         raise ValueError(f"check_learning_process(data=...) must have at least {_FEWEST} clients, got {len(data)}")
     cases = _cases(data, Batching(4) if batching is None else batching)
-    rounds = Rounds(first, build, cases, memory_budget=memory_budget, tolerance=tolerance, laws=names)
+    rounds = Rounds(first, build, cases, memory_budget=memory_budget, tolerance=tolerance, laws=names, given=data)
     hold("the learning process", _LAWS, names, rounds)
 
 

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_core import types
+from fedjax_core.computations import Computation
 from fedjax_core.engine import EngineConfig
 from fedjax_core.testing._aggregates import AGGREGATE_LAW_FUNCTIONS, Merges, merges_of
 from fedjax_core.testing._laws import as_numpy, compare, described
 
 _LANES = 3
+_ALONE = EngineConfig(lanes=1, devices=1)
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -69,11 +71,15 @@ class Rounds:
         self._build = build
         self._memory_budget = memory_budget
         self._laws = laws
-        self._next = process.next.with_config(EngineConfig(lanes=1, devices=1))
+        self._next = process.next.with_config(_ALONE)
 
     def run(self, rounds: list[tuple], state: Any = None) -> list:
         """The output of every round, starting from `state` or, if it is None, from the initial state."""
         return _run(self._next, self.process.initialize() if state is None else state, rounds)
+
+    def run_another(self, next: Computation, rounds: list[tuple]) -> list:
+        """The output of every round of another `next`, likewise on one lane of one device."""
+        return _run(next.with_config(_ALONE), self.process.initialize(), rounds)
 
     def run_with(self, process: Any, rounds: list[tuple], **config) -> list:
         """The output of every round of another process or configuration, which is compiled for it."""

@@ -108,3 +108,28 @@ def test_fields_arrive_by_name_whatever_the_order(fields, random):
 def plain(value):
     """The same value in dicts, which JAX sorts."""
     return {name: plain(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "error", "words"),
+    [
+        ("float32[2]", np.array([1.0, -1e39]), ValueError, r"it: -1e\+39 does not fit float32; divide"),
+        ("float32[2]", [1.0, 1e39], ValueError, r"it: 1e\+39 does not fit float32"),
+        ("float32", 1e39, ValueError, r"it: 1e\+39 does not fit float32"),
+        ("float32", 10**39, ValueError, r"it: 1e\+39 does not fit float32"),
+        ("float32", 10**400, ValueError, "it: an integer of 1329 bits does not fit float32"),
+        ("float16", 70000.0, ValueError, "it: 70000.0 does not fit float16"),
+        ("complex64", np.complex128(1e39j), ValueError, "does not fit complex64"),
+        ("float32[2]", np.ma.masked_equal(np.float32([1, 9]), 9), TypeError, "it is a masked array, whose mask"),
+        ("float32[2]", [np.ma.masked, 1.0], TypeError, "it is a masked array, whose mask"),
+    ],
+)
+def test_what_would_become_another_value_is_refused(type_, value, error, words):
+    with pytest.raises(error, match=words):
+        as_member(value, fc.types.parse_type(type_), "it")
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.array(np.inf), [np.inf]])
+def test_an_infinity_stays_one(value):
+    type_ = "float32[1]" if isinstance(value, list) else "float32"
+    assert not np.isfinite(as_member(value, fc.types.parse_type(type_), "it")).any()

@@ -224,3 +224,59 @@ def test_returning_a_sequence_is_refused_but_composing_is_not():
         return fc.federated_sum(fc.federated_map(lambda d: d.sum(), preprocess(data)))
 
     assert float(total(CLIENTS)) == 2 * sum(TOTALS)
+
+
+def of_x(fn):
+    return lambda batch: fn(batch["x"])
+
+
+COMBINING = {
+    "a mean": (of_x(lambda x: x.mean()), False),
+    "a deviation from the mean": (of_x(lambda x: x - x.mean(0)[None]), False),
+    "a rank": (of_x(lambda x: jnp.argsort(jnp.argsort(-x[:, 0])).astype("float32")), False),
+    "a number of rows": (of_x(lambda x: jnp.sum(jnp.ones_like(x))), False),
+    "a sum of filled batches": (of_x(lambda x: x.sum()), True),
+}
+NOT_COMBINING = {
+    "row by row": (of_x(lambda x: jnp.tanh(x) @ jnp.ones((2, 3))), False),
+    "a sum of zeros": (of_x(lambda x: x.sum()), False),
+    "a maximum of filled batches": (of_x(lambda x: x.max()), True),
+    "a mean of the mask": (lambda batch, mask: jnp.mean(batch["x"], where=mask[:, None]), False),
+    "a deviation from the mean of the mask": (
+        lambda batch, mask: batch["x"] - jnp.mean(batch["x"], axis=0, where=mask[:, None])[None],
+        True,
+    ),
+}
+
+
+def prepared(fn, is_filled):
+    """The sum of what a function makes of each batch."""
+    filled = (lambda data: data.filled()) if is_filled else lambda data: data
+    return mapped(lambda data: filled(data.map(fn)).sum(), PAIRS)
+
+
+@pytest.mark.parametrize("name", COMBINING)
+def test_a_mapped_function_that_padding_changes_is_told_of(name):
+    with pytest.warns(UserWarning, match="padding changes what .* in ClientBatches.map; .* parameter `mask`"):
+        prepared(*COMBINING[name])
+
+
+@pytest.mark.parametrize("name", NOT_COMBINING)
+def test_a_mapped_function_that_padding_does_not_change_is_not_told_of(name):
+    prepared(*NOT_COMBINING[name])
+
+
+def test_a_mapped_function_takes_the_mask():
+    """The means of batches of 4, 4 and 1 examples of 3 each: 3 + 3 + 3, and no deviation from them."""
+    x = np.full((4, 2), 3, np.float32)
+    clients = [[{"x": x[:n], "y": np.zeros(n, np.int32)} for n in (4, 4, 1)]]
+    for run in everywhere(lambda data: data.map(NOT_COMBINING["a mean of the mask"][0]).sum(), PAIRS):
+        np.testing.assert_allclose(run(clients), [9])
+    deviations = NOT_COMBINING["a deviation from the mean of the mask"][0]
+    np.testing.assert_array_equal(mapped(lambda data: data.map(deviations).sum(), PAIRS)(clients), [[0, 0]])
+
+
+@pytest.mark.parametrize("fn", [lambda b: b["x"].sum(0), lambda b: b["x"].sum(0)[None], lambda b: b["x"].ravel()])
+def test_a_sum_of_what_has_no_row_for_each_example_is_refused(fn):
+    with pytest.raises(TypeError, match=r"ClientBatches\.sum takes batches with one row for each example, or numbers"):
+        mapped(lambda data: data.map(fn).sum(), PAIRS)

@@ -11,7 +11,7 @@ import pytest
 
 import fedjax_core as fc
 from fedjax_core import testing
-from fedjax_core.contracts import ClientWork
+from fedjax_core.contracts import ClientWork, Metric
 from fedjax_core.templates import LearningProcess, LearningProcessOutput, MeasuredProcessOutput
 from tests import learning_references as reference
 from tests.broken_laws import broken, repeat_clients_in_waves
@@ -190,6 +190,57 @@ def counting_empty_clients(weights, data):
     return total, count + (data.num_batches == 0)
 
 
+def reduced(step, prepare=lambda data: data):
+    """A client that adds what `step(weights, batch, mask)` finds in each batch: a sum and a number."""
+
+    def client(weights, data):
+        totals = prepare(data).reduce((0.0, 0.0), lambda carry, *args: tuple(map(jnp.add, carry, step(weights, *args))))
+        finite = jnp.isfinite(totals[0])
+        return tuple(jnp.where(finite, total, 0.0) for total in totals)
+
+    return client
+
+
+def kept(x, mask):
+    return jnp.sum(jnp.where(mask, x, 0.0))
+
+
+def number(mask):
+    return jnp.sum(mask, dtype="float32")
+
+
+def slope(mean):
+    """The gradient of the mean of squared errors."""
+
+    def step(weights, batch, mask):
+        return -jax.grad(lambda w: mean(jnp.square(batch["x"] - w), mask))(weights), number(mask)
+
+    return step
+
+
+def centered(data):
+    return data.map(lambda batch: {"x": batch["x"] - batch["x"].mean()})
+
+
+FORGOTTEN_MASKS = {
+    "in a sum": reduced(lambda w, batch, mask: (jnp.sum(batch["x"] - w), number(mask))),
+    "in a mean": reduced(slope(lambda losses, mask: losses.mean())),
+    "in a mean of filled batches": reduced(slope(lambda losses, mask: losses.mean()), lambda data: data.filled()),
+    "in the denominator of a mean": reduced(slope(lambda losses, mask: jnp.mean(jnp.where(mask, losses, 0.0)))),
+    "in the number of examples": reduced(lambda w, batch, mask: (kept(batch["x"] - w, mask), batch["x"].size)),
+    "in a maximum": reduced(lambda w, batch, mask: (jnp.max(batch["x"]) - w, number(mask))),
+    "in a minimum of filled batches": reduced(
+        lambda w, batch, mask: (jnp.min(batch["x"]) - w, number(mask)), lambda data: data.filled()
+    ),
+    "in a map": reduced(lambda w, batch, mask: (kept(batch["x"] - w, mask), number(mask)), centered),
+}
+REMEMBERED_MASKS = {
+    "by selection": reduced(slope(lambda losses, mask: kept(losses, mask) / number(mask))),
+    "by a product": reduced(slope(lambda losses, mask: jnp.sum(losses * mask) / number(mask))),
+    "by where": reduced(slope(lambda losses, mask: losses.mean(where=mask))),
+}
+
+
 ALGORITHMS = {
     "types": of_changing_metrics,
     "state_structure": lambda: lambda: algorithm(move=lambda *args: Other(*move(*args))),
@@ -199,6 +250,7 @@ ALGORITHMS = {
     "devices": lambda: lambda: algorithm(client=by_device),
     "lanes": lambda: lambda: algorithm(client=by_lane),
     "non_finite": lambda: lambda: algorithm(client=unguarded),
+    "masks": lambda: lambda: algorithm(client=FORGOTTEN_MASKS["in a sum"]),
     "resume": with_hidden_rounds,
     "padding": lambda: lambda: algorithm(client=counting_empty_clients),
     "empty": lambda: lambda: algorithm(move=lambda state, *args: move(state, *args)._replace(extra=state.extra + 1)),
@@ -216,6 +268,48 @@ def test_an_algorithm_breaks_this_law_alone(law):
     laws = testing.LEARNING_PROCESS_LAWS if law in COMPILED else testing.LEARNING_PROCESS_LAWS.keys() - COMPILED
     budget = 60 if law == "order" else 1  # what it collects must fit
     assert broken(testing.check_learning_process, ALGORITHMS[law](), DATA, laws=laws, memory_budget=budget) == {law}
+
+
+@pytest.mark.parametrize("where", FORGOTTEN_MASKS)
+def test_a_forgotten_mask_breaks_the_law_of_masks(where):
+    process = algorithm(client=FORGOTTEN_MASKS[where])
+    assert broken(testing.check_learning_process, process, DATA, laws="masks") == {"masks"}
+
+
+@pytest.mark.parametrize("how", REMEMBERED_MASKS)
+def test_a_mask_keeps_the_law_of_masks_in_gradients_too(how):
+    testing.check_learning_process(algorithm(client=REMEMBERED_MASKS[how]), DATA, laws="masks")
+
+
+LABELLED = fc.data.from_clients([{"x": x[:, None], "y": (x > 0).astype(np.int32)} for x in EXAMPLES])
+"""Both labels occur, so that there is a wrong one for every row."""
+
+
+def test_a_metric_that_forgets_its_mask_breaks_the_law_of_masks():
+    def measure(predictions, batch, mask):
+        return jnp.sum(predictions.argmax(-1) == batch["y"]), jnp.sum(mask)
+
+    model = fc.models.logistic_regression(1, 2, metrics={"right": Metric(measure, lambda s: s[0] / s[1])})
+    process = fc.algorithms.fed_avg(model, optax.sgd(0.1), key=jax.random.key(0))
+    assert broken(testing.check_learning_process, process, LABELLED, laws="masks") == {"masks"}
+
+
+def test_a_batch_of_fixed_size_keeps_it_under_the_law_of_masks():
+    def build(client):
+        @fc.federated_computation(fc.at_server("float32"), fc.at_clients("<x=float32[4]>*"))
+        def next(weights, data):
+            found = fc.federated_mean(fc.federated_map(client, fc.federated_broadcast(weights), data)[0])
+            return LearningProcessOutput(found, fc.federated_value((), fc.SERVER))
+
+        first = fc.federated_computation(lambda: fc.federated_value(np.float32(1), fc.SERVER))
+        return LearningProcess(first, next, fc.computation(lambda weights: weights, "float32"))
+
+    for client, laws in ((client_of_four, set()), (FORGOTTEN_MASKS["in a mean"], {"masks"})):
+        assert broken(testing.check_learning_process, build(client), DATA, laws="masks") == laws
+
+
+def client_of_four(weights, data):
+    return data.reduce(0.0, lambda total, batch, mask: total + kept(batch["x"].reshape(4) - weights, mask)), 0.0
 
 
 @pytest.mark.parametrize("law", MERGES)
