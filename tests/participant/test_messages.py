@@ -25,7 +25,7 @@ MESSAGES = [
     TrainRequest(0, None, {}, {}),
     TrainRequest(7, WEIGHTS, {"scaffold": {"correction": WEIGHTS}}, {"batch_size": 3, "shuffle": True}, 1, 20, 0.5),
     EvaluationRequest(7, None, {"batch_size": 100, "buffer_size": None}, timeout=60),
-    EvaluationRequest(2**40, WEIGHTS, {"batch_size": 1}, n_steps=-3),
+    EvaluationRequest(2**31 - 1, WEIGHTS, {"batch_size": 1}, n_steps=-3),
     TrainReply([WEIGHTS, ()], {}, 1, 0, 0, 0.0),
     EvaluationReply(float("nan"), {"loss": (np.float32(3.5), np.int32(2)), "counts": [np.zeros((0, 4))]}, 3, 0.125),
     ErrorReply("ValueError('naïve \\U0001f600')"),
