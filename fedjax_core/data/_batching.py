@@ -91,14 +91,14 @@ class Batching:
         """
         check_end(self, max_steps)
         sizes = np.asarray(num_examples, np.int64)
-        limits = None if max_steps is None else _limits("num_steps", max_steps)
+        limits = _limits("num_steps", 0 if max_steps is None else max_steps)
         if self.num_epochs is None:
             assert limits is not None  # see `check_end`
             return np.where(sizes > 0, limits, 0)
         stream = sizes * self.num_epochs
         size = min(self.batch_size, np.iinfo(np.int64).max)  # NumPy raises OverflowError for a larger integer
         steps = stream // size if self.drop_remainder else -(-stream // size)
-        return steps if limits is None else np.minimum(steps, limits)
+        return steps if max_steps is None else np.minimum(steps, limits)
 
 
 def _repaired(name: str, value) -> str:
