@@ -16,7 +16,8 @@ def mean() -> Aggregator:
     r"""The weighted mean :math:`\sum_k w_k v_k / \sum_k w_k` over the clients `k`.
 
     A total weight of zero gives a zero result and is counted. For the uniform mean give weights of
-    one (`weighting="uniform"`).
+    one (`weighting="uniform"`). A negative weight is taken as it is, so that the result may lie outside of the values:
+    values 1 and 4 with weights -1 and 3 give 5.5.
 
     A client's weight is one number, or it holds one for each row or each field of the value, which is then
     averaged with its own weights: a vector `[k]` for leaves `[k, ...]`, a dict of numbers for a dict.

@@ -57,6 +57,12 @@ def test_total_weight_of_zero_gives_zero_and_is_counted(process, number):
     assert output.measurements == {"mean_value": {"norm": 0.0}, "mean_weight": {"num_zero": 1, "total": 0.0}}
 
 
+def test_a_negative_weight_is_taken_as_it_is(process):
+    values = [{"w": np.full(3, v, np.float32), "b": np.float32(v)} for v in (1, 4)]
+    result = process.next(process.initialize(), values, [-1.0, 3.0]).result
+    assert result["b"] == 5.5 and (result["w"] == 5.5).all()
+
+
 def test_gradient_is_the_closed_form_and_zero_for_nobody():
     process = fc.aggregators.as_process(fc.aggregators.mean(), "float32")
     mean = process.next.as_function()
