@@ -9,7 +9,6 @@ model_metrics  all metrics of a model by name, including its loss
 mean_loss, num_examples    the two metrics that every model has
 """
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +22,7 @@ from fedjax_core.contracts import Metric, Model, ModelWeights, Predicted
 from fedjax_core.language.rows import MASKED, takes_mask
 
 __all__ = [
+    "check_loss",
     "losses",
     "mean_loss",
     "model_metrics",
@@ -166,11 +166,12 @@ def mean_loss(loss: Callable[..., jax.Array]) -> Metric:
       ([4.0, 2.0], 2.0)
     """
 
-    @functools.wraps(loss, updated=())  # whose module tells whether padding has to be tried on it
     def measure(predictions, batch, mask):
         values = _losses(loss, predictions, batch, mask)
         total = jnp.sum(jnp.where(mask, values, 0).astype(jnp.float32))
         return total, jnp.sum(mask, dtype=jnp.int32)
+
+    measure.__module__ = getattr(loss, "__module__", None)  # it tells whether padding has to be tried on the metric
 
     def finalize(statistic):
         total, count = statistic

@@ -20,6 +20,7 @@ class JittedPhase:
         self._nested = jax.jit(fn)
         has_options = platform == "cpu" and _are_known()
         self._outermost = jax.jit(fn, compiler_options=_OF_PHASES) if has_options else self._nested
+        self.lower = self._outermost.lower
 
     def __call__(self, *args):
         # Inside another program, where JAX refuses options, are calls without tracers: `initialize()` under `jit`.

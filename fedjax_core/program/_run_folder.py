@@ -27,7 +27,7 @@ class RunFolder:
       path: the folder, a `pathlib.Path`.
 
     Example:
-      >>> import tempfile
+      >>> import pathlib, tempfile
       >>> folder = RunFolder(pathlib.Path(tempfile.mkdtemp(), "runs", "first"))
       >>> folder.write_text("notes.txt", "a run of one round")
       >>> [file.name for file in folder.path.iterdir()]

@@ -197,7 +197,7 @@ class _Reader:
         return self.size(word, start)
 
     def size(self, digits: str, start: int) -> int:
-        if len(digits) > 18:  # beyond int64, in which arrays count
+        if len(digits) > 19 or int(digits) >= 2**63:  # arrays count in int64
             self.position = start
-            self.fail("a dimension below 10**18")
+            self.fail("a dimension below 2**63")
         return int(digits)

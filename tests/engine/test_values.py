@@ -117,7 +117,7 @@ def plain(value):
         ("float32[2]", [1.0, 1e39], ValueError, r"it: 1e\+39 does not fit float32"),
         ("float32", 1e39, ValueError, r"it: 1e\+39 does not fit float32"),
         ("float32", 10**39, ValueError, r"it: 1e\+39 does not fit float32"),
-        ("float32", 10**400, ValueError, "it: an integer of 1329 bits does not fit float32"),
+        ("float32", 10**400, ValueError, r"it: 10*\.\.\. does not fit float32"),
         ("float16", 70000.0, ValueError, "it: 70000.0 does not fit float16"),
         ("complex64", np.complex128(1e39j), ValueError, "does not fit complex64"),
         ("float32[2]", np.ma.masked_equal(np.float32([1, 9]), 9), TypeError, "it is a masked array, whose mask"),

@@ -463,7 +463,7 @@ def test_limits_of_an_evaluation_are_checked(shared, limits):
         ),
         ({"weights": reference.as_float64(WEIGHTS)}, r"'bias' must be float32\[3\], got float64\[3\]"),
         ({"aux_var": {"scaffold": {}}}, "takes no auxiliary variables, got 'scaffold'"),
-        ({"round_i": 1.5}, "'float' object cannot be interpreted as an integer"),
+        ({"round_i": 1.5}, r"round_i=\.\.\.\) must be an integer of at least 0, got 1.5"),
     ],
 )
 def test_what_does_not_fit_is_answered_by_an_error(shared, changes, message):

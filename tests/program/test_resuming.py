@@ -277,7 +277,7 @@ def _resumed(folder, before, now, data=(DATA, DATA), sampling=(SAMPLING, SAMPLIN
         (_built, lambda: _built(server_rate=0.5), r"step \(algorithms\)"),
         (_built, lambda: _built(max_norm=2.0), r"check \(aggregators\)"),
         (_built, lambda: _built(weighting="uniform"), r"train \(clients\)"),
-        (_built, _with_twice_the_loss, r"train \(clients\)"),
+        (_built, _with_twice_the_loss, r"operators, train \(clients\)"),  # and no range of labels
         (
             lambda: _built(aggregator=fc.aggregators.mean()),
             lambda: _built(aggregator=fc.aggregators.trimmed_mean(0.1)),

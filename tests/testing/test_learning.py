@@ -270,6 +270,7 @@ def test_an_algorithm_breaks_this_law_alone(law):
     assert broken(testing.check_learning_process, ALGORITHMS[law](), DATA, laws=laws, memory_budget=budget) == {law}
 
 
+@pytest.mark.filterwarnings("ignore:padding changes")  # each is told of when it is built, too
 @pytest.mark.parametrize("where", FORGOTTEN_MASKS)
 def test_a_forgotten_mask_breaks_the_law_of_masks(where):
     process = algorithm(client=FORGOTTEN_MASKS[where])
@@ -285,6 +286,7 @@ LABELLED = fc.data.from_clients([{"x": x[:, None], "y": (x > 0).astype(np.int32)
 """Both labels occur, so that there is a wrong one for every row."""
 
 
+@pytest.mark.filterwarnings("ignore:padding changes")  # it is told of when it is built, too
 def test_a_metric_that_forgets_its_mask_breaks_the_law_of_masks():
     def measure(predictions, batch, mask):
         return jnp.sum(predictions.argmax(-1) == batch["y"]), jnp.sum(mask)
