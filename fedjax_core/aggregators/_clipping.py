@@ -3,6 +3,7 @@
 import functools
 import math
 
+import jax
 import jax.numpy as jnp
 
 from fedjax_core import _checks, trees
@@ -64,7 +65,7 @@ def clip_by_norm(
     repair = "to disable clipping leave it out: fed_avg(..., aggregator=fc.aggregators.mean())"
     bound = as_bound("clip_by_norm(max_norm=...)", max_norm, repair)
     order = _checks.checked_number("clip_by_norm(order=...)", order, _ORDER, "write order=2")
-    norm = functools.partial(trees.norm, order=order)
+    norm = norm_without_overflow if order == 2 else functools.partial(trees.norm, order=order)
     clipped = bounded(inner, bound, ("max_norm", "num_clipped"), norm, scale_to)
 
     def init(value_type):
@@ -72,6 +73,21 @@ def clip_by_norm(
         return clipped.init(value_type)
 
     return clipped._replace(init=init)
+
+
+_SCALE = 2.0**-80  # exact, and small enough for the squares of 2**32 entries of the largest float32
+
+
+def norm_without_overflow(tree) -> jax.Array:
+    """The L2 norm, float32 `[]`, also where it fits float32 and the squares of the entries do not.
+
+    Example:
+      >>> print(norm_without_overflow(jnp.array([3.0, 4.0]) * 2.0**125) / 2.0**125)
+      5.0
+    """
+    # A scale that is known only at run time: XLA takes a constant out of the squares, which then overflow after all.
+    small = jnp.where(jnp.isinf(trees.squared_norm(tree)), jnp.float32(_SCALE), jnp.float32(1.0))
+    return trees.norm([jnp.multiply(leaf, small) for leaf in jax.tree.leaves(tree)]) / small
 
 
 _ORDER = _checks.Rule("1, 2 or math.inf", lambda order: order in (1, 2, math.inf))

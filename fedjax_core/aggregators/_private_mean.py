@@ -11,7 +11,7 @@ import numpy as np
 from fedjax_core import _checks, trees, types
 from fedjax_core.aggregators._arguments import check_entries, check_one_weight
 from fedjax_core.aggregators._bounds import at_least_zero, finite_slope
-from fedjax_core.aggregators._clipping import scale_to
+from fedjax_core.aggregators._clipping import norm_without_overflow, scale_to
 from fedjax_core.aggregators._quantile import quantile_estimate
 from fedjax_core.contracts import Aggregator
 from fedjax_core.language import federated_broadcast, federated_map, federated_sum, federated_value, federated_zip
@@ -148,7 +148,7 @@ def _dtypes(value):
 def _clip(value, weight, max_norm):
     """A client's term of the sum, in float32 at least, and its norm before clipping: NaN if it adds nothing."""
     wide = trees.widen(value)
-    norm = finite_slope(trees.norm)(wide)
+    norm = finite_slope(norm_without_overflow)(wide)
     # If the norm is finite, so is every entry; if it is not, it may have overflowed.
     finite = jax.lax.cond(jnp.isfinite(norm), lambda: jnp.array(True), lambda: trees.is_finite(value))
     counts = (weight > 0) & finite
