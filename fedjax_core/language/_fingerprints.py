@@ -74,7 +74,8 @@ def _name(fn: Any) -> str:
     """The function's name; with its room, if it is one of this package."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    name, (package, *rooms) = getattr(fn, "__name__", type(fn).__name__), getattr(fn, "__module__", "").split(".")
+    name = getattr(fn, "__name__", type(fn).__name__)
+    package, *rooms = (getattr(fn, "__module__", None) or "").split(".")  # None: a doctest has made it, or `exec`
     return f"{name} ({rooms[0]})" if package == "fedjax_core" and rooms else name
 
 
