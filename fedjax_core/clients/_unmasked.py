@@ -16,7 +16,8 @@ from fedjax_core.language.rows import padding_changes
 def warn_of_unmasked_metrics(model: Model) -> None:
     """Warns, once for each metric of a model, if its statistic is another one once a batch has padding.
 
-    Metrics of this package are not tried; those that wrap a function of the user are.
+    Metrics of this package are not tried; those that wrap a function of the user are. None is if the predictions do not
+    have one row for each example.
 
     Args:
       model: the model.
@@ -24,7 +25,10 @@ def warn_of_unmasked_metrics(model: Model) -> None:
     own = {name: metric.measure for name, metric in model.metrics.items() if name != "loss" and _is_own(metric.measure)}
     if not own:
         return
-    example = types.type_of(abstract_example(model))
+    try:
+        example = types.type_of(abstract_example(model))
+    except TypeError:
+        return
     for name, measure in own.items():
         try:
             hash(measure)

@@ -58,7 +58,24 @@ def test_a_metric_that_padding_changes_is_told_of_by_its_name(name):
 
 @pytest.mark.parametrize("name", MASKED)
 def test_there_is_no_false_alarm(name):
-    fc.clients.accumulator(model(MASKED[name]()))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fc.clients.accumulator(model(MASKED[name]()))
+    assert not told
+
+
+def test_predictions_may_hold_more_than_rows():
+    """The penalty of the weights is one number for the whole batch."""
+    softmax = fc.models.logistic_regression(2, 3)
+
+    def predict(weights, batch, key=None, training=False):
+        return {"scores": softmax.predict(weights, batch), "penalty": fc.trees.squared_norm(weights)}
+
+    own = metric(lambda p, b, mask: jnp.sum(jnp.where(mask, right(p["scores"], b), 0)))
+    penalized = softmax._replace(
+        predict=predict, loss=lambda p, b: softmax.loss(p["scores"], b) + p["penalty"], metrics={"own": own}
+    )
+    assert fc.clients.accumulator(penalized).init().high["own"] == 0
 
 
 def test_it_is_told_once():
