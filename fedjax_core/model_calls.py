@@ -207,13 +207,16 @@ def check_loss(loss: Any) -> None:
     )
 
 
+_LABELS = ("labels", "targets", "target", "y_pred", "y_true")  # second parameters of losses of optax, torch and Keras
+
+
 def _takes_batch(signature: inspect.Signature) -> bool:
     mask = {"mask": None} if "mask" in signature.parameters else {}
     try:
         signature.bind(None, None, **mask)
     except TypeError:
         return False
-    return [*signature.parameters, "", ""][1] not in ("labels", "targets", "target", "y_pred", "y_true")
+    return not any(name in _LABELS for name in list(signature.parameters)[1:2])
 
 
 def _check_per_example(losses, shape) -> None:

@@ -93,7 +93,6 @@ class Batching:
         sizes = np.asarray(num_examples, np.int64)
         limits = _limits("num_steps", 0 if max_steps is None else max_steps)
         if self.num_epochs is None:
-            assert limits is not None  # see `check_end`
             return np.where(sizes > 0, limits, 0)
         stream = sizes * self.num_epochs
         size = min(self.batch_size, np.iinfo(np.int64).max)  # NumPy raises OverflowError for a larger integer

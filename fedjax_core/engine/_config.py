@@ -34,10 +34,9 @@ class EngineConfig:
         The data get at least a quarter of it. A larger cohort runs in waves, each read while the one before computes.
         None: a quarter of the device's memory (on CPU, of the device's share of the machine's memory). Whatever the
         budget, a wave has at least one block, and its examples and steps are padded to as much as 64 KiB each.
-
       check_ranges: whether integers out of range, such as labels that are no class of the model, raise ValueError when
-        a cohort is read. The check takes the host two looks at the labels. Without it the loss of such an example is
-        NaN, and a round leaves out and counts its client.
+        a cohort is read. For that the host takes the least and the greatest label. Without the check the loss of such
+        an example is NaN, and a round leaves out and counts its client.
 
     A cohort is divided into *virtual shards*, whose results are merged along a fixed binary tree. So all bits of a
     result are the same for any number of devices up to that of the virtual shards, for any memory budget, and for any

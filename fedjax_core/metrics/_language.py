@@ -46,10 +46,8 @@ def token_accuracy(
       >>> float(metric.finalize(metric.measure(scores, {"y": jnp.array([[1, 2, 0]])}, jnp.array([True]))))
       0.5
     """
-    ignored, axis = (
-        _tokens.checked("token_accuracy(ignored=...)", ignored),
-        _summed_axis("token_accuracy", per_position),
-    )
+    ignored = _tokens.checked("token_accuracy(ignored=...)", ignored)
+    axis = _summed_axis("token_accuracy", per_position)
     _checks.check_integer("token_accuracy(k=...)", k, 1, "write k=5")
 
     def measure(predictions, batch, mask):

@@ -32,6 +32,17 @@ def data() -> tuple[fc.data.FederatedData, fc.data.FederatedData]:
     return fc.data.from_clients(reference.make_clients([7, 3, 9, 4, 6, 5, 8, 2])).split_examples(0.7)
 
 
+@pytest.fixture(scope="package")
+def softmax_process() -> fc.templates.LearningProcess:
+    """Softmax regression on `twelve_clients`."""
+    return fc.algorithms.fed_avg(fc.models.logistic_regression(60, 10), optax.sgd(0.05), key=jax.random.key(1))
+
+
+@pytest.fixture(scope="package")
+def twelve_clients() -> fc.data.FederatedData:
+    return fc.data.synthetic_iid(num_clients=12, key=jax.random.key(0))
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()

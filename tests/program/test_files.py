@@ -111,6 +111,7 @@ def test_leftovers_are_those_of_this_module(tmp_path, monkeypatch):
 
 def test_leftovers_of_a_folder_that_does_not_exist(tmp_path):
     remove_leftovers(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def _linked(tmp_path):
@@ -144,9 +145,11 @@ def test_a_file_in_the_place_of_a_folder(act, tmp_path):
 
 
 def test_a_leftover_that_cannot_be_removed_stops_nobody(tmp_path, monkeypatch):
-    (tmp_path / f".3.{'0' * 32}").mkdir()
+    leftover = tmp_path / f".3.{'0' * 32}"
+    leftover.mkdir()
     monkeypatch.setattr("os.rmdir", lambda *args, **kwargs: (_ for _ in ()).throw(PermissionError))
     remove_leftovers(tmp_path)
+    assert leftover.exists()
 
 
 def test_an_earlier_folder_stays_if_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):

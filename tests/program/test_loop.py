@@ -2,45 +2,34 @@
 
 import jax
 import numpy as np
-import optax
 import pytest
 
-import fedjax_core as fc
-from fedjax_core.data import Batching, participation, sample_clients, synthetic_iid, uniform_sampler
+from fedjax_core.data import Batching, participation, sample_clients, uniform_sampler
 from fedjax_core.engine import _packing
 from fedjax_core.program import Checkpoints, Run, release_to_memory
 
 KEY = jax.random.key(7)
 
 
-@pytest.fixture(scope="module")
-def process():
-    model = fc.models.logistic_regression(60, 10)
-    return fc.algorithms.fed_avg(model, optax.sgd(0.05), key=jax.random.key(1))
-
-
-@pytest.fixture(scope="module")
-def data():
-    return synthetic_iid(num_clients=12, key=jax.random.key(0))
-
-
 @pytest.fixture
-def run(process, data):
+def run(softmax_process, twelve_clients):
     """Trains for some rounds: `run(rounds, sampler=..., ...)`."""
 
     def run(rounds, *, sampler=4, **others):
         batching = Batching(batch_size=20)
-        return Run(process, data, sampler=sampler, batching=batching, rounds=rounds, key=KEY, **others).train()
+        return Run(
+            softmax_process, twelve_clients, sampler=sampler, batching=batching, rounds=rounds, key=KEY, **others
+        ).train()
 
     return run
 
 
-def test_the_next_round_is_read_before_the_last_one_is_told(run, data, monkeypatch):
+def test_the_next_round_is_read_before_the_last_one_is_told(run, twelve_clients, monkeypatch):
     events = []
 
     def ask(number):
         events.append(f"ask {number}")
-        return sample_clients(number, data.client_ids, 4, key=KEY)
+        return sample_clients(number, twelve_clients.client_ids, 4, key=KEY)
 
     def told_to_read(*args, read=_packing.pack_wave):
         events.append("read")
@@ -53,7 +42,7 @@ def test_the_next_round_is_read_before_the_last_one_is_told(run, data, monkeypat
 
 
 @pytest.mark.parametrize("where", ["selected", "read"])
-def test_an_error_in_the_next_round_leaves_the_last_one_released(run, data, where, tmp_path, monkeypatch):
+def test_an_error_in_the_next_round_leaves_the_last_one_released(run, twelve_clients, where, tmp_path, monkeypatch):
     released, numbers, latest = {}, [], 0
     checkpoints = Checkpoints(tmp_path, every=1)
 
@@ -62,7 +51,7 @@ def test_an_error_in_the_next_round_leaves_the_last_one_released(run, data, wher
         latest = number
         if number == 3 and where == "selected":
             raise OSError("the disk is gone")
-        return sample_clients(number, data.client_ids, 4, key=KEY)
+        return sample_clients(number, twelve_clients.client_ids, 4, key=KEY)
 
     def failing_to_read(*args, read=_packing.pack_wave):
         if latest == 3:
@@ -82,38 +71,38 @@ def test_an_error_in_the_next_round_leaves_the_last_one_released(run, data, wher
     assert checkpoints.rounds == (1, 2)
 
 
-def test_an_error_that_passes_costs_nothing(run, data):
+def test_an_error_that_passes_costs_nothing(run, twelve_clients):
     asked = []
 
     def ask(number):
         asked.append(number)
         if asked.count(2) == 1 and number == 2:
             raise OSError("the disk is busy")
-        return sample_clients(number, data.client_ids, 4, key=KEY)
+        return sample_clients(number, twelve_clients.client_ids, 4, key=KEY)
 
     weights = run(3, sampler=ask).state.weights
     jax.tree.map(np.testing.assert_array_equal, weights, run(3).state.weights)
     assert asked == [1, 2, 2, 3]
 
 
-def test_ctrl_c_while_the_next_round_is_drawn_leaves_the_last_one_told(run, process, data, tmp_path):
+def test_ctrl_c_while_the_next_round_is_drawn_leaves_the_last_one_told(run, softmax_process, twelve_clients, tmp_path):
     checkpoints, numbers = Checkpoints(tmp_path, every=100), []
 
     def ask(number):
         if number == 4:
             raise KeyboardInterrupt
-        return sample_clients(number, data.client_ids, 4, key=KEY)
+        return sample_clients(number, twelve_clients.client_ids, 4, key=KEY)
 
     with pytest.raises(KeyboardInterrupt):
         run(10, sampler=ask, on_round=lambda told: numbers.append(told.number), checkpoints=checkpoints)
     assert numbers == [1, 2]
-    checkpoint = checkpoints.restore(process.initialize())
+    checkpoint = checkpoints.restore(softmax_process.initialize())
     assert checkpoint.round == len(checkpoint.history) == 2  # round 3 was not told of, and runs again
     jax.tree.map(np.testing.assert_array_equal, checkpoint.state.weights, run(2).state.weights)
 
 
-def test_skipped_rounds_among_others(run, data):
-    participants = participation(uniform_sampler(data.client_ids, 4, key=KEY))
+def test_skipped_rounds_among_others(run, twelve_clients):
+    participants = participation(uniform_sampler(twelve_clients.client_ids, 4, key=KEY))
 
     def ask(number):
         few = number in (2, 3)

@@ -77,8 +77,9 @@ def test_what_is_no_text_is_no_name(call, name):
 
 @pytest.mark.parametrize("call", NAMED)
 @pytest.mark.parametrize("name", NAMES)
-def test_names(call, name):
+def test_names_are_taken_and_stay_in_their_folder(call, name, tmp_path):
     NAMED[call](name)
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
 
 
 def test_exports_that_share_a_folder_where_case_does_not_count():

@@ -2,11 +2,10 @@
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 import fedjax_core as fc
-from fedjax_core.data import Batching, participation, sample_clients, synthetic_iid, uniform_sampler
+from fedjax_core.data import Batching, participation, sample_clients, uniform_sampler
 from fedjax_core.program import Checkpoints, Run
 from fedjax_core.templates import LearningProcessOutput
 
@@ -14,37 +13,31 @@ KEY = jax.random.key(7)
 NAME = "program_metrics/num_retries"
 
 
-@pytest.fixture(scope="module")
-def process():
-    return fc.algorithms.fed_avg(fc.models.logistic_regression(60, 10), optax.sgd(0.05), key=jax.random.key(1))
-
-
-@pytest.fixture(scope="module")
-def data():
-    return synthetic_iid(num_clients=12, key=jax.random.key(0))
-
-
 @pytest.fixture
-def run(process, data):
+def run(softmax_process, twelve_clients):
     """A run of some rounds: `run(rounds, sampler=..., ...)`."""
 
     def run(rounds, *, sampler=4, **others):
         batching = Batching(batch_size=20, shuffle=True)
-        return Run(process, data, sampler=sampler, batching=batching, rounds=rounds, key=KEY, **others)
+        return Run(
+            softmax_process, twelve_clients, sampler=sampler, batching=batching, rounds=rounds, key=KEY, **others
+        )
 
     return run
 
 
 @pytest.fixture
-def by_hand(process, data):
+def by_hand(softmax_process, twelve_clients):
     """The state after rounds with these numbers of draws."""
 
     def state(draws):
-        state = process.initialize()
+        state = softmax_process.initialize()
         for number in draws:
-            ids = sample_clients(number, data.client_ids, 4, key=KEY)
+            ids = sample_clients(number, twelve_clients.client_ids, 4, key=KEY)
             batching = Batching(batch_size=20, shuffle=True)
-            state, _ = process.next(state, data.cohort(ids, batching, key=jax.random.fold_in(KEY, number)))
+            state, _ = softmax_process.next(
+                state, twelve_clients.cohort(ids, batching, key=jax.random.fold_in(KEY, number))
+            )
         return state
 
     return state
@@ -97,8 +90,8 @@ def test_a_run_that_resumes_knows_the_retries_before(run, by_hand, tmp_path):
     assert_same_bits(state, by_hand([2, 3, 4]))
 
 
-def test_skipped_rounds_are_not_asked_about(run, data):
-    participants = participation(uniform_sampler(data.client_ids, 4, key=KEY))
+def test_skipped_rounds_are_not_asked_about(run, twelve_clients):
+    participants = participation(uniform_sampler(twelve_clients.client_ids, 4, key=KEY))
 
     def ask(number):
         return participants(number)._replace(ids=(), skipped=True) if number == 2 else participants(number)
